@@ -1,0 +1,478 @@
+"""The command line: each command parses its options, calls one function and prints its result.
+
+No logic lives here, and nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cnncodes import __version__
+from cnncodes.errors import CnncodesError, SourceError
+from cnncodes.export.backbones import BACKBONES
+
+if TYPE_CHECKING:
+    from cnncodes.head.classifier import FilePrediction
+    from cnncodes.head.softmax import Epoch
+    from cnncodes.head.train import Score
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Program(click.Group):
+    """Tells every failure in one line and exits with 1; usage errors stay click's own."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; with ``--debug`` let its traceback through."""
+        if context.params["debug"]:
+            return super().invoke(context)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+        try:
+            return super().invoke(context)
+        except CnncodesError as error:
+            _fail(str(error))
+        except KeyboardInterrupt as interrupt:
+            _fail(f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
+        except MemoryError:
+            _fail("not enough memory; use fewer images, --pool avg or a smaller --batch-size")
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            _fail(f"{type(error).__name__}: {error} (cnncodes --debug shows where)")
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """List the commands in the order in which they are used."""
+        return list(self.commands)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"Error: {shown(' '.join(message.split()))}", err=True)
+    raise click.exceptions.Exit(1)
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal must not be sent: control characters and undecodable bytes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def _help(summary: str, example: str) -> dict[str, str]:
+    return {"short_help": summary, "epilog": f"Example: {example}"}
+
+
+def _path(**options: Any) -> click.Path:
+    return click.Path(path_type=Path, **options)
+
+
+def overwrite_option(command: Command) -> Command:
+    """Add ``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")(
+        command
+    )
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
+        command
+    )
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def main(debug: bool) -> None:
+    """From a folder of photographs to an image classifier, on the CPU.
+
+    The first commands are the steps, in their order; each has an example in its --help.
+    """
+
+
+@main.command(
+    **_help(
+        "A Keras network becomes backbone.onnx (once; needs TensorFlow).",
+        "cnncodes export inception_v3 -o inception_v3.onnx",
+    )
+)
+@click.argument("backbone", type=click.Choice(list(BACKBONES)))
+@click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.onnx.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    metavar="imagenet|random|FILE",
+    help="Keras downloads ImageNet's itself; FILE is a Keras .weights.h5 or …notop.h5.",
+)
+@click.option("--input-size", default=224, show_default=True, help="Pixels a side.")
+@click.option(
+    "--pool",
+    type=click.Choice(["none", "avg", "max"]),
+    default="none",
+    show_default=True,
+    help="Pool the codes over height and width.",
+)
+@click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
+@click.option("--seed", default=0, show_default=True, help="Seed of random weights.")
+@overwrite_option
+@json_option
+def export(backbone: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow."""
+    from cnncodes.export.keras_onnx import export_backbone
+
+    click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
+    exported = export_backbone(backbone, output or Path(f"{backbone}.onnx"), **options)
+    info = exported.info
+    if as_json:
+        _print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})
+        return
+    click.echo(f"{shown(str(exported.path))}: {info.backbone}, {info.weights} weights")
+    size = (info.input_size, info.input_size)
+    click.echo(f"  codes   {_shape(exported.code_shape)} for an image of {_shape(size)}")
+    click.echo(
+        f"  parity  differs from Keras by {info.parity:.1e} of the largest code at most "
+        f"({info.parity_images})"
+    )
+
+
+@main.command(
+    **_help(
+        "Images become codes.h5.",
+        "cnncodes extract inception_v3.onnx photos -o codes.h5",
+    )
+)
+@click.argument("backbone", type=_path())
+@click.argument("source", type=_path())
+@click.option("-o", "--output", type=_path(), required=True, help="Codes file to write.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Images the network sees at a time.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that compute, by default all.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="How codes are stored.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "fail"]),
+    default="skip",
+    show_default=True,
+    help="What to do about an image that cannot be used.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=100_000_000,
+    show_default=True,
+    help="An image with more pixels cannot be used.",
+)
+@overwrite_option
+@json_option
+def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Compute the codes of images.
+
+    SOURCE is a folder of class folders, a flat folder of images (no labels), or a CSV file
+    with the columns path and label. An interrupted extraction goes on where it was when the
+    same command is given again.
+    """
+    from cnncodes.extract.pipeline import extract as extract_codes
+    from cnncodes.progress import Progress
+
+    with Progress("extract", "images") as progress:
+        result = extract_codes(backbone, source, output, progress=progress, **options)
+    if as_json:
+        _print_json(asdict(result))
+        return
+    classes = f"{len(result.class_names)} classes" if result.class_names else "no labels"
+    here = result.n_images + len(result.skipped) - result.n_resumed
+    click.echo(
+        f"{shown(str(result.path))}: {result.n_images} images, {classes}, codes "
+        f"{_shape(result.code_shape)}; {here / result.seconds:.1f} images a second"
+    )
+    if result.n_resumed:
+        click.echo(f"  went on after {result.n_resumed} images of an earlier run")
+    if result.skipped:
+        click.echo(f"  {len(result.skipped)} images skipped, listed in the file; the first:")
+        for path, reason in result.skipped[:5]:
+            click.echo(f"    {shown(path)}: {shown(reason)}")
+
+
+@main.command(
+    **_help(
+        "Codes become head.onnx, a classifier.",
+        "cnncodes train codes.h5 -o head.onnx",
+    )
+)
+@click.argument("codes", type=_path())
+@click.option("-o", "--output", type=_path(), required=True, help="Head to write.")
+@click.option(
+    "--method",
+    type=click.Choice(["logistic", "sgd"]),
+    default="logistic",
+    show_default=True,
+    help="Logistic regression to convergence, or a softmax by mini-batch SGD.",
+)
+@click.option(
+    "--train-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.7,
+    show_default=True,
+    help="Share of each class that trains; the rest tests.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["stratified", "first"]),
+    default="stratified",
+    show_default=True,
+    help="Draw the training images of a class, or take the first by name.",
+)
+@click.option("--per-class", type=click.IntRange(min=1), help="Train on at most N a class.")
+@click.option(
+    "--C",
+    "C",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="logistic: inverse strength of the penalty.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="sgd: passes."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="sgd: images a step.",
+)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="sgd: by default 1 with momentum, 0.001 with adam.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["momentum", "adam"]),
+    default="momentum",
+    show_default=True,
+    help="sgd: how a gradient becomes a step.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split and sgd."
+)
+@overwrite_option
+@json_option
+def train(
+    codes: Path,
+    output: Path,
+    method: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float | None,
+    optimizer: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on codes, and measure it on images it has not seen."""
+    from cnncodes.head.train import train_head
+
+    click.echo("reading the codes and training …", err=True)
+    result = train_head(
+        codes,
+        output,
+        method=method,
+        sgd={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "optimizer": optimizer,
+        },
+        on_epoch=_print_epoch,
+        **options,
+    )
+    if as_json:
+        _print_json(asdict(result))
+        return
+    click.echo(f"{shown(str(result.path))}: {len(result.labels)} classes, {result.method}")
+    _print_score("train", result.train, result.weights)
+    _print_score("test", result.test, result.weights)
+    if result.majority is not None:
+        click.echo(f"  always naming the most common class: {result.majority:.1%} of the test")
+    click.echo(f"  fitted in {result.seconds:.1f} s: {_pairs(result.fitted)}")
+    for note in result.notes:
+        click.echo(f"  note: {shown(note)}")
+
+
+def _print_epoch(epoch: Epoch) -> None:
+    click.echo(
+        f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}  validation loss "
+        f"{epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:.1%}",
+        err=True,
+    )
+
+
+def _print_score(part: str, score: Score, weights: str) -> None:
+    if score.accuracy is None:
+        click.echo(f"  {part:5}  no images")
+        return
+    caution = "  (random weights)" if weights.startswith("random") else ""
+    click.echo(
+        f"  {part:5}  {score.n_images} images  loss {score.loss:.4f}  "
+        f"accuracy {score.accuracy:.1%}{caution}"
+    )
+
+
+@main.command(
+    **_help(
+        "Backbone and head become app.onnx.",
+        "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
+    )
+)
+@click.argument("backbone", type=_path())
+@click.argument("head", type=_path())
+@click.option("-o", "--output", type=_path(), required=True, help="App to write.")
+@overwrite_option
+@json_option
+def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: bool) -> None:
+    """Join a backbone and a head into one file, from image to probabilities."""
+    from cnncodes.head.bundle import bundle as join
+
+    info = join(backbone, head, output, overwrite=overwrite)
+    if as_json:
+        _print_json({"path": output, "labels": info.labels})
+        return
+    megabytes = output.stat().st_size / 1e6
+    click.echo(f"{shown(str(output))}: {len(info.labels)} classes, {megabytes:.0f} MB")
+
+
+@main.command(
+    **_help(
+        "Name what is on images.",
+        "cnncodes predict app.onnx photo.jpg --top 3",
+    )
+)
+@click.argument("app", type=_path())
+@click.argument("images", nargs=-1, required=True, type=_path(allow_dash=True), metavar="IMAGE...")
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=100_000_000,
+    show_default=True,
+    help="An image with more pixels cannot be used.",
+)
+def predict(app: Path, images: tuple[Path, ...], top: int, layout: str, max_pixels: int) -> None:
+    """Name what is on images: files, folders of them, or - for one on standard input."""
+    from cnncodes.head.classifier import Classifier
+    from cnncodes.head.predict import predict_inputs
+
+    found = predict_inputs(Classifier(app), images, sys.stdin.buffer, top, max_pixels=max_pixels)
+    print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
+    print_as = {"table": _print_table, "csv": _print_csv, "json": _print_list}
+    n_unusable = print_as[layout](found)
+    if n_unusable:
+        raise SourceError(f"{n_unusable} of the images could not be used, as said above")
+
+
+def _print_table(found: Iterable[FilePrediction]) -> int:
+    """Print a line an image, as they come; return how many could not be used."""
+    n_unusable = 0
+    for image in found:
+        n_unusable += bool(image.problem)
+        named = "  ".join(
+            f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
+        )
+        click.echo(f"{shown(str(image.path))}  {named or shown(image.problem)}")
+    return n_unusable
+
+
+def _print_csv(found: Iterable[FilePrediction]) -> int:
+    """Print a row an image and class, as they come; return how many could not be used."""
+    n_unusable = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "probability", "problem"])
+    for image in found:
+        path = shown(str(image.path))
+        if image.problem:
+            n_unusable += 1
+            writer.writerow([path, "", "", "", shown(image.problem)])
+        for rank, each in enumerate(image.predictions, start=1):
+            writer.writerow([path, rank, shown(each.label), f"{each.probability:.6f}", ""])
+    return n_unusable
+
+
+def _print_list(found: Iterable[FilePrediction]) -> int:
+    """Print one JSON list of all images; return how many could not be used."""
+    images = [asdict(image) for image in found]
+    _print_json(images)
+    return sum(bool(image["problem"]) for image in images)
+
+
+@main.command(
+    **_help(
+        "Say what a file is.",
+        "cnncodes info app.onnx",
+    )
+)
+@click.argument("file", type=_path())
+@json_option
+def info(file: Path, as_json: bool) -> None:
+    """Say what a file is: one of ours, in full; any other, plainly."""
+    from cnncodes.info import as_text, describe
+
+    described = describe(file)
+    if as_json:
+        _print_json(described)
+    else:
+        click.echo("\n".join(shown(line) for line in as_text(described).splitlines()))
+
+
+@main.command(
+    **_help(
+        "Run all of it on handwritten digits.",
+        "cnncodes demo",
+    )
+)
+@click.argument("folder", type=_path(), default="cnncodes-demo")
+@click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
+def demo(folder: Path, all_images: bool) -> None:
+    """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""
+    from cnncodes.demo import run
+
+    run(folder, all_images=all_images)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, default=str, indent=2))
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)

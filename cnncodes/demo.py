@@ -1,0 +1,138 @@
+"""The whole chain on images that come with scikit-learn, each step as a command to type again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+
+from cnncodes.errors import OutputError, WeightsError
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.split import split_by_class
+from cnncodes.model_file import HeadInfo, open_session
+
+N_IMAGES = 600
+N_SHOWN = 5
+SIDE = 64  # the digits are 8 × 8: enlarged, so that a person can look at them too
+
+
+def run(folder: Path, *, all_images: bool) -> None:
+    """Write digits as PNG files, then export, extract, train, bundle and predict.
+
+    Parameters
+    ----------
+    folder : Path
+        A new or empty folder for all that is made.
+    all_images : bool
+        Whether to use all 1,797 digits or `N_IMAGES` of them.
+
+    Raises
+    ------
+    OutputError
+        The folder is not empty or cannot be made.
+    CnncodesError
+        A step failed.
+    """
+    from cnncodes.export.keras_onnx import fetch_imagenet_weights
+
+    _make_empty(folder)
+    try:
+        fetch_imagenet_weights("inception_v3")
+        weights = "imagenet"
+        click.echo("InceptionV3 with its ImageNet weights, on handwritten digits.")
+    except WeightsError:
+        weights = "random"
+        click.echo(
+            "InceptionV3 with random weights, since ImageNet's cannot be downloaded here; on "
+            "handwritten digits these do well too, on photographs they would not."
+        )
+    paths = write_digits(folder / "digits", None if all_images else N_IMAGES)
+    click.echo(f"{len(paths)} digits of scikit-learn are in {folder / 'digits'}.")
+    backbone, codes = folder / "inception_v3.onnx", folder / "codes.h5"
+    head, app = folder / "head.onnx", folder / "app.onnx"
+    _step("export", "inception_v3", "--weights", weights, "-o", backbone)
+    _step("extract", backbone, folder / "digits", "-o", codes)
+    _step("train", codes, "-o", head)
+    _step("bundle", backbone, head, "-o", app)
+    _step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
+    accuracy = _read_head(head).training["test"]["accuracy"]
+    click.echo(
+        f"\nTest accuracy {accuracy:.1%} with {weights} weights, on digits kept out of training."
+    )
+    click.echo(f"Everything is in {folder}:")
+    for path, meaning in (
+        (folder / "digits", "the images, a folder for each class"),
+        (backbone, "the network, from image to codes"),
+        (codes, "the codes of all images"),
+        (head, "the classifier, from codes to probabilities"),
+        (app, "both in one file, for your own program"),
+    ):
+        click.echo(f"  {path!s:{len(str(backbone))}}  {meaning}")
+    click.echo("Next: the same commands with a folder of your own photographs.")
+
+
+def write_digits(folder: Path, n_images: int | None) -> list[Path]:
+    """Write scikit-learn's handwritten digits as PNG files, a folder for each class.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to write; it is made.
+    n_images : int, optional
+        How many, the same share of each class; by default all.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    paths = []
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if index == n_images:  # they come in no order, so the first are as good as any
+            break
+        path = folder / str(label) / f"digit_{index:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ink = np.round(255 * pixels / digits.images.max()).astype(np.uint8)
+        Image.fromarray(ink).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    if occupied:
+        raise OutputError(f"{folder}: is not empty; name a new folder, or remove it")
+
+
+def _step(*arguments: str | Path) -> None:
+    """Print a command, then run it: what is printed is what is done."""
+    from cnncodes.cli import main
+
+    words = [str(argument) for argument in arguments]
+    click.echo(f"\n$ {shlex.join(['cnncodes', *words])}")
+    # With --debug errors come through as they are, and the outer command tells them.
+    main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
+
+
+def _unseen(head: Path, codes: Path, digits: Path) -> list[Path]:
+    """Pick a few images of the test part, of different classes."""
+    split = _read_head(head).training["split"]
+    with CodeStore.open(codes) as store:
+        parts = split_by_class(store.labels, **split)
+        spread = parts.test[:: max(1, len(parts.test) // N_SHOWN)][:N_SHOWN]
+        return [digits / store.paths[index] for index in spread]
+
+
+def _read_head(head: Path) -> HeadInfo:
+    _, metadata = open_session(head, "head")
+    return HeadInfo.from_metadata(metadata, head)

@@ -1,0 +1,92 @@
+"""The network: an onnxruntime session around one self-describing backbone file."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import FileFormatError
+from cnncodes.model_file import BackboneInfo, open_session
+
+
+class Backbone:
+    """A network that turns images into CNN codes.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file made by ``cnncodes export``.
+    threads : int, optional
+        Threads of the session; by default all the processors there are.
+
+    Attributes
+    ----------
+    info : BackboneInfo
+        What the file says of itself.
+    code_shape : tuple of int
+        Shape of one image's codes, such as ``(5, 5, 2048)``.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not a backbone.
+
+    Examples
+    --------
+    >>> backbone = Backbone("inception_v3.onnx")  # doctest: +SKIP
+    >>> backbone.extract(np.zeros((2, 224, 224, 3), np.uint8)).shape  # doctest: +SKIP
+    (2, 5, 5, 2048)
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        self.path = Path(path)
+        self._session, metadata = open_session(self.path, "backbone", threads=threads)
+        self.info = BackboneInfo.from_metadata(metadata, self.path)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        size = self.info.input_size
+        if (
+            [(each.name, each.type, each.shape[1:]) for each in inputs]
+            != [("images", "tensor(uint8)", [size, size, 3])]
+            or [(each.name, each.type) for each in outputs] != [("codes", "tensor(float)")]
+            or not all(isinstance(length, int) for length in outputs[0].shape[1:])
+        ):
+            raise FileFormatError(
+                f"{self.path}: its input or output is not that of a backbone; export it again"
+            )
+        self.code_shape: tuple[int, ...] = tuple(outputs[0].shape[1:])
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, hexadecimal: what ties codes and heads to their backbone."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the codes of a batch.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n_images, input_size, input_size, 3)
+            RGB.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, *code_shape)
+            The codes.
+
+        Raises
+        ------
+        ValueError
+            The images have another dtype or shape.
+        """
+        wanted = (self.info.input_size, self.info.input_size, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            raise ValueError(
+                f"images must be uint8 of shape (n_images, {', '.join(map(str, wanted))}), not "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        codes: NDArray[np.float32] = self._session.run(["codes"], {"images": images})[0]
+        return codes

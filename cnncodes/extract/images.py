@@ -1,0 +1,248 @@
+"""One image: recognise it, check it, decode it to the pixels a backbone takes.
+
+Rules, in this order:
+
+1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
+2. The pixel count is checked in the header, before anything is decoded.
+3. Of an animation or a stack the first frame is used.
+4. The EXIF orientation is applied.
+5. 16-bit grey is scaled to 8 bits; 32-bit pixels have no fixed white and are refused.
+6. Transparency is composited on white; everything becomes RGB.
+7. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
+
+Training and prediction share this module, so both see the same pixels. It needs numpy and
+Pillow only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnncodes.errors import ImageError
+
+DEFAULT_MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff".split()  # noqa: SIM905
+)
+SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"BM",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+)
+SIGNATURE_LENGTH = 12
+
+
+def has_image_signature(head: bytes) -> bool:
+    """Tell from a file's first `SIGNATURE_LENGTH` bytes whether it is one of `FORMATS`.
+
+    Parameters
+    ----------
+    head : bytes
+        The first bytes of a file.
+
+    Returns
+    -------
+    bool
+        Whether they are those of an image.
+    """
+    return head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def decode_image(
+    content: bytes, size: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decode an image file to the pixels a backbone takes.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    size : int
+        Height and width of the result, in pixels.
+    max_pixels : int
+        An image with more pixels is refused before it is decoded.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size, 3)
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        The file is empty, not an image, damaged, too large, or of 32 bits a channel.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    if not content:
+        raise ImageError("empty file")
+    if not has_image_signature(content[:SIGNATURE_LENGTH]):
+        raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            n_pixels = image.width * image.height
+            if n_pixels > max_pixels:
+                raise ImageError(
+                    f"{image.width} x {image.height} is {n_pixels / 1e6:.0f} megapixels, more "
+                    f"than {max_pixels / 1e6:.0f} (--max-pixels)"
+                )
+            return prepare_image(image, size)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("damaged: its header cannot be read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels (--max-pixels)") from error
+    except Exception as error:  # damaged files raise whatever the decoder stumbled on
+        raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Turn an opened image into the pixels a backbone takes.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode but the 32-bit ``I`` and ``F``.
+    size : int
+        Height and width of the result, in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size, 3)
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        The image has 32 bits a channel.
+    """
+    image = _to_rgb(ImageOps.exif_transpose(image))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise ImageError("32-bit pixels, whose white is not defined: save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        sixteen = np.asarray(image).astype(np.float32)
+        image = Image.fromarray(np.round(sixteen / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        image = Image.alpha_composite(white, layered)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """What became of one image file.
+
+    Attributes
+    ----------
+    index : int
+        Its place among the paths given.
+    pixels : ndarray of uint8, shape (size, size, 3), or None
+        RGB; None if the image cannot be used.
+    digest : str
+        SHA-256 of the file's bytes, hexadecimal; empty if it cannot be read.
+    problem : str
+        Why there are no pixels; empty if there are.
+    """
+
+    index: int
+    pixels: NDArray[np.uint8] | None
+    digest: str
+    problem: str
+
+
+def load_image(
+    index: int, path: Path, size: int, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> LoadedImage:
+    """Read and decode one file; a failure is told in the result, not raised."""
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
+        reason = getattr(error, "strerror", None) or str(error)
+        return LoadedImage(index, None, "", f"cannot be read: {reason}")
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        pixels = decode_image(content, size, max_pixels=max_pixels)
+    except ImageError as error:
+        return LoadedImage(index, None, digest, " ".join(str(error).split()))
+    return LoadedImage(index, pixels, digest, "")
+
+
+def load_images(
+    paths: Sequence[Path],
+    size: int,
+    *,
+    threads: int,
+    ahead: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Generator[LoadedImage, None, None]:
+    """Read and decode many files in threads, in order.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        The files.
+    size : int
+        Height and width of the results, in pixels.
+    threads : int
+        How many files are decoded at a time.
+    ahead : int
+        How many results may wait for the consumer; this bounds the memory.
+    max_pixels : int
+        As for `decode_image`.
+
+    Yields
+    ------
+    LoadedImage
+        One for each path.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    waiting: deque[Future[LoadedImage]] = deque()
+    try:
+        for index, path in enumerate(paths):
+            waiting.append(pool.submit(load_image, index, path, size, max_pixels))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
+    """Group images so that each group holds `batch_size` usable ones, the last perhaps fewer.
+
+    Unusable images travel in the group in which they were met.
+    """
+    group: list[LoadedImage] = []
+    usable = 0
+    for image in images:
+        group.append(image)
+        usable += image.pixels is not None
+        if usable == batch_size:
+            yield group
+            group, usable = [], 0
+    if group:
+        yield group

@@ -1,0 +1,93 @@
+"""The extraction as a scikit-learn transformer, for those who build a Pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from cnncodes.errors import ImageError
+from cnncodes.extract.backbone import Backbone
+from cnncodes.extract.images import in_batches, load_images
+from cnncodes.extract.pipeline import DEFAULT_BATCH_SIZE
+from cnncodes.model_file import available_threads
+
+
+class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turn image paths into flattened CNN codes.
+
+    Parameters
+    ----------
+    backbone : str or Path
+        A backbone file.
+    batch_size : int
+        Images the network sees at a time.
+    threads : int, optional
+        Threads that compute; by default all the processors there are.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(CodeExtractor("vgg16.onnx"), LogisticRegression())
+    """
+
+    def __init__(
+        self,
+        backbone: str | Path,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        threads: int | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self.threads = threads
+
+    def fit(self, X: Sequence[str | Path], y: Any = None) -> CodeExtractor:
+        """Learn nothing: the network is trained already."""
+        return self
+
+    def transform(self, X: Sequence[str | Path]) -> NDArray[np.float32]:
+        """Compute codes.
+
+        Parameters
+        ----------
+        X : sequence of str or Path
+            Image files.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_features)
+            Their codes, flattened.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be used.
+        FileFormatError
+            The backbone file is not one.
+        """
+        network = Backbone(self.backbone, threads=self.threads)
+        loaded = load_images(
+            [Path(path) for path in X],
+            network.info.input_size,
+            threads=self.threads or available_threads(),
+            ahead=2 * self.batch_size,
+        )
+        parts = [np.empty((0, int(np.prod(network.code_shape))), np.float32)]
+        for batch in in_batches(loaded, self.batch_size):
+            for image in batch:
+                if image.pixels is None:
+                    raise ImageError(f"{X[image.index]}: {image.problem}")
+            codes = network.extract(
+                np.stack([image.pixels for image in batch if image.pixels is not None])
+            )
+            parts.append(codes.reshape(len(codes), -1))
+        return np.concatenate(parts)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True

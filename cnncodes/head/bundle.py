@@ -1,0 +1,80 @@
+"""Backbone and head joined into one file, from image to probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from cnncodes.errors import FileFormatError
+from cnncodes.extract.backbone import Backbone
+from cnncodes.head.head_onnx import save_checked
+from cnncodes.model_file import HeadInfo, open_session
+from cnncodes.output import check_output, replacing
+
+
+def bundle(
+    backbone: str | Path, head: str | Path, output: str | Path, *, overwrite: bool = False
+) -> HeadInfo:
+    """Join a head to the backbone whose codes it was trained on.
+
+    Parameters
+    ----------
+    backbone : str or Path
+        A backbone file.
+    head : str or Path
+        A head trained on that backbone's codes.
+    output : str or Path
+        The app to write.
+    overwrite : bool
+        Whether a file at `output` may be replaced.
+
+    Returns
+    -------
+    HeadInfo
+        What the app says of itself.
+
+    Raises
+    ------
+    FileFormatError
+        A file is not what it should be, or the head belongs to another backbone.
+    OutputError
+        The app cannot be written.
+    """
+    backbone, head, output = Path(backbone), Path(head), Path(output)
+    check_output(output, overwrite=overwrite)
+    network = Backbone(backbone)
+    _, metadata = open_session(head, "head")
+    info = HeadInfo.from_metadata(metadata, head)
+    if info.backbone_sha256 != network.sha256:
+        raise FileFormatError(
+            f"{head}: was trained on codes of another backbone ({_name(info)}) than {backbone} "
+            f"({network.info.backbone}, {network.info.weights}); bundle it with that file, or "
+            "extract and train again"
+        )
+    first, second = onnx.load(str(backbone)), onnx.load(str(head))
+    for model in (first, second):
+        del model.metadata_props[:]  # they differ, and merge_models refuses that
+    joined = onnx.compose.merge_models(
+        first,
+        onnx.compose.add_prefix(second, "head/"),  # names inside the two graphs may clash
+        io_map=[("codes", "head/codes")],
+        name="cnncodes_app",
+        producer_name="cnncodes",
+    )
+    _rename_output(joined)
+    helper.set_model_props(joined, info.to_metadata("app"))
+    with replacing(output, overwrite=overwrite) as temporary:
+        save_checked(joined, temporary)
+    return info
+
+
+def _name(info: HeadInfo) -> str:
+    return f"{info.backbone.backbone}, {info.backbone.weights}"
+
+
+def _rename_output(model: onnx.ModelProto) -> None:
+    """Give the prefixed output the name that programs ask for."""
+    model.graph.output[0].name = "probabilities"
+    model.graph.node[-1].output[0] = "probabilities"

@@ -1,0 +1,209 @@
+"""What a small program imports: one file in, labels with probabilities out.
+
+Needs numpy, onnxruntime and Pillow, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnncodes.errors import FileFormatError, ImageError
+from cnncodes.extract.images import (
+    DEFAULT_MAX_PIXELS,
+    decode_image,
+    in_batches,
+    load_images,
+    prepare_image,
+)
+from cnncodes.model_file import HeadInfo, available_threads, open_session
+
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and how likely it is.
+
+    Attributes
+    ----------
+    label : str
+        The class.
+    probability : float
+        Between 0 and 1; those of all classes add up to 1.
+    """
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What became of one image file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    predictions : list of Prediction
+        The likeliest classes, likeliest first; empty if the image cannot be used.
+    problem : str
+        Why the image cannot be used; empty if it can.
+    """
+
+    path: Path
+    predictions: list[Prediction]
+    problem: str
+
+
+class Classifier:
+    """An image classifier in one file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file made by ``cnncodes bundle``.
+    threads : int, optional
+        Threads that compute; by default all the processors there are.
+
+    Attributes
+    ----------
+    info : HeadInfo
+        What the file says of itself.
+    labels : tuple of str
+        The classes, in the order of the probabilities.
+    input_size : int
+        Height and width of the network's input, in pixels.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not an app.
+
+    Examples
+    --------
+    >>> Classifier("app.onnx").predict("cat.jpg", top=1)  # doctest: +SKIP
+    [Prediction(label='cat', probability=0.97)]
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        self.path = Path(path)
+        self._threads = threads or available_threads()
+        self._session, metadata = open_session(self.path, "app", threads=self._threads)
+        self.info = HeadInfo.from_metadata(metadata, self.path)
+        self.labels = self.info.labels
+        self.input_size = self.info.backbone.input_size
+        given = [(each.name, each.shape[1:]) for each in self._session.get_inputs()]
+        wanted = [("images", [self.input_size, self.input_size, 3])]
+        taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
+        if given != wanted or taken != [("probabilities", [len(self.labels)])]:
+            raise FileFormatError(
+                f"{self.path}: its input or output is not that of an app; bundle it again"
+            )
+
+    def predict(
+        self,
+        image: str | os.PathLike[str] | bytes | Image.Image,
+        top: int | None = None,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> list[Prediction]:
+        """Classify one image.
+
+        Parameters
+        ----------
+        image : path, bytes or PIL.Image.Image
+            An image file, its content, or an opened image.
+        top : int, optional
+            How many classes to return, by default all.
+        max_pixels : int
+            A file with more pixels is refused.
+
+        Returns
+        -------
+        list of Prediction
+            The likeliest first.
+
+        Raises
+        ------
+        ImageError
+            The image cannot be used.
+        """
+        if isinstance(image, Image.Image):
+            pixels = prepare_image(image, self.input_size)
+        elif isinstance(image, bytes):
+            pixels = decode_image(image, self.input_size, max_pixels=max_pixels)
+        else:
+            try:
+                content = Path(image).read_bytes()
+                pixels = decode_image(content, self.input_size, max_pixels=max_pixels)
+            except OSError as error:
+                raise ImageError(f"{image}: cannot be read ({error.strerror})") from error
+            except ImageError as error:
+                raise ImageError(f"{image}: {error}") from error
+        return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+
+    def predict_files(
+        self,
+        paths: Sequence[Path],
+        top: int | None = None,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Iterator[FilePrediction]:
+        """Classify many files, in order; one that cannot be used does not stop the rest.
+
+        Parameters
+        ----------
+        paths : sequence of Path
+            Image files.
+        top : int, optional
+            How many classes to return for each, by default all.
+        max_pixels : int
+            A file with more pixels cannot be used.
+
+        Yields
+        ------
+        FilePrediction
+            One for each path.
+        """
+        loaded = load_images(
+            paths,
+            self.input_size,
+            threads=self._threads,
+            ahead=2 * BATCH_SIZE,
+            max_pixels=max_pixels,
+        )
+        for batch in in_batches(loaded, BATCH_SIZE):
+            pixels = [image.pixels for image in batch if image.pixels is not None]
+            rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
+            for image in batch:
+                usable = image.pixels is not None
+                predictions = self._ranked(next(rows), top) if usable else []
+                yield FilePrediction(paths[image.index], predictions, image.problem)
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the probabilities of a batch of pixels.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n_images, input_size, input_size, 3)
+            RGB.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_classes)
+            Rows that add up to 1, in the order of `labels`.
+        """
+        probabilities: NDArray[np.float32]
+        probabilities = self._session.run(["probabilities"], {"images": images})[0]
+        return probabilities
+
+    def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+        order = np.argsort(-row, kind="stable")[:top]
+        return [Prediction(self.labels[index], float(row[index])) for index in order]

@@ -1,0 +1,74 @@
+"""What the command line can be given to classify: files, folders and standard input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from cnncodes.errors import ImageError
+from cnncodes.extract.images import DEFAULT_MAX_PIXELS
+from cnncodes.extract.sources import images_below
+from cnncodes.head.classifier import Classifier, FilePrediction
+
+STANDARD_INPUT = Path("-")
+
+
+def predict_inputs(
+    classifier: Classifier,
+    inputs: Sequence[Path],
+    standard_input: BinaryIO,
+    top: int | None = None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Iterator[FilePrediction]:
+    """Classify images in the order in which they are named.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        What classifies.
+    inputs : sequence of Path
+        Image files; folders, of which all images below are taken; ``-``, one image on
+        standard input.
+    standard_input : binary file
+        Where ``-`` is read from.
+    top : int, optional
+        How many classes to give for each image, by default all.
+    max_pixels : int
+        An image with more pixels cannot be used.
+
+    Yields
+    ------
+    FilePrediction
+        One for each image.
+
+    Raises
+    ------
+    SourceError
+        A folder cannot be read.
+    """
+    for is_standard_input, paths in _grouped(inputs):
+        if is_standard_input:
+            try:
+                predictions = classifier.predict(standard_input.read(), top, max_pixels=max_pixels)
+                yield FilePrediction(STANDARD_INPUT, predictions, "")
+            except ImageError as error:
+                yield FilePrediction(STANDARD_INPUT, [], str(error))
+        else:
+            yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
+
+
+def _grouped(inputs: Sequence[Path]) -> Iterator[tuple[bool, list[Path]]]:
+    """Expand folders, and keep runs of files together so that they share batches."""
+    files: list[Path] = []
+    for path in inputs:
+        if path == STANDARD_INPUT:
+            yield False, files
+            yield True, []
+            files = []
+        elif path.is_dir():
+            files += images_below(path)
+        else:
+            files.append(path)
+    yield False, files

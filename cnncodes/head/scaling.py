@@ -1,0 +1,74 @@
+"""Centring and scaling of codes, and folding both into a linear head.
+
+Codes are centred by the mean of the training images and divided by one number, which gives a
+training image a mean squared length of one. One number, not one a feature: dividing each
+feature by its own deviation would raise the noise of features that are nearly always zero.
+With that length the strength of the penalty (C) and the learning rate mean the same for every
+backbone, whatever the number and size of its codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the training images show of the codes' place and size.
+
+    Attributes
+    ----------
+    mean : ndarray of float32, shape (n_features,)
+        Mean code.
+    scale : float
+        Root mean squared length of a centred code.
+    """
+
+    mean: NDArray[np.float32]
+    scale: float
+
+    @classmethod
+    def of(cls, X: NDArray[np.float32]) -> Scaling:
+        """Measure codes of shape (n_images, n_features)."""
+        mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+        squares = sum(
+            float(np.square(X[start : start + _BLOCK] - mean, dtype=np.float64).sum())
+            for start in range(0, len(X), _BLOCK)
+        )
+        return cls(mean, float(np.sqrt(squares / len(X))) or 1.0)
+
+    def apply(self, X: NDArray[np.float32]) -> None:
+        """Centre and scale codes in place."""
+        X -= self.mean
+        X /= self.scale
+
+    def fold(
+        self, weights: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Turn a linear map of standardised codes into the same map of codes as they are.
+
+        Parameters
+        ----------
+        weights : ndarray, shape (n_features, n_classes)
+            Weights on standardised codes.
+        bias : ndarray, shape (n_classes,)
+            Bias on standardised codes.
+
+        Returns
+        -------
+        weights : ndarray of float32, shape (n_features, n_classes)
+            Weights on codes.
+        bias : ndarray of float32, shape (n_classes,)
+            Bias on codes.
+        """
+        folded = np.asarray(weights, np.float64) / self.scale
+        return (
+            folded.astype(np.float32),
+            (bias - self.mean.astype(np.float64) @ folded).astype(np.float32),
+        )

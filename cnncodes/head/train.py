@@ -1,0 +1,307 @@
+"""Training a head: split, standardise, fit, fold, measure, write.
+
+Both methods, ``logistic`` and ``sgd``, end as a matrix and a bias on plain codes, so what is
+measured here is just what the written file computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes import __version__
+from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.head_onnx import build_head, save_checked
+from cnncodes.head.logistic import fit_logistic
+from cnncodes.head.scaling import Scaling
+from cnncodes.head.softmax import Epoch, SGDSoftmax, log_softmax
+from cnncodes.head.split import Split, split_by_class
+from cnncodes.model_file import HeadInfo
+from cnncodes.output import check_output, replacing
+
+METHODS = ("logistic", "sgd")
+DEFAULT_C = 10.0
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a head does on some images.
+
+    Attributes
+    ----------
+    n_images : int
+        How many there are.
+    loss : float or None
+        Mean cross-entropy; None without images.
+    accuracy : float or None
+        Share of images whose likeliest class is the true one; None without images.
+    """
+
+    n_images: int
+    loss: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained head.
+
+    Attributes
+    ----------
+    path : Path
+        The head's file.
+    method : str
+        How it was trained.
+    weights : str
+        Whose weights the backbone has, as it says itself.
+    labels : list of str
+        The classes.
+    train, test : Score
+        How the head does on the part it was trained on, and on the other.
+    majority : float or None
+        Test accuracy of always naming the class most common in training.
+    seconds : float
+        Duration of the fit, reading the codes not included.
+    fitted : dict
+        What the method tells of its fit.
+    notes : list of str
+        What the user should know of the data.
+    """
+
+    path: Path
+    method: str
+    weights: str
+    labels: list[str]
+    train: Score
+    test: Score
+    majority: float | None
+    seconds: float
+    fitted: dict[str, Any]
+    notes: list[str]
+
+
+def train_head(
+    codes: str | Path,
+    output: str | Path,
+    *,
+    method: str = "logistic",
+    train_fraction: float = 0.7,
+    split: str = "stratified",
+    per_class: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    C: float = DEFAULT_C,
+    sgd: dict[str, Any] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Train a head on stored codes and write it as ONNX.
+
+    Parameters
+    ----------
+    codes : str or Path
+        A codes file.
+    output : str or Path
+        The head to write.
+    method : {"logistic", "sgd"}
+        Multinomial logistic regression to convergence, or a softmax by mini-batch SGD.
+    train_fraction : float
+        Share of each class that trains; the rest tests.
+    split : {"stratified", "first"}
+        Whether the training images of a class are drawn, or the first in the order of names.
+    per_class : int, optional
+        At most this many training images a class.
+    seed : int
+        Seed of the split and of SGD.
+    overwrite : bool
+        Whether a file at `output` may be replaced.
+    C : float
+        Inverse strength of the logistic head's penalty, on codes of mean squared length one.
+    sgd : dict, optional
+        Parameters of `SGDSoftmax`.
+    on_epoch : callable, optional
+        Given each `Epoch` of SGD when it ends.
+
+    Returns
+    -------
+    Training
+        What was trained and how well it does.
+
+    Raises
+    ------
+    FileFormatError
+        The codes file is not one.
+    TrainingError
+        The codes have fewer than two classes, or hold values that are not finite.
+    ParameterError
+        A parameter is out of range.
+    OutputError
+        The head cannot be written.
+    """
+    output = Path(output)
+    check_output(output, overwrite=overwrite)
+    if method not in METHODS:
+        raise ParameterError(f"no method {method!r}; there are {' and '.join(METHODS)}")
+    if not C > 0:
+        raise ParameterError(f"C must be above 0, not {C}")
+    with CodeStore.open(codes) as store:
+        classes, y, notes = _classes(store)
+        parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
+        notes += _notes_on_split(store, classes, y, parts)
+        X = _read(store, parts.train)
+        scaling = Scaling.of(X)
+        scaling.apply(X)
+        started = time.monotonic()
+        if method == "logistic":
+            weights, bias, fitted = fit_logistic(X, y[parts.train], C=C)
+        else:
+            weights, bias, fitted = _fit_sgd(X, y[parts.train], seed, sgd or {}, on_epoch)
+        seconds = time.monotonic() - started
+        del X
+        linear = scaling.fold(weights, bias)
+        training = Training(
+            path=output,
+            method=method,
+            weights=store.backbone.weights,
+            labels=[store.class_names[number] for number in classes],
+            train=_score(store, *linear, y, parts.train),
+            test=_score(store, *linear, y, parts.test),
+            majority=_majority(y, parts),
+            seconds=seconds,
+            fitted=fitted,
+            notes=notes,
+        )
+        info = HeadInfo(
+            labels=tuple(training.labels),
+            training={
+                "method": method,
+                "fitted": fitted,
+                "split": {
+                    "method": split,
+                    "train_fraction": train_fraction,
+                    "per_class": per_class,
+                    "seed": seed,
+                },
+                "train": asdict(training.train),
+                "test": asdict(training.test),
+            },
+            backbone=store.backbone,
+            backbone_sha256=store.backbone_sha256,
+            created_with=f"cnncodes {__version__}, scikit-learn {version('scikit-learn')}",
+        )
+        model = build_head(*linear, store.codes.shape[1:], info)
+    with replacing(output, overwrite=overwrite) as temporary:
+        save_checked(model, temporary)
+    return training
+
+
+def _classes(store: CodeStore) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
+    """Return the classes that have images, the labels counted among them, and remarks."""
+    labels = store.labels
+    classes, y = np.unique(labels[labels >= 0], return_inverse=True)
+    if len(classes) == 0:
+        raise TrainingError(
+            f"{store.path}: none of its images has a label; extract a folder of class folders or "
+            "a CSV file with the columns path and label"
+        )
+    if len(classes) == 1:
+        raise TrainingError(
+            f"{store.path}: all its images are of one class, {store.class_names[classes[0]]}; "
+            "a classifier needs two or more"
+        )
+    targets = np.full(len(labels), -1, np.int32)
+    targets[labels >= 0] = y
+    notes = []
+    if (labels < 0).any():
+        notes.append(f"{(labels < 0).sum()} images without a label are left out")
+    empty = len(store.class_names) - len(classes)
+    if empty:
+        notes.append(f"{empty} classes without a usable image are left out")
+    return classes, targets, notes
+
+
+def _notes_on_split(
+    store: CodeStore, classes: NDArray[np.int32], y: NDArray[np.int32], parts: Split
+) -> list[str]:
+    untested = np.setdiff1d(y[parts.train], y[parts.test])
+    if not len(untested):
+        return []
+    names = ", ".join(store.class_names[classes[number]] for number in untested[:3])
+    more = ", …" if len(untested) > 3 else ""
+    return [f"classes of one image train but are not tested: {names}{more}"]
+
+
+def _read(store: CodeStore, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Read the codes of some images, flattened, as float32."""
+    X = np.empty((len(rows), int(np.prod(store.codes.shape[1:]))), np.float32)
+    filled = 0
+    for _, block in _blocks(store, rows):
+        X[filled : filled + len(block)] = block
+        filled += len(block)
+    return X
+
+
+def _blocks(
+    store: CodeStore, rows: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Give some rows, increasing, and their flattened codes, a block at a time.
+
+    Whole stretches of the file are read and thinned out in memory: HDF5 is slow at picking.
+    """
+    for start in range(0, len(rows), _BLOCK):
+        wanted = rows[start : start + _BLOCK]
+        stretch = store.codes[wanted[0] : wanted[-1] + 1]
+        block = stretch[wanted - wanted[0]].reshape(len(wanted), -1).astype(np.float32)
+        if not np.isfinite(block).all():
+            bad = wanted[~np.isfinite(block).all(axis=1)][0]
+            raise TrainingError(
+                f"{store.path}: the codes of {store.paths[bad]} are not finite; extract them "
+                "again, with --dtype float32 if they overflow"
+            )
+        yield wanted, block
+
+
+def _fit_sgd(
+    X: NDArray[np.float32],
+    y: NDArray[np.int32],
+    seed: int,
+    parameters: dict[str, Any],
+    on_epoch: Callable[[Epoch], None] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    model = SGDSoftmax(random_state=seed, **parameters).fit(X, y, on_epoch)
+    kept = model.history_[model.best_epoch_ - 1]
+    fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
+    if not np.isnan(kept.validation_accuracy):
+        fitted["validation_accuracy"] = kept.validation_accuracy
+    return model.coef_.T, model.intercept_, fitted
+
+
+def _score(
+    store: CodeStore,
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    y: NDArray[np.int32],
+    rows: NDArray[np.intp],
+) -> Score:
+    if len(rows) == 0:
+        return Score(0, None, None)
+    loss, correct = 0.0, 0
+    for wanted, block in _blocks(store, rows):
+        logits = block @ weights + bias
+        loss -= float(log_softmax(logits)[np.arange(len(wanted)), y[wanted]].sum())
+        correct += int((logits.argmax(axis=1) == y[wanted]).sum())
+    return Score(len(rows), loss / len(rows), correct / len(rows))
+
+
+def _majority(y: NDArray[np.int32], parts: Split) -> float | None:
+    if len(parts.test) == 0:
+        return None
+    return float((y[parts.test] == np.bincount(y[parts.train]).argmax()).mean())

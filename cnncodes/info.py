@@ -1,0 +1,193 @@
+"""What is this file? A description of any of ours, and a plain word on any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cnncodes.errors import FileFormatError
+from cnncodes.extract.images import SIGNATURE_LENGTH, has_image_signature
+from cnncodes.extract.sources import find_images
+from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Describe a file or a folder of images.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file, or a folder of images.
+
+    Returns
+    -------
+    dict of str to JSON types
+        ``what`` says in a few words what it is; the rest depends on that.
+
+    Raises
+    ------
+    FileFormatError
+        There is no such file, or it cannot be read.
+    SourceError
+        A folder holds no images, or contradicts itself.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".csv":
+        return _describe_source(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(SIGNATURE_LENGTH)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    if head.startswith(HDF5_SIGNATURE):
+        return _describe_hdf5(path)
+    if has_image_signature(head):
+        return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
+    return _describe_onnx(path) or {
+        "what": "nothing cnncodes knows" if head else "an empty file",
+        "bytes": path.stat().st_size,
+    }
+
+
+def _describe_source(path: Path) -> dict[str, Any]:
+    images = find_images(path)
+    counts = {name: images.labels.count(number) for number, name in enumerate(images.class_names)}
+    return {
+        "what": "a source of images",
+        "images": len(images.paths),
+        "images_by_class": counts or "no labels",
+    }
+
+
+def _describe_hdf5(path: Path) -> dict[str, Any]:
+    import h5py
+
+    from cnncodes.extract.store import CodeStore
+
+    try:
+        with h5py.File(path) as file:
+            kind, complete = file.attrs.get("kind"), file.attrs.get("complete")
+            keras = "layer_names" in file.attrs or "layers" in file
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        return {"what": "an HDF5 file that cannot be opened", "reason": reason}
+    if kind != "codes":
+        return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}
+    if not complete:
+        return {
+            "what": "unfinished codes",
+            "use": "run the same cnncodes extract again to go on with it",
+        }
+    with CodeStore.open(path) as store:
+        labels = store.labels
+        counts = {
+            name: int((labels == number).sum()) for number, name in enumerate(store.class_names)
+        }
+        return {
+            "what": "codes",
+            "format": FORMAT,
+            "images": len(store),
+            "images_by_class": counts or "no labels",
+            "images_skipped": len(store.skipped),
+            "code_shape": list(store.codes.shape[1:]),
+            "dtype": str(store.codes.dtype),
+            "source": store.source,
+            **_describe_backbone(store.backbone),
+            "backbone_sha256": store.backbone_sha256,
+        }
+
+
+def _describe_onnx(path: Path) -> dict[str, Any]:
+    """Describe an ONNX file without running it; {} if it is not one."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        return {}
+    if not model.graph.node:  # almost any bytes may pass for a message without fields
+        return {}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    shapes = {
+        "input": _shape_text(model.graph.input[0]) if model.graph.input else "none",
+        "output": _shape_text(model.graph.output[0]) if model.graph.output else "none",
+    }
+    kind = metadata.get(PREFIX + "kind")
+    if kind not in ("backbone", "head", "app"):
+        return {"what": "an ONNX model, not one of cnncodes", **shapes}
+    if metadata.get(PREFIX + "format") != FORMAT:
+        return {"what": f"a cnncodes {kind} of another format", **shapes}
+    if kind == "backbone":
+        info = BackboneInfo.from_metadata(metadata, path)
+        described = _describe_backbone(info)
+        return {
+            "what": "a backbone",
+            "format": FORMAT,
+            **described,
+            **shapes,
+            "created_with": info.created_with,
+        }
+    head = HeadInfo.from_metadata(metadata, path)
+    return {
+        "what": "a head" if kind == "head" else "an app",
+        "format": FORMAT,
+        "labels": list(head.labels),
+        "training": head.training,
+        **_describe_backbone(head.backbone),
+        "backbone_sha256": head.backbone_sha256,
+        **shapes,
+        "created_with": head.created_with,
+    }
+
+
+def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
+    return {
+        "backbone": info.backbone,
+        "weights": info.weights,
+        "input_size": info.input_size,
+        "layer": info.layer,
+        "pool": info.pool,
+        "precision": info.precision,
+        "parity": info.parity,
+        "parity_images": info.parity_images,
+    }
+
+
+def _shape_text(value: Any) -> str:
+    import onnx
+
+    tensor = value.type.tensor_type
+    lengths = [str(each.dim_param or each.dim_value) for each in tensor.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return f"{value.name}: {dtype} [{', '.join(lengths)}]"
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """Lay a description out in aligned lines, for reading."""
+    rows = []
+    for key, value in described.items():
+        nested = isinstance(value, dict) and any(isinstance(each, dict) for each in value.values())
+        if nested:
+            rows += [(f"{key} {inner}", each) for inner, each in value.items()]
+        else:
+            rows.append((key, value))
+    width = max(len(key) for key, _ in rows)
+    return "\n".join(
+        f"{key.replace('_', ' '):{width}}  {_value_text(value)}" for key, value in rows
+    )
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{key} {_value_text(each)}" for key, each in value.items() if each is not None
+        )
+    if isinstance(value, list):
+        return ", ".join(_value_text(each) for each in value)
+    return value if isinstance(value, str) else json.dumps(value)

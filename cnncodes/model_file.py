@@ -1,0 +1,241 @@
+"""The self-describing ONNX file: what its metadata says, and opening it safely.
+
+Every model cnncodes writes carries ``metadata_props`` whose keys start with ``cnncodes.``; their
+meaning is written down in ``docs/file-formats.md``. This module is the one place that reads
+and writes them. It needs nothing but the standard library and, to open a session, onnxruntime.
+
+To change the format: raise `FORMAT`, teach `check_kind` to read the former one, and describe
+both in ``docs/file-formats.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnncodes.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FORMAT = "1"
+PREFIX = "cnncodes."
+REMEDIES = {
+    "backbone": "make one with: cnncodes export",
+    "head": "make one with: cnncodes train",
+    "app": "make one with: cnncodes bundle",
+}
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a backbone file says of itself.
+
+    Attributes
+    ----------
+    backbone : str
+        Name in the table of backbones, such as ``inception_v3``.
+    weights : str
+        ``imagenet``, ``random:SEED`` or ``file:SHA256``.
+    input_size : int
+        Height and width of the input image, in pixels.
+    layer : str
+        The Keras layer whose output is the codes.
+    pool : str
+        ``none``, ``avg`` or ``max``: pooling over height and width after `layer`.
+    precision : str
+        ``float32`` or ``int8``.
+    parity : float
+        Largest difference to Keras's codes, relative to the largest code.
+    parity_images : str
+        The images on which `parity` was measured.
+    created_with : str
+        The versions of what made the file.
+    """
+
+    backbone: str
+    weights: str
+    input_size: int
+    layer: str
+    pool: str
+    precision: str
+    parity: float
+    parity_images: str
+    created_with: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the ``metadata_props`` of a backbone file."""
+        described = {PREFIX + key: str(value) for key, value in asdict(self).items()}
+        return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> BackboneInfo:
+        """Read ``metadata_props``; `path` is named in errors.
+
+        Raises
+        ------
+        FileFormatError
+            An entry is missing or not a number where one belongs.
+        """
+        try:
+            text = {field.name: metadata[PREFIX + field.name] for field in fields(cls)}
+            numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
+        except KeyError as error:
+            raise FileFormatError(
+                f"{path}: the metadata entry {error.args[0]} is missing; export it again"
+            ) from error
+        except ValueError as error:
+            raise FileFormatError(
+                f"{path}: the metadata are damaged ({error}); export it again"
+            ) from error
+        return cls(**{**text, **numbers})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """What a head or an app says of itself.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        The classes, in the order of the probabilities.
+    training : dict
+        How the head was trained and what it reached; JSON types only.
+    backbone : BackboneInfo
+        The network whose codes the head takes.
+    backbone_sha256 : str
+        SHA-256 of that network's file.
+    created_with : str
+        The versions of what made the file.
+    """
+
+    labels: tuple[str, ...]
+    training: dict[str, Any]
+    backbone: BackboneInfo
+    backbone_sha256: str
+    created_with: str
+
+    def to_metadata(self, kind: str) -> dict[str, str]:
+        """Return the ``metadata_props`` of a head or an app."""
+        return {
+            PREFIX + "format": FORMAT,
+            PREFIX + "kind": kind,
+            PREFIX + "labels": json.dumps(self.labels),
+            PREFIX + "training": json.dumps(self.training),
+            PREFIX + "backbone_info": json.dumps(self.backbone.to_metadata()),
+            PREFIX + "backbone_sha256": self.backbone_sha256,
+            PREFIX + "created_with": self.created_with,
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> HeadInfo:
+        """Read ``metadata_props``; `path` is named in errors.
+
+        Raises
+        ------
+        FileFormatError
+            An entry is missing or damaged.
+        """
+        try:
+            labels = json.loads(metadata[PREFIX + "labels"])
+            if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+                raise ValueError("the labels are not a list of names")
+            return cls(
+                labels=tuple(labels),
+                training=json.loads(metadata[PREFIX + "training"]),
+                backbone=BackboneInfo.from_metadata(
+                    json.loads(metadata[PREFIX + "backbone_info"]), path
+                ),
+                backbone_sha256=metadata[PREFIX + "backbone_sha256"],
+                created_with=metadata[PREFIX + "created_with"],
+            )
+        except (KeyError, ValueError) as error:
+            raise FileFormatError(
+                f"{path}: the metadata are damaged ({error}); make the file again"
+            ) from error
+
+
+def check_kind(metadata: Mapping[str, str], path: Path, kind: str) -> None:
+    """Refuse a model that is foreign, of a later format or of another kind.
+
+    Parameters
+    ----------
+    metadata : mapping of str to str
+        The model's ``metadata_props``.
+    path : Path
+        Named in the error.
+    kind : {"backbone", "head", "app"}
+        What the caller needs.
+
+    Raises
+    ------
+    FileFormatError
+        The model cannot serve as `kind`.
+    """
+    remedy = REMEDIES[kind]
+    if PREFIX + "format" not in metadata:
+        raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
+    if metadata[PREFIX + "format"] != FORMAT:
+        raise FileFormatError(
+            f"{path}: is in format {metadata[PREFIX + 'format']!r}, this release reads "
+            f"format {FORMAT}; install a newer cnncodes"
+        )
+    found = metadata.get(PREFIX + "kind", "file of no kind")
+    if found != kind:
+        raise FileFormatError(f"{path}: is a {found}, but a {kind} is needed; {remedy}")
+
+
+def available_threads() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_session(
+    path: Path, kind: str, *, threads: int | None = None
+) -> tuple[InferenceSession, dict[str, str]]:
+    """Open one of our models in onnxruntime, after looking at what it says of itself.
+
+    Parameters
+    ----------
+    path : Path
+        The ONNX file.
+    kind : {"backbone", "head", "app"}
+        What the caller needs.
+    threads : int, optional
+        Threads of the session; by default all the processors there are.
+
+    Returns
+    -------
+    session : onnxruntime.InferenceSession
+        A session on the CPU.
+    metadata : dict of str to str
+        The model's ``metadata_props``.
+
+    Raises
+    ------
+    FileFormatError
+        The file is absent, unreadable, foreign, of a later format or of another kind.
+    """
+    import onnxruntime
+
+    if not path.is_file():
+        raise FileFormatError(f"{path}: no such file; {REMEDIES[kind]}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_threads()
+    options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        reason = str(error).strip().partition("\n")[0]
+        raise FileFormatError(f"{path}: cannot be opened as an ONNX model ({reason})") from error
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    check_kind(metadata, path, kind)
+    return session, metadata

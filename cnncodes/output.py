@@ -1,0 +1,81 @@
+"""Writing results so that nothing is half-written and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cnncodes.errors import OutputError
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Say now, before hours of work, that a result could not be written.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is to be written.
+    overwrite : bool
+        Whether a file that stands there may be replaced.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or read-only, the path is a folder, or a file stands there.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file inside it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} cannot be written to")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary sibling to write to; rename it to `path` when the block succeeds.
+
+    A failure or an interrupt inside the block removes the temporary file and leaves whatever
+    stood at `path` as it was.
+
+    Parameters
+    ----------
+    path : Path
+        Where the result goes.
+    overwrite : bool
+        Whether a file that stands there may be replaced.
+
+    Yields
+    ------
+    Path
+        An empty file in the same folder, so that the rename is atomic.
+
+    Raises
+    ------
+    OutputError
+        As `check_output`, or when the file system refuses the write.
+    """
+    check_output(path, overwrite=overwrite)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _allow_reading(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _allow_reading(path: Path) -> None:
+    """Give the file the permissions a plain `open` would have; mkstemp makes it private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
