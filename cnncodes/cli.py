@@ -90,7 +90,7 @@ def json_option(command: Command) -> Command:
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 def main(debug: bool) -> None:
     """From a folder of photographs to an image classifier, on the CPU.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_REDRAWS = 0.1
+BAR_WIDTH = 24
+_ERASE_LINE = "\r\x1b[2K"
 
 
 class Progress:
@@ -32,9 +32,9 @@ class Progress:
     def __init__(self, description: str, unit: str) -> None:
         self.description = description
         self.unit = unit
-        self._bar: RichProgress | None = None
+        self._on_terminal = sys.stderr.isatty()
         self._total = self._done = self._done_before = 0
-        self._started = self._last_line = 0.0
+        self._started = self._last_shown = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -45,57 +45,38 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._on_terminal:
+            self._write(_ERASE_LINE)
 
     def begin(self, total: int, done: int = 0) -> None:
         """Start counting towards `total`; `done` of it was done by an earlier run."""
         self._total, self._done, self._done_before = total, done, done
-        self._started = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
-            self._bar = _terminal_bar(self.description, self.unit, total, done)
+        self._started = self._last_shown = time.monotonic()
 
     def advance(self, amount: int) -> None:
         """Count `amount` more as done."""
         self._done += amount
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done, rate=self.rate)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left = (self._total - self._done) / self.rate if self.rate else float("inf")
-            sys.stderr.write(
-                f"{self.description}: {self._done} of {self._total} {self.unit}, "
-                f"{self.rate:.1f} a second, {left:.0f} s left\n"
-            )
+        now = time.monotonic()
+        pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES
+        if now - self._last_shown < pause:
+            return
+        self._last_shown = now
+        if self._on_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            filled = BAR_WIDTH * self._done // max(self._total, 1)
+            bar = "━" * filled + "─" * (BAR_WIDTH - filled)
+            self._write(f"{_ERASE_LINE}{f'{bar} {self._state(now)}'[:width]}")
+        else:
+            self._write(f"{self._state(now)}\n")
 
-    @property
-    def rate(self) -> float:
-        """Units a second since `begin`."""
-        elapsed = time.monotonic() - self._started
-        return (self._done - self._done_before) / elapsed if elapsed > 0 else 0.0
+    def _state(self, now: float) -> str:
+        rate = (self._done - self._done_before) / max(now - self._started, 1e-9)
+        minutes, seconds = divmod(round((self._total - self._done) / rate) if rate else 0, 60)
+        return (
+            f"{self.description}: {self._done} of {self._total} {self.unit}, "
+            f"{rate:.1f} a second, {minutes}:{seconds:02} left"
+        )
 
-
-def _terminal_bar(description: str, unit: str, total: int, done: int) -> RichProgress:
-    """Start a bar on standard error; rich is imported only where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}, {{task.fields[rate]:.1f}} a second,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.add_task(description, total=total, completed=done, rate=0.0)
-    bar.start()
-    return bar
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()

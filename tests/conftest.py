@@ -1,0 +1,111 @@
+"""What the tests share: real exported networks, images, and each file of the chain made once.
+
+TensorFlow is needed to export, and runs in processes of its own: what the rest of the package
+does is tested without it ever being imported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cnncodes.cli import main
+from cnncodes.demo import write_digits
+
+Run = Callable[..., Result]
+
+
+def run_command(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> Result:
+    """Run a command through click; fail unless it ends with `exit_code`."""
+    result = CliRunner().invoke(main, [str(each) for each in arguments], input=stdin)
+    assert result.exit_code == exit_code, result.output
+    if exit_code == 1:
+        assert result.stderr.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in result.output
+    return result
+
+
+def error_of(*arguments: object, stdin: bytes | None = None) -> str:
+    """Run a command that must fail with exit code 1; return its one line of error."""
+    return run_command(*arguments, exit_code=1, stdin=stdin).stderr.splitlines()[-1]
+
+
+def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cnncodes", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run a command in this process, as ``run_command``."""
+    return run_command
+
+
+class Exports:
+    """Networks with random weights, each exported once a session, when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str, *options: str) -> Path:
+        """Return the file of a network exported with these options."""
+        path = self._folder / f"{name}{''.join(options)}.onnx"
+        if not path.exists():
+            done = run_process("export", name, "--weights", "random", *options, "-o", path)
+            assert done.returncode == 0, done.stderr
+            # TensorFlow's chatter must not reach the terminal: one line of ours, no other.
+            assert done.stderr.count("\n") == 1, done.stderr
+        return path
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    return Exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="session")
+def small_backbone(exports: Exports) -> Path:
+    """InceptionV3 on 75 × 75 pixels, pooled: the real graph, quick enough for every test."""
+    return exports.get("inception_v3", "--input-size", "75", "--pool", "avg")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 handwritten digits in ten class folders."""
+    folder = tmp_path_factory.mktemp("photos") / "digits"
+    write_digits(folder, 120)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codes(tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, photos: Path) -> Path:
+    """Codes of `photos` by `small_backbone`."""
+    path = tmp_path_factory.mktemp("codes") / "codes.h5"
+    run_command("extract", small_backbone, photos, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory, codes: Path) -> Path:
+    """A logistic head on `codes`."""
+    path = tmp_path_factory.mktemp("head") / "head.onnx"
+    run_command("train", codes, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, head: Path) -> Path:
+    """`small_backbone` and `head` in one file."""
+    path = tmp_path_factory.mktemp("app") / "app.onnx"
+    run_command("bundle", small_backbone, head, "-o", path)
+    return path

@@ -1,0 +1,148 @@
+"""The package where little is installed: what small machines and small programs have.
+
+Each environment is a new one, made as the README says. What runs in it has no network.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CONSTRAINTS = str(ROOT / "constraints.txt")
+MEGABYTE = 1_000_000
+
+
+class Environment:
+    """A virtual environment of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+
+    def install(self, *arguments: str) -> None:
+        self._run(
+            [str(self.folder / "bin" / "pip"), "install", "--quiet", "-c", CONSTRAINTS, *arguments],
+            cwd=ROOT,
+        )
+
+    def offline(self, *command: str, cwd: Path) -> str:
+        """Run a program of this environment in a network namespace without a network."""
+        program = str(self.folder / "bin" / command[0])
+        return self._run(["unshare", "--net", "--map-root-user", program, *command[1:]], cwd=cwd)
+
+    def packages(self) -> set[str]:
+        listed = self._run(
+            [str(self.folder / "bin" / "pip"), "list", "--format=freeze"], cwd=self.folder
+        )
+        return {line.partition("==")[0].lower() for line in listed.splitlines()}
+
+    def _run(self, command: list[str], cwd: Path) -> str:
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """What ``pip install .`` gives."""
+    environment = Environment(tmp_path_factory.mktemp("base"))
+    environment.install(".")
+    return environment
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Only numpy, onnxruntime and Pillow beside the package."""
+    environment = Environment(tmp_path_factory.mktemp("minimal"))
+    environment.install("numpy", "onnxruntime", "pillow")
+    environment.install("--no-deps", ".")
+    return environment
+
+
+def test_no_network_is_truly_none(base: Environment, tmp_path: Path) -> None:
+    code = (
+        "import socket\n"
+        "try: socket.create_connection(('127.0.0.1', 9), timeout=1)\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    assert base.offline("python", "-c", code, cwd=tmp_path) == "Network is unreachable\n"
+
+
+def test_base_installation_is_small_and_without_tensorflow(base: Environment) -> None:
+    installed = base.packages()
+    assert not installed & {"tensorflow", "keras", "tf2onnx", "matplotlib"}
+    size = sum(path.stat().st_size for path in base.folder.rglob("*") if path.is_file())
+    assert size < 450 * MEGABYTE
+
+
+def test_chain_runs_without_tensorflow_and_network(
+    base: Environment, small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    image = str(next(photos.rglob("*.png")))
+    backbone = str(small_backbone)
+    for command in (
+        ["extract", backbone, str(photos), "-o", "codes.h5"],
+        ["train", "codes.h5", "-o", "head.onnx"],
+        ["train", "codes.h5", "-o", "sgd.onnx", "--method", "sgd"],
+        ["bundle", backbone, "head.onnx", "-o", "app.onnx"],
+        ["info", "app.onnx"],
+    ):
+        base.offline("cnncodes", *command, cwd=tmp_path)
+    printed = base.offline("cnncodes", "predict", "app.onnx", image, cwd=tmp_path)
+    assert image in printed
+
+
+def test_chain_does_not_look_for_tensorflow(
+    base: Environment, small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    code = """
+import sys
+from cnncodes.cli import main
+backbone, photos = sys.argv[1:]
+for words in (
+    ["extract", backbone, photos, "-o", "codes.h5"],
+    ["train", "codes.h5", "-o", "head.onnx"],
+    ["bundle", backbone, "head.onnx", "-o", "app.onnx"],
+    ["predict", "app.onnx", photos],
+):
+    main.main(words, standalone_mode=False)
+print(sorted({"tensorflow", "keras", "tf2onnx"} & set(sys.modules)))
+"""
+    printed = base.offline("python", "-c", code, str(small_backbone), str(photos), cwd=tmp_path)
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_export_without_tensorflow_names_the_extra(base: Environment, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [base.folder / "bin" / "cnncodes", "export", "vgg16"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: export needs tensorflow and tf2onnx; install the extra: "
+        "pip install 'cnncodes[export]'"
+    )
+
+
+def test_classifier_needs_three_packages_only(
+    minimal: Environment, app: Path, photos: Path, tmp_path: Path
+) -> None:
+    assert not minimal.packages() & {"click", "h5py", "onnx", "rich", "scikit-learn", "scipy"}
+    image = next(photos.rglob("*.png"))
+    code = (
+        "import sys\nfrom cnncodes import Classifier\n"
+        "best, *_ = Classifier(sys.argv[1]).predict(sys.argv[2])\nprint(best.label)"
+    )
+    printed = minimal.offline("python", "-c", code, str(app), str(image), cwd=tmp_path)
+    assert printed.strip() in map(str, range(10))

@@ -1,0 +1,296 @@
+"""The export against Keras itself, in processes of their own: TensorFlow stays out of this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+
+from cnncodes import Backbone
+from cnncodes.errors import MissingDependencyError, ParameterError
+from cnncodes.export.backbones import BACKBONES
+from cnncodes.export.keras_onnx import export_backbone
+from tests.conftest import Exports, run_process
+
+CODE_SHAPES = {"inception_v3": (5, 5, 2048), "vgg16": (7, 7, 512), "vgg19": (7, 7, 512)}
+
+# Builds the network again from the same seed, by Keras's public functions alone.
+KERAS_CODES = """
+import sys
+import keras
+import numpy as np
+keras_class, module, images, codes = sys.argv[1:]
+keras.utils.set_random_seed(0)
+network = getattr(keras.applications, keras_class)(
+    include_top=False, weights=None, input_shape=np.load(images).shape[1:]
+)
+prepared = getattr(keras.applications, module).preprocess_input(np.load(images).astype("float32"))
+np.save(codes, network.predict(prepared, verbose=0))
+network.save_weights(codes + ".weights.h5")
+"""
+
+
+def keras_codes(name: str, images: np.ndarray, folder: Path) -> tuple[np.ndarray, Path]:
+    """Return Keras's own codes, and the file of the weights that gave them."""
+    np.save(folder / "images.npy", images)
+    subprocess.run(
+        [
+            *(sys.executable, "-c", KERAS_CODES, BACKBONES[name].keras_class, name),
+            *(str(folder / "images.npy"), str(folder / "codes.npy")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return np.load(folder / "codes.npy"), folder / "codes.npy.weights.h5"
+
+
+def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.fixture(scope="session")
+def vgg16_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``.weights.h5`` file of VGG16, small enough to tamper with."""
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    return keras_codes("vgg16", images, tmp_path_factory.mktemp("weights"))[1]
+
+
+@pytest.mark.parametrize("name", CODE_SHAPES)
+def test_codes_are_those_of_keras(name: str, exports: Exports, tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    images[1] = images[1] // 16  # a dark and, below, a bright one
+    images[2] = 255 - images[1]
+    backbone = Backbone(exports.get(name))
+    codes = backbone.extract(images)
+    assert codes.shape == (3, *CODE_SHAPES[name])
+    assert relative_difference(codes, keras_codes(name, images, tmp_path)[0]) <= 1e-5
+    assert backbone.info.parity <= 1e-5
+    assert backbone.info.weights == "random:0"
+
+
+def test_every_row_of_the_table_is_tested() -> None:
+    assert set(BACKBONES) == set(CODE_SHAPES)
+    assert all(name == spec.name for name, spec in BACKBONES.items())
+
+
+def test_input_of_299_pixels(exports: Exports) -> None:
+    backbone = Backbone(exports.get("inception_v3", "--input-size", "299"))
+    assert backbone.code_shape == (8, 8, 2048)
+    assert backbone.info.parity <= 1e-5
+
+
+def test_earlier_layer_and_pooling(exports: Exports) -> None:
+    options = ("--input-size", "64", "--layer", "block4_pool")
+    plain = Backbone(exports.get("vgg16", *options))
+    pooled = Backbone(exports.get("vgg16", *options, "--pool", "max"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    assert plain.code_shape == (4, 4, 512)
+    assert plain.info.layer == "block4_pool"
+    np.testing.assert_allclose(
+        pooled.extract(images), plain.extract(images).max(axis=(1, 2)), rtol=1e-5
+    )
+
+
+def test_file_describes_itself(exports: Exports) -> None:
+    model = onnx.load(str(exports.get("vgg19")))
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["cnncodes.format"] == "1"
+    assert metadata["cnncodes.kind"] == "backbone"
+    assert metadata["cnncodes.backbone"] == "vgg19"
+    assert metadata["cnncodes.parity_images"].startswith("china.jpg, flower.jpg")
+    assert float(metadata["cnncodes.parity"]) > 0
+    assert "tensorflow" in metadata["cnncodes.created_with"]
+    (given,) = model.graph.input
+    (taken,) = model.graph.output
+    assert (given.name, taken.name) == ("images", "codes")
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert given.type.tensor_type.shape.dim[0].dim_param == "N"
+    assert model.opset_import[0].version <= 21
+
+
+def test_seed_chooses_the_random_weights(exports: Exports) -> None:
+    first = exports.get("vgg16", "--input-size", "32")
+    second = exports.get("vgg16", "--input-size", "32", "--seed", "1")
+    image = np.full((1, 32, 32, 3), 128, np.uint8)
+    assert not np.allclose(Backbone(first).extract(image), Backbone(second).extract(image))
+    assert Backbone(second).info.weights == "random:1"
+
+
+def test_weights_from_a_file(vgg16_weights: Path, tmp_path: Path, exports: Exports) -> None:
+    done = export_vgg16(vgg16_weights, tmp_path)
+    assert done.returncode == 0, done.stderr
+    backbone = Backbone(tmp_path / "vgg16.onnx")
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    same = Backbone(exports.get("vgg16", "--input-size", "32"))
+    np.testing.assert_allclose(backbone.extract(image), same.extract(image), rtol=1e-5)
+    assert backbone.info.weights.startswith("file:")
+
+
+def test_published_layout_is_read_under_any_name(vgg16_weights: Path, tmp_path: Path) -> None:
+    """Keras publishes its weights in the layout of Keras 1, with named layers in order."""
+    legacy = tmp_path / "downloaded.h5.1"
+    to_legacy(vgg16_weights, legacy)
+    done = export_vgg16(legacy, tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours = Backbone(tmp_path / "vgg16.onnx")
+    assert export_vgg16(vgg16_weights, tmp_path, "--overwrite").returncode == 0
+    image = np.full((1, 32, 32, 3), 77, np.uint8)
+    np.testing.assert_array_equal(
+        ours.extract(image), Backbone(tmp_path / "vgg16.onnx").extract(image)
+    )
+
+
+def test_weights_that_do_not_fit(vgg16_weights: Path, tmp_path: Path) -> None:
+    lacking = tmp_path / "lacking.weights.h5"
+    lacking.write_bytes(vgg16_weights.read_bytes())
+    with h5py.File(lacking, "r+") as file:
+        del file["layers/conv2d_3/vars/0"]
+    assert_fails(lacking, tmp_path, "layer block2_conv2 has weights of shape")
+
+    reshaped = tmp_path / "reshaped.h5"
+    to_legacy(vgg16_weights, reshaped)
+    with h5py.File(reshaped, "r+") as file:
+        group = file["conv2d_5"]
+        del group["weight_0"]
+        group["weight_0"] = np.zeros((3, 3, 8, 8), np.float32)
+    assert_fails(reshaped, tmp_path, "layer block3_conv2 has weights of shape")
+
+    other = run_process(
+        *("export", "inception_v3", "--input-size", "75", "-o", tmp_path / "x.onnx"),
+        *("--weights", vgg16_weights),
+    )
+    assert other.returncode == 1
+    assert "does not fit inception_v3 without its top: layer conv2d " in other.stderr
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.weights.h5"
+    truncated.write_bytes(vgg16_weights.read_bytes()[:1_000_000])
+    assert_fails(truncated, tmp_path, "truncated.weights.h5: not a readable HDF5 file")
+
+    foreign = tmp_path / "foreign.weights.h5"
+    with h5py.File(foreign, "w") as file:
+        file["numbers"] = [1, 2, 3]
+    assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
+
+    assert_fails(tmp_path / "absent.h5", tmp_path, "absent.h5: no such weight file")
+
+    broken = tmp_path / "broken.weights.h5"
+    broken.write_bytes(vgg16_weights.read_bytes())
+    with h5py.File(broken, "r+") as file:
+        file["layers/conv2d_12/vars/1"][0] = np.nan
+    assert_fails(broken, tmp_path, "its codes differ from Keras's by nan")
+
+
+def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *("unshare", "--net", "--map-root-user", sys.executable, "-m", "cnncodes"),
+            *("export", "vgg16", "-o", str(tmp_path / "vgg16.onnx")),
+        ],
+        env={**os.environ, "KERAS_HOME": str(tmp_path / "keras")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    for way in (
+        "--weights FILE",
+        BACKBONES["vgg16"].weights_file,
+        str(tmp_path / "keras" / "models"),
+        "copy an exported .onnx file",
+        "--weights random",
+    ):
+        assert way in line
+    assert list(tmp_path.glob("*.onnx")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; near it: mixed8"),
+        (["--input-size", "74"], "needs an input size of 75 pixels or more"),
+        (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
+    ],
+)
+def test_requests_that_cannot_be_met(options: list[str], message: str, tmp_path: Path) -> None:
+    done = run_process(
+        *("export", "inception_v3", "--weights", "random", "-o", tmp_path / "x.onnx", *options)
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_exists_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "vgg16.onnx").write_text("precious")
+    done = run_process("export", "vgg16", "--weights", "random", "-o", tmp_path / "vgg16.onnx")
+    assert done.returncode == 1
+    assert "exists already" in done.stderr
+    assert (tmp_path / "vgg16.onnx").read_text() == "precious"
+
+
+def test_json_tells_the_parity(tmp_path: Path) -> None:
+    done = run_process(
+        *("export", "vgg16", "--weights", "random", "--input-size", "32"),
+        *("-o", tmp_path / "vgg16.onnx", "--json"),
+    )
+    told = json.loads(done.stdout)
+    assert told["code_shape"] == [1, 1, 512]
+    assert 0 < told["parity"] <= 1e-5
+
+
+def test_missing_tensorflow_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [])  # nothing installed can be found
+    monkeypatch.setattr(sys, "meta_path", [])
+    with pytest.raises(MissingDependencyError, match=r"pip install 'cnncodes\[export\]'"):
+        export_backbone("vgg16", tmp_path / "vgg16.onnx")
+
+
+@pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])
+def test_library_refuses_what_is_not_in_the_table(
+    parameters: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match="there are"):
+        export_backbone(**parameters, output=tmp_path / "x.onnx")
+
+
+def export_vgg16(weights: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return run_process(
+        *("export", "vgg16", "--input-size", "32", "--weights", weights),
+        *("-o", folder / "vgg16.onnx", *options),
+    )
+
+
+def assert_fails(weights: Path, folder: Path, message: str) -> None:
+    done = export_vgg16(weights, folder)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert message in line
+    assert list(folder.glob("*.onnx")) == []
+    assert list(folder.glob(".*")) == []
+
+
+def to_legacy(weights: Path, legacy: Path) -> None:
+    """Write the weights of a ``.weights.h5`` file of VGG16 in Keras's older layout."""
+    with h5py.File(weights) as source, h5py.File(legacy, "w") as file:
+        names = [f"conv2d_{number}" if number else "conv2d" for number in range(13)]
+        file.attrs["layer_names"] = ["input_1", *names]
+        file.create_group("input_1").attrs["weight_names"] = np.array([], "S1")
+        for name in names:
+            group = file.create_group(name)
+            group.attrs["weight_names"] = ["weight_0", "weight_1"]
+            for number in range(2):
+                group[f"weight_{number}"] = source[f"layers/{name}/vars/{number}"][:]

@@ -1,0 +1,101 @@
+"""The program as a whole: help, defaults, and how failures are told."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from cnncodes import __version__
+from cnncodes.cli import main, shown
+from cnncodes.export.keras_onnx import export_backbone
+from cnncodes.extract.pipeline import extract
+from cnncodes.head.bundle import bundle
+from cnncodes.head.predict import predict_inputs
+from cnncodes.head.softmax import SGDSoftmax
+from cnncodes.head.train import train_head
+from tests.conftest import Run, run_process
+
+COMMANDS = {
+    "export": [export_backbone],
+    "extract": [extract],
+    "train": [train_head, SGDSoftmax],
+    "bundle": [bundle],
+    "predict": [predict_inputs],
+}
+# The command line chooses these differently from the library, or has them for itself alone.
+OWN = {"as_json", "layout", "output", "top"}
+
+
+@pytest.mark.parametrize("name", [*main.commands])
+def test_help_has_an_example(name: str, run: Run) -> None:
+    text = run(name, "--help").output
+    assert f"Example: cnncodes {name}" in " ".join(text.split())
+
+
+def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
+    lines = run("--help").output.split("Commands:")[1].splitlines()
+    listed = [line.split()[0] for line in lines if line.strip()]
+    assert listed == ["export", "extract", "train", "bundle", "predict", "info", "demo"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_defaults_are_those_of_the_library(name: str) -> None:
+    defaults: dict[str, object] = {}
+    for function in COMMANDS[name]:
+        signature = inspect.signature(function)
+        defaults = {key: each.default for key, each in signature.parameters.items()} | defaults
+    for parameter in main.commands[name].params:
+        if isinstance(parameter, click.Option) and parameter.name not in OWN:
+            assert parameter.name in defaults
+            if not parameter.required:
+                # Without a default click keeps a marker of its own, which differs by version.
+                plain = isinstance(parameter.default, str | int | float)
+                default = parameter.default if plain else (False if parameter.is_flag else None)
+                assert default == defaults[parameter.name], parameter.name
+
+
+def test_version(run: Run) -> None:
+    assert __version__ in run("--version").output
+
+
+def test_wrong_usage_exits_with_2(run: Run) -> None:
+    run("train", exit_code=2)
+    run("nonsense", exit_code=2)
+    run("export", "vgg61", exit_code=2)
+
+
+def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.onnx"
+    plain = run_process("predict", missing, "x.jpg")
+    assert plain.returncode == 1
+    assert plain.stdout == ""
+    assert plain.stderr == f"Error: {missing}: no such file; make one with: cnncodes bundle\n"
+    debugged = run_process("--debug", "predict", missing, "x.jpg")
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+
+def test_module_runs_as_the_script_does() -> None:
+    script = Path(sys.executable).parent / "cnncodes"
+    by_script = subprocess.run([script, "--version"], capture_output=True, check=True)
+    assert run_process("--version").stdout.encode() == by_script.stdout
+
+
+def test_reader_that_leaves_early_is_no_failure(app: Path, photos: Path) -> None:
+    command = f"{sys.executable} -m cnncodes predict {app} {photos} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_shown_escapes_what_a_terminal_must_not_get() -> None:
+    assert shown("a\nb\x1b[31m\udcff\u202e") == "a\\nb\\x1b[31m\\udcff\\u202e"
+    assert shown("Käse 猫.jpg") == "Käse 猫.jpg"

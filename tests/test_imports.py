@@ -1,0 +1,97 @@
+"""Which module may import what: start-up stays quick, and small programs stay small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("click", "h5py", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "PIL")
+HEAVY += ("scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
+
+# What importing a module may bring in, of the packages above.
+ALLOWED = {
+    "cnncodes": set(),
+    "cnncodes.cli": {"click"},
+    "cnncodes.export": set(),
+    "cnncodes.export.backbones": set(),
+    "cnncodes.export.keras_onnx": {"numpy"},
+    "cnncodes.extract": set(),
+    "cnncodes.extract.backbone": {"numpy"},
+    "cnncodes.extract.images": {"numpy", "PIL"},
+    "cnncodes.extract.sources": {"numpy", "PIL"},
+    "cnncodes.extract.store": {"numpy", "h5py"},
+    "cnncodes.extract.pipeline": {"numpy", "PIL", "h5py"},
+    "cnncodes.head": set(),
+    "cnncodes.head.classifier": {"numpy", "PIL"},
+    "cnncodes.head.predict": {"numpy", "PIL"},
+    "cnncodes.head.split": {"numpy"},
+    "cnncodes.head.bundle": {"numpy", "onnx"},
+    "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
+    "cnncodes.info": {"numpy", "PIL"},
+    "cnncodes.model_file": set(),
+    "cnncodes.progress": set(),
+}
+
+
+def imported_by(code: str, *arguments: object) -> set[str]:
+    """Run code in a fresh interpreter and tell which heavy packages it brought in."""
+    code += (
+        "\nimport json, sys\nsys.stderr.write(json.dumps("
+        "sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stderr.splitlines()[-1])) & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_module_imports_no_more_than_it_may(module: str) -> None:
+    assert imported_by(f"import {module}") <= ALLOWED[module]
+
+
+def test_command_that_predicts_imports_no_more_than_it_needs(app: Path, photos: Path) -> None:
+    image = next(photos.rglob("*.png"))
+    code = (
+        "import sys\nfrom cnncodes.cli import main\n"
+        "main.main(['predict', *sys.argv[1:]], standalone_mode=False)"
+    )
+    found = imported_by(code, app, image)
+    assert found == {"click", "numpy", "onnxruntime", "PIL"}
+
+
+def test_classifier_imports_no_more_than_a_small_program_has(app: Path, photos: Path) -> None:
+    image = next(photos.rglob("*.png"))
+    code = (
+        "import sys\nfrom cnncodes import Classifier\nClassifier(sys.argv[1]).predict(sys.argv[2])"
+    )
+    assert imported_by(code, app, image) == {"numpy", "onnxruntime", "PIL"}
+
+
+def test_tensorflow_is_named_in_one_module_only() -> None:
+    package = Path(__file__).parent.parent / "cnncodes"
+    naming = {
+        path.name
+        for path in package.rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if line.strip().startswith(("import ", "from "))
+        and any(f" {name}" in line for name in ("tensorflow", "keras", "tf2onnx"))
+    }
+    assert naming == {"keras_onnx.py"}
+
+
+def test_public_names_are_there() -> None:
+    import cnncodes
+
+    for name in cnncodes.__all__:
+        assert getattr(cnncodes, name) is not None
+    assert set(cnncodes.__all__) == set(dir(cnncodes))
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = cnncodes.Nonsense
