@@ -310,7 +310,7 @@ def _keras3_shapes(file: Any, layers: list[Any]) -> list[list[tuple[int, ...]]]:
     counts: dict[str, int] = {}
     found = []
     for layer in layers:
-        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
         number = counts.get(kind, 0)
         counts[kind] = number + 1
         key = f"layers/{kind}_{number}/vars" if number else f"layers/{kind}/vars"

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from cnncodes import Backbone
-from cnncodes.errors import MissingDependencyError, ParameterError
+from cnncodes.errors import ParameterError
 from cnncodes.export.backbones import BACKBONES
 from cnncodes.export.keras_onnx import export_backbone
 from tests.conftest import Exports, run_process
@@ -248,15 +248,6 @@ def test_json_tells_the_parity(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["code_shape"] == [1, 1, 512]
     assert 0 < told["parity"] <= 1e-5
-
-
-def test_missing_tensorflow_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(sys, "path", [])  # nothing installed can be found
-    monkeypatch.setattr(sys, "meta_path", [])
-    with pytest.raises(MissingDependencyError, match=r"pip install 'cnncodes\[export\]'"):
-        export_backbone("vgg16", tmp_path / "vgg16.onnx")
 
 
 @pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])
