@@ -19,6 +19,7 @@ import click
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
 from cnncodes.export.backbones import BACKBONES
+from cnncodes.text import shown
 
 if TYPE_CHECKING:
     from cnncodes.head.classifier import FilePrediction
@@ -57,14 +58,6 @@ class Program(click.Group):
 def _fail(message: str) -> None:
     click.echo(f"Error: {shown(' '.join(message.split()))}", err=True)
     raise click.exceptions.Exit(1)
-
-
-def shown(text: str) -> str:
-    """Escape what a terminal must not be sent: control characters and undecodable bytes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def _help(summary: str, example: str) -> dict[str, str]:
@@ -321,11 +314,13 @@ def train(
 
 
 def _print_epoch(epoch: Epoch) -> None:
-    click.echo(
-        f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}  validation loss "
-        f"{epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:.1%}",
-        err=True,
-    )
+    line = f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}"
+    if epoch.validation_loss is not None:
+        line += (
+            f"  validation loss {epoch.validation_loss:.4f}  accuracy "
+            f"{epoch.validation_accuracy:.1%}"
+        )
+    click.echo(line, err=True)
 
 
 def _print_score(part: str, score: Score, weights: str) -> None:
@@ -369,7 +364,7 @@ def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: b
     )
 )
 @click.argument("app", type=_path())
-@click.argument("images", nargs=-1, required=True, type=_path(allow_dash=True), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes.")
 @click.option(
     "--format",
@@ -385,7 +380,7 @@ def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: b
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
-def predict(app: Path, images: tuple[Path, ...], top: int, layout: str, max_pixels: int) -> None:
+def predict(app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int) -> None:
     """Name what is on images: files, folders of them, or - for one on standard input."""
     from cnncodes.head.classifier import Classifier
     from cnncodes.head.predict import predict_inputs
@@ -448,7 +443,7 @@ def info(file: Path, as_json: bool) -> None:
     if as_json:
         _print_json(described)
     else:
-        click.echo("\n".join(shown(line) for line in as_text(described).splitlines()))
+        click.echo(as_text(described))
 
 
 @main.command(
@@ -475,4 +470,8 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.extract.images import SIGNATURE_LENGTH, has_image_signature
 from cnncodes.extract.sources import find_images
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.text import shown
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -65,11 +66,11 @@ def _describe_source(path: Path) -> dict[str, Any]:
 def _describe_hdf5(path: Path) -> dict[str, Any]:
     import h5py
 
-    from cnncodes.extract.store import CodeStore
+    from cnncodes.extract.store import CodeStore, text_attribute
 
     try:
         with h5py.File(path) as file:
-            kind, complete = file.attrs.get("kind"), file.attrs.get("complete")
+            kind, complete = text_attribute(file, "kind"), file.attrs.get("complete")
             keras = "layer_names" in file.attrs or "layers" in file
     except OSError as error:
         reason = str(error).partition("\n")[0]
@@ -106,7 +107,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except DecodeError:
         return {}
     if not model.graph.node:  # almost any bytes may pass for a message without fields
@@ -160,9 +161,14 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
 def _shape_text(value: Any) -> str:
     import onnx
 
+    if value.type.WhichOneof("value") != "tensor_type":
+        return f"{value.name}: not a tensor"
     tensor = value.type.tensor_type
     lengths = [str(each.dim_param or each.dim_value) for each in tensor.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    try:
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        dtype = f"type {tensor.elem_type}"
     return f"{value.name}: {dtype} [{', '.join(lengths)}]"
 
 
@@ -177,7 +183,7 @@ def as_text(described: dict[str, Any]) -> str:
             rows.append((key, value))
     width = max(len(key) for key, _ in rows)
     return "\n".join(
-        f"{key.replace('_', ' '):{width}}  {_value_text(value)}" for key, value in rows
+        f"{shown(key.replace('_', ' ')):{width}}  {_value_text(value)}" for key, value in rows
     )
 
 
@@ -186,8 +192,8 @@ def _value_text(value: Any) -> str:
         return f"{value:.2g}"
     if isinstance(value, dict):
         return ", ".join(
-            f"{key} {_value_text(each)}" for key, each in value.items() if each is not None
+            f"{shown(key)} {_value_text(each)}" for key, each in value.items() if each is not None
         )
     if isinstance(value, list):
         return ", ".join(_value_text(each) for each in value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return shown(value) if isinstance(value, str) else json.dumps(value)

@@ -83,12 +83,14 @@ class BackboneInfo:
         """
         try:
             text = {field.name: metadata[PREFIX + field.name] for field in fields(cls)}
+            if not all(isinstance(value, str) for value in text.values()):
+                raise TypeError("an entry is not a string")
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
         except KeyError as error:
             raise FileFormatError(
                 f"{path}: the metadata entry {error.args[0]} is missing; export it again"
             ) from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path}: the metadata are damaged ({error}); export it again"
             ) from error
@@ -144,9 +146,12 @@ class HeadInfo:
             labels = json.loads(metadata[PREFIX + "labels"])
             if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
                 raise ValueError("the labels are not a list of names")
+            training = json.loads(metadata[PREFIX + "training"])
+            if not isinstance(training, dict):
+                raise ValueError("the training is not an object")
             return cls(
                 labels=tuple(labels),
-                training=json.loads(metadata[PREFIX + "training"]),
+                training=training,
                 backbone=BackboneInfo.from_metadata(
                     json.loads(metadata[PREFIX + "backbone_info"]), path
                 ),
@@ -186,7 +191,13 @@ def check_kind(metadata: Mapping[str, str], path: Path, kind: str) -> None:
         )
     found = metadata.get(PREFIX + "kind", "file of no kind")
     if found != kind:
-        raise FileFormatError(f"{path}: is a {found}, but a {kind} is needed; {remedy}")
+        raise FileFormatError(
+            f"{path}: is {_with_article(found)}, but {_with_article(kind)} is needed; {remedy}"
+        )
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun == "app" else f"a {noun}"
 
 
 def available_threads() -> int:
@@ -225,7 +236,8 @@ def open_session(
     import onnxruntime
 
     if not path.is_file():
-        raise FileFormatError(f"{path}: no such file; {REMEDIES[kind]}")
+        fault = "is a folder" if path.is_dir() else "no such file"
+        raise FileFormatError(f"{path}: {fault}; {REMEDIES[kind]}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter

@@ -61,7 +61,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         As `check_output`, or when the file system refuses the write.
     """
     check_output(path, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".cnncodes-")
     os.close(handle)
     temporary = Path(name)
     try:

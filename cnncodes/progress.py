@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
 from types import TracebackType
@@ -62,7 +62,7 @@ class Progress:
             return
         self._last_shown = now
         if self._on_terminal:
-            width = shutil.get_terminal_size().columns - 1
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
             filled = BAR_WIDTH * self._done // max(self._total, 1)
             bar = "━" * filled + "─" * (BAR_WIDTH - filled)
             self._write(f"{_ERASE_LINE}{f'{bar} {self._state(now)}'[:width]}")

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from cnncodes import __version__
-from cnncodes.cli import main, shown
+from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
@@ -94,8 +94,3 @@ def test_reader_that_leaves_early_is_no_failure(app: Path, photos: Path) -> None
     )
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
-
-
-def test_shown_escapes_what_a_terminal_must_not_get() -> None:
-    assert shown("a\nb\x1b[31m\udcff\u202e") == "a\\nb\\x1b[31m\\udcff\\u202e"
-    assert shown("Käse 猫.jpg") == "Käse 猫.jpg"

@@ -21,6 +21,7 @@ import io
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,23 +94,17 @@ def decode_image(
         raise ImageError("empty file")
     if not has_image_signature(content[:SIGNATURE_LENGTH]):
         raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            n_pixels = image.width * image.height
-            if n_pixels > max_pixels:
-                raise ImageError(
-                    f"{image.width} x {image.height} is {n_pixels / 1e6:.0f} megapixels, more "
-                    f"than {max_pixels / 1e6:.0f} (--max-pixels)"
-                )
-            return prepare_image(image, size)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("damaged: its header cannot be read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels (--max-pixels)") from error
-    except Exception as error:  # damaged files raise whatever the decoder stumbled on
-        raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+    with (
+        _as_image_errors(max_pixels),
+        Image.open(io.BytesIO(content), formats=FORMATS) as image,
+    ):
+        n_pixels = image.width * image.height
+        if n_pixels > max_pixels:
+            raise ImageError(
+                f"{image.width} x {image.height} is {n_pixels / 1e6:.0f} megapixels, more "
+                f"than {max_pixels / 1e6:.0f} (--max-pixels)"
+            )
+        return prepare_image(image, size)
 
 
 def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -130,20 +125,46 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        The image has 32 bits a channel.
+        The image has 32 bits a channel, or turns out to be damaged.
     """
-    image = _to_rgb(ImageOps.exif_transpose(image))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    with _as_image_errors():
+        image = _to_rgb(_upright(image))
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+@contextmanager
+def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
+    """Tell in one line what Pillow found; damaged files raise whatever it stumbled on."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("damaged: its header cannot be read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels (--max-pixels)") from error
+    except Exception as error:
+        raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, if there is one that can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF raises many things; damaged pixels will raise again
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ImageError("32-bit pixels, whose white is not defined: save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
-        sixteen = np.asarray(image).astype(np.float32)
-        image = Image.fromarray(np.round(sixteen / 257).astype(np.uint8))
+        sixteen = np.asarray(image)
+        eight = np.round(sixteen.astype(np.float32) / 257).astype(np.uint8)
+        eight[sixteen == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(eight)
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")
@@ -178,6 +199,9 @@ def load_image(
 ) -> LoadedImage:
     """Read and decode one file; a failure is told in the result, not raised."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # A pipe would be waited for; a folder gives an error of its own.
+            return LoadedImage(index, None, "", "cannot be read: not a file")
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
         reason = getattr(error, "strerror", None) or str(error)

@@ -15,9 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncodes.errors import ImageError, SourceError
 from cnncodes.extract.backbone import Backbone
@@ -135,25 +135,27 @@ def extract(
     started = time.monotonic()
     with _open_store(output, network, images, str(source), dtype, max_pixels) as store:
         n_resumed = store.n_seen
-        if progress is not None:
-            progress.begin(len(images.paths), n_resumed)
-        loaded = load_images(
-            images.files()[n_resumed:],
-            network.info.input_size,
-            threads=threads,
-            ahead=2 * batch_size,
-            max_pixels=max_pixels,
-        )
         try:
+            if on_error == "fail":
+                _refuse(store.skipped)
+            if progress is not None:
+                progress.begin(len(images.paths), n_resumed)
+            loaded = load_images(
+                images.files()[n_resumed:],
+                network.info.input_size,
+                threads=threads,
+                ahead=2 * batch_size,
+                max_pixels=max_pixels,
+            )
             with closing(loaded), ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
                 writing: Future[None] | None = None
                 for batch in in_batches(loaded, batch_size):
+                    rows = _compute(network, images, n_resumed, batch)
                     if on_error == "fail":
-                        _refuse_unusable(batch, images.paths[n_resumed:])
-                    codes = _compute(network, batch)
+                        _refuse(rows["skipped"])
                     if writing is not None:
                         writing.result()  # one batch waits at most, and a full disk is told now
-                    writing = writer.submit(_append, store, images, n_resumed, batch, codes)
+                    writing = writer.submit(store.append, **rows)
                     if progress is not None:
                         progress.advance(len(batch))
                 if writing is not None:
@@ -165,6 +167,8 @@ def extract(
                     f"{path}: {reason}"
                 )
         except KeyboardInterrupt:
+            if len(store) == 0:
+                raise
             raise KeyboardInterrupt(
                 f"{store.path} keeps {store.n_seen} of {len(images.paths)} images; the same "
                 "command goes on from there"
@@ -172,17 +176,21 @@ def extract(
         finally:
             if len(store) == 0:
                 store.discard()
-        extraction = Extraction(
-            path=output,
-            n_images=len(store),
-            n_unlabelled=int((store.labels < 0).sum()),
-            n_resumed=n_resumed,
-            skipped=store.skipped,
-            class_names=store.class_names,
-            code_shape=network.code_shape,
-            seconds=time.monotonic() - started,
-        )
-        store.finish(output)
+        return _finish(store, output, n_resumed, started)
+
+
+def _finish(store: CodeStore, output: Path, n_resumed: int, started: float) -> Extraction:
+    extraction = Extraction(
+        path=output,
+        n_images=len(store),
+        n_unlabelled=int((store.labels < 0).sum()),
+        n_resumed=n_resumed,
+        skipped=store.skipped,
+        class_names=store.class_names,
+        code_shape=tuple(store.codes.shape[1:]),
+        seconds=time.monotonic() - started,
+    )
+    store.finish(output)
     return extraction
 
 
@@ -222,37 +230,29 @@ def _identify(network: Backbone, images: Source, dtype: str, max_pixels: int) ->
     return digest.hexdigest()
 
 
-def _refuse_unusable(batch: Sequence[LoadedImage], paths: Sequence[str]) -> None:
-    for image in batch:
-        if image.pixels is None:
-            raise ImageError(
-                f"{paths[image.index]}: {image.problem}; mend or remove it, or pass --on-error skip"
-            )
+def _refuse(skipped: Sequence[tuple[str, str]]) -> None:
+    for path, problem in skipped:
+        raise ImageError(f"{path}: {problem}; mend or remove it, or pass --on-error skip")
 
 
-def _compute(network: Backbone, batch: Sequence[LoadedImage]) -> NDArray[np.float32]:
-    pixels = [image.pixels for image in batch if image.pixels is not None]
-    if not pixels:
-        return np.empty((0, *network.code_shape), np.float32)
-    return network.extract(np.stack(pixels))
-
-
-def _append(
-    store: CodeStore,
-    images: Source,
-    offset: int,
-    batch: Sequence[LoadedImage],
-    codes: NDArray[np.float32],
-) -> None:
+def _compute(
+    network: Backbone, images: Source, offset: int, batch: Sequence[LoadedImage]
+) -> dict[str, Any]:
+    """Compute the codes of a batch; return what `CodeStore.append` takes."""
     usable = [image for image in batch if image.pixels is not None]
-    store.append(
-        codes,
-        labels=[images.labels[offset + image.index] for image in usable],
-        paths=[images.paths[offset + image.index] for image in usable],
-        digests=[image.digest for image in usable],
-        skipped=[
+    pixels = [image.pixels for image in batch if image.pixels is not None]
+    if pixels:
+        codes = network.extract(np.stack(pixels))
+    else:
+        codes = np.empty((0, *network.code_shape), np.float32)
+    return {
+        "codes": codes,
+        "labels": [images.labels[offset + image.index] for image in usable],
+        "paths": [images.paths[offset + image.index] for image in usable],
+        "digests": [image.digest for image in usable],
+        "skipped": [
             (images.paths[offset + image.index], image.problem)
             for image in batch
             if image.pixels is None
         ],
-    )
+    }

@@ -105,7 +105,7 @@ def _from_folder(source: Path) -> list[tuple[str, str]]:
     """Give path and label of each image of a folder; the label is "" in a flat one."""
     children = _children(source)
     flat = [Path(entry.path) for entry in children if _is_image(entry)]
-    classes = [entry.name for entry in children if entry.is_dir()]
+    classes = [entry.name for entry in children if _is_folder(entry, follow_symlinks=True)]
     below = {name: images_below(source / name) for name in sorted(classes)}
     labelled = [
         (path.relative_to(source).as_posix(), name) for name in below for path in below[name]
@@ -167,7 +167,7 @@ def _refuse_case_twins(source: Path, class_names: list[str]) -> None:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for entry in _children(folder):
-        if entry.is_dir(follow_symlinks=False):
+        if _is_folder(entry, follow_symlinks=False):
             yield from _walk(Path(entry.path))
         elif _is_image(entry):
             yield Path(entry.path)
@@ -183,12 +183,22 @@ def _children(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     """Tell whether a directory entry is an image, or claims to be one by its ending."""
+    claimed = Path(entry.name).suffix.lower() in SUFFIXES
     try:
         if not stat.S_ISREG(entry.stat().st_mode):
             return False
-        if Path(entry.name).suffix.lower() in SUFFIXES:
+        if claimed:
             return True
         with open(entry.path, "rb") as file:  # noqa: PTH123 - thousands of Path objects saved
             return has_image_signature(file.read(SIGNATURE_LENGTH))
-    except OSError:  # a broken link, or a file nobody may read and no ending claims
+    except PermissionError:  # listed by its ending, so that the reason is told later
+        return claimed
+    except OSError:  # a broken link
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    except OSError:  # a link that leads to itself
         return False

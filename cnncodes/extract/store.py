@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, OutputError
-from cnncodes.model_file import PREFIX, BackboneInfo
+from cnncodes.model_file import BackboneInfo
 
 FORMAT = "1"
 CHUNK_BYTES = 64 * 1024
@@ -150,8 +150,13 @@ class CodeStore:
             raise OutputError(f"{path}: another extraction is writing it; wait for it") from error
         except OSError:
             return None
-        if store._file.attrs.get("request") == request and store._consistent():
-            return store
+        try:
+            if text_attribute(store._file, "request") == request and store._consistent():
+                for start in range(0, len(store), 256):
+                    store.codes[start : start + 256]  # a block never written cannot be read
+                return store
+        except Exception:  # what a crash left may hold anything; it is made anew
+            pass
         store.close()
         return None
 
@@ -170,7 +175,8 @@ class CodeStore:
         OutputError
             The codes do not fit the stored dtype, or the disk refuses them.
         """
-        stored = codes.astype(self.codes.dtype) if len(codes) else codes
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
+            stored = codes.astype(self.codes.dtype) if len(codes) else codes
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
@@ -277,31 +283,37 @@ class CodeStore:
 
     def _check(self) -> None:
         """Refuse a file that is not a whole codes file of this format."""
-        attributes = self._file.attrs
-        if attributes.get("kind") != "codes":
+        if text_attribute(self._file, "kind") != "codes":
             raise FileFormatError(
                 f"{self.path}: an HDF5 file, but not one of codes; make one with: cnncodes extract"
             )
-        if attributes.get("format") != FORMAT:
+        version = text_attribute(self._file, "format")
+        if version != FORMAT:
             raise FileFormatError(
-                f"{self.path}: is in format {attributes.get('format')!r}, this release reads "
-                f"format {FORMAT}; install a newer cnncodes"
+                f"{self.path}: is in format {version!r}, this release reads format {FORMAT}; "
+                "install a newer cnncodes"
             )
-        if not attributes.get("complete", False):
+        if not self._file.attrs.get("complete", False):
             raise FileFormatError(
                 f"{self.path}: is unfinished; run the same cnncodes extract again to go on with it"
             )
         try:
-            consistent = self._consistent()
-            n_classes = len(self.class_names)
-            known_backbone = PREFIX + "backbone" in json.loads(attributes["backbone"])
-            labels = self.labels
-        except (KeyError, ValueError, OSError) as error:
+            names, labels = self.class_names, self.labels
+            whole = (
+                self._consistent()
+                and isinstance(names, list)
+                and all(isinstance(name, str) for name in names)
+                and labels.dtype == np.int32
+                and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
+                and bool(self.backbone and self.backbone_sha256)
+            )
+        except FileFormatError:  # the description of the backbone is not one
+            whole = False
+        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
             raise FileFormatError(
                 f"{self.path}: is damaged ({_reason(error)}); extract it again"
             ) from error
-        outside = len(labels) > 0 and (labels.min() < -1 or labels.max() >= n_classes)
-        if not consistent or outside or not known_backbone:
+        if not whole:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
 
     def _consistent(self) -> bool:
@@ -309,6 +321,12 @@ class CodeStore:
         images = {self._file[name].shape[0] for name in ("codes", "labels", "paths", "digests")}
         skips = {self._file[name].shape[0] for name in ("skipped/paths", "skipped/reasons")}
         return len(images) == len(skips) == 1
+
+
+def text_attribute(file: h5py.File, name: str) -> str:
+    """Return a file's attribute, or "" where it is absent or anything but a text."""
+    value = file.attrs.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _open_hdf5(path: Path, mode: str) -> h5py.File:
@@ -342,8 +360,11 @@ def _extend(dataset: h5py.Dataset, values: Any) -> None:
 
 
 def _encode(text: str) -> bytes:
-    """File names need not be UTF-8; the bytes that are not survive the round trip."""
-    return text.encode("utf-8", "surrogateescape")
+    """File names need not be UTF-8; the bytes that are not survive the round trip.
+
+    HDF5's strings end at a null byte. No file name has one, but a path in a CSV file may.
+    """
+    return text.replace("\0", "\\0").encode("utf-8", "surrogateescape")
 
 
 def _decode(dataset: h5py.Dataset) -> list[str]:

@@ -45,7 +45,7 @@ def bundle(
     backbone, head, output = Path(backbone), Path(head), Path(output)
     check_output(output, overwrite=overwrite)
     network = Backbone(backbone)
-    _, metadata = open_session(head, "head")
+    session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     if info.backbone_sha256 != network.sha256:
         raise FileFormatError(
@@ -53,7 +53,13 @@ def bundle(
             f"({network.info.backbone}, {network.info.weights}); bundle it with that file, or "
             "extract and train again"
         )
-    first, second = onnx.load(str(backbone)), onnx.load(str(head))
+    given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
+    taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
+    if given != [("codes", network.code_shape)] or taken != [
+        ("probabilities", (len(info.labels),))
+    ]:
+        raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
+    first, second = (onnx.load(str(path), format="protobuf") for path in (backbone, head))
     for model in (first, second):
         del model.metadata_props[:]  # they differ, and merge_models refuses that
     joined = onnx.compose.merge_models(

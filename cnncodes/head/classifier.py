@@ -19,6 +19,7 @@ from cnncodes.extract.images import (
     DEFAULT_MAX_PIXELS,
     decode_image,
     in_batches,
+    load_image,
     load_images,
     prepare_image,
 )
@@ -140,13 +141,10 @@ class Classifier:
         elif isinstance(image, bytes):
             pixels = decode_image(image, self.input_size, max_pixels=max_pixels)
         else:
-            try:
-                content = Path(image).read_bytes()
-                pixels = decode_image(content, self.input_size, max_pixels=max_pixels)
-            except OSError as error:
-                raise ImageError(f"{image}: cannot be read ({error.strerror})") from error
-            except ImageError as error:
-                raise ImageError(f"{image}: {error}") from error
+            loaded = load_image(0, Path(image), self.input_size, max_pixels)
+            if loaded.pixels is None:
+                raise ImageError(f"{image}: {loaded.problem}")
+            pixels = loaded.pixels
         return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
     def predict_files(

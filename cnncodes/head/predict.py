@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cnncodes.errors import ImageError
+from cnncodes.errors import ImageError, SourceError
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import images_below
 from cnncodes.head.classifier import Classifier, FilePrediction
 
-STANDARD_INPUT = Path("-")
+STANDARD_INPUT = "-"
 
 
 def predict_inputs(
     classifier: Classifier,
-    inputs: Sequence[Path],
+    inputs: Sequence[str],
     standard_input: BinaryIO,
     top: int | None = None,
     *,
@@ -28,9 +28,9 @@ def predict_inputs(
     ----------
     classifier : Classifier
         What classifies.
-    inputs : sequence of Path
+    inputs : sequence of str
         Image files; folders, of which all images below are taken; ``-``, one image on
-        standard input.
+        standard input. A file of that name is ``./-``.
     standard_input : binary file
         Where ``-`` is read from.
     top : int, optional
@@ -46,29 +46,33 @@ def predict_inputs(
     Raises
     ------
     SourceError
-        A folder cannot be read.
+        A folder cannot be read or holds no images.
     """
     for is_standard_input, paths in _grouped(inputs):
         if is_standard_input:
             try:
                 predictions = classifier.predict(standard_input.read(), top, max_pixels=max_pixels)
-                yield FilePrediction(STANDARD_INPUT, predictions, "")
+                yield FilePrediction(Path(STANDARD_INPUT), predictions, "")
             except ImageError as error:
-                yield FilePrediction(STANDARD_INPUT, [], str(error))
+                yield FilePrediction(Path(STANDARD_INPUT), [], str(error))
         else:
             yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
 
 
-def _grouped(inputs: Sequence[Path]) -> Iterator[tuple[bool, list[Path]]]:
+def _grouped(inputs: Sequence[str]) -> Iterator[tuple[bool, list[Path]]]:
     """Expand folders, and keep runs of files together so that they share batches."""
     files: list[Path] = []
-    for path in inputs:
-        if path == STANDARD_INPUT:
+    for name in inputs:
+        path = Path(name)
+        if name == STANDARD_INPUT:
             yield False, files
             yield True, []
             files = []
         elif path.is_dir():
-            files += images_below(path)
+            found = images_below(path)
+            if not found:
+                raise SourceError(f"{path}: no images in this folder")
+            files += found
         else:
             files.append(path)
     yield False, files

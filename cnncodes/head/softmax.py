@@ -39,14 +39,14 @@ class Epoch:
         From 1 on.
     train_loss : float
         Mean cross-entropy of the batches as they were trained on.
-    validation_loss, validation_accuracy : float
-        On the held-out part; NaN where there is none.
+    validation_loss, validation_accuracy : float or None
+        On the held-out part; None where there is none.
     """
 
     number: int
     train_loss: float
-    validation_loss: float
-    validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
 
 
 class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -140,7 +140,8 @@ class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            A parameter is out of range, there is one class only, or X is not finite.
+            A parameter is out of range, there is one class only, X is not finite, or the
+            training diverged.
         """
         self._check_parameters()
         features: NDArray[np.float32]
@@ -175,9 +176,13 @@ class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 *_loss_and_accuracy(features[held_out] @ weights + bias, targets[held_out]),
             )
             self.history_.append(epoch)
+            if not np.isfinite(epoch.train_loss):
+                raise ValueError(f"diverged in epoch {number}; lower learning_rate")
             if on_epoch is not None:
                 on_epoch(epoch)
-            score = (epoch.validation_accuracy, -epoch.validation_loss)
+            score = (-np.inf, -np.inf)
+            if epoch.validation_loss is not None and epoch.validation_accuracy is not None:
+                score = (epoch.validation_accuracy, -epoch.validation_loss)
             if score > best or not len(held_out):
                 best = score
                 self.best_epoch_ = number
@@ -224,6 +229,12 @@ class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("epochs and batch_size must be 1 or more")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError("validation_fraction must be at least 0 and below 1")
+        if self.learning_rate is not None and not 0 < self.learning_rate < np.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        if not 0 <= self.l2 < np.inf:
+            raise ValueError(f"l2 must be at least 0 and finite, not {self.l2}")
 
     def _hold_out(
         self, targets: NDArray[np.intp], random: np.random.RandomState
@@ -284,8 +295,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _loss_and_accuracy(
     logits: NDArray[np.float32], targets: NDArray[np.intp]
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     if len(targets) == 0:
-        return float("nan"), float("nan")
+        return None, None
     picked = log_softmax(logits)[np.arange(len(targets)), targets]
     return -float(picked.mean()), float((logits.argmax(axis=1) == targets).mean())

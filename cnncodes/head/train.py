@@ -276,10 +276,15 @@ def _fit_sgd(
     parameters: dict[str, Any],
     on_epoch: Callable[[Epoch], None] | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-    model = SGDSoftmax(random_state=seed, **parameters).fit(X, y, on_epoch)
+    model = SGDSoftmax(random_state=seed % 2**32, **parameters)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+            model.fit(X, y, on_epoch)
+    except ValueError as error:
+        raise TrainingError(f"sgd: {error}") from error
     kept = model.history_[model.best_epoch_ - 1]
     fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
-    if not np.isnan(kept.validation_accuracy):
+    if kept.validation_accuracy is not None:
         fitted["validation_accuracy"] = kept.validation_accuracy
     return model.coef_.T, model.intercept_, fitted
 

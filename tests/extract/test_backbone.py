@@ -1,0 +1,171 @@
+"""The network behind its file, and the files that are none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cnncodes import Backbone
+from cnncodes.errors import FileFormatError
+from cnncodes.model_file import BackboneInfo
+
+SIZE = 4
+INFO = BackboneInfo(
+    backbone="vgg16",
+    weights="random:0",
+    input_size=SIZE,
+    layer="mean",
+    pool="avg",
+    precision="float32",
+    parity=0.0,
+    parity_images="none",
+    created_with="a test",
+)
+
+
+def write_backbone(
+    path: Path,
+    *,
+    factor: float = 1.0,
+    pooled: bool = True,
+    metadata: dict[str, str] | None = None,
+    shape: tuple[object, ...] = ("N", SIZE, SIZE, 3),
+    names: tuple[str, str] = ("images", "codes"),
+) -> Path:
+    """Write the least of a backbone: its codes are the mean colour, or all, times `factor`."""
+    images, codes = names
+    code_shape = ("N", 3) if pooled else ("N", SIZE, SIZE, 3)
+    nodes = [
+        helper.make_node("Cast", [images], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("Mul", ["means" if pooled else "numbers", "factor"], [codes]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info(images, TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info(codes, TensorProto.FLOAT, code_shape)],
+        [helper.make_tensor("factor", TensorProto.FLOAT, (), [factor])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, INFO.to_metadata() if metadata is None else metadata)
+    onnx.save(model, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(FileFormatError) as caught:
+        Backbone(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+def noise(n_images: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), np.uint8)
+
+
+def test_says_what_it_is(small_backbone: Path) -> None:
+    backbone = Backbone(small_backbone)
+    assert backbone.code_shape == (2048,)
+    assert backbone.info.backbone == "inception_v3"
+    assert (backbone.info.input_size, backbone.info.pool) == (75, "avg")
+    assert backbone.sha256 == hashlib.sha256(small_backbone.read_bytes()).hexdigest()
+
+
+def test_computes_each_image_for_itself(small_backbone: Path) -> None:
+    images = noise(5, 75)
+    codes = Backbone(str(small_backbone)).extract(images)
+    assert codes.shape == (5, 2048)
+    assert codes.dtype == np.float32
+    assert np.abs(codes[0] - codes[3]).max() > 1e-4  # or the comparison below means nothing
+    alone = Backbone(small_backbone, threads=1).extract(images[3:4])
+    np.testing.assert_allclose(alone[0], codes[3], rtol=1e-4, atol=1e-7)
+
+
+def test_computes_what_the_graph_says(tmp_path: Path) -> None:
+    images = noise(3, SIZE)
+    backbone = Backbone(write_backbone(tmp_path / "mean.onnx", factor=2))
+    assert backbone.code_shape == (3,)
+    assert backbone.info == INFO
+    np.testing.assert_allclose(backbone.extract(images), 2 * images.mean(axis=(1, 2)), rtol=1e-6)
+    assert backbone.extract(images[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, SIZE, SIZE, 3), np.float32),
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+        np.zeros((1, 3, SIZE, SIZE), np.uint8),
+        np.zeros((1, SIZE + 1, SIZE, 3), np.uint8),
+        np.zeros((1, SIZE, SIZE, 4), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}",
+)
+def test_refuses_other_arrays(tmp_path: Path, images: np.ndarray) -> None:
+    backbone = Backbone(write_backbone(tmp_path / "mean.onnx"))
+    with pytest.raises(ValueError, match=r"must be uint8 of shape \(n_images, 4, 4, 3\), not "):
+        backbone.extract(images)
+
+
+def test_refuses_what_is_no_model(tmp_path: Path) -> None:
+    for name, content in (("text", b"no model"), ("empty", b""), ("zeros", b"\0" * 100)):
+        (tmp_path / name).write_bytes(content)
+        refusal(tmp_path / name)
+    for name, fault in (("missing", "no such file"), (".", "is a folder")):
+        assert f"{fault}; make one with: cnncodes export" in refusal(tmp_path / name)
+
+
+def test_refuses_a_damaged_model(tmp_path: Path, small_backbone: Path) -> None:
+    content = small_backbone.read_bytes()
+    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
+    assert "cannot be opened as an ONNX model" in refusal(tmp_path / "half.onnx")
+
+
+def test_refuses_heads_and_apps(head: Path, app: Path) -> None:
+    assert "is a head, but a backbone is needed; make one with: cnncodes export" in refusal(head)
+    assert "is an app" in refusal(app)
+
+
+GOOD = INFO.to_metadata()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({}, "an ONNX model, but not one of cnncodes; make one with: cnncodes export"),
+        ({"author": "another program"}, "an ONNX model, but not one of cnncodes"),
+        (GOOD | {"cnncodes.format": "2"}, "is in format '2', this release reads format 1"),
+        (GOOD | {"cnncodes.kind": "head"}, "is a head, but a backbone is needed"),
+        ({k: v for k, v in GOOD.items() if k != "cnncodes.kind"}, "is a file of no kind"),
+        ({k: v for k, v in GOOD.items() if k != "cnncodes.layer"}, "cnncodes.layer is missing"),
+        (GOOD | {"cnncodes.input_size": "large"}, "the metadata are damaged"),
+        (GOOD | {"cnncodes.input_size": "5"}, "its input or output is not that of a backbone"),
+    ],
+)
+def test_refuses_metadata_it_cannot_use(
+    tmp_path: Path, metadata: dict[str, str], reason: str
+) -> None:
+    assert reason in refusal(write_backbone(tmp_path / "odd.onnx", metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shape": (1, SIZE, SIZE, "channels")},
+        {"shape": ("N", 3, SIZE, SIZE)},
+        {"names": ("pixels", "codes")},
+        {"names": ("images", "probabilities")},
+    ],
+    ids=str,
+)
+def test_refuses_a_graph_that_is_not_as_said(tmp_path: Path, options: dict[str, object]) -> None:
+    path = write_backbone(tmp_path / "odd.onnx", **options)
+    assert "its input or output is not that of a backbone; export it again" in refusal(path)

@@ -1,0 +1,399 @@
+"""What becomes of one image file, and of many."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from cnncodes.errors import ImageError
+from cnncodes.extract.images import (
+    LoadedImage,
+    decode_image,
+    has_image_signature,
+    in_batches,
+    load_image,
+    load_images,
+)
+
+RANDOM = np.random.default_rng(0)
+SIDE = 4  # the images below are asked for in their own size, so that no resizing blurs them
+RGB = RANDOM.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+GREY = RANDOM.integers(0, 256, (SIDE, SIDE), np.uint8)
+BITS = GREY > 127
+INDICES = np.arange(16, dtype=np.uint8).reshape(SIDE, SIDE)
+PALETTE = RANDOM.integers(0, 256, (16, 3), np.uint8)
+ALPHA = np.resize(np.array([0, 128, 255], np.uint8), (SIDE, SIDE))
+
+
+def encoded(image: Image.Image, layout: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, layout, **options)
+    return buffer.getvalue()
+
+
+def grey_as_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return colour * share + 255 * (1 - share)
+
+
+def with_palette() -> Image.Image:
+    image = Image.fromarray(INDICES, "L").copy()
+    image.putpalette(PALETTE.tobytes())
+    return image
+
+
+def reason_of(content: bytes, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_image(content, SIDE, **options)
+    return str(caught.value)
+
+
+OPAQUE = {
+    "1": (Image.fromarray(BITS), grey_as_rgb(np.where(BITS, 255, 0)), "PNG BMP TIFF"),
+    "L": (Image.fromarray(GREY), grey_as_rgb(GREY), "PNG BMP GIF TIFF"),
+    "P": (with_palette(), PALETTE[INDICES], "PNG BMP GIF TIFF"),
+    "RGB": (Image.fromarray(RGB), RGB, "PNG BMP TIFF WEBP"),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "layout"),
+    [(mode, layout) for mode, (*_, layouts) in OPAQUE.items() for layout in layouts.split()],
+)
+def test_keeps_the_pixels_of_lossless_formats(mode: str, layout: str) -> None:
+    image, expected, _ = OPAQUE[mode]
+    content = encoded(image, layout, **({"lossless": True} if layout == "WEBP" else {}))
+    assert decode_image(content, SIDE).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGB", (200, 30, 90), (200, 30, 90)),
+        ("L", 77, (77, 77, 77)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+        ("CMYK", (0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+def test_decodes_jpeg_in_every_mode(mode: str, colour: object, expected: tuple[int, ...]) -> None:
+    content = encoded(Image.new(mode, (16, 16), colour), "JPEG", quality=95)
+    assert np.abs(decode_image(content, 16).astype(int) - expected).max() <= 3
+
+
+def test_decodes_lossy_webp() -> None:
+    content = encoded(Image.new("RGB", (16, 16), (200, 30, 90)), "WEBP", quality=95)
+    assert np.abs(decode_image(content, 16).astype(int) - (200, 30, 90)).max() <= 6
+
+
+RGBA = Image.fromarray(np.dstack([RGB, ALPHA]))
+LA = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
+BY_INDEX = with_palette()
+ORDERED, COLOURED = Image.fromarray(INDICES), Image.fromarray(RGB)
+DEEP = Image.fromarray(INDICES.astype(np.uint16) * 257)
+ONE_CLEAR = np.where(INDICES == 5, 0, 255)
+CORNER = tuple(map(int, RGB[0, 0]))
+CORNER_CLEAR = np.where((RGB == CORNER).all(axis=2), 0, 255)
+TRANSPARENT = {
+    "RGBA PNG": (encoded(RGBA, "PNG"), RGB, ALPHA),
+    "RGBA TIFF": (encoded(RGBA, "TIFF"), RGB, ALPHA),
+    "RGBA WebP": (encoded(RGBA, "WEBP", lossless=True, exact=True), RGB, ALPHA),
+    "LA PNG": (encoded(LA, "PNG"), grey_as_rgb(GREY), ALPHA),
+    "LA TIFF": (encoded(LA, "TIFF"), grey_as_rgb(GREY), ALPHA),
+    "P PNG": (encoded(BY_INDEX, "PNG", transparency=ALPHA.tobytes()), PALETTE[INDICES], ALPHA),
+    # Here one colour is clear and all others are not.
+    "P PNG, one": (encoded(BY_INDEX, "PNG", transparency=5), PALETTE[INDICES], ONE_CLEAR),
+    "P GIF, one": (encoded(BY_INDEX, "GIF", transparency=5), PALETTE[INDICES], ONE_CLEAR),
+    "L PNG, one": (encoded(ORDERED, "PNG", transparency=5), grey_as_rgb(INDICES), ONE_CLEAR),
+    "16 bits, one": (encoded(DEEP, "PNG", transparency=1285), grey_as_rgb(INDICES), ONE_CLEAR),
+    "RGB PNG, one": (encoded(COLOURED, "PNG", transparency=CORNER), RGB, CORNER_CLEAR),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_composites_transparency_on_white(name: str) -> None:
+    content, colour, alpha = TRANSPARENT[name]
+    pixels = decode_image(content, SIDE)
+    assert (alpha == 0).any()
+    assert (pixels[alpha == 0] == 255).all()
+    assert (pixels[alpha == 255] == colour[alpha == 255]).all()
+    assert np.abs(pixels - on_white(colour, alpha)).max() <= 1
+
+
+# MPO is what phones write: a JPEG with further ones, such as a depth map, behind it.
+@pytest.mark.parametrize("layout", ["PNG", "GIF", "TIFF", "WEBP", "MPO"])
+def test_uses_the_first_frame(layout: str) -> None:
+    first, second = (Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if layout == "WEBP" else {}
+    content = encoded(first, layout, save_all=True, append_images=[second], **options)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 2
+    assert np.abs(decode_image(content, SIDE).astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("layout", ["JPEG", "PNG", "WEBP"])
+def test_uses_an_image_whose_metadata_are_damaged(layout: str) -> None:
+    content = encoded(Image.new("RGB", (SIDE, SIDE), "red"), layout, exif=b"Exif\0\0garbage")
+    assert np.abs(decode_image(content, SIDE).astype(int) - (255, 0, 0)).max() <= 3
+
+
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("layout", ["PNG", "WEBP", "TIFF", "JPEG", "16-bit"])
+def test_turns_the_image_upright(layout: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # Blocks as large as JPEG's, so that its compression keeps their colours apart.
+    stored = RGB.repeat(16, axis=0).repeat(16, axis=1)
+    image = Image.fromarray(stored)
+    if layout == "16-bit":
+        stored = grey_as_rgb(stored[..., 0])
+        image, layout = Image.fromarray(stored[..., 0].astype(np.uint16) * 257), "PNG"
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+    content = encoded(image, layout, exif=exif, **options.get(layout, {}))
+    pixels = decode_image(content, 16 * SIDE).astype(int)
+    assert np.abs(pixels - UPRIGHT[orientation](stored)).max() <= 5 * (layout == "JPEG")
+
+
+@pytest.mark.parametrize("layout", ["PNG", "TIFF", "TIFF, big-endian"])
+def test_scales_sixteen_bits_to_eight(layout: str) -> None:
+    byte_order = ">" if "big" in layout else "<"
+    values = np.array([[0, 128, 129], [32896, 65407, 65535], [257, 514, 1000]], f"{byte_order}u2")
+    content = encoded(Image.fromarray(values), layout.partition(",")[0])
+    assert (
+        decode_image(content, 3).tolist()
+        == grey_as_rgb(np.array([[0, 0, 1], [128, 255, 255], [1, 2, 4]])).tolist()
+    )
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_refuses_32_bit_pixels(mode: str) -> None:
+    assert reason_of(encoded(Image.new(mode, (4, 4)), "TIFF")) == (
+        "32-bit pixels, whose white is not defined: save it with 8 or 16 bits"
+    )
+
+
+PHOTO = Image.fromarray(load_sample_image("china.jpg")).resize((160, 107))
+FILES = {layout: encoded(PHOTO, layout) for layout in ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]}
+
+
+# As the command line does: Pillow's warnings are of no use beside the reason.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", FILES)
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_refuses_a_truncated_image(layout: str, share: float) -> None:
+    end = max(14, int(share * len(FILES[layout])))  # its signature at least
+    assert reason_of(FILES[layout][:end]).startswith("damaged: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no image at all", b"%PDF-1.7", b"\0" * 100, b"8BPS\0\1", b"P6 1 1 255 abc", b"RIFF1234WAVE"],
+)
+def test_refuses_what_is_no_image(content: bytes) -> None:
+    assert reason_of(content) == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+
+
+def test_refuses_an_empty_file() -> None:
+    assert reason_of(b"") == "empty file"
+
+
+def damaged_png(width: int, height: int) -> bytes:
+    """A PNG of one bit a pixel, whose header is right and whose pixels are missing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+# As the command line does, which tells the size itself.
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (20_000, 20_000)])
+def test_refuses_a_huge_image_by_its_header(width: int, height: int) -> None:
+    reason = reason_of(damaged_png(width, height))
+    assert "more than 100" in reason
+    assert "--max-pixels" in reason
+    assert "damaged" not in reason  # it would be, had anyone tried to decode it
+
+
+def test_limits_the_pixels_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.new("RGB", (30, 20), "red"), "PNG")
+    # Pillow's own limit must not forbid what the caller allows.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert (decode_image(content, SIDE, max_pixels=600) == (255, 0, 0)).all()
+    assert reason_of(content, max_pixels=599).startswith("30 x 20 is")
+
+
+@pytest.mark.parametrize("size", [1, 75, 299])
+def test_resizes_as_pillow_does(size: int) -> None:
+    expected = PHOTO.resize((size, size), Image.Resampling.BILINEAR)
+    assert (decode_image(FILES["PNG"], size) == np.asarray(expected)).all()
+
+
+def test_shrinks_with_antialiasing() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    pixels = decode_image(encoded(Image.fromarray(stripes), "PNG"), 8)
+    assert pixels.min() > 100
+    assert pixels.max() < 155
+
+
+def decode_or_refuse(content: bytes) -> None:
+    try:
+        pixels = decode_image(content, 7, max_pixels=1_000_000)
+    except ImageError:
+        return
+    assert pixels.shape == (7, 7, 3)
+    assert pixels.dtype == np.uint8
+
+
+# Odd metadata make Pillow warn; the image may be used all the same.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([b"", *(content[:12] for content in FILES.values())]), st.binary(max_size=300)
+)
+def test_survives_random_bytes(start: bytes, rest: bytes) -> None:
+    decode_or_refuse(start + rest)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("layout", FILES)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_survives_mutations(layout: str, data: st.DataObject) -> None:
+    content = bytearray(FILES[layout])
+    # Headers are short, and most of what can go wrong lies in them.
+    anywhere = st.one_of(st.integers(0, 200), st.integers(0, len(content) - 1))
+    for place in data.draw(st.lists(anywhere, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+    decode_or_refuse(bytes(content[:end]))
+
+
+@pytest.mark.parametrize("layout", FILES)
+def test_knows_each_format_by_its_first_bytes(layout: str) -> None:
+    assert has_image_signature(FILES[layout][:12])
+    assert not has_image_signature(FILES[layout][1:13])
+
+
+@pytest.mark.parametrize("name", ["photo", "photo.jpg", "photo.txt", "photo.tiff"])
+def test_decodes_by_content_not_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FILES["PNG"])
+    loaded = load_image(3, tmp_path / name, 8)
+    assert loaded.pixels is not None
+    assert (loaded.pixels == decode_image(FILES["PNG"], 8)).all()
+    assert (loaded.index, loaded.problem) == (3, "")
+    assert loaded.digest == hashlib.sha256(FILES["PNG"]).hexdigest()
+
+
+def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    paths = [tmp_path / "missing.png", tmp_path / "a\0b.png", tmp_path, tmp_path / "text.jpg"]
+    missing, null, folder, text = load_images(paths, SIDE, threads=2, ahead=2)
+    assert missing == LoadedImage(0, None, "", "cannot be read: No such file or directory")
+    assert null == LoadedImage(1, None, "", "cannot be read: embedded null byte")
+    assert folder == LoadedImage(2, None, "", "cannot be read: Is a directory")
+    assert text.problem == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    assert text.digest == hashlib.sha256(b"no image").hexdigest()
+
+
+def test_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    # Whoever does open the pipe gets an answer, so that the test ends either way.
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"answer",))
+    writer.start()
+    loaded = load_image(0, pipe, SIDE)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer.join()
+    os.close(reader)
+    assert loaded.pixels is None
+    assert loaded.problem.startswith("cannot be read: ")
+
+
+class Watched(Sequence[Path]):
+    """Paths that know how many of them were asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.n_asked = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: object) -> Path:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Path]:
+        for path in self.paths:
+            self.n_asked += 1
+            yield path
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_loads_in_order_and_not_far_ahead(tmp_path: Path, threads: int) -> None:
+    paths = Watched([tmp_path / f"{index}.png" for index in range(20)])
+    for grey, path in enumerate(paths.paths):
+        # The first takes the longest to decode, and must still come first.
+        side = 2000 if grey == 0 else SIDE
+        path.write_bytes(encoded(Image.new("L", (side, side), grey), "PNG"))
+    loaded = load_images(paths, SIDE, threads=threads, ahead=3)
+    for n_taken, image in enumerate(loaded, start=1):
+        assert image.index == n_taken - 1
+        assert image.pixels is not None
+        assert (image.pixels == image.index).all()
+        assert paths.n_asked <= n_taken + 3
+    assert n_taken == 20
+
+
+def test_ends_its_threads_when_left_early(tmp_path: Path) -> None:
+    loaded = load_images([tmp_path / "missing"] * 50, SIDE, threads=4, ahead=8)
+    next(loaded)
+    loaded.close()
+    assert not [each for each in threading.enumerate() if each.name.startswith("decode")]
+
+
+@given(st.lists(st.booleans()), st.integers(1, 5))
+def test_groups_by_usable_images(usable: list[bool], batch_size: int) -> None:
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    images = [
+        LoadedImage(index, pixels if good else None, "", "") for index, good in enumerate(usable)
+    ]
+    groups = list(in_batches(iter(images), batch_size))
+    assert [image for group in groups for image in group] == images
+    assert all(groups)
+    n_usable = [sum(image.pixels is not None for image in group) for group in groups]
+    assert all(each == batch_size for each in n_usable[:-1])
+    assert all(each <= batch_size for each in n_usable[-1:])
+    assert all(group[-1].pixels is not None for group in groups[:-1])

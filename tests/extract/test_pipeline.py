@@ -1,0 +1,398 @@
+"""The command extract: what it writes, what it refuses, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnncodes import Backbone, CodeStore
+from cnncodes.errors import ImageError
+from cnncodes.extract.images import decode_image
+from cnncodes.extract.pipeline import extract
+from cnncodes.progress import Progress
+from tests.conftest import Run, error_of
+from tests.extract.test_backbone import write_backbone
+from tests.extract.test_images import encoded
+
+
+@pytest.fixture(scope="module")
+def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of each of three classes."""
+    folder = tmp_path_factory.mktemp("few")
+    for number in "027":
+        (folder / number).mkdir()
+        for path in sorted((photos / number).iterdir())[:4]:
+            shutil.copy(path, folder / number)
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where codes go: a folder of their own, so that whatever else is left there is seen."""
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results" / "codes.h5"
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    """A network that gives the mean colour, for tests that care little about codes."""
+    return write_backbone(tmp_path / "mean.onnx")
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def assert_codes_are_of(path: Path, network: Path, root: Path) -> None:
+    """Compare everything in a codes file with the images it was made from."""
+    backbone = Backbone(network)
+    with CodeStore.open(path) as store:
+        contents = [(root / name).read_bytes() for name in store.paths]
+        images = [decode_image(content, backbone.info.input_size) for content in contents]
+        expected = backbone.extract(np.stack(images))
+        # A step of float16, or what the order of a sum may change.
+        rtol, atol = (2**-10, 2**-24) if store.codes.dtype == np.float16 else (1e-5, 1e-8)
+        np.testing.assert_allclose(store.codes[:], expected, rtol=rtol, atol=atol)
+        assert store.digests == [hashlib.sha256(content).hexdigest() for content in contents]
+        assert store.backbone == backbone.info
+        assert store.backbone_sha256 == hashlib.sha256(network.read_bytes()).hexdigest()
+    assert expected.std(axis=0).max() > 1e-4  # or any order would do
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_codes_of_class_folders(
+    run: Run, small_backbone: Path, few: Path, output: Path, dtype: str
+) -> None:
+    result = run("extract", small_backbone, few, "-o", output, "--dtype", dtype)
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"{output}: 12 images, 3 classes, codes 2048; ")
+    assert left_in(output.parent) == ["codes.h5"]
+    assert_codes_are_of(output, small_backbone, few)
+    with CodeStore.open(output) as store:
+        assert store.codes.dtype == dtype
+        assert store.paths == sorted(str(path.relative_to(few)) for path in few.rglob("*.png"))
+        assert store.class_names == ["0", "2", "7"]
+        names = [store.class_names[label] for label in store.labels]
+        assert names == [Path(path).parent.name for path in store.paths]
+        assert store.source == str(few)
+        assert store.skipped == []
+
+
+def test_codes_of_a_flat_folder(run: Run, small_backbone: Path, few: Path, output: Path) -> None:
+    result = run("extract", small_backbone, few / "2", "-o", output)
+    assert f"{output}: 4 images, no labels, codes 2048; " in result.output
+    assert_codes_are_of(output, small_backbone, few / "2")
+    with CodeStore.open(output) as store:
+        assert store.labels.tolist() == [-1] * 4
+        assert store.class_names == []
+
+
+def test_codes_of_a_table(
+    run: Run, small_backbone: Path, few: Path, tmp_path: Path, output: Path
+) -> None:
+    few = shutil.copytree(few, tmp_path / "few")
+    paths = sorted(str(path.relative_to(few)) for path in few.rglob("*.png"))[::-1]
+    labels = ["odd" if path.startswith("7") else "even" for path in paths[:-1]] + [""]
+    rows = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
+    table = few / "list.csv"
+    table.write_text("\n".join(["path,label", *rows[:5], "missing.png,odd", *rows[5:]]))
+    result = run("extract", small_backbone, table, "-o", output, "--batch-size", "2", "--json")
+    told = json.loads(result.stdout)
+    missing = ["missing.png", "cannot be read: No such file or directory"]
+    assert told.pop("seconds") > 0
+    assert told == {
+        "path": str(output),
+        "n_images": 12,
+        "n_unlabelled": 1,
+        "n_resumed": 0,
+        "skipped": [missing],
+        "class_names": ["even", "odd"],
+        "code_shape": [2048],
+    }
+    assert_codes_are_of(output, small_backbone, few)
+    with CodeStore.open(output) as store:
+        assert store.paths == paths
+        assert [["even", "odd", ""][label] for label in store.labels] == labels
+        assert store.skipped == [tuple(missing)]
+
+
+def test_keeps_the_shape_of_codes_that_are_not_pooled(
+    run: Run, tmp_path: Path, few: Path, output: Path
+) -> None:
+    network = write_backbone(tmp_path / "plain.onnx", pooled=False)
+    assert "codes 4 × 4 × 3; " in run("extract", network, few, "-o", output).output
+    assert_codes_are_of(output, network, few)
+
+
+def test_does_not_depend_on_the_batch_size(
+    run: Run, small_backbone: Path, few: Path, tmp_path: Path
+) -> None:
+    found = []
+    for size in (1, 3, 64):
+        path = tmp_path / f"{size}.h5"
+        options = ("--batch-size", size, "--dtype", "float32", "--threads", 1)
+        run("extract", small_backbone, few, "-o", path, *options)
+        with CodeStore.open(path) as store:
+            found.append((store.codes[:], store.paths, store.labels.tolist(), store.digests))
+    for codes, *others in found[1:]:
+        np.testing.assert_allclose(codes, found[0][0], rtol=1e-5, atol=1e-8)
+        assert others == list(found[0][1:])
+
+
+def test_gives_the_same_bytes_again(
+    run: Run, small_backbone: Path, few: Path, tmp_path: Path
+) -> None:
+    for name in ("first.h5", "second.h5"):
+        run("extract", small_backbone, few, "-o", tmp_path / name)
+    assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
+
+
+PNG = encoded(Image.effect_noise((64, 64), 50), "PNG")
+GOOD = {"e good.png": PNG, "g good": encoded(Image.new("RGB", (3, 5), "orange"), "JPEG")}
+ODD = {
+    "a empty.jpg": (b"", "empty file"),
+    "b text.jpg": (b"no image", "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
+    "c half.png": (PNG[: len(PNG) // 2], "damaged: "),
+    "d head.png": (PNG[:20], "damaged: "),
+    "f large.png": (encoded(Image.new("1", (100, 101)), "PNG"), "100 x 101 is "),
+    "h two\nlines.png": (b"", "empty file"),
+    "i \udcff.png": (b"", "empty file"),
+}
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Two good images among all kinds that cannot be used."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name, content in (GOOD | {name: content for name, (content, _) in ODD.items()}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_skips_what_cannot_be_used(run: Run, backbone: Path, odd: Path, output: Path) -> None:
+    result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
+    first, count, *listed = result.output.splitlines()
+    assert first.startswith(f"{output}: 2 images, no labels, codes 3; ")
+    assert count == "  7 images skipped, listed in the file; the first:"
+    assert [line.split(":")[0].strip() for line in listed] == list(ODD)[:5]
+    assert_codes_are_of(output, backbone, odd)
+    with CodeStore.open(output) as store:
+        assert store.paths == list(GOOD)
+        assert [path for path, _ in store.skipped] == list(ODD)
+        for path, reason in store.skipped:
+            assert reason.startswith(ODD[path][1])
+
+
+def test_prints_no_control_characters(run: Run, backbone: Path, odd: Path, output: Path) -> None:
+    for name in list(ODD)[:5]:
+        (odd / name).unlink()
+    *_, lines, undecodable = run("extract", backbone, odd, "-o", output).output.splitlines()
+    assert lines == "    h two\\nlines.png: empty file"
+    assert undecodable == "    i \\udcff.png: empty file"
+
+
+def test_uses_images_up_to_max_pixels(run: Run, backbone: Path, odd: Path, output: Path) -> None:
+    run("extract", backbone, odd, "-o", output, "--max-pixels", "10100")
+    with CodeStore.open(output) as store:
+        assert "f large.png" in store.paths
+
+
+def test_skips_a_path_with_a_null_byte(
+    run: Run, backbone: Path, tmp_path: Path, output: Path
+) -> None:
+    (tmp_path / "good.png").write_bytes(PNG)
+    (tmp_path / "list.csv").write_bytes(b"path,label\na\0b.png,cat\ngood.png,cat\n")
+    assert "null byte" in run("extract", backbone, tmp_path / "list.csv", "-o", output).output
+    with CodeStore.open(output) as store:
+        assert store.paths == ["good.png"]
+
+
+def test_fails_on_an_image_when_asked_to(backbone: Path, odd: Path, output: Path) -> None:
+    message = error_of("extract", backbone, odd, "-o", output, "--on-error", "fail")
+    assert message == "Error: a empty.jpg: empty file; mend or remove it, or pass --on-error skip"
+    assert left_in(output.parent) == []
+
+
+def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -> None:
+    for name in GOOD:
+        (odd / name).unlink()
+    for options in ((), ("--batch-size", 1)):
+        message = error_of("extract", backbone, odd, "-o", output, "--max-pixels", 1, *options)
+        expected = "none of its 7 images can be used; the first, a empty.jpg: empty file"
+        assert message == f"Error: {odd}: {expected}"
+        assert left_in(output.parent) == []
+
+
+def test_tells_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
+    network = write_backbone(tmp_path / "large.onnx", factor=1e6)
+    message = error_of("extract", network, few, "-o", output)
+    assert "do not fit float16; pass --dtype float32" in message
+    assert left_in(output.parent) == []
+    run("extract", network, few, "-o", output, "--dtype", "float32")
+    assert_codes_are_of(output, network, few)
+
+
+def test_checks_the_output_first(run: Run, backbone: Path, few: Path, output: Path) -> None:
+    output.write_text("old")
+    for path, reason in (
+        (output.parent, "is a folder; name a file inside it"),
+        (output / "codes.h5", f"the folder {output} does not exist; create it first"),
+        (output, "exists already; choose another name or pass --overwrite"),
+    ):
+        # What is wrong with the output is told before what is wrong with the source.
+        message = error_of("extract", backbone, few / "typo", "-o", path)
+        assert message == f"Error: {path}: {reason}"
+    assert output.read_text() == "old"
+    run("extract", backbone, few, "-o", output, "--overwrite")
+    assert_codes_are_of(output, backbone, few)
+    assert left_in(output.parent) == ["codes.h5"]
+
+
+def test_keeps_the_old_file_when_it_fails(
+    head: Path, backbone: Path, few: Path, odd: Path, output: Path
+) -> None:
+    output.write_bytes(b"old")
+    text = odd / "b text.jpg"
+    for arguments, reason in (
+        ((few / "missing.onnx", few), "no such file; make one with: cnncodes export"),
+        ((text, few), "cannot be opened as an ONNX model"),
+        ((head, few), "is a head, but a backbone is needed; make one with: cnncodes export"),
+        ((backbone, few / "typo"), "no such folder or CSV file"),
+        ((backbone, text), "has no column path and no column label"),
+        ((backbone, odd, "--on-error", "fail"), "a empty.jpg: empty file"),
+        ((backbone, odd, "--max-pixels", "1"), "none of its 9 images can be used"),
+    ):
+        message = error_of("extract", *arguments, "-o", output, "--overwrite")
+        assert reason in message
+        assert output.read_bytes() == b"old"
+        assert left_in(output.parent) == ["codes.h5"]
+
+
+class Interrupting(Progress):
+    """Progress that is interrupted after some batches, as by Ctrl-C at that moment."""
+
+    n_batches = 2
+
+    def begin(self, total: int, done: int = 0) -> None:
+        super().begin(total, done)
+        self.advance(0)
+
+    def advance(self, amount: int) -> None:
+        super().advance(amount)
+        if self.n_batches == 0:
+            raise KeyboardInterrupt
+        self.n_batches -= 1
+
+
+def interrupt(*arguments: Path, n_batches: int = 2, **options: object) -> str:
+    progress = Interrupting("extract", "images")
+    progress.n_batches = n_batches
+    with pytest.raises(KeyboardInterrupt) as caught:
+        extract(*arguments, progress=progress, overwrite=True, **options)
+    return str(caught.value)
+
+
+def test_keeps_nothing_when_interrupted_at_once(backbone: Path, few: Path, output: Path) -> None:
+    assert "keeps" not in interrupt(backbone, few, output, n_batches=0)
+    assert left_in(output.parent) == []
+
+
+def test_goes_on_after_an_interruption(run: Run, backbone: Path, odd: Path, output: Path) -> None:
+    partial = output.with_name("codes.h5.partial")
+    message = interrupt(backbone, odd, output, batch_size=1, max_pixels=10_000)
+    assert message == f"{partial} keeps 7 of 9 images; the same command goes on from there"
+    assert left_in(output.parent) == [partial.name]
+    result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
+    assert "\n  went on after 7 images of an earlier run\n" in result.output
+    assert f"{output}: 2 images," in result.output
+    assert left_in(output.parent) == ["codes.h5"]
+    assert_codes_are_of(output, backbone, odd)
+    with CodeStore.open(output) as store:
+        assert store.paths == list(GOOD)
+        assert [path for path, _ in store.skipped] == list(ODD)
+
+
+def test_starts_anew_for_another_request(
+    run: Run, backbone: Path, few: Path, tmp_path: Path, output: Path
+) -> None:
+    source = shutil.copytree(few, tmp_path / "source")
+    image = next(source.rglob("*.png"))
+    other = write_backbone(tmp_path / "other.onnx", factor=2)
+    for change, arguments in (
+        (lambda: None, (backbone, source, "--dtype", "float32")),
+        (lambda: None, (backbone, source, "--max-pixels", "5000")),
+        (lambda: None, (other, source)),
+        (lambda: os.utime(image, ns=(1, 1)), (backbone, source)),
+        (lambda: (source / "0").rename(source / "1"), (backbone, source)),
+    ):
+        interrupt(backbone, source, output, batch_size=2)
+        change()
+        result = run("extract", *arguments, "-o", output, "--overwrite")
+        assert "went on" not in result.output
+        assert_codes_are_of(output, arguments[0], source)
+        assert left_in(output.parent) == ["codes.h5"]
+
+
+def test_does_not_forgive_what_an_earlier_run_skipped(
+    backbone: Path, odd: Path, output: Path
+) -> None:
+    interrupt(backbone, odd, output, batch_size=1)
+    with pytest.raises(ImageError, match=r"a empty\.jpg: empty file"):
+        extract(backbone, odd, output, on_error="fail")
+
+
+# As `python -m cnncodes`, but a line tells of each batch, so that the test knows when to act.
+TALKATIVE = """
+from cnncodes import progress
+from cnncodes.cli import main
+progress.SECONDS_BETWEEN_LINES = 0
+main(prog_name="cnncodes")
+"""
+
+
+def test_interrupted_command_goes_on_when_given_again(
+    run: Run, small_backbone: Path, photos: Path, tmp_path: Path, output: Path
+) -> None:
+    source = tmp_path / "many"
+    for folder in photos.iterdir():
+        shutil.copytree(folder, source / folder.name / "once")
+        shutil.copytree(folder, source / folder.name / "twice")
+    arguments = ("extract", small_backbone, source, "-o", output, "--dtype", "float32")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", TALKATIVE, *arguments], **pipes) as command:
+        for _ in range(4):  # by then three batches are in the file
+            assert re.match(r"extract: \d+ of 240 images", command.stderr.readline())
+        command.send_signal(signal.SIGINT)
+        printed, errors = command.communicate()
+    partial = output.with_name("codes.h5.partial")
+    assert command.returncode == 1
+    assert printed == ""
+    *lines, error = errors.splitlines()
+    assert all(re.match(r"extract: \d+ of 240 images", line) for line in lines)
+    start = f"Error: interrupted; {re.escape(str(partial))} keeps"
+    (n_kept,) = re.fullmatch(rf"{start} (\d+) of 240 images; the same .+", error).groups()
+    assert 24 <= int(n_kept) < 240
+    assert left_in(output.parent) == [partial.name]
+
+    result = run(*arguments)
+    assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output
+    assert left_in(output.parent) == ["codes.h5"]
+    whole = tmp_path / "whole.h5"
+    run("extract", small_backbone, source, "-o", whole, "--dtype", "float32")
+    with CodeStore.open(output) as resumed, CodeStore.open(whole) as expected:
+        assert resumed.paths == expected.paths
+        assert resumed.labels.tolist() == expected.labels.tolist()
+        assert resumed.digests == expected.digests
+        np.testing.assert_allclose(resumed.codes[:], expected.codes[:], rtol=1e-5, atol=1e-8)

@@ -1,0 +1,353 @@
+"""The codes file: what any HDF5 reader finds in it, and which files are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnncodes import CodeStore
+from cnncodes.errors import FileFormatError, OutputError
+from tests.extract.test_backbone import INFO
+
+N_IMAGES = 5
+CODES = np.random.default_rng(0).normal(size=(N_IMAGES, 2, 2, 3)).astype(np.float32)
+LABELS = [0, 1, -1, 1, 0]
+PATHS = [f"{index}.png" for index in range(N_IMAGES)]
+DIGESTS = [f"{index:064x}" for index in range(N_IMAGES)]
+SKIPPED = [("odd.png", "empty file"), ("öde.png", "damaged: 日本")]
+
+
+def create(path: Path, **options: object) -> CodeStore:
+    values = {
+        "backbone": INFO,
+        "backbone_sha256": "ab" * 32,
+        "code_shape": (2, 2, 3),
+        "dtype": "float32",
+        "source": "photos",
+        "class_names": ["cat", "dog"],
+        "request": "the request",
+    }
+    return CodeStore.create(path, **(values | options))
+
+
+def append(store: CodeStore, codes: np.ndarray = CODES, **options: object) -> None:
+    values = {"labels": LABELS, "paths": PATHS, "digests": DIGESTS, "skipped": SKIPPED}
+    store.append(codes, **(values | options))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A complete codes file, alone in its folder."""
+    store = create(tmp_path / "codes.h5.partial", source="my/phötos")
+    append(store)
+    store.finish(tmp_path / "codes.h5")
+    assert [each.name for each in tmp_path.iterdir()] == ["codes.h5"]
+    return tmp_path / "codes.h5"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(FileFormatError) as caught:
+        CodeStore.open(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+def test_is_laid_out_as_written_down(written: Path) -> None:
+    with h5py.File(written) as file:
+        assert set(file) == {"codes", "labels", "paths", "digests", "skipped"}
+        assert set(file["skipped"]) == {"paths", "reasons"}
+        assert file["codes"].dtype == np.float32
+        assert file["codes"].compression == "gzip"
+        assert file["codes"].chunks[1:] == (2, 2, 3)
+        assert (file["codes"][:] == CODES).all()
+        assert file["labels"].dtype == np.int32
+        assert file["labels"][:].tolist() == LABELS
+        assert h5py.check_string_dtype(file["paths"].dtype).encoding == "utf-8"
+        assert file["paths"].asstr()[:].tolist() == PATHS
+        assert file["digests"].asstr()[:].tolist() == DIGESTS
+        assert file["skipped/paths"].asstr()[:].tolist() == [path for path, _ in SKIPPED]
+        assert file["skipped/reasons"].asstr()[:].tolist() == [reason for _, reason in SKIPPED]
+        attributes = dict(file.attrs)
+    assert attributes["complete"]
+    assert json.loads(attributes.pop("class_names")) == ["cat", "dog"]
+    assert json.loads(attributes.pop("backbone")) == INFO.to_metadata()
+    assert {key: str(value) for key, value in attributes.items() if key != "complete"} == {
+        "format": "1",
+        "kind": "codes",
+        "backbone_sha256": "ab" * 32,
+        "source": "my/phötos",
+    }
+
+
+def test_gives_back_what_was_stored(written: Path) -> None:
+    with CodeStore.open(str(written)) as store:
+        assert (store.codes[:] == CODES).all()
+        assert store.labels.tolist() == LABELS
+        assert store.paths == PATHS
+        assert store.digests == DIGESTS
+        assert store.skipped == SKIPPED
+        assert store.class_names == ["cat", "dog"]
+        assert store.backbone == INFO
+        assert store.backbone_sha256 == "ab" * 32
+        assert store.source == "my/phötos"
+        assert (len(store), store.n_seen) == (N_IMAGES, N_IMAGES + len(SKIPPED))
+    with h5py.File(written, "r+"):  # closed, or it would be locked
+        pass
+
+
+def test_stores_half_precision_within_rounding(tmp_path: Path) -> None:
+    with create(tmp_path / "codes.h5", dtype="float16") as store:
+        append(store)
+        assert store.codes.dtype == np.float16
+        np.testing.assert_allclose(store.codes[:], CODES, rtol=2**-11)
+
+
+def test_grows_batch_by_batch(tmp_path: Path) -> None:
+    n_images = 70_000 // 12  # so many that there is more than one chunk
+    codes = np.random.default_rng(0).normal(size=(n_images, 2, 2, 3)).astype(np.float32)
+    with create(tmp_path / "codes.h5") as store:
+        for start in range(0, n_images, 1000):
+            part = codes[start : start + 1000]
+            n = len(part)
+            append(store, part, labels=[0] * n, paths=["a"] * n, digests=["b"] * n, skipped=())
+        append(store, codes[:0], labels=[], paths=[], digests=[], skipped=[("c", "why")])
+        assert store.codes.chunks[0] < n_images
+        assert (store.codes[:] == codes).all()
+        assert (len(store), store.n_seen) == (n_images, n_images + 1)
+
+
+@pytest.mark.parametrize("largest", [65_504, 65_505, 1e6, -1e6])
+def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: float) -> None:
+    codes = CODES.copy()
+    codes[1, 0, 1, 2] = largest
+    with create(tmp_path / "half.h5", dtype="float16") as store:
+        if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
+            with pytest.raises(OutputError) as caught:
+                append(store, codes)
+            assert "codes up to 1000000 do not fit float16; pass --dtype float32" in str(
+                caught.value
+            )
+            assert len(store) == 0
+        else:
+            append(store, codes)
+            assert store.codes[1, 0, 1, 2] == 65_504
+    with create(tmp_path / "single.h5") as store:
+        append(store, codes)
+        assert (store.codes[:] == codes).all()
+
+
+# Names as a file system gives them: any bytes but these two.
+file_names = st.one_of(
+    st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1),
+    st.binary(min_size=1).filter(lambda name: not {0, 47} & set(name)).map(os.fsdecode),
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(file_names, file_names), min_size=1, max_size=10), file_names)
+def test_keeps_every_file_name(
+    tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str]], source: str
+) -> None:
+    path = tmp_path_factory.mktemp("names") / "codes.h5"
+    class_names = sorted({name for name, _ in names})
+    store = create(path.with_suffix(".partial"), source=source, class_names=class_names)
+    n = len(names)
+    paths = [f"{folder}/{name}" for folder, name in names]
+    codes = np.zeros((n, 2, 2, 3), np.float32)
+    digests = ["0" * 64] * n
+    append(store, codes, labels=[0] * n, paths=paths, digests=digests, skipped=names)
+    store.finish(path)
+    with CodeStore.open(path) as store:
+        assert store.paths == paths
+        assert store.skipped == names
+        assert store.class_names == class_names
+        assert store.source == source
+
+
+def test_holds_thousands_of_classes(tmp_path: Path) -> None:
+    names = [f"class number {number:06}" for number in range(20_000)]
+    store = create(tmp_path / "codes.h5.partial", class_names=names)
+    append(store, labels=[0, 1, 19_999, -1, 7])
+    store.finish(tmp_path / "codes.h5")
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert store.class_names == names
+
+
+def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
+    for name in ("missing", "."):
+        assert "no such file; make one with: cnncodes extract" in refusal(tmp_path / name)
+    for name, content in (("text", b"no codes"), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert "cannot be opened as HDF5" in refusal(tmp_path / name)
+    with h5py.File(tmp_path / "foreign", "w") as file:
+        file["codes"] = CODES
+        file.attrs["format"] = "1"
+    assert "an HDF5 file, but not one of codes" in refusal(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
+def test_refuses_a_truncated_file(written: Path, share: float) -> None:
+    content = written.read_bytes()
+    written.write_bytes(content[: int(share * len(content))])
+    assert "cannot be opened as HDF5" in refusal(written)
+
+
+def test_refuses_an_unfinished_file(tmp_path: Path) -> None:
+    with create(tmp_path / "codes.h5") as store:
+        append(store)
+    assert "is unfinished; run the same cnncodes extract again" in refusal(tmp_path / "codes.h5")
+
+
+def shorten(file: h5py.File, name: str) -> None:
+    file[name].resize(file[name].shape[0] - 1, axis=0)
+
+
+def swap(file: h5py.File, name: str, value: object) -> None:
+    """Put something else in the place of a dataset, or nothing."""
+    del file[name]
+    if value is h5py.Group:
+        file.create_group(name)
+    elif value is not None:
+        file[name] = value
+
+
+DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "later format": (lambda file: file.attrs.update(format="2"), "is in format '2'"),
+    "no format": (lambda file: file.attrs.pop("format"), "is in format ''"),
+    "too large a label": (lambda file: swap(file, "labels", [0, 1, 2, 0, 0]), "contradicts itself"),
+    "too small a label": (
+        lambda file: swap(file, "labels", [0, 1, -2, 0, 0]),
+        "contradicts itself",
+    ),
+    "one class too few": (
+        lambda file: file.attrs.update(class_names='["cat"]'),
+        "contradicts itself",
+    ),
+    "another network": (lambda file: file.attrs.update(backbone="{}"), "contradicts itself"),
+    "no classes": (lambda file: file.attrs.pop("class_names"), "is damaged"),
+    "classes not JSON": (lambda file: file.attrs.update(class_names="cat"), "is damaged"),
+    "classes no list": (lambda file: file.attrs.update(class_names="5"), ""),
+    "backbone not JSON": (lambda file: file.attrs.update(backbone="vgg16"), "is damaged"),
+    "backbone no mapping": (lambda file: file.attrs.update(backbone="5"), ""),
+    "codes a folder": (lambda file: swap(file, "codes", h5py.Group), ""),
+    "labels one number": (lambda file: swap(file, "labels", 3), ""),
+    "labels text": (lambda file: swap(file, "labels", [b"cat"] * 5), ""),
+    "skipped no folder": (lambda file: swap(file, "skipped", [1, 2]), ""),
+}
+for _name in ("codes", "labels", "paths", "digests", "skipped/paths", "skipped/reasons"):
+    DAMAGE |= {
+        f"{_name} too short": (lambda file, name=_name: shorten(file, name), "contradicts itself"),
+        f"{_name} missing": (lambda file, name=_name: swap(file, name, None), "is damaged"),
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_refuses_a_file_that_contradicts_itself(written: Path, damage: str) -> None:
+    change, reason = DAMAGE[damage]
+    with h5py.File(written, "r+") as file:
+        change(file)
+    assert reason in refusal(written)
+    with h5py.File(written, "r+"):  # closed in spite of it, or it would be locked
+        pass
+
+
+def test_goes_on_with_an_unfinished_file(tmp_path: Path) -> None:
+    path = tmp_path / "codes.h5"
+    assert CodeStore.resume(path, "the request") is None
+    with create(path) as store:
+        append(store)
+    resumed = CodeStore.resume(path, "the request")
+    assert resumed is not None
+    assert resumed.n_seen == N_IMAGES + len(SKIPPED)
+    append(resumed, skipped=())
+    resumed.finish(path)
+    with CodeStore.open(path) as store:
+        assert store.paths == 2 * PATHS
+        assert (store.codes[:] == np.concatenate([CODES, CODES])).all()
+
+
+def test_does_not_go_on_with_another_request(tmp_path: Path) -> None:
+    with create(tmp_path / "codes.h5") as store:
+        append(store)
+    assert CodeStore.resume(tmp_path / "codes.h5", "another request") is None
+    with h5py.File(tmp_path / "codes.h5", "r+"):  # closed again
+        pass
+
+
+UNUSABLE = [name for name in DAMAGE if "too short" in name or "missing" in name]
+
+
+@pytest.mark.parametrize("damage", [*UNUSABLE, "codes a folder", "text", "half", "gap"])
+def test_does_not_go_on_with_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "codes.h5"
+    with create(path) as store:
+        append(store)
+    if damage == "text":
+        path.write_text("no codes")
+    elif damage == "half":
+        os.truncate(path, path.stat().st_size // 2)
+    elif damage == "gap":  # as when the machine stops while codes are being written
+        with h5py.File(path) as file:
+            chunk = file["codes"].id.get_chunk_info(0)
+        with path.open("r+b") as file:
+            file.seek(chunk.byte_offset)
+            file.write(b"\0" * chunk.size)
+    else:
+        with h5py.File(path, "r+") as file:
+            DAMAGE[damage][0](file)
+    assert CodeStore.resume(path, "the request") is None
+
+
+def test_lets_only_one_write(tmp_path: Path) -> None:
+    path = tmp_path / "codes.h5"
+    create(path).close()
+    hold = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        for request in ("the request", "another request"):
+            with pytest.raises(OutputError) as caught:
+                CodeStore.resume(path, request)
+            assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
+        other.communicate("go\n")
+    resumed = CodeStore.resume(path, "the request")
+    assert resumed is not None
+    resumed.close()
+
+
+def test_never_starts_on_top_of_another_file(tmp_path: Path, written: Path) -> None:
+    before = written.read_bytes()
+    for path in (written, tmp_path, tmp_path / "missing" / "codes.h5"):
+        with pytest.raises(OutputError, match="cannot be created"):
+            create(path)
+    assert written.read_bytes() == before
+
+
+def test_is_gone_when_discarded(tmp_path: Path) -> None:
+    store = create(tmp_path / "codes.h5")
+    append(store)
+    store.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tells_when_it_cannot_be_finished(tmp_path: Path) -> None:
+    store = create(tmp_path / "codes.h5.partial")
+    (tmp_path / "codes.h5").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        store.finish(tmp_path / "codes.h5")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from cnncodes.extract.images import decode_image
+from cnncodes.model_file import BackboneInfo, HeadInfo
+from tests.conftest import error_of
+
+
+def session_of(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def metadata_of(path):
+    return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+
+
+def with_entry(model, path, key, value):
+    """Save a copy of a model with one metadata entry changed."""
+    changed = onnx.load(str(model))
+    onnx.helper.set_model_props(changed, metadata_of(model) | {key: value})
+    onnx.save(changed, str(path))
+    return path
+
+
+def save_pooling_backbone(path):
+    """Save a network that only averages squares of 15 × 15 pixels."""
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "AveragePool", ["planes"], ["means"], kernel_shape=[15, 15], strides=[15, 15]
+        ),
+        helper.make_node("Transpose", ["means"], ["codes"], perm=[0, 2, 3, 1]),
+    ]
+    images = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["N", 75, 75, 3])
+    codes = helper.make_tensor_value_info("codes", onnx.TensorProto.FLOAT, ["N", 5, 5, 3])
+    info = BackboneInfo("means", "random:0", 75, "pool", "none", "float32", 0.0, "none", "a test")
+    graph = helper.make_graph(nodes, "means", [images], [codes])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    helper.set_model_props(model, info.to_metadata())
+    onnx.save(model, str(path))
+
+
+@pytest.fixture
+def other_backbone(small_backbone, tmp_path):
+    return with_entry(small_backbone, tmp_path / "other.onnx", "cnncodes.weights", "random:1")
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    helper = onnx.helper
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "g", *map(list, zip(values))
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, str(tmp_path / "foreign.onnx"))
+    return tmp_path / "foreign.onnx"
+
+
+def test_app_gives_what_backbone_and_head_give(app, small_backbone, head, photos):
+    files = sorted(photos.rglob("*.png"))[::13]
+    images = np.stack([decode_image(path.read_bytes(), 75) for path in files])
+    codes = session_of(small_backbone).run(["codes"], {"images": images})[0]
+    wanted = session_of(head).run(["probabilities"], {"codes": codes})[0]
+    found = session_of(app).run(["probabilities"], {"images": images})[0]
+    assert np.abs(found - wanted).max() < 1e-6
+    assert np.ptp(wanted, axis=0).max() > 0.1, "the images must differ for this to say anything"
+
+
+def test_app_of_codes_with_three_axes(tmp_path, photos, run):
+    """The head flattens them inside the app, as it does on its own."""
+    backbone, codes, head, app = (
+        tmp_path / name for name in ("b.onnx", "c.h5", "h.onnx", "a.onnx")
+    )
+    save_pooling_backbone(backbone)
+    run("extract", backbone, photos, "-o", codes)
+    run("train", codes, "-o", head)
+    run("bundle", backbone, head, "-o", app)
+    image = decode_image(next(photos.rglob("*.png")).read_bytes(), 75)[np.newaxis]
+    codes_of_it = session_of(backbone).run(["codes"], {"images": image})[0]
+    assert codes_of_it.shape == (1, 5, 5, 3)
+    wanted = session_of(head).run(["probabilities"], {"codes": codes_of_it})[0]
+    assert np.abs(session_of(app).run(None, {"images": image})[0] - wanted).max() < 1e-6
+    assert wanted.max() > 0.2
+
+
+def test_names_types_and_batch_of_any_size(app):
+    session = session_of(app)
+    (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [75, 75, 3])
+    assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
+    assert probabilities.shape[1:] == [10]
+    for n_images in (0, 1, 9):
+        pixels = np.zeros((n_images, 75, 75, 3), np.uint8)
+        assert session.run(None, {"images": pixels})[0].shape == (n_images, 10)
+
+
+def test_app_passes_the_checker(app):
+    model = onnx.load(str(app))
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+def test_metadata_are_the_heads_but_for_the_kind(app, head):
+    told, heads = metadata_of(app), metadata_of(head)
+    assert told["cnncodes.kind"] == "app"
+    assert told == heads | {"cnncodes.kind": "app"}
+    assert HeadInfo.from_metadata(told, app).labels == tuple("0123456789")
+
+
+def test_what_is_printed(small_backbone, head, tmp_path, run):
+    app = tmp_path / "app.onnx"
+    assert run("bundle", small_backbone, head, "-o", app).stdout == (
+        f"{app}: 10 classes, {app.stat().st_size / 1e6:.0f} MB\n"
+    )
+    result = run("bundle", small_backbone, head, "-o", app, "--overwrite", "--json")
+    assert json.loads(result.stdout) == {"path": str(app), "labels": list("0123456789")}
+
+
+def test_head_of_another_backbone_is_refused(other_backbone, head, tmp_path):
+    app = tmp_path / "app.onnx"
+    said = error_of("bundle", other_backbone, head, "-o", app)
+    assert f"{head}: was trained on codes of another backbone (inception_v3, random:0)" in said
+    assert f"than {other_backbone} (inception_v3, random:1)" in said
+    assert "extract and train again" in said
+    assert not app.exists()
+
+
+def test_head_with_another_number_of_labels_is_refused(small_backbone, head, tmp_path):
+    """Such a file could be written, but no Classifier would open it."""
+    damaged = with_entry(head, tmp_path / "head.onnx", "cnncodes.labels", '["one"]')
+    assert str(damaged) in error_of("bundle", small_backbone, damaged, "-o", tmp_path / "app.onnx")
+
+
+def test_swapped_arguments(small_backbone, head, tmp_path):
+    said = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
+    assert f"{head}: is a head, but a backbone is needed" in said
+
+
+def test_app_as_head(small_backbone, app, tmp_path):
+    said = error_of("bundle", small_backbone, app, "-o", tmp_path / "new.onnx")
+    assert f"{app}: is a" in said
+    assert "but a head is needed; make one with: cnncodes train" in said
+
+
+@pytest.mark.parametrize("place", ["backbone", "head"])
+def test_foreign_model(small_backbone, head, foreign, tmp_path, place):
+    files = (foreign, head) if place == "backbone" else (small_backbone, foreign)
+    said = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
+    assert f"{foreign}: an ONNX model, but not one of cnncodes" in said
+
+
+@pytest.mark.parametrize("place", ["backbone", "head"])
+@pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n"])
+def test_not_a_model(small_backbone, head, tmp_path, place, content):
+    path = tmp_path / "file.onnx"
+    path.write_bytes(content)
+    files = (path, head) if place == "backbone" else (small_backbone, path)
+    assert f"{path}: " in error_of("bundle", *files, "-o", tmp_path / "app.onnx")
+    assert not (tmp_path / "app.onnx").exists()
+
+
+def test_codes_as_head(small_backbone, codes, tmp_path):
+    said = error_of("bundle", small_backbone, codes, "-o", tmp_path / "app.onnx")
+    assert f"{codes}: cannot be opened as an ONNX model" in said
+
+
+@pytest.mark.parametrize(("place", "remedy"), [("backbone", "export"), ("head", "train")])
+def test_missing_file(small_backbone, head, tmp_path, place, remedy):
+    absent = tmp_path / "absent.onnx"
+    files = (absent, head) if place == "backbone" else (small_backbone, absent)
+    said = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
+    assert said == f"Error: {absent}: no such file; make one with: cnncodes {remedy}"
+
+
+def test_existing_output_is_kept(small_backbone, head, tmp_path, run):
+    app = tmp_path / "app.onnx"
+    app.write_text("mine")
+    assert "exists already" in error_of("bundle", small_backbone, head, "-o", app)
+    other_name = tmp_path / "kept"
+    other_name.hardlink_to(app)
+    run("bundle", small_backbone, head, "-o", app, "--overwrite")
+    assert metadata_of(app)["cnncodes.kind"] == "app"
+    # The new app took the old one's place when it was whole; it was not written over it.
+    assert other_name.read_text() == "mine"
+
+
+def test_existing_output_survives_a_failure(other_backbone, head, tmp_path):
+    app = tmp_path / "app.onnx"
+    app.write_text("mine")
+    error_of("bundle", other_backbone, head, "-o", app, "--overwrite")
+    assert app.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"app.onnx", "other.onnx"}
+
+
+def test_missing_folder(small_backbone, head, tmp_path):
+    said = error_of("bundle", small_backbone, head, "-o", tmp_path / "absent" / "app.onnx")
+    assert "does not exist; create it first" in said

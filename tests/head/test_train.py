@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from cnncodes import CodeStore
+from cnncodes.errors import ParameterError
+from cnncodes.head.split import split_by_class
+from cnncodes.head.train import train_head
+from cnncodes.model_file import HeadInfo
+from tests.conftest import error_of
+
+SGD = ("--method", "sgd")
+ADAM = (*SGD, "--optimizer", "adam", "--learning-rate", "0.01")
+METHODS = [pytest.param(each, id=" ".join(each)) for each in ((), SGD, ADAM)]
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Where the head goes: a folder of its own, so that leftovers show."""
+    folder = tmp_path / "heads"
+    folder.mkdir()
+    return folder / "head.onnx"
+
+
+@pytest.fixture
+def edited(codes, tmp_path):
+    """A copy of the codes file to edit."""
+
+    @contextmanager
+    def open_copy():
+        shutil.copy(codes, tmp_path / "edited.h5")
+        with h5py.File(tmp_path / "edited.h5", "r+") as file:
+            yield file
+
+    open_copy.path = tmp_path / "edited.h5"
+    return open_copy
+
+
+def info_of(head):
+    metadata = {entry.key: entry.value for entry in onnx.load(str(head)).metadata_props}
+    return HeadInfo.from_metadata(metadata, head)
+
+
+def weights_of(head):
+    return onnx.numpy_helper.to_array(onnx.load(str(head)).graph.initializer[0])
+
+
+def measured(head, codes, rows):
+    """What onnxruntime finds when the head is run on some of the stored codes."""
+    with CodeStore.open(codes) as store:
+        X, names = store.codes[:][rows].astype(np.float32), np.array(store.class_names)
+        truth = names[store.labels[rows]]
+    session = onnxruntime.InferenceSession(str(head), providers=["CPUExecutionProvider"])
+    found = session.run(["probabilities"], {"codes": X})[0].astype(np.float64)
+    labels = list(info_of(head).labels)
+    columns = [labels.index(name) for name in truth]
+    return {
+        "n_images": len(rows),
+        "loss": pytest.approx(-np.log(found[np.arange(len(rows)), columns]).mean(), rel=1e-4),
+        "accuracy": pytest.approx((found.argmax(axis=1) == columns).mean(), abs=1e-9),
+    }
+
+
+def labels_in(codes):
+    with CodeStore.open(codes) as store:
+        return store.labels
+
+
+def train_json(run, *arguments):
+    return json.loads(run("train", *arguments, "--json").stdout)
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_figures_are_what_the_written_head_gives(codes, output, run, options):
+    result = train_json(run, codes, "-o", output, *options)
+    split = split_by_class(labels_in(codes), 0.7)
+    assert result["train"] == measured(output, codes, split.train)
+    assert result["test"] == measured(output, codes, split.test)
+    assert result["test"]["accuracy"] > 0.6, "chance is 0.1"
+    assert result["train"]["n_images"] + result["test"]["n_images"] == 120
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_json_tells_all(codes, output, run, options):
+    result = train_json(run, codes, "-o", output, *options)
+    assert result["path"] == str(output)
+    assert result["labels"] == list("0123456789")
+    assert result["method"] == ("sgd" if options else "logistic")
+    assert result["weights"] == "random:0"
+    assert result["notes"] == []
+    assert 0 < result["majority"] < 0.2
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_table_tells_the_same_figures(codes, output, run, options):
+    result = train_json(run, codes, "-o", output, *options)
+    lines = run("train", codes, "-o", output, "--overwrite", *options).stdout.splitlines()
+    assert lines[0] == f"{output}: 10 classes, {'sgd' if options else 'logistic'}"
+    for part, line in (("train", lines[1]), ("test ", lines[2])):
+        score = result[part.strip()]
+        assert line == (
+            f"  {part}  {score['n_images']} images  loss {score['loss']:.4f}  "
+            f"accuracy {score['accuracy']:.1%}  (random weights)"
+        )
+    assert f"{result['majority']:.1%} of the test" in lines[3]
+    assert "note" not in "".join(lines)
+
+
+def test_most_common_class_is_that_of_the_training_images(edited, output, run):
+    with edited() as file:
+        labels = file["labels"][:]
+        labels[np.flatnonzero((labels == 0) | (labels == 2))[:12]] = 6
+        file["labels"][:] = labels
+    result = train_json(run, edited.path, "-o", output)
+    test = split_by_class(labels, 0.7).test
+    assert result["majority"] == pytest.approx((labels[test] == 6).mean())
+    assert result["majority"] != pytest.approx((labels[test] == 0).mean())
+
+
+def test_trained_weights_are_not_called_random(edited, output, run):
+    with edited() as file:
+        backbone = json.loads(file.attrs["backbone"]) | {"cnncodes.weights": "imagenet"}
+        file.attrs["backbone"] = json.dumps(backbone)
+    printed = run("train", edited.path, "-o", output).stdout
+    assert "accuracy" in printed
+    assert "random" not in printed
+
+
+def test_epochs_are_told_on_standard_error(codes, output, run):
+    result = run("train", codes, "-o", output, *SGD, "--epochs", "3", "--json")
+    told = [line.split()[:2] for line in result.stderr.splitlines() if "train loss" in line]
+    assert told == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    fitted = json.loads(result.stdout)["fitted"]
+    assert fitted["epochs"] == 3
+    assert fitted["best_epoch"] in (1, 2, 3)
+    assert 0 <= fitted["validation_accuracy"] <= 1
+
+
+def test_options_of_sgd_reach_it(codes, output, run):
+    options = ("--epochs", "2", "--batch-size", "5", "--learning-rate", "0.25", "--seed", "4")
+    fitted = train_json(run, codes, "-o", output, *SGD, *options)["fitted"]
+    given = ("epochs", "batch_size", "learning_rate", "random_state", "optimizer")
+    assert [fitted[name] for name in given] == [2, 5, 0.25, 4, "momentum"]
+
+
+def test_metadata_tell_how_it_was_trained(codes, output, run, small_backbone):
+    result = train_json(
+        run, codes, "-o", output, "--split", "first", "--per-class", "3", "--seed", "5"
+    )
+    info = info_of(output)
+    assert info.labels == tuple("0123456789")
+    assert info.training["split"] == {
+        "method": "first",
+        "train_fraction": 0.7,
+        "per_class": 3,
+        "seed": 5,
+    }
+    assert info.training["train"] == result["train"]
+    assert info.training["test"] == result["test"]
+    assert info.backbone_sha256 == hashlib.sha256(small_backbone.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("fraction", [0.7, 0.25])
+def test_first_images_of_each_class(codes, output, run, fraction):
+    result = train_json(run, codes, "-o", output, "--split", "first", "--train-fraction", fraction)
+    split = split_by_class(labels_in(codes), fraction, method="first")
+    assert result["train"] == measured(output, codes, split.train)
+    assert result["test"] == measured(output, codes, split.test)
+
+
+def test_per_class_leaves_the_test_images_alone(codes, output, run):
+    result = train_json(run, codes, "-o", output, "--per-class", "2")
+    train = split_by_class(labels_in(codes), 0.7, per_class=2).train
+    assert len(train) == 20
+    assert result["train"] == measured(output, codes, train)
+    assert result["test"] == measured(output, codes, split_by_class(labels_in(codes), 0.7).test)
+
+
+def test_one_image_a_class_trains_by_sgd_too(codes, output, run):
+    result = run("train", codes, "-o", output, *SGD, "--per-class", "1")
+    assert "nan" not in result.output
+    assert "10 images" in result.stdout
+
+
+def test_larger_c_fits_closer(codes, output, run):
+    losses = [
+        train_json(run, codes, "-o", output, "--overwrite", "--C", C)["train"]["loss"]
+        for C in (1e-3, 10, 1000)
+    ]
+    assert losses[0] > 10 * losses[1] > 20 * losses[2]
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_seed_decides(codes, output, run, options):
+    weights = []
+    for seed in (1, 1, 2):
+        run("train", codes, "-o", output, "--overwrite", "--seed", seed, *options)
+        weights.append(weights_of(output))
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+def test_any_seed_will_do_for_either_method(codes, output, run):
+    for options in ((), SGD):
+        run("train", codes, "-o", output, "--overwrite", "--seed", 2**32, *options)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+# The last is a single step: its weights tell that it diverged, its training loss does not.
+@pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("nan", 1), ("inf", 1), ("3e38", 1)])
+def test_diverged_training_writes_no_head(codes, output, rate, epochs):
+    options = ("--learning-rate", rate, "--epochs", epochs, "--batch-size", 1000 // epochs)
+    said = error_of("train", codes, "-o", output, *SGD, *options)
+    assert "learning rate" in said.replace("_", " ").replace("-", " ")
+    assert "--debug" not in said
+    assert not list(output.parent.iterdir())
+
+
+def test_images_without_labels(small_backbone, photos, tmp_path, output, run):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in list(photos.rglob("*.png"))[:4]:
+        shutil.copy(path, flat)
+    run("extract", small_backbone, flat, "-o", tmp_path / "flat.h5")
+    said = error_of("train", tmp_path / "flat.h5", "-o", output)
+    assert f"{tmp_path / 'flat.h5'}: none of its images has a label" in said
+    assert not list(output.parent.iterdir())
+
+
+def test_one_class_only(edited, output):
+    with edited() as file:
+        file["labels"][:] = 7
+    assert "all its images are of one class, 7; " in error_of("train", edited.path, "-o", output)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_codes_that_are_not_finite(edited, output, part, value):
+    with edited() as file:
+        bad = getattr(split_by_class(file["labels"][:], 0.7), part)[-1]
+        file["codes"][bad, 5] = value
+        path = file["paths"][bad].decode()
+    said = error_of("train", edited.path, "-o", output)
+    assert f"{edited.path}: the codes of {path} are not finite" in said
+    assert not list(output.parent.iterdir())
+
+
+def test_failure_keeps_the_former_head(edited, output):
+    with edited() as file:
+        file["codes"][:, 0] = np.nan
+    output.write_text("mine")
+    error_of("train", edited.path, "-o", output, "--overwrite")
+    assert output.read_text() == "mine"
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_class_of_one_image_trains_and_is_noted(edited, output, run):
+    with edited() as file:
+        file["labels"][np.flatnonzero(file["labels"][:] == 9)[1:]] = -1
+        n_unlabelled = int((file["labels"][:] < 0).sum())
+    result = train_json(run, edited.path, "-o", output)
+    assert result["notes"] == [
+        f"{n_unlabelled} images without a label are left out",
+        "classes of one image train but are not tested: 9",
+    ]
+    assert result["labels"] == list("0123456789")
+    assert result["train"]["n_images"] + result["test"]["n_images"] == 120 - n_unlabelled
+    printed = run("train", edited.path, "-o", output, "--overwrite").stdout
+    assert printed.endswith("".join(f"  note: {note}\n" for note in result["notes"]))
+
+
+def test_long_list_of_classes_is_cut(edited, output, run):
+    with edited() as file:
+        labels = np.full(len(file["labels"]), -1)
+        labels[:6] = range(6)
+        file["labels"][:] = labels
+    result = train_json(run, edited.path, "-o", output)
+    assert result["notes"][-2:] == [
+        "4 classes without a usable image are left out",
+        "classes of one image train but are not tested: 0, 1, 2, …",
+    ]
+    assert result["test"] == {"n_images": 0, "loss": None, "accuracy": None}
+    assert result["majority"] is None
+    printed = run("train", edited.path, "-o", output, "--overwrite").stdout
+    assert "  test   no images\n" in printed
+    assert "None" not in printed
+
+
+def test_class_without_a_usable_image_is_left_out(small_backbone, photos, tmp_path, output, run):
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    for path in (source / "4").iterdir():
+        path.write_bytes(b"not an image")
+    codes = tmp_path / "codes.h5"
+    run("extract", small_backbone, source, "-o", codes)
+    result = train_json(run, codes, "-o", output)
+    assert result["notes"] == ["1 classes without a usable image are left out"]
+    assert result["labels"] == list("012356789")
+    labels = labels_in(codes)
+    assert (labels == 9).any(), "the labels must have a gap for this to say anything"
+    assert result["test"] == measured(output, codes, split_by_class(labels, 0.7).test)
+    assert result["test"]["accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_two_classes(edited, output, run, options):
+    with edited() as file:
+        file["labels"][:] = np.where(file["labels"][:] > 1, -1, file["labels"][:])
+    result = train_json(run, edited.path, "-o", output, *options)
+    assert result["labels"] == ["0", "1"]
+    split = split_by_class(labels_in(edited.path), 0.7)
+    assert result["test"] == measured(output, edited.path, split.test)
+    assert result["test"]["accuracy"] > 0.8
+
+
+def test_missing_file(tmp_path, output):
+    absent = tmp_path / "absent.h5"
+    said = error_of("train", absent, "-o", output)
+    assert said == f"Error: {absent}: no such file; make one with: cnncodes extract"
+
+
+@pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n and no more"])
+def test_file_that_is_not_hdf5(tmp_path, output, content):
+    path = tmp_path / "codes.h5"
+    path.write_bytes(content)
+    assert f"{path}: cannot be opened as HDF5" in error_of("train", path, "-o", output)
+
+
+def test_truncated_codes(codes, tmp_path, output):
+    path = tmp_path / "codes.h5"
+    path.write_bytes(codes.read_bytes()[:-1000])
+    assert f"{path}: cannot be opened as HDF5" in error_of("train", path, "-o", output)
+
+
+@pytest.mark.parametrize("kind", [None, "weights", [1, 2]])
+def test_foreign_hdf5(tmp_path, output, kind):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["codes"] = np.zeros((3, 4))
+        if kind is not None:
+            file.attrs["kind"] = kind
+    assert f"{path}: an HDF5 file, but not one of codes" in error_of("train", path, "-o", output)
+
+
+def test_unfinished_codes(edited, output):
+    with edited() as file:
+        file.attrs["complete"] = False
+    assert f"{edited.path}: is unfinished" in error_of("train", edited.path, "-o", output)
+
+
+def test_existing_output(codes, output, run):
+    output.write_text("mine")
+    said = error_of("train", codes, "-o", output)
+    assert said == f"Error: {output}: exists already; choose another name or pass --overwrite"
+    other_name = output.with_name("kept")
+    other_name.hardlink_to(output)
+    run("train", codes, "-o", output, "--overwrite")
+    assert info_of(output).training["method"] == "logistic"
+    # The new head took the old one's place when it was whole; it was not written over it.
+    assert other_name.read_text() == "mine"
+
+
+def test_output_without_a_folder(codes, output):
+    absent = output.parent / "absent" / "head.onnx"
+    assert "does not exist; create it first" in error_of("train", codes, "-o", absent)
+    assert "is a folder" in error_of("train", codes, "-o", output.parent)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--train-fraction", "0"),
+        ("--train-fraction", "1"),
+        ("--per-class", "0"),
+        ("--C", "0"),
+        ("--seed", "-1"),
+    ],
+)
+def test_wrong_usage(codes, output, run, options):
+    assert options[0] in run("train", codes, "-o", output, *options, exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"method": "svm"}, {"C": 0}, {"C": float("nan")}, {"train_fraction": 1}, {"split": "last"}],
+    ids=str,
+)
+def test_bad_parameters_of_the_function(codes, output, parameters):
+    with pytest.raises(ParameterError):
+        train_head(codes, output, **parameters)
+    assert not list(output.parent.iterdir())

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnncodes.errors import FileFormatError
+from cnncodes.model_file import BackboneInfo, HeadInfo, check_kind, open_session
+
+HERE = Path("here.onnx")
+NAMES = st.text(max_size=20)
+BACKBONES = st.builds(
+    BackboneInfo,
+    backbone=NAMES,
+    weights=NAMES,
+    input_size=st.integers(1, 10_000),
+    layer=NAMES,
+    pool=NAMES,
+    precision=NAMES,
+    parity=st.floats(0, 1),
+    parity_images=NAMES,
+    created_with=NAMES,
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+HEADS = st.builds(
+    HeadInfo,
+    labels=st.lists(NAMES, max_size=5).map(tuple),
+    training=st.dictionaries(NAMES, JSON_VALUES, max_size=4),
+    backbone=BACKBONES,
+    backbone_sha256=NAMES,
+    created_with=NAMES,
+)
+BACKBONE = BackboneInfo("vgg16", "random:0", 224, "pool", "avg", "float32", 1e-6, "noise", "test")
+HEAD = HeadInfo(("cat", "dog"), {"method": "sgd"}, BACKBONE, "ab" * 32, "test")
+BACKBONE_ENTRIES = sorted(set(BACKBONE.to_metadata()) - {"cnncodes.format", "cnncodes.kind"})
+HEAD_ENTRIES = sorted(set(HEAD.to_metadata("head")) - {"cnncodes.format", "cnncodes.kind"})
+
+
+@settings(deadline=None)
+@given(BACKBONES)
+def test_backbone_info_survives_the_round_trip(info):
+    metadata = info.to_metadata()
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert BackboneInfo.from_metadata(metadata, HERE) == info
+
+
+@settings(deadline=None)
+@given(HEADS, st.sampled_from(["head", "app"]))
+def test_head_info_survives_the_round_trip(info, kind):
+    metadata = info.to_metadata(kind)
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert HeadInfo.from_metadata(metadata, HERE) == info
+    check_kind(metadata, HERE, kind)
+
+
+@settings(deadline=None)
+@given(HEADS)
+def test_onnx_can_hold_the_metadata(info):
+    model = onnx.ModelProto()
+    onnx.helper.set_model_props(model, info.to_metadata("head"))
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert HeadInfo.from_metadata(metadata, HERE) == info
+
+
+@pytest.mark.parametrize("entry", BACKBONE_ENTRIES)
+def test_backbone_without_an_entry(entry):
+    metadata = BACKBONE.to_metadata()
+    del metadata[entry]
+    with pytest.raises(FileFormatError, match=rf"here\.onnx: .*{entry}.*export it again"):
+        BackboneInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize("entry", HEAD_ENTRIES)
+def test_head_without_an_entry(entry):
+    metadata = HEAD.to_metadata("head")
+    del metadata[entry]
+    with pytest.raises(FileFormatError, match=rf"here\.onnx: .*{entry}.*again"):
+        HeadInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize("entry", BACKBONE_ENTRIES)
+def test_head_whose_backbone_lacks_an_entry(entry):
+    inner = BACKBONE.to_metadata()
+    del inner[entry]
+    metadata = HEAD.to_metadata("head") | {"cnncodes.backbone_info": json.dumps(inner)}
+    with pytest.raises(FileFormatError, match=rf"here\.onnx: .*{entry}.*again"):
+        HeadInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("input_size", ""),
+        ("input_size", "large"),
+        ("input_size", "224.5"),
+        ("parity", "none"),
+        ("parity", ""),
+    ],
+)
+def test_backbone_with_a_damaged_number(entry, value):
+    metadata = BACKBONE.to_metadata() | {f"cnncodes.{entry}": value}
+    with pytest.raises(FileFormatError, match=r"here\.onnx: the metadata are damaged .*again"):
+        BackboneInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("labels", ""),
+        ("labels", "cat"),
+        ("labels", '"cat"'),
+        ("labels", "{}"),
+        ("labels", "null"),
+        ("labels", '["cat", 2]'),
+        ("training", "{"),
+        ("training", "7"),
+        ("training", "null"),
+        ("training", '["sgd"]'),
+        ("backbone_info", "vgg16"),
+        ("backbone_info", "7"),
+        ("backbone_info", "null"),
+        ("backbone_info", "[]"),
+        ("backbone_info", '"vgg16"'),
+        ("backbone_info", "{}"),
+    ],
+)
+def test_head_with_a_damaged_entry(entry, value):
+    metadata = HEAD.to_metadata("head") | {f"cnncodes.{entry}": value}
+    with pytest.raises(FileFormatError, match=r"here\.onnx: .*again"):
+        HeadInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize("value", [None, [], {}])
+@pytest.mark.parametrize("entry", ["backbone", "input_size", "parity"])
+def test_head_whose_backbone_has_an_entry_of_another_type(entry, value):
+    inner = BACKBONE.to_metadata() | {f"cnncodes.{entry}": value}
+    metadata = HEAD.to_metadata("head") | {"cnncodes.backbone_info": json.dumps(inner)}
+    with pytest.raises(FileFormatError, match=r"here\.onnx: .*again"):
+        HeadInfo.from_metadata(metadata, HERE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("backbone", "cnncodes export"),
+        ("head", "cnncodes train"),
+        ("app", "cnncodes bundle"),
+    ],
+)
+def test_foreign_model_is_refused_with_the_remedy(kind, remedy):
+    with pytest.raises(FileFormatError) as caught:
+        check_kind({"author": "another"}, HERE, kind)
+    assert str(caught.value).startswith("here.onnx: an ONNX model, but not one of cnncodes; ")
+    assert str(caught.value).endswith(remedy)
+
+
+@pytest.mark.parametrize("number", ["2", "10", "", "1.0"])
+def test_another_format_is_refused(number):
+    metadata = HEAD.to_metadata("head") | {"cnncodes.format": number}
+    with pytest.raises(FileFormatError) as caught:
+        check_kind(metadata, HERE, "head")
+    said = str(caught.value)
+    assert said.startswith(f"here.onnx: is in format '{number}', this release reads format 1")
+    assert said.endswith("install a newer cnncodes")
+
+
+@pytest.mark.parametrize(
+    ("found", "needed", "said"),
+    [
+        ("head", "app", "is a head, but an app is needed; make one with: cnncodes bundle"),
+        ("app", "head", "is an app, but a head is needed; make one with: cnncodes train"),
+        ("head", "backbone", "is a head, but a backbone is needed; make one with: cnncodes export"),
+    ],
+)
+def test_another_kind_is_refused(found, needed, said):
+    with pytest.raises(FileFormatError) as caught:
+        check_kind(HEAD.to_metadata(found), HERE, needed)
+    assert str(caught.value) == f"here.onnx: {said}"
+
+
+def test_model_of_no_kind_is_refused():
+    with pytest.raises(FileFormatError, match=r"here\.onnx: .*a head is needed"):
+        check_kind({"cnncodes.format": "1"}, HERE, "head")
+
+
+def test_session_and_metadata_of_a_head(head):
+    session, metadata = open_session(head, "head")
+    assert [each.name for each in session.get_inputs()] == ["codes"]
+    assert HeadInfo.from_metadata(metadata, head).labels == tuple("0123456789")
+
+
+@pytest.mark.parametrize("content", [b"", b"a text", b"\x89HDF\r\n\x1a\n", b"\x08\x08"])
+def test_what_is_no_model_cannot_be_opened(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"model\.onnx: ") as caught:
+        open_session(path, "head")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_names_the_remedy(tmp_path):
+    with pytest.raises(FileFormatError, match=r"no such file; make one with: cnncodes train"):
+        open_session(tmp_path / "absent.onnx", "head")
+
+
+def test_folder_is_not_said_to_be_absent(tmp_path):
+    with pytest.raises(FileFormatError, match="is a folder"):
+        open_session(tmp_path, "head")

@@ -1,0 +1,141 @@
+"""Results are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cnncodes.errors import OutputError
+from cnncodes.output import check_output, replacing
+
+NOBODY = 65534
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Be an ordinary user in `folder` for a moment: to root no permission means anything."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.chown(folder, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_writes_a_new_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "new", overwrite=False) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.read_bytes() == b""
+        temporary.write_text("new")
+        assert not (tmp_path / "new").exists()
+    assert [each.name for each in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new").read_text() == "new"
+
+
+def test_replaces_a_file_at_the_end_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with replacing(tmp_path / "file", overwrite=True) as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "file").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit, OutputError])
+@pytest.mark.parametrize("existing", [True, False])
+def test_leaves_everything_as_it_was(
+    tmp_path: Path, failure: type[BaseException], existing: bool
+) -> None:
+    if existing:
+        (tmp_path / "file").write_text("old")
+
+    def write() -> None:
+        with replacing(tmp_path / "file", overwrite=True) as temporary:
+            temporary.write_text("half")
+            raise failure("of another part")
+
+    with pytest.raises(failure, match="of another part"):
+        write()
+    assert [each.name for each in tmp_path.iterdir()] == ["file"] * existing
+    if existing:
+        assert (tmp_path / "file").read_text() == "old"
+
+
+def test_tells_what_the_file_system_refused(tmp_path: Path) -> None:
+    def write() -> None:
+        with replacing(tmp_path / "file", overwrite=False) as temporary:
+            temporary.unlink()
+            temporary.mkdir()
+            try:
+                temporary.write_text("new")
+            finally:
+                temporary.rmdir()
+
+    with pytest.raises(OutputError) as caught:
+        write()
+    assert str(caught.value) == f"{tmp_path / 'file'}: cannot be written (Is a directory)"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+def test_gives_the_permissions_of_a_plain_open(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_text("")
+        with replacing(tmp_path / "file", overwrite=False) as temporary:
+            # Until it is whole, nobody else has any business with it.
+            assert temporary.stat().st_mode & 0o077 == 0
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# The longest names a file can have, in one and in three bytes a letter.
+@pytest.mark.parametrize(
+    "name", ["x" * 255, "日" * 85, "two\nlines", "\udcff"], ids=["long", "wide", "lines", "bytes"]
+)
+def test_writes_files_of_any_name(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name, overwrite=False) as temporary:
+        temporary.write_text("new")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_checks_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for name, overwrite, reason in (
+        ("file", False, "exists already; choose another name or pass --overwrite"),
+        ("folder", True, "is a folder; name a file inside it"),
+        ("missing/file", True, f"the folder {tmp_path / 'missing'} does not exist; create it"),
+        ("file/file", True, f"the folder {tmp_path / 'file'} does not exist; create it"),
+    ):
+        for use in (check_output, lambda *args, **kw: replacing(*args, **kw).__enter__()):
+            with pytest.raises(OutputError) as caught:
+                use(tmp_path / name, overwrite=overwrite)
+            assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+    check_output(tmp_path / "file", overwrite=True)
+    check_output(tmp_path / "new", overwrite=False)
+
+
+def test_refuses_a_folder_that_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
+    (tmp_path / "locked").mkdir(mode=0o555)
+    path = Path("locked", "file")
+    with unprivileged(tmp_path):
+        check_output(Path("file"), overwrite=False)
+        for use in (check_output, lambda *args, **kw: replacing(*args, **kw).__enter__()):
+            with pytest.raises(OutputError) as caught:
+                use(path, overwrite=False)
+            assert str(caught.value) == "locked/file: the folder locked cannot be written to"
+    assert not list((tmp_path / "locked").iterdir())

@@ -1,0 +1,204 @@
+"""Progress: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cnncodes import progress
+from cnncodes.progress import Progress
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def work(clock: Clock, *, total: int, seconds_each: float, done: int = 0) -> None:
+    with Progress("extract", "images") as told:
+        told.begin(total, done)
+        for _ in range(total - done):
+            clock.now += seconds_each
+            told.advance(1)
+
+
+def test_says_nothing_about_short_work(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    work(clock, total=100, seconds_each=0.25)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_writes_a_line_every_half_minute(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    work(clock, total=200, seconds_each=0.5)
+    assert capfd.readouterr().err.splitlines() == [
+        "extract: 60 of 200 images, 2.0 a second, 1:10 left",
+        "extract: 120 of 200 images, 2.0 a second, 0:40 left",
+        "extract: 180 of 200 images, 2.0 a second, 0:10 left",
+    ]
+
+
+def test_counts_only_this_run_in_the_rate(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    work(clock, total=200, done=100, seconds_each=0.5)
+    assert capfd.readouterr().err == "extract: 160 of 200 images, 2.0 a second, 0:20 left\n"
+
+
+def test_can_write_a_line_each_time(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with Progress("extract", "images") as told:
+        told.begin(3)
+        for _ in range(3):
+            told.advance(1)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"extract: {done} of 3 images" for done in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(("total", "done", "amount"), [(2, 0, 1), (2, 2, 0), (0, 0, 0)])
+def test_survives_work_that_takes_no_time(
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    total: int,
+    done: int,
+    amount: int,
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with Progress("extract", "images") as told:
+        told.begin(total, done)
+        told.advance(amount)
+    assert capfd.readouterr().err.startswith(f"extract: {done + amount} of {total} images, ")
+
+
+ERASE = "\r\x1b[2K"
+
+
+class Terminal:
+    """A terminal that nobody sits at."""
+
+    def __init__(self, width: int) -> None:
+        self.ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+        self.shown = b""
+        # It holds little: whoever writes waits until somebody reads.
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self) -> None:
+        try:
+            while part := os.read(self.ours, 65536):
+                self.shown += part
+        except OSError:  # how Linux says that nobody holds the other end
+            pass
+
+    def states(self) -> list[str]:
+        """All that its one line showed, in turn, until nobody wrote to it any more."""
+        os.close(self.theirs)
+        self.reader.join()
+        os.close(self.ours)
+        return self.shown.decode().split(ERASE)
+
+
+@contextmanager
+def standard_error_on(terminal: Terminal) -> Iterator[None]:
+    with (
+        os.fdopen(os.dup(terminal.theirs), "w", encoding="utf-8") as stderr,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stderr", stderr)
+        patch.delenv("COLUMNS", raising=False)  # it would stand above the terminal's own width
+        yield
+
+
+def test_shows_a_bar_on_a_terminal(clock: Clock) -> None:
+    terminal = Terminal(width=80)
+    with standard_error_on(terminal):
+        work(clock, total=4, seconds_each=0.5)
+    start, *bars, end = terminal.states()
+    assert bars == [
+        "━━━━━━────────────────── extract: 1 of 4 images, 2.0 a second, 0:02 left",
+        "━━━━━━━━━━━━──────────── extract: 2 of 4 images, 2.0 a second, 0:01 left",
+        "━━━━━━━━━━━━━━━━━━────── extract: 3 of 4 images, 2.0 a second, 0:00 left",
+        "━━━━━━━━━━━━━━━━━━━━━━━━ extract: 4 of 4 images, 2.0 a second, 0:00 left",
+    ]
+    assert start == end == ""
+
+
+def test_redraws_the_bar_no_more_often_than_is_seen(clock: Clock) -> None:
+    terminal = Terminal(width=80)
+    with standard_error_on(terminal):
+        work(clock, total=1024, seconds_each=1 / 64)
+    assert 100 <= len(terminal.states()) <= 162  # sixteen seconds
+
+
+def test_never_wraps_the_bar(clock: Clock) -> None:
+    terminal = Terminal(width=40)
+    with standard_error_on(terminal):
+        work(clock, total=4, seconds_each=0.5)
+    states = terminal.states()
+    assert len(states) == 6
+    assert max(map(len, states)) < 40
+
+
+def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
+    def fail() -> None:
+        with Progress("extract", "images") as told:
+            told.begin(10, 4)
+            clock.now += 1
+            told.advance(1)
+            raise KeyboardInterrupt
+
+    terminal = Terminal(width=80)
+    with standard_error_on(terminal), pytest.raises(KeyboardInterrupt):
+        fail()
+    assert "5 of 10" in terminal.states()[-2]
+
+
+def test_command_keeps_its_bar_apart_from_its_result(
+    small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    terminal = Terminal(width=100)
+    arguments = ("extract", small_backbone, photos, "-o", tmp_path / "codes.h5")
+    with subprocess.Popen(
+        [sys.executable, "-m", "cnncodes", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=terminal.theirs,
+    ) as command:
+        start, *bars, end = terminal.states()
+        result = command.communicate()[0].decode()
+    assert command.returncode == 0
+    assert bars
+    for bar in bars:
+        assert re.fullmatch(
+            r"[━─]{24} extract: \d+ of 120 images, \d+\.\d a second, \d:\d\d left", bar
+        )
+    assert start == end == ""
+    assert result.count("\n") == 1
+    assert "120 images, 10 classes" in result
+    assert "\x1b" not in result
