@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cnncodes.errors import OutputError
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
     """Say now, before hours of work, that a result could not be written.
 
     Parameters
@@ -20,16 +20,21 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         The file that is to be written.
     overwrite : bool
         Whether a file that stands there may be replaced.
+    inputs : iterable of str or Path
+        What the result is made from, which is never replaced.
 
     Raises
     ------
     OutputError
-        The folder is missing or read-only, the path is a folder, or a file stands there.
+        The folder is missing or read-only, the path is a folder or an input, or a file stands
+        there.
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file inside it")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.exists() and any(Path(each).exists() and path.samefile(each) for each in inputs):
+        raise OutputError(f"{path}: is what the result is made from; choose another name")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
     if not os.access(path.parent, os.W_OK):

@@ -62,10 +62,10 @@ class Progress:
             return
         self._last_shown = now
         if self._on_terminal:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
             filled = BAR_WIDTH * self._done // max(self._total, 1)
-            bar = "━" * filled + "─" * (BAR_WIDTH - filled)
-            self._write(f"{_ERASE_LINE}{f'{bar} {self._state(now)}'[:width]}")
+            line = "━" * filled + "─" * (BAR_WIDTH - filled) + " " + self._state(now)
+            self._write(_ERASE_LINE + line[: columns - 1])
         else:
             self._write(f"{self._state(now)}\n")
 

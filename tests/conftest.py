@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 from cnncodes.cli import main
 from cnncodes.demo import write_digits
 
 Run = Callable[..., Result]
+
+settings.register_profile("cnncodes", deadline=None)  # how long a test takes tells nothing
+settings.load_profile("cnncodes")
 
 
 def run_command(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> Result:
@@ -27,6 +31,7 @@ def run_command(*arguments: object, exit_code: int = 0, stdin: bytes | None = No
     if exit_code == 1:
         assert result.stderr.splitlines()[-1].startswith("Error: ")
         assert "Traceback" not in result.output
+        assert "--debug shows where" not in result.output  # told on purpose, not by accident
     return result
 
 

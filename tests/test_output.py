@@ -11,6 +11,7 @@ import pytest
 
 from cnncodes.errors import OutputError
 from cnncodes.output import check_output, replacing
+from tests.conftest import error_of
 
 NOBODY = 65534
 
@@ -139,3 +140,20 @@ def test_refuses_a_folder_that_is_read_only(
                 use(path, overwrite=False)
             assert str(caught.value) == "locked/file: the folder locked cannot be written to"
     assert not list((tmp_path / "locked").iterdir())
+
+
+@pytest.mark.parametrize("command", ["extract", "train", "bundle"])
+def test_input_is_never_replaced(
+    command: str, small_backbone: Path, photos: Path, codes: Path, head: Path
+) -> None:
+    inputs = {
+        "extract": [small_backbone, photos],
+        "train": [codes],
+        "bundle": [small_backbone, head],
+    }[command]
+    for path in inputs:
+        if path.is_file():
+            before = path.read_bytes()
+            said = error_of(command, *inputs, "-o", path, "--overwrite")
+            assert "is what the result is made from" in said
+            assert path.read_bytes() == before

@@ -136,8 +136,9 @@ def standard_error_on(terminal: Terminal) -> Iterator[None]:
         yield
 
 
-def test_shows_a_bar_on_a_terminal(clock: Clock) -> None:
-    terminal = Terminal(width=80)
+@pytest.mark.parametrize("width", [80, 0])  # a terminal may not know its width
+def test_shows_a_bar_on_a_terminal(clock: Clock, width: int) -> None:
+    terminal = Terminal(width)
     with standard_error_on(terminal):
         work(clock, total=4, seconds_each=0.5)
     start, *bars, end = terminal.states()

@@ -359,6 +359,9 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
     _rename_output(model, "codes")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+    unused = [each for each in model.opset_import if each.domain != ""]
+    for each in unused:  # the converter declares ai.onnx.ml, and small runtimes lack it
+        model.opset_import.remove(each)
     del model.graph.value_info[:]  # holds the converter's own names for the batch
     model.graph.name = model.producer_name = "cnncodes"
     model.producer_version = __version__

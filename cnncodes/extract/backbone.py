@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.model_file import BackboneInfo, open_session
 
 
@@ -79,12 +79,12 @@ class Backbone:
 
         Raises
         ------
-        ValueError
+        ParameterError
             The images have another dtype or shape.
         """
         wanted = (self.info.input_size, self.info.input_size, 3)
         if images.dtype != np.uint8 or images.shape[1:] != wanted:
-            raise ValueError(
+            raise ParameterError(
                 f"images must be uint8 of shape (n_images, {', '.join(map(str, wanted))}), not "
                 f"{images.dtype} of shape {images.shape}"
             )

@@ -128,7 +128,7 @@ def extract(
     the same call goes on from it; a call that differs starts anew.
     """
     output = Path(output)
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[backbone, source])
     threads = threads or available_threads()
     network = Backbone(backbone, threads=threads)
     images = find_images(Path(source))

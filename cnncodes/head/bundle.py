@@ -43,7 +43,7 @@ def bundle(
         The app cannot be written.
     """
     backbone, head, output = Path(backbone), Path(head), Path(output)
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[backbone, head])
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnncodes.errors import FileFormatError, ImageError
+from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract.images import (
     DEFAULT_MAX_PIXELS,
     decode_image,
@@ -135,6 +135,8 @@ class Classifier:
         ------
         ImageError
             The image cannot be used.
+        ParameterError
+            `top` is below 1.
         """
         if isinstance(image, Image.Image):
             pixels = prepare_image(image, self.input_size)
@@ -197,11 +199,24 @@ class Classifier:
         -------
         ndarray of float32, shape (n_images, n_classes)
             Rows that add up to 1, in the order of `labels`.
+
+        Raises
+        ------
+        ParameterError
+            The images have another dtype or shape.
         """
+        wanted = (self.input_size, self.input_size, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            raise ParameterError(
+                f"images must be uint8 of shape (n_images, {', '.join(map(str, wanted))}), not "
+                f"{images.dtype} of shape {images.shape}"
+            )
         probabilities: NDArray[np.float32]
         probabilities = self._session.run(["probabilities"], {"images": images})[0]
         return probabilities
 
     def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+        if top is not None and top < 1:
+            raise ParameterError(f"top must be 1 or more, not {top}")
         order = np.argsort(-row, kind="stable")[:top]
         return [Prediction(self.labels[index], float(row[index])) for index in order]

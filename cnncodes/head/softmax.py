@@ -176,7 +176,8 @@ class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 *_loss_and_accuracy(features[held_out] @ weights + bias, targets[held_out]),
             )
             self.history_.append(epoch)
-            if not np.isfinite(epoch.train_loss):
+            # The last step is not in the loss, so its result is looked at too.
+            if not np.isfinite(epoch.train_loss) or not np.isfinite(weights).all():
                 raise ValueError(f"diverged in epoch {number}; lower learning_rate")
             if on_epoch is not None:
                 on_epoch(epoch)

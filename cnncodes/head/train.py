@@ -147,11 +147,11 @@ def train_head(
         The head cannot be written.
     """
     output = Path(output)
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[codes])
     if method not in METHODS:
         raise ParameterError(f"no method {method!r}; there are {' and '.join(METHODS)}")
-    if not C > 0:
-        raise ParameterError(f"C must be above 0, not {C}")
+    if not 0 < C < np.inf:
+        raise ParameterError(f"C must be above 0 and finite, not {C}")
     with CodeStore.open(codes) as store:
         classes, y, notes = _classes(store)
         parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
@@ -179,6 +179,8 @@ def train_head(
             fitted=fitted,
             notes=notes,
         )
+        if training.train.loss is None or not np.isfinite(training.train.loss):
+            raise TrainingError("the trained weights overflow; lower the learning rate")
         info = HeadInfo(
             labels=tuple(training.labels),
             training={

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore, Prediction
-from cnncodes.errors import FileFormatError, ImageError
+from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract.images import decode_image
 from cnncodes.head.classifier import BATCH_SIZE
 
@@ -181,3 +181,14 @@ def test_other_models_are_refused(head, small_backbone, kind):
 def test_missing_app(tmp_path):
     with pytest.raises(FileFormatError, match="no such file; make one with: cnncodes bundle"):
         Classifier(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_below_one_is_refused(app, photos, top):
+    with pytest.raises(ParameterError, match="top must be 1 or more"):
+        Classifier(app).predict(next(photos.rglob("*.png")), top)
+
+
+def test_other_arrays_are_refused(app):
+    with pytest.raises(ParameterError, match=r"must be uint8 of shape \(n_images, 75, 75, 3\)"):
+        Classifier(app).predict_proba(np.zeros((1, 80, 80, 3), np.uint8))

