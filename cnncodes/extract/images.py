@@ -98,11 +98,9 @@ def decode_image(
         _as_image_errors(max_pixels),
         Image.open(io.BytesIO(content), formats=FORMATS) as image,
     ):
-        n_pixels = image.width * image.height
-        if n_pixels > max_pixels:
+        if image.width * image.height > max_pixels:
             raise ImageError(
-                f"{image.width} x {image.height} is {n_pixels / 1e6:.0f} megapixels, more "
-                f"than {max_pixels / 1e6:.0f} (--max-pixels)"
+                f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
             )
         return prepare_image(image, size)
 
@@ -144,9 +142,13 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("damaged: its header cannot be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels (--max-pixels)") from error
+        raise ImageError(f"more than {_pixels(max_pixels)} (--max-pixels)") from error
     except Exception as error:
         raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def _pixels(number: int) -> str:
+    return f"{number / 1e6:.0f} megapixels" if number >= 1_000_000 else f"{number} pixels"
 
 
 def _upright(image: Image.Image) -> Image.Image:

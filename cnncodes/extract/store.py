@@ -6,6 +6,7 @@ Its layout is written down in ``docs/file-formats.md``. An extraction writes to
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ class CodeStore:
     def __init__(self, file: h5py.File, path: Path) -> None:
         self._file = file
         self.path = path
+        # While the file grows: what is told of the images, and of the skipped ones.
+        self._told = (hashlib.sha256(), hashlib.sha256())
 
     @classmethod
     def open(cls, path: str | Path) -> CodeStore:
@@ -116,6 +119,7 @@ class CodeStore:
         file.attrs["class_names"] = json.dumps(list(class_names))
         file.attrs["source"] = _encode(source)
         file.attrs["request"] = request
+        file.attrs["told"] = ""
         file.attrs["complete"] = False
         bytes_per_image = math.prod(code_shape) * np.dtype(dtype).itemsize
         per_chunk = max(1, CHUNK_BYTES // bytes_per_image)
@@ -154,7 +158,9 @@ class CodeStore:
             if text_attribute(store._file, "request") == request and store._consistent():
                 for start in range(0, len(store), 256):
                     store.codes[start : start + 256]  # a block never written cannot be read
-                return store
+                store._tell(store.labels.tolist(), store.paths, store.digests, store.skipped)
+                if text_attribute(store._file, "told") == store._told_digest():
+                    return store
         except Exception:  # what a crash left may hold anything; it is made anew
             pass
         store.close()
@@ -189,6 +195,8 @@ class CodeStore:
             _extend(self._file["digests"], [digest.encode() for digest in digests])
             _extend(self._file["skipped/paths"], [_encode(path) for path, _ in skipped])
             _extend(self._file["skipped/reasons"], [_encode(reason) for _, reason in skipped])
+            self._tell(labels, paths, digests, skipped)
+            self._file.attrs["told"] = self._told_digest()
             self._file.flush()
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({_reason(error)})") from error
@@ -202,7 +210,8 @@ class CodeStore:
         """Mark the file complete, close it and give it its final name."""
         try:
             self._file.attrs["complete"] = True
-            del self._file.attrs["request"]
+            for name in ("request", "told"):
+                del self._file.attrs[name]
             self.close()
             self.path.replace(path)
         except OSError as error:
@@ -315,6 +324,23 @@ class CodeStore:
             ) from error
         if not whole:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+
+    def _tell(
+        self,
+        labels: Sequence[int],
+        paths: Sequence[str],
+        digests: Sequence[str],
+        skipped: Sequence[tuple[str, str]],
+    ) -> None:
+        """Digest what is stored beside the codes, which has no checksum of its own."""
+        images, skips = self._told
+        for row in zip(labels, paths, digests, strict=True):
+            images.update(json.dumps(row).encode())
+        for skip in skipped:
+            skips.update(json.dumps(skip).encode())
+
+    def _told_digest(self) -> str:
+        return "".join(each.hexdigest() for each in self._told)
 
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""

@@ -71,9 +71,10 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         FileFormatError
             The backbone file is not one.
         """
+        paths = [Path(path) for path in X]
         network = Backbone(self.backbone, threads=self.threads)
         loaded = load_images(
-            [Path(path) for path in X],
+            paths,
             network.info.input_size,
             threads=self.threads or available_threads(),
             ahead=2 * self.batch_size,
@@ -82,7 +83,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for batch in in_batches(loaded, self.batch_size):
             for image in batch:
                 if image.pixels is None:
-                    raise ImageError(f"{X[image.index]}: {image.problem}")
+                    raise ImageError(f"{paths[image.index]}: {image.problem}")
             codes = network.extract(
                 np.stack([image.pixels for image in batch if image.pixels is not None])
             )

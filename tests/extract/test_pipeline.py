@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +88,9 @@ def test_codes_of_class_folders(
         assert names == [Path(path).parent.name for path in store.paths]
         assert store.source == str(few)
         assert store.skipped == []
+    again = output.with_name("again.h5")
+    run("extract", small_backbone, few, "-o", again, "--dtype", dtype)
+    assert again.read_bytes() == output.read_bytes()
 
 
 def test_codes_of_a_flat_folder(run: Run, small_backbone: Path, few: Path, output: Path) -> None:
@@ -110,16 +114,9 @@ def test_codes_of_a_table(
     result = run("extract", small_backbone, table, "-o", output, "--batch-size", "2", "--json")
     told = json.loads(result.stdout)
     missing = ["missing.png", "cannot be read: No such file or directory"]
-    assert told.pop("seconds") > 0
-    assert told == {
-        "path": str(output),
-        "n_images": 12,
-        "n_unlabelled": 1,
-        "n_resumed": 0,
-        "skipped": [missing],
-        "class_names": ["even", "odd"],
-        "code_shape": [2048],
-    }
+    assert (told["path"], told["class_names"]) == (str(output), ["even", "odd"])
+    assert (told["n_images"], told["n_unlabelled"], told["n_resumed"]) == (12, 1, 0)
+    assert (told["skipped"], told["code_shape"]) == ([missing], [2048])
     assert_codes_are_of(output, small_backbone, few)
     with CodeStore.open(output) as store:
         assert store.paths == paths
@@ -148,14 +145,6 @@ def test_does_not_depend_on_the_batch_size(
     for codes, *others in found[1:]:
         np.testing.assert_allclose(codes, found[0][0], rtol=1e-5, atol=1e-8)
         assert others == list(found[0][1:])
-
-
-def test_gives_the_same_bytes_again(
-    run: Run, small_backbone: Path, few: Path, tmp_path: Path
-) -> None:
-    for name in ("first.h5", "second.h5"):
-        run("extract", small_backbone, few, "-o", tmp_path / name)
-    assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
 
 
 PNG = encoded(Image.effect_noise((64, 64), 50), "PNG")
@@ -196,17 +185,13 @@ def test_skips_what_cannot_be_used(run: Run, backbone: Path, odd: Path, output: 
 
 
 def test_prints_no_control_characters(run: Run, backbone: Path, odd: Path, output: Path) -> None:
-    for name in list(ODD)[:5]:
+    for name in list(ODD)[:4]:
         (odd / name).unlink()
-    *_, lines, undecodable = run("extract", backbone, odd, "-o", output).output.splitlines()
+    options = ("-o", output, "--max-pixels", "10100")  # now the largest may stay
+    *_, count, lines, undecodable = run("extract", backbone, odd, *options).output.splitlines()
+    assert count == "  2 images skipped, listed in the file; the first:"
     assert lines == "    h two\\nlines.png: empty file"
     assert undecodable == "    i \\udcff.png: empty file"
-
-
-def test_uses_images_up_to_max_pixels(run: Run, backbone: Path, odd: Path, output: Path) -> None:
-    run("extract", backbone, odd, "-o", output, "--max-pixels", "10100")
-    with CodeStore.open(output) as store:
-        assert "f large.png" in store.paths
 
 
 def test_skips_a_path_with_a_null_byte(
@@ -316,12 +301,29 @@ def test_goes_on_after_an_interruption(run: Run, backbone: Path, odd: Path, outp
     assert left_in(output.parent) == [partial.name]
     result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
     assert "\n  went on after 7 images of an earlier run\n" in result.output
-    assert f"{output}: 2 images," in result.output
     assert left_in(output.parent) == ["codes.h5"]
     assert_codes_are_of(output, backbone, odd)
     with CodeStore.open(output) as store:
         assert store.paths == list(GOOD)
         assert [path for path, _ in store.skipped] == list(ODD)
+
+
+@pytest.mark.parametrize("dataset", ["codes", "labels", "paths", "digests"])
+def test_is_not_misled_by_what_a_crash_left(
+    run: Run, backbone: Path, few: Path, output: Path, dataset: str
+) -> None:
+    interrupt(backbone, few, output, batch_size=4)
+    partial = output.with_name("codes.h5.partial")
+    with h5py.File(partial) as file:
+        chunk = file[dataset].id.get_chunk_info(0)
+    with partial.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\0" * chunk.size)
+    run("extract", backbone, few, "-o", output)
+    assert_codes_are_of(output, backbone, few)
+    with CodeStore.open(output) as store:
+        assert [path[0] for path in store.paths] == [*"000022227777"]
+        assert store.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_starts_anew_for_another_request(
@@ -385,7 +387,6 @@ def test_interrupted_command_goes_on_when_given_again(
     (n_kept,) = re.fullmatch(rf"{start} (\d+) of 240 images; the same .+", error).groups()
     assert 24 <= int(n_kept) < 240
     assert left_in(output.parent) == [partial.name]
-
     result = run(*arguments)
     assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output
     assert left_in(output.parent) == ["codes.h5"]
