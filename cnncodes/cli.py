@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -53,6 +54,24 @@ class Program(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+class Strength(click.ParamType):  # type: ignore[type-arg]
+    """A number above zero, or ``auto``."""
+
+    name = "auto|number"
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a number."""
+        if value == "auto":
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value!r} is neither auto nor a number above 0", param, ctx)
+        return number
 
 
 def _fail(message: str) -> None:
@@ -240,10 +259,15 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 @click.option(
     "--C",
     "C",
-    type=click.FloatRange(0, min_open=True),
-    default=10.0,
+    type=Strength(),
+    default="auto",
     show_default=True,
-    help="logistic: inverse strength of the penalty.",
+    help="logistic: inverse strength of the penalty; auto chooses it by cross-validation.",
+)
+@click.option(
+    "--class-weight",
+    type=click.Choice(["balanced"]),
+    help="logistic: let rare classes weigh as much as common ones.",
 )
 @click.option(
     "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="sgd: passes."
@@ -308,7 +332,11 @@ def train(
     _print_score("test", result.test, result.weights)
     if result.majority is not None:
         click.echo(f"  always naming the most common class: {result.majority:.1%} of the test")
+    scores = result.fitted.pop("C_scores", {})
     click.echo(f"  fitted in {result.seconds:.1f} s: {_pairs(result.fitted)}")
+    if scores:
+        tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
+        click.echo(f"  C chosen by cross-validation on the training part: {tried}")
     for note in result.notes:
         click.echo(f"  note: {shown(note)}")
 

@@ -119,7 +119,6 @@ class CodeStore:
         file.attrs["class_names"] = json.dumps(list(class_names))
         file.attrs["source"] = _encode(source)
         file.attrs["request"] = request
-        file.attrs["told"] = ""
         file.attrs["complete"] = False
         bytes_per_image = math.prod(code_shape) * np.dtype(dtype).itemsize
         per_chunk = max(1, CHUNK_BYTES // bytes_per_image)
@@ -130,7 +129,9 @@ class CodeStore:
         skipped = file.create_group("skipped")
         _growing(skipped, "paths", _TEXT, (), 64)
         _growing(skipped, "reasons", _TEXT, (), 64)
-        return cls(file, path)
+        store = cls(file, path)
+        file.attrs["told"] = store._told_digest()
+        return store
 
     @classmethod
     def resume(cls, path: Path, request: str) -> CodeStore | None:

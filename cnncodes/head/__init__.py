@@ -1,23 +1,29 @@
 """Codes become a classifier, and the classifier one file to ship.
 
-The heart is `train.train_head`. `split`, `logistic` and `softmax` are what it is made of;
-`bundle` joins the head to its backbone; `classifier.Classifier` is what a small program
-imports, and needs numpy, onnxruntime and Pillow only.
+The heart is `train.train_head`. `split`, `logistic` (with `gram`) and `softmax` are what it is
+made of; `bundle` joins the head to its backbone; `classifier.Classifier` is what a small
+program imports, and needs numpy, onnxruntime and Pillow only.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnncodes.head.gram import GramLogisticRegression
     from cnncodes.head.softmax import SGDSoftmax
 
-__all__ = ["SGDSoftmax"]
+__all__ = ["GramLogisticRegression", "SGDSoftmax"]
+
+
+_HOMES = {
+    "GramLogisticRegression": "cnncodes.head.gram",
+    "SGDSoftmax": "cnncodes.head.softmax",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "SGDSoftmax":  # scikit-learn is slow to import: only for who asks
-        from cnncodes.head.softmax import SGDSoftmax
-
-        return SGDSoftmax
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:  # scikit-learn is slow to import: only for who asks
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

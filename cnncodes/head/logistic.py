@@ -1,7 +1,8 @@
-"""The logistic head: multinomial logistic regression, trained to convergence.
+"""The logistic head: multinomial logistic regression on the codes of a file.
 
-The estimator is scikit-learn's. This module is the seam where a faster exact solver belongs:
-whatever it is, it must offer scikit-learn's ``fit``, ``coef_`` and ``intercept_``.
+Codes are centred by the mean of the training images and scaled to a mean squared length of one,
+as `scaling` does; here both happen to the Gram matrix, so that the codes themselves are only
+ever read a block at a time.
 """
 
 from __future__ import annotations
@@ -12,35 +13,91 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-MAX_ITERATIONS = 1000
+from cnncodes.head.gram import (
+    BLOCK_BYTES,
+    MAX_ITERATIONS,
+    Solution,
+    centre,
+    gram_matrix,
+    rotate,
+    rotate_back,
+    solve,
+)
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import Scaling, read_all
 
 
 def fit_logistic(
-    X: NDArray[np.float32], y: NDArray[np.int32], *, C: float
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], dict[str, Any]]:
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    *,
+    C: float | str,
+    class_weight: str | None = None,
+    seed: int = 0,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Fit a multinomial logistic regression with an L2 penalty.
 
     Parameters
     ----------
-    X : ndarray of float32, shape (n_samples, n_features)
-        Standardised codes.
-    y : ndarray of int32, shape (n_samples,)
-        Classes, from 0 on without gaps; two or more.
-    C : float
-        Inverse strength of the penalty, as in scikit-learn.
+    rows : CodeRows
+        The training images.
+    y : ndarray of int32, shape (n_images,)
+        Their classes, from 0 on without gaps; two or more.
+    C : float or "auto"
+        Inverse strength of the penalty on standardised codes; ``"auto"`` chooses it by
+        cross-validation.
+    class_weight : "balanced" or None
+        Whether rare classes weigh as much as common ones.
+    seed : int
+        Seed of the folds.
 
     Returns
     -------
-    weights : ndarray, shape (n_features, n_classes)
-        Weights of the logits.
-    bias : ndarray, shape (n_classes,)
+    weights : ndarray of float32, shape (n_features, n_classes)
+        Weights of the logits, on codes as they are.
+    bias : ndarray of float32, shape (n_classes,)
         Bias of the logits.
     fitted : dict
-        What is worth telling of the fit: ``C``, ``n_iterations``.
+        What is worth telling of the fit: ``C``, ``n_iterations``, ``C_scores``.
     """
-    model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS).fit(X, y)
-    weights, bias = model.coef_.T, model.intercept_
-    if weights.shape[1] == 1:  # two classes: scikit-learn gives the second one's logit only
-        weights = np.hstack([-weights / 2, weights / 2])
-        bias = np.concatenate([-bias / 2, bias / 2])
-    return weights, bias, {"C": C, "n_iterations": int(model.n_iter_.max())}
+
+    def solved(points: NDArray[Any]) -> Solution:
+        model = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
+        return solve(points, y, model, C=C, random_state=seed % 2**32)
+
+    if len(rows) >= rows.n_features:
+        X = read_all(rows)
+        scaling = Scaling.of(X)
+        scaling.apply(X)
+        solution = solved(X)
+        weights, bias = scaling.fold(solution.weights, solution.intercept)
+    else:
+        block = max(1, BLOCK_BYTES // (rows.n_features * rows.itemsize))
+        K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32)
+        centre(K)
+        variance = max(float(K.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
+        K /= variance
+        points = rotate(K)
+        del K
+        solution = solved(points)
+        alpha = rotate_back(points, solution.weights.astype(np.float32))
+        alpha /= np.float32(variance)
+        del points
+        weights, bias = _combine(rows, alpha, solution.intercept)
+    fitted: dict[str, Any] = {"C": solution.C, "n_iterations": solution.n_iterations}
+    if solution.scores:
+        fitted["C_scores"] = solution.scores
+    return weights, bias, fitted
+
+
+def _combine(
+    rows: CodeRows, alpha: NDArray[np.float32], intercept: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weights XᵀA, and the bias that makes them act on centred codes."""
+    weights = np.zeros((rows.n_features, alpha.shape[1]), np.float32)
+    total = np.zeros(rows.n_features)
+    for places, X in rows.blocks():
+        weights += X.T @ alpha[places]
+        total += X.sum(axis=0, dtype=np.float64)
+    mean = total / len(rows)
+    return weights, (intercept - mean @ weights.astype(np.float64)).astype(np.float32)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.head.rows import CodeRows
+
 _BLOCK = 256
 
 
@@ -72,3 +74,11 @@ class Scaling:
             folded.astype(np.float32),
             (bias - self.mean.astype(np.float64) @ folded).astype(np.float32),
         )
+
+
+def read_all(rows: CodeRows) -> NDArray[np.float32]:
+    """Read codes into one float32 array of shape (n_images, n_features)."""
+    X = np.empty((len(rows), rows.n_features), np.float32)
+    for places, block in rows.blocks():
+        X[places] = block
+    return X

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_random_state, validate_data
 
+from cnncodes.head.linear import LinearSoftmax, log_softmax
 from cnncodes.head.split import split_by_class
 
 OPTIMIZERS = ("momentum", "adam")
@@ -49,7 +49,7 @@ class Epoch:
     validation_accuracy: float | None
 
 
-class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class SGDSoftmax(LinearSoftmax):
     """Softmax regression trained by mini-batch gradient descent.
 
     Parameters
@@ -190,39 +190,6 @@ class SGDSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.coef_, self.intercept_ = weights.T.copy(), bias.copy()
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return the logits; with two classes, as scikit-learn does, those of the second.
-
-        Parameters
-        ----------
-        X : array-like, shape (n_samples, n_features)
-            Codes.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples, n_classes), or (n_samples,) with two classes
-            The logits, or for two classes their difference.
-        """
-        logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return probabilities, float32 of shape (n_samples, n_classes), for codes `X`."""
-        probabilities: NDArray[np.float32] = np.exp(log_softmax(self._logits(X)))
-        return probabilities
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the likeliest classes, shape (n_samples,), for codes `X`."""
-        logits = self._logits(X)
-        likeliest: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
-        return likeliest
-
-    def _logits(self, X: ArrayLike) -> NDArray[np.float32]:
-        check_is_fitted(self)
-        features: NDArray[np.float32] = validate_data(self, X, dtype=np.float32, reset=False)
-        logits: NDArray[np.float32] = features @ self.coef_.T + self.intercept_
-        return logits
-
     def _check_parameters(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {self.optimizer!r}; there are {OPTIMIZERS}")
@@ -285,13 +252,6 @@ def adam(
         parameters -= np.float32(corrected) * mean / (np.sqrt(square) + epsilon)
 
     return step
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logarithm of softmax over the last axis, without overflow."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    logarithms: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return logarithms
 
 
 def _loss_and_accuracy(

@@ -7,7 +7,7 @@ measured here is just what the written file computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +20,16 @@ from cnncodes import __version__
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.head_onnx import build_head, save_checked
+from cnncodes.head.linear import log_softmax
 from cnncodes.head.logistic import fit_logistic
-from cnncodes.head.scaling import Scaling
-from cnncodes.head.softmax import Epoch, SGDSoftmax, log_softmax
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import Scaling, read_all
+from cnncodes.head.softmax import Epoch, SGDSoftmax
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo
 from cnncodes.output import check_output, replacing
 
 METHODS = ("logistic", "sgd")
-DEFAULT_C = 10.0
-_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Training:
     majority : float or None
         Test accuracy of always naming the class most common in training.
     seconds : float
-        Duration of the fit, reading the codes not included.
+        Duration of the fit, reading the codes included.
     fitted : dict
         What the method tells of its fit.
     notes : list of str
@@ -99,7 +99,8 @@ def train_head(
     per_class: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    C: float = DEFAULT_C,
+    C: float | str = "auto",
+    class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
@@ -123,8 +124,11 @@ def train_head(
         Seed of the split and of SGD.
     overwrite : bool
         Whether a file at `output` may be replaced.
-    C : float
-        Inverse strength of the logistic head's penalty, on codes of mean squared length one.
+    C : float or "auto"
+        Inverse strength of the logistic head's penalty, on codes of mean squared length one;
+        ``"auto"`` chooses it by cross-validation on the training part.
+    class_weight : "balanced" or None
+        Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
         Parameters of `SGDSoftmax`.
     on_epoch : callable, optional
@@ -150,30 +154,28 @@ def train_head(
     check_output(output, overwrite=overwrite, inputs=[codes])
     if method not in METHODS:
         raise ParameterError(f"no method {method!r}; there are {' and '.join(METHODS)}")
-    if not 0 < C < np.inf:
-        raise ParameterError(f"C must be above 0 and finite, not {C}")
+    if C != "auto" and not (isinstance(C, int | float) and 0 < C < np.inf):
+        raise ParameterError(f"C must be auto, or above 0 and finite, not {C}")
     with CodeStore.open(codes) as store:
         classes, y, notes = _classes(store)
         parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
         notes += _notes_on_split(store, classes, y, parts)
-        X = _read(store, parts.train)
-        scaling = Scaling.of(X)
-        scaling.apply(X)
+        rows, targets = CodeRows(store, parts.train), y[parts.train]
         started = time.monotonic()
         if method == "logistic":
-            weights, bias, fitted = fit_logistic(X, y[parts.train], C=C)
+            weights, bias, fitted = fit_logistic(
+                rows, targets, C=C, class_weight=class_weight, seed=seed
+            )
         else:
-            weights, bias, fitted = _fit_sgd(X, y[parts.train], seed, sgd or {}, on_epoch)
+            weights, bias, fitted = _fit_sgd(rows, targets, seed, sgd or {}, on_epoch)
         seconds = time.monotonic() - started
-        del X
-        linear = scaling.fold(weights, bias)
         training = Training(
             path=output,
             method=method,
             weights=store.backbone.weights,
             labels=[store.class_names[number] for number in classes],
-            train=_score(store, *linear, y, parts.train),
-            test=_score(store, *linear, y, parts.test),
+            train=_score(rows, targets, weights, bias),
+            test=_score(CodeRows(store, parts.test), y[parts.test], weights, bias),
             majority=_majority(y, parts),
             seconds=seconds,
             fitted=fitted,
@@ -199,7 +201,7 @@ def train_head(
             backbone_sha256=store.backbone_sha256,
             created_with=f"cnncodes {__version__}, scikit-learn {version('scikit-learn')}",
         )
-        model = build_head(*linear, store.codes.shape[1:], info)
+        model = build_head(weights, bias, store.codes.shape[1:], info)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
@@ -241,43 +243,16 @@ def _notes_on_split(
     return [f"classes of one image train but are not tested: {names}{more}"]
 
 
-def _read(store: CodeStore, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Read the codes of some images, flattened, as float32."""
-    X = np.empty((len(rows), int(np.prod(store.codes.shape[1:]))), np.float32)
-    filled = 0
-    for _, block in _blocks(store, rows):
-        X[filled : filled + len(block)] = block
-        filled += len(block)
-    return X
-
-
-def _blocks(
-    store: CodeStore, rows: NDArray[np.intp]
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Give some rows, increasing, and their flattened codes, a block at a time.
-
-    Whole stretches of the file are read and thinned out in memory: HDF5 is slow at picking.
-    """
-    for start in range(0, len(rows), _BLOCK):
-        wanted = rows[start : start + _BLOCK]
-        stretch = store.codes[wanted[0] : wanted[-1] + 1]
-        block = stretch[wanted - wanted[0]].reshape(len(wanted), -1).astype(np.float32)
-        if not np.isfinite(block).all():
-            bad = wanted[~np.isfinite(block).all(axis=1)][0]
-            raise TrainingError(
-                f"{store.path}: the codes of {store.paths[bad]} are not finite; extract them "
-                "again, with --dtype float32 if they overflow"
-            )
-        yield wanted, block
-
-
 def _fit_sgd(
-    X: NDArray[np.float32],
+    rows: CodeRows,
     y: NDArray[np.int32],
     seed: int,
     parameters: dict[str, Any],
     on_epoch: Callable[[Epoch], None] | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    X = read_all(rows)
+    scaling = Scaling.of(X)
+    scaling.apply(X)
     model = SGDSoftmax(random_state=seed % 2**32, **parameters)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
@@ -288,23 +263,22 @@ def _fit_sgd(
     fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
     if kept.validation_accuracy is not None:
         fitted["validation_accuracy"] = kept.validation_accuracy
-    return model.coef_.T, model.intercept_, fitted
+    return *scaling.fold(model.coef_.T, model.intercept_), fitted
 
 
 def _score(
-    store: CodeStore,
+    rows: CodeRows,
+    y: NDArray[np.int32],
     weights: NDArray[np.float32],
     bias: NDArray[np.float32],
-    y: NDArray[np.int32],
-    rows: NDArray[np.intp],
 ) -> Score:
     if len(rows) == 0:
         return Score(0, None, None)
     loss, correct = 0.0, 0
-    for wanted, block in _blocks(store, rows):
+    for places, block in rows.blocks():
         logits = block @ weights + bias
-        loss -= float(log_softmax(logits)[np.arange(len(wanted)), y[wanted]].sum())
-        correct += int((logits.argmax(axis=1) == y[wanted]).sum())
+        loss -= float(log_softmax(logits)[np.arange(len(block)), y[places]].sum())
+        correct += int((logits.argmax(axis=1) == y[places]).sum())
     return Score(len(rows), loss / len(rows), correct / len(rows))
 
 

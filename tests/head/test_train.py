@@ -399,6 +399,28 @@ def test_bad_parameters_of_the_function(codes, output, parameters):
     assert not list(output.parent.iterdir())
 
 
-@pytest.mark.parametrize("C", ["inf", "nan"])
-def test_c_that_is_no_number_is_refused(codes, output, C):
-    assert "C must be above 0 and finite" in error_of("train", codes, "-o", output, "--C", C)
+@pytest.mark.parametrize("C", ["inf", "nan", "0", "-1", "much"])
+def test_c_that_is_no_number_is_refused(codes, output, run, C):
+    said = run("train", codes, "-o", output, "--C", C, exit_code=2).stderr
+    assert "neither auto nor a number above 0" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("C", [0, np.inf, np.nan, "much"])
+def test_library_refuses_such_a_c_too(codes, output, C):
+    with pytest.raises(ParameterError, match="C must be auto, or above 0 and finite"):
+        train_head(codes, output, C=C)
+
+
+def test_c_is_chosen_and_its_scores_told(codes, output, run):
+    told = train_json(run, codes, "-o", output)["fitted"]
+    assert str(told["C"]) in told["C_scores"]
+    text = run("train", codes, "-o", output, "--overwrite").stdout
+    assert "C chosen by cross-validation on the training part: 0.1 " in text
+
+
+def test_classes_can_be_balanced(codes, output, run):
+    plain = train_json(run, codes, "-o", output, "--C", "1")
+    balanced = train_json(
+        run, codes, "-o", output, "--overwrite", "--C", "1", "--class-weight", "balanced"
+    )
+    assert plain["train"]["loss"] != balanced["train"]["loss"]

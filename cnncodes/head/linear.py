@@ -1,0 +1,70 @@
+"""What both heads are once trained: logits = codes · weights + bias, and a softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logarithm of softmax over the last axis, without overflow."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logarithms: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logarithms
+
+
+class LinearSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Base of the scikit-learn classifiers that end as a matrix and a bias.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        The classes.
+    coef_ : ndarray, shape (n_classes, n_features)
+        Weights of the logits; a row for each class, also where there are two.
+    intercept_ : ndarray, shape (n_classes,)
+        Bias of the logits.
+    n_features_in_ : int
+        Features seen in training.
+    """
+
+    classes_: NDArray[Any]
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
+
+    def decision_function(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the logits; with two classes, as scikit-learn does, those of the second.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_samples, n_features)
+            Codes.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_classes), or (n_samples,) with two classes
+            The logits, or for two classes their difference.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
+        """Return probabilities, of shape (n_samples, n_classes), for codes `X`."""
+        probabilities: NDArray[Any] = np.exp(log_softmax(self._logits(X)))
+        return probabilities
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the likeliest classes, shape (n_samples,), for codes `X`."""
+        logits = self._logits(X)
+        likeliest: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return likeliest
+
+    def _logits(self, X: ArrayLike) -> NDArray[Any]:
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=self.coef_.dtype, reset=False)
+        logits: NDArray[Any] = features @ self.coef_.T + self.intercept_
+        return logits

@@ -1,0 +1,211 @@
+"""The detour by the Gram matrix against scikit-learn on the features themselves."""
+
+from __future__ import annotations
+
+from unittest import SkipTest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from cnncodes.head import GramLogisticRegression
+from cnncodes.head.gram import (
+    FALLBACK_C,
+    centre,
+    gram_matrix,
+    rotate,
+    solve,
+)
+
+CHECKS = list(estimator_checks_generator(GramLogisticRegression()))
+
+
+@pytest.fixture(scope="module")
+def wide() -> tuple[np.ndarray, np.ndarray]:
+    """90 images with 640 features of uneven size, not centred, in six classes."""
+    digits, y = load_digits(n_class=6, return_X_y=True)
+    mixed = np.maximum(digits[:90] @ np.random.default_rng(0).standard_normal((64, 640)), 0)
+    return (mixed / 30 + 1).astype(np.float64), y[:90]
+
+
+def objective(
+    coef: np.ndarray, intercept: np.ndarray, X: np.ndarray, y: np.ndarray, C: float
+) -> float:
+    """The function that scikit-learn's multinomial LogisticRegression minimises."""
+    logits = X @ coef.T + intercept
+    logits -= logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+    return float(C * losses.sum() + (coef**2).sum() / 2)
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[c.func.__name__ for _, c in CHECKS])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimator_check_of_scikit_learn(estimator, check):
+    try:
+        check(estimator)
+    except SkipTest as skip:
+        # It checks what it can, and leaves the rest to those who set the variable.
+        if not str(skip).startswith("SCIPY_ARRAY_API is not set"):
+            raise AssertionError(f"a check was skipped: {skip}") from skip
+
+
+@given(n=st.integers(1, 40), d=st.integers(1, 9), block=st.integers(1, 12), seed=st.integers(0, 99))
+def test_gram_matrix_is_that_of_all_rows(n, d, block, seed):
+    X = np.random.default_rng(seed).standard_normal((n, d))
+    asked = []
+
+    def read(start, stop):
+        asked.append((start, stop))
+        return X[start:stop]
+
+    np.testing.assert_allclose(gram_matrix(read, n, block=block), X @ X.T, atol=1e-12)
+    assert all(0 <= start < stop <= n and stop - start <= block for start, stop in asked)
+    n_blocks = -(-n // block)
+    assert len(asked) <= max(n_blocks, n_blocks * (n_blocks + 1) // 2)
+
+
+def test_failure_to_read_is_passed_on():
+    def read(start, stop):
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        gram_matrix(read, 3, block=1)
+
+
+def test_half_precision_codes_are_multiplied_exactly_enough():
+    codes = np.maximum(np.random.default_rng(0).standard_normal((20, 9000)) - 1, 0)
+    codes = codes.astype(np.float16)
+    exact = codes.astype(np.float64) @ codes.T.astype(np.float64)
+    K = gram_matrix(lambda start, stop: codes[start:stop], 20, block=7)
+    assert np.abs(K - exact).max() < 1e-6 * exact.max()
+
+
+def test_centring_is_that_of_the_rows(wide):
+    X, _ = wide
+    K = X @ X.T
+    centre(K)
+    centred = X - X.mean(axis=0)
+    np.testing.assert_allclose(K, centred @ centred.T, atol=1e-9 * np.abs(X @ X.T).max())
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("n_classes", [2, 6])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_optimum_is_that_of_scikit_learn(wide, C, n_classes, class_weight):
+    X, y = (each[wide[1] < n_classes] for each in wide)
+    ours = GramLogisticRegression(C=C, tol=1e-8, class_weight=class_weight).fit(X, y)
+    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=5000, class_weight=class_weight)
+    theirs.fit(X - X.mean(axis=0), y)
+    centred = X - X.mean(axis=0)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(centred), atol=2e-4)
+    if class_weight is None and n_classes > 2:
+        best = objective(theirs.coef_, theirs.intercept_, centred, y, C)
+        shifted = ours.intercept_ + ours.coef_ @ X.mean(axis=0)
+        assert objective(ours.coef_, shifted, centred, y, C) <= best * (1 + 1e-4)
+
+
+def test_images_that_are_there_twice(wide):
+    X, y = wide
+    twice, labels = np.concatenate([X, X, X[:5]]), np.concatenate([y, y, y[:5]])
+    ours = GramLogisticRegression(C=1.0, tol=1e-8).fit(twice, labels)
+    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(
+        twice - twice.mean(axis=0), labels
+    )
+    np.testing.assert_allclose(
+        ours.predict_proba(X), theirs.predict_proba(X - twice.mean(axis=0)), atol=2e-4
+    )
+
+
+def test_images_that_are_all_the_same_train_something():
+    X = np.ones((4, 9))
+    model = GramLogisticRegression().fit(X, [0, 0, 0, 1])
+    np.testing.assert_allclose(model.predict_proba(X)[:, 1], 0.25, atol=1e-3)
+
+
+def test_rotation_keeps_inner_products(wide):
+    X = wide[0] - wide[0].mean(axis=0)
+    points = rotate(X @ X.T)
+    np.testing.assert_allclose(points @ points.T, X @ X.T, atol=1e-5 * np.trace(X @ X.T) / len(X))
+
+
+def test_matrix_that_no_images_have_is_refused():
+    with pytest.raises(ValueError, match="contradict"):
+        rotate(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_c_is_chosen_by_cross_validation(wide):
+    X, y = wide
+    Cs = (1e-4, 1e-2, 1.0)
+    model = GramLogisticRegression(C="auto", Cs=Cs, random_state=0).fit(X, y)
+    assert list(model.scores_) == sorted(Cs)
+    assert max(Cs, key=lambda C: (round(model.scores_[C], 9), -C)) == model.C_
+    grid = GridSearchCV(GramLogisticRegression(), {"C": Cs}, cv=5).fit(X, y)
+    theirs = dict(zip(Cs, grid.cv_results_["mean_test_score"], strict=True))
+    for C in Cs:  # the folds differ, the quality does not
+        assert model.scores_[C] == pytest.approx(theirs[C], abs=0.1)
+
+
+def test_ties_go_to_the_stronger_penalty():
+    X = np.concatenate([np.zeros((10, 40)), np.ones((10, 40))])
+    model = GramLogisticRegression(C="auto", Cs=(10.0, 1.0, 100.0)).fit(X, [0] * 10 + [1] * 10)
+    assert set(model.scores_.values()) == {1.0}
+    assert model.C_ == 1.0
+
+
+def test_classes_with_fewer_images_than_folds(wide):
+    X, y = wide
+    rare = np.concatenate([np.flatnonzero(y != 5), np.flatnonzero(y == 5)[:1]])
+    model = GramLogisticRegression(C="auto", random_state=0).fit(X[rare], y[rare])
+    assert 0 < max(model.scores_.values()) < 1
+
+
+def test_one_image_a_class_leaves_nothing_to_validate():
+    model = GramLogisticRegression(C="auto").fit(np.eye(3, 9), [0, 1, 2])
+    assert model.scores_ == {}
+    assert model.C_ == FALLBACK_C
+
+
+def test_same_seed_same_model(wide):
+    X, y = wide
+    first, second = (GramLogisticRegression(C="auto", random_state=3).fit(X, y) for _ in range(2))
+    assert first.scores_ == second.scores_
+    np.testing.assert_array_equal(first.coef_, second.coef_)
+
+
+def test_works_where_scikit_learn_puts_it(wide):
+    X, y = wide
+    model = make_pipeline(StandardScaler(), GramLogisticRegression(C=0.01))
+    assert cross_val_score(model, X, y, cv=3).mean() > 0.8
+
+
+def test_more_images_than_features_are_left_to_scikit_learn():
+    X, y = (each[:200] for each in load_digits(return_X_y=True))
+    ours = GramLogisticRegression(C=0.01).fit(X, y)
+    theirs = LogisticRegression(C=0.01, max_iter=1000).fit(X, y)
+    np.testing.assert_array_equal(ours.coef_, theirs.coef_)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_folds_start_from_the_fit_before_and_end_where_a_fresh_one_does(seed):
+    generator = np.random.default_rng(seed)
+    points, y = generator.standard_normal((30, 5)), np.arange(30) % 3
+    scores, alone = (
+        solve(points, y, LogisticRegression(tol=1e-9), C="auto", Cs=Cs, random_state=0).scores
+        for Cs in ((0.1, 1.0), (1.0,))
+    )
+    assert scores[1.0] == pytest.approx(alone[1.0], abs=1 / 30 + 1e-9)
+
+
+@pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning")
+def test_too_few_iterations_are_told(wide):
+    with pytest.warns(ConvergenceWarning):
+        GramLogisticRegression(C=100.0, max_iter=1).fit(*wide)
