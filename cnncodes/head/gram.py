@@ -41,7 +41,7 @@ from cnncodes.head.linear import LinearSoftmax
 
 Read = Callable[[int, int], NDArray[Any]]
 
-DEFAULT_CS = (0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
 MAX_ITERATIONS = 1000
 BLOCK_BYTES = 128 * 2**20
