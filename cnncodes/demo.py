@@ -81,7 +81,7 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
     folder : Path
         Where to write; it is made.
     n_images : int, optional
-        How many, the same share of each class; by default all.
+        How many of scikit-learn's, from the first on; by default all.
 
     Returns
     -------
