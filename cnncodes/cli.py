@@ -5,8 +5,6 @@ No logic lives here, and nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import sys
 import warnings
@@ -20,12 +18,20 @@ import click
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
 from cnncodes.export.backbones import BACKBONES
+from cnncodes.printing import (
+    print_csv,
+    print_epoch,
+    print_export,
+    print_extraction,
+    print_json,
+    print_list,
+    print_table,
+    print_training,
+)
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
     from cnncodes.head.classifier import FilePrediction
-    from cnncodes.head.softmax import Epoch
-    from cnncodes.head.train import Score
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -135,7 +141,13 @@ def main(debug: bool) -> None:
     help="Pool the codes over height and width.",
 )
 @click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
-@click.option("--seed", default=0, show_default=True, help="Seed of random weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of random weights.",
+)
 @overwrite_option
 @json_option
 def export(backbone: str, output: Path | None, as_json: bool, **options: Any) -> None:
@@ -146,15 +158,9 @@ def export(backbone: str, output: Path | None, as_json: bool, **options: Any) ->
     exported = export_backbone(backbone, output or Path(f"{backbone}.onnx"), **options)
     info = exported.info
     if as_json:
-        _print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})
+        print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})
         return
-    click.echo(f"{shown(str(exported.path))}: {info.backbone}, {info.weights} weights")
-    size = (info.input_size, info.input_size)
-    click.echo(f"  codes   {_shape(exported.code_shape)} for an image of {_shape(size)}")
-    click.echo(
-        f"  parity  differs from Keras by {info.parity:.1e} of the largest code at most "
-        f"({info.parity_images})"
-    )
+    print_export(exported)
 
 
 @main.command(
@@ -210,20 +216,9 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     with Progress("extract", "images") as progress:
         result = extract_codes(backbone, source, output, progress=progress, **options)
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
         return
-    classes = f"{len(result.class_names)} classes" if result.class_names else "no labels"
-    here = result.n_images + len(result.skipped) - result.n_resumed
-    click.echo(
-        f"{shown(str(result.path))}: {result.n_images} images, {classes}, codes "
-        f"{_shape(result.code_shape)}; {here / result.seconds:.1f} images a second"
-    )
-    if result.n_resumed:
-        click.echo(f"  went on after {result.n_resumed} images of an earlier run")
-    if result.skipped:
-        click.echo(f"  {len(result.skipped)} images skipped, listed in the file; the first:")
-        for path, reason in result.skipped[:5]:
-            click.echo(f"    {shown(path)}: {shown(reason)}")
+    print_extraction(result)
 
 
 @main.command(
@@ -321,45 +316,13 @@ def train(
             "learning_rate": learning_rate,
             "optimizer": optimizer,
         },
-        on_epoch=_print_epoch,
+        on_epoch=print_epoch,
         **options,
     )
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
         return
-    click.echo(f"{shown(str(result.path))}: {len(result.labels)} classes, {result.method}")
-    _print_score("train", result.train, result.weights)
-    _print_score("test", result.test, result.weights)
-    if result.majority is not None:
-        click.echo(f"  always naming the most common class: {result.majority:.1%} of the test")
-    scores = result.fitted.pop("C_scores", {})
-    click.echo(f"  fitted in {result.seconds:.1f} s: {_pairs(result.fitted)}")
-    if scores:
-        tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
-        click.echo(f"  C chosen by cross-validation on the training part: {tried}")
-    for note in result.notes:
-        click.echo(f"  note: {shown(note)}")
-
-
-def _print_epoch(epoch: Epoch) -> None:
-    line = f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}"
-    if epoch.validation_loss is not None:
-        line += (
-            f"  validation loss {epoch.validation_loss:.4f}  accuracy "
-            f"{epoch.validation_accuracy:.1%}"
-        )
-    click.echo(line, err=True)
-
-
-def _print_score(part: str, score: Score, weights: str) -> None:
-    if score.accuracy is None:
-        click.echo(f"  {part:5}  no images")
-        return
-    caution = "  (random weights)" if weights.startswith("random") else ""
-    click.echo(
-        f"  {part:5}  {score.n_images} images  loss {score.loss:.4f}  "
-        f"accuracy {score.accuracy:.1%}{caution}"
-    )
+    print_training(result)
 
 
 @main.command(
@@ -379,7 +342,7 @@ def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: b
 
     info = join(backbone, head, output, overwrite=overwrite)
     if as_json:
-        _print_json({"path": output, "labels": info.labels})
+        print_json({"path": output, "labels": info.labels})
         return
     megabytes = output.stat().st_size / 1e6
     click.echo(f"{shown(str(output))}: {len(info.labels)} classes, {megabytes:.0f} MB")
@@ -415,44 +378,10 @@ def predict(app: Path, images: tuple[str, ...], top: int, layout: str, max_pixel
 
     found = predict_inputs(Classifier(app), images, sys.stdin.buffer, top, max_pixels=max_pixels)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
-    print_as = {"table": _print_table, "csv": _print_csv, "json": _print_list}
+    print_as = {"table": print_table, "csv": print_csv, "json": print_list}
     n_unusable = print_as[layout](found)
     if n_unusable:
         raise SourceError(f"{n_unusable} of the images could not be used, as said above")
-
-
-def _print_table(found: Iterable[FilePrediction]) -> int:
-    """Print a line an image, as they come; return how many could not be used."""
-    n_unusable = 0
-    for image in found:
-        n_unusable += bool(image.problem)
-        named = "  ".join(
-            f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
-        )
-        click.echo(f"{shown(str(image.path))}  {named or shown(image.problem)}")
-    return n_unusable
-
-
-def _print_csv(found: Iterable[FilePrediction]) -> int:
-    """Print a row an image and class, as they come; return how many could not be used."""
-    n_unusable = 0
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "probability", "problem"])
-    for image in found:
-        path = shown(str(image.path))
-        if image.problem:
-            n_unusable += 1
-            writer.writerow([path, "", "", "", shown(image.problem)])
-        for rank, each in enumerate(image.predictions, start=1):
-            writer.writerow([path, rank, shown(each.label), f"{each.probability:.6f}", ""])
-    return n_unusable
-
-
-def _print_list(found: Iterable[FilePrediction]) -> int:
-    """Print one JSON list of all images; return how many could not be used."""
-    images = [asdict(image) for image in found]
-    _print_json(images)
-    return sum(bool(image["problem"]) for image in images)
 
 
 @main.command(
@@ -469,7 +398,7 @@ def info(file: Path, as_json: bool) -> None:
 
     described = describe(file)
     if as_json:
-        _print_json(described)
+        print_json(described)
     else:
         click.echo(as_text(described))
 
@@ -487,19 +416,3 @@ def demo(folder: Path, all_images: bool) -> None:
     from cnncodes.demo import run
 
     run(folder, all_images=all_images)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=str, indent=2))
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return " × ".join(map(str, shape))
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -33,6 +33,7 @@ ALLOWED = {
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.model_file": set(),
+    "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
 }
 
