@@ -189,10 +189,14 @@ def as_text(described: dict[str, Any]) -> str:
 
 def _value_text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2g}"
+        return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(
-            f"{shown(key)} {_value_text(each)}" for key, each in value.items() if each is not None
+            f"{shown(key)} ({_value_text(each)})"
+            if isinstance(each, dict)
+            else f"{shown(key)} {_value_text(each)}"
+            for key, each in value.items()
+            if each is not None
         )
     if isinstance(value, list):
         return ", ".join(_value_text(each) for each in value)

@@ -75,7 +75,7 @@ def test_backbone_as_text(small_backbone):
     told, text = info_json(small_backbone), info_text(small_backbone)
     assert text["what"] == "a backbone"
     assert text["input size"] == "75"
-    assert text["parity"] == f"{told['parity']:.2g}"
+    assert text["parity"] == f"{told['parity']:.4g}"
     assert text["parity images"] == told["parity_images"]
     assert {name.replace(" ", "_") for name in text} == set(told)
 
@@ -98,7 +98,7 @@ def test_head_as_text(head):
     assert text["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert text["training method"] == "logistic"
     assert text["training split"] == "method stratified, train_fraction 0.7, seed 0"
-    assert f"accuracy {told['training']['test']['accuracy']:.2g}" in text["training test"]
+    assert f"accuracy {told['training']['test']['accuracy']:.4g}" in text["training test"]
 
 
 def test_app(app, head):
