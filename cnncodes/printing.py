@@ -81,7 +81,10 @@ def print_training(training: Training) -> None:
     if "C_scores" in training.fitted:
         scores = training.fitted["C_scores"]
         tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
-        click.echo(f"  C chosen by cross-validation on the training part: {tried}")
+        click.echo(
+            f"  C chosen by accuracy in cross-validation on the training part: {tried}"
+            f"{_caution(training.weights)}"
+        )
     for note in training.notes:
         click.echo(f"  note: {shown(note)}")
 
@@ -124,11 +127,15 @@ def _print_score(part: str, score: Score, weights: str) -> None:
     if score.accuracy is None:
         click.echo(f"  {part:5}  no images")
         return
-    caution = "  (random weights)" if weights.startswith("random") else ""
     click.echo(
         f"  {part:5}  {score.n_images} images  loss {score.loss:.4f}  "
-        f"accuracy {score.accuracy:.1%}{caution}"
+        f"accuracy {score.accuracy:.1%}{_caution(weights)}"
     )
+
+
+def _caution(weights: str) -> str:
+    """Mark a figure that random weights gave: it says nothing about trained ones."""
+    return "  (random weights)" if weights.startswith("random") else ""
 
 
 def _shape(shape: Iterable[int]) -> str:

@@ -415,7 +415,7 @@ def test_c_is_chosen_and_its_scores_told(codes, output, run):
     told = train_json(run, codes, "-o", output)["fitted"]
     assert str(told["C"]) in told["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout
-    assert "C chosen by cross-validation on the training part: 0.1 " in text
+    assert "C chosen by accuracy in cross-validation on the training part: 0.1 " in text
 
 
 def test_classes_can_be_balanced(codes, output, run):
