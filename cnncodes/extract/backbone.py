@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.errors import FileFormatError
+from cnncodes.extract.images import check_pixels
 from cnncodes.model_file import BackboneInfo, open_session
 
 
@@ -82,11 +83,6 @@ class Backbone:
         ParameterError
             The images have another dtype or shape.
         """
-        wanted = (self.info.input_size, self.info.input_size, 3)
-        if images.dtype != np.uint8 or images.shape[1:] != wanted:
-            raise ParameterError(
-                f"images must be uint8 of shape (n_images, {', '.join(map(str, wanted))}), not "
-                f"{images.dtype} of shape {images.shape}"
-            )
+        check_pixels(images, self.info.input_size)
         codes: NDArray[np.float32] = self._session.run(["codes"], {"images": images})[0]
         return codes

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cnncodes.errors import ImageError
+from cnncodes.errors import ImageError, ParameterError
 
 DEFAULT_MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -130,6 +130,28 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(image)
+
+
+def check_pixels(images: NDArray[np.uint8], size: int) -> None:
+    """Refuse a batch that is not what a backbone takes.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n_images, size, size, 3)
+        RGB.
+    size : int
+        Height and width of the input, in pixels.
+
+    Raises
+    ------
+    ParameterError
+        The images have another dtype or shape.
+    """
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+        raise ParameterError(
+            f"images must be uint8 of shape (n_images, {size}, {size}, 3), not {images.dtype} of "
+            f"shape {images.shape}"
+        )
 
 
 @contextmanager

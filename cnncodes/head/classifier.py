@@ -17,6 +17,7 @@ from PIL import Image
 from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract.images import (
     DEFAULT_MAX_PIXELS,
+    check_pixels,
     decode_image,
     in_batches,
     load_image,
@@ -205,12 +206,7 @@ class Classifier:
         ParameterError
             The images have another dtype or shape.
         """
-        wanted = (self.input_size, self.input_size, 3)
-        if images.dtype != np.uint8 or images.shape[1:] != wanted:
-            raise ParameterError(
-                f"images must be uint8 of shape (n_images, {', '.join(map(str, wanted))}), not "
-                f"{images.dtype} of shape {images.shape}"
-            )
+        check_pixels(images, self.input_size)
         probabilities: NDArray[np.float32]
         probabilities = self._session.run(["probabilities"], {"images": images})[0]
         return probabilities
