@@ -335,10 +335,10 @@ class CodeStore:
     ) -> None:
         """Digest what is stored beside the codes, which has no checksum of its own."""
         images, skips = self._told
-        for row in zip(labels, paths, digests, strict=True):
-            images.update(json.dumps(row).encode())
-        for skip in skipped:
-            skips.update(json.dumps(skip).encode())
+        for label, path, digest in zip(labels, paths, digests, strict=True):
+            images.update(json.dumps([label, _stored(path), digest]).encode())
+        for path, reason in skipped:
+            skips.update(json.dumps([_stored(path), _stored(reason)]).encode())
 
     def _told_digest(self) -> str:
         return "".join(each.hexdigest() for each in self._told)
@@ -386,12 +386,14 @@ def _extend(dataset: h5py.Dataset, values: Any) -> None:
         dataset[before:] = values
 
 
-def _encode(text: str) -> bytes:
-    """File names need not be UTF-8; the bytes that are not survive the round trip.
+def _stored(text: str) -> str:
+    """HDF5's strings end at a null byte. No file name has one, but a path in a CSV file may."""
+    return text.replace("\0", "\\0")
 
-    HDF5's strings end at a null byte. No file name has one, but a path in a CSV file may.
-    """
-    return text.replace("\0", "\\0").encode("utf-8", "surrogateescape")
+
+def _encode(text: str) -> bytes:
+    """File names need not be UTF-8; the bytes that are not survive the round trip."""
+    return _stored(text).encode("utf-8", "surrogateescape")
 
 
 def _decode(dataset: h5py.Dataset) -> list[str]:

@@ -351,3 +351,13 @@ def test_tells_when_it_cannot_be_finished(tmp_path: Path) -> None:
     (tmp_path / "codes.h5").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         store.finish(tmp_path / "codes.h5")
+
+
+def test_goes_on_after_a_path_with_a_null_byte(tmp_path: Path) -> None:
+    path = tmp_path / "codes.h5"
+    with create(path) as store:
+        append(store, skipped=[("a\0b.jpg", "cannot be read")])
+    resumed = CodeStore.resume(path, "the request")
+    assert resumed is not None
+    with resumed:
+        assert resumed.skipped == [("a\\0b.jpg", "cannot be read")]
