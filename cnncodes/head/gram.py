@@ -23,9 +23,9 @@ Limits: n² numbers must fit in memory twice over, and with n ≥ d there is not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from cnncodes.head.linear import LinearSoftmax
+from cnncodes.head.rows import read_ahead
 
 Read = Callable[[int, int], NDArray[Any]]
 
 DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
 MAX_ITERATIONS = 1000
-BLOCK_BYTES = 128 * 2**20
+BLOCK_BYTES = 384 * 2**20
+_PASSING = 6  # a sixth of a block passes at a time
 _STRIP = 4096
 _JITTERS = {"float64": (1e-9, 1e-7, 1e-5, 1e-3), "float32": (1e-5, 1e-4, 1e-3)}
 
@@ -60,7 +62,7 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
     n_samples : int
         Number of rows.
     block : int
-        Rows in a block; three blocks are in memory at a time.
+        Rows that stay in memory while all later ones pass by, a few at a time.
     dtype : numpy dtype
         Of the result.
 
@@ -70,47 +72,31 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
         The inner products.
     """
     K = np.empty((n_samples, n_samples), dtype)
-    for rows, other_rows, X, other in _pairs(read, n_samples, block):
-        product = _product(X, other, same=rows == other_rows)
-        K[slice(*rows), slice(*other_rows)] = product
-        K[slice(*other_rows), slice(*rows)] = product.T
+    few = max(1, block // _PASSING)
+    for first in range(0, n_samples, block):
+        last = min(first + block, n_samples)
+        # What stays is the first to pass; no span is half of it.
+        starts = [*range(first, last, few), *range(last, n_samples, few)]
+        spans = [slice(*ends) for ends in pairwise([*starts, n_samples])]
+        staying: NDArray[Any] | None = None
+        for span, X in read_ahead(lambda span: read(span.start, span.stop), spans):
+            if staying is None:
+                staying = np.empty((last - first, X.shape[1]), X.dtype)
+            if span.start < last:
+                staying[span.start - first : span.stop - first] = X
+            other = slice(first, min(span.stop, last))
+            product = _product(X, staying[: other.stop - first])
+            K[span, other] = product
+            K[other, span] = product.T
     return K
 
 
-def _pairs(
-    read: Read, n_samples: int, block: int
-) -> Iterator[tuple[tuple[int, int], tuple[int, int], NDArray[Any], NDArray[Any]]]:
-    """Give every pair of blocks once, the next one being read meanwhile.
-
-    Each block is paired with all later ones, there and back in turn: the last block of one
-    turn is still in memory when the next turn comes to it.
-    """
-    spans = [(start, min(start + block, n_samples)) for start in range(0, n_samples, block)]
-    pairs = []
-    for first in range(len(spans)):
-        later = range(first + 1, len(spans))
-        pairs += [(first, second) for second in (first, *later[:: 1 if first % 2 == 0 else -1])]
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        blocks: dict[int, Future[NDArray[Any]]] = {}
-        for pair, upcoming in zip(pairs, [*pairs[1:], ()], strict=True):
-            wanted = {*pair, *upcoming}
-            blocks = {index: block for index, block in blocks.items() if index in wanted}
-            for index in (*pair, *upcoming):
-                if index not in blocks:
-                    blocks[index] = reader.submit(read, *spans[index])
-            first, second = pair
-            yield spans[first], spans[second], blocks[first].result(), blocks[second].result()
-
-
-def _product(X: NDArray[Any], other: NDArray[Any], *, same: bool) -> NDArray[np.float64]:
-    """Multiply two blocks, a strip of features at a time, which bounds memory and rounding."""
-    dtype = np.float64 if X.dtype == np.float64 else np.float32
+def _product(X: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Multiply two blocks, a strip of features at a time, which bounds the rounding."""
     total = np.zeros((len(X), len(other)))
     for start in range(0, X.shape[1], _STRIP):
-        strip: NDArray[Any] = X[:, start : start + _STRIP].astype(dtype)
-        # With the same array on both sides numpy computes one half only.
-        facing = strip if same else other[:, start : start + _STRIP].astype(dtype)
-        total += strip @ facing.T
+        strip = slice(start, start + _STRIP)
+        total += X[:, strip] @ other[:, strip].T
     return total
 
 

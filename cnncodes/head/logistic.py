@@ -72,7 +72,7 @@ def fit_logistic(
         solution = solved(X)
         weights, bias = scaling.fold(solution.weights, solution.intercept)
     else:
-        block = max(1, BLOCK_BYTES // (rows.n_features * rows.itemsize))
+        block = max(1, BLOCK_BYTES // (rows.n_features * 4))
         K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32)
         centre(K)
         variance = max(float(K.diagonal().mean(dtype=np.float64)), 0.0) or 1.0

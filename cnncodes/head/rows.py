@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import TrainingError
-from cnncodes.extract.store import CodeStore
+
+if TYPE_CHECKING:
+    from cnncodes.extract.store import CodeStore
 
 _WINDOW = 256
 
+Asked = TypeVar("Asked")
+Read = TypeVar("Read")
+
 
 class CodeRows:
-    """The flattened codes of some images, as they are stored.
+    """The flattened codes of some images, as float32.
 
     Parameters
     ----------
@@ -28,21 +35,18 @@ class CodeRows:
     ----------
     n_features : int
         Numbers an image.
-    itemsize : int
-        Bytes a number.
     """
 
     def __init__(self, store: CodeStore, rows: NDArray[np.intp]) -> None:
         self._store = store
         self._rows = rows
         self.n_features = int(np.prod(store.codes.shape[1:]))
-        self.itemsize: int = store.codes.dtype.itemsize
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._rows)
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read images `start` to `stop` of these, of shape (stop − start, n_features).
 
         Raises
@@ -50,27 +54,85 @@ class CodeRows:
         TrainingError
             A code is not finite.
         """
-        wanted = self._rows[start:stop]
-        X = np.empty((len(wanted), self.n_features), self._store.codes.dtype)
-        filled = 0
-        while filled < len(wanted):
-            # Whole stretches are read and thinned out in memory: HDF5 is slow at picking.
-            first = wanted[filled]
-            inside = int(np.searchsorted(wanted, first + _WINDOW)) - filled
-            picked = wanted[filled : filled + inside] - first
-            stretch = self._store.codes[first : first + picked[-1] + 1]
-            X[filled : filled + inside] = stretch.reshape(len(stretch), -1)[picked]
-            filled += inside
-        finite = np.isfinite(X).all(axis=1)
-        if not finite.all():
-            raise TrainingError(
-                f"{self._store.path}: the codes of {self._store.paths[wanted[~finite][0]]} are not "
-                "finite; extract them again, with --dtype float32 if they overflow"
-            )
+        return self.pick(np.arange(start, stop))
+
+    def pick(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read the images at some places among these, of shape (n_places, n_features).
+
+        Raises
+        ------
+        TrainingError
+            A code is not finite.
+        """
+        order = np.argsort(places, kind="stable")
+        wanted = self._rows[places[order]]
+        X = np.empty((len(wanted), self.n_features), np.float32)
+        # HDF5 is slow at picking, and decodes whole chunks: neighbours are read in one piece.
+        together = self._store.codes.chunks[0]
+        far = np.diff(wanted) > together
+        far |= np.diff(wanted // _WINDOW) > 0
+        for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
+            if len(run):
+                first, last = wanted[run[0]], wanted[run[-1]]
+                stretch = self._store.codes[first : last + 1].reshape(last + 1 - first, -1)
+                if len(stretch) > len(run):
+                    stretch = stretch[wanted[run] - first]
+                X[order[run]] = _as_float32(stretch)
+        # The sum is quick, and not finite if a code is not; it may also just overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
+        for place in suspicious:
+            if not np.isfinite(X[place]).all():
+                path = self._store.paths[self._rows[places[place]]]
+                raise TrainingError(
+                    f"{self._store.path}: the codes of {path} are not finite; extract them "
+                    "again, with --dtype float32 if they overflow"
+                )
         return X
 
     def blocks(self, size: int = _WINDOW) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Give all images, `size` at a time, as float32, each with its places."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            yield slice(start, stop), self.read(start, stop).astype(np.float32)
+        """Give all images, `size` at a time, each time with their places."""
+        n = len(self)
+        spans = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        return read_ahead(lambda span: self.read(span.start, span.stop), spans)
+
+
+def read_ahead(
+    read: Callable[[Asked], Read], asked: Iterable[Asked]
+) -> Iterator[tuple[Asked, Read]]:
+    """Give what `read` returns for each of `asked`, in order, while the next is being read.
+
+    Parameters
+    ----------
+    read : callable
+        Reads one of `asked`; called in a thread of its own.
+    asked : iterable
+        What to read.
+
+    Yields
+    ------
+    tuple
+        One of `asked`, and what was read.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        ahead = None
+        for each in asked:
+            upcoming = (each, reader.submit(read, each))
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = upcoming
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+
+
+def _as_float32(X: NDArray[Any]) -> NDArray[np.float32]:
+    if X.dtype != np.float16:
+        return X.astype(np.float32, copy=False)
+    # numpy converts float16 one number at a time: looking each up is twice as quick.
+    return np.take(_float16_values(), X.view(np.uint16))
+
+
+@cache
+def _float16_values() -> NDArray[np.float32]:
+    """Return all 65,536 numbers of float16, as float32, in the order of their bits."""
+    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)

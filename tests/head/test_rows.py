@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnncodes import CodeStore
-from cnncodes.head.rows import CodeRows
+from cnncodes.head.rows import CodeRows, read_ahead
 
 
 @given(chosen=st.sets(st.integers(0, 119), min_size=1), size=st.integers(1, 50))
@@ -25,11 +25,44 @@ def test_blocks_are_the_chosen_rows(codes: Path, chosen: set[int], size: int) ->
     np.testing.assert_array_equal(np.concatenate(blocks), expected.astype(np.float32))
 
 
-def test_reads_as_stored(codes: Path) -> None:
+@given(places=st.lists(st.integers(0, 39), max_size=60))
+def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None:
+    chosen = np.arange(1, 120, 3)
     with CodeStore.open(codes) as store:
-        block = CodeRows(store, np.arange(5)).read(1, 3)
-        assert block.dtype == np.float16
-        np.testing.assert_array_equal(block, store.codes[1:3].reshape(2, -1))
+        picked = CodeRows(store, chosen).pick(np.array(places, np.intp))
+        expected = store.codes[:][chosen[places]] if places else np.empty((0, 2048))
+    assert picked.dtype == np.float32
+    np.testing.assert_array_equal(picked, expected.reshape(len(places), 2048))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_float16_is_read_as_it_is(tmp_path: Path, dtype: str) -> None:
+    from tests.extract.test_store import create
+
+    values = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = values[np.isfinite(values)].reshape(-1, 8)
+    with create(tmp_path / "codes.h5", code_shape=(8,), dtype=dtype) as store:
+        store.append(values, [0] * len(values), ["x"] * len(values), ["0"] * len(values))
+        read = CodeRows(store, np.arange(len(values))).read(0, len(values))
+    np.testing.assert_array_equal(read, values)
+
+
+def test_sum_that_overflows_is_not_taken_for_an_infinite_code(tmp_path: Path) -> None:
+    from tests.extract.test_store import create
+
+    with create(tmp_path / "codes.h5", code_shape=(3,), dtype="float32") as store:
+        store.append(np.full((1, 3), 3e38, np.float32), [0], ["x"], ["0"])
+        assert CodeRows(store, np.arange(1)).read(0, 1).tolist() == [[np.float32(3e38)] * 3]
+
+
+def test_next_is_read_while_one_is_worked_on_and_in_order() -> None:
+    asked = []
+    given_back = []
+    for each, read in read_ahead(lambda number: asked.append(number) or -number, range(5)):
+        given_back.append((each, read))
+    assert given_back == [(number, -number) for number in range(5)]
+    assert asked == [0, 1, 2, 3, 4]
+    assert list(read_ahead(lambda number: number, [])) == []
 
 
 @pytest.mark.parametrize("spread", [1, 300])
