@@ -75,9 +75,7 @@ class CodeRows:
             if len(run):
                 first, last = wanted[run[0]], wanted[run[-1]]
                 stretch = self._store.codes[first : last + 1].reshape(last + 1 - first, -1)
-                if len(stretch) > len(run):
-                    stretch = stretch[wanted[run] - first]
-                X[order[run]] = _as_float32(stretch)
+                X[order[run]] = _as_float32(stretch[wanted[run] - first])
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
