@@ -58,7 +58,7 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
     ----------
     read : callable
         ``read(start, stop)`` gives rows `start` to `stop`, of shape (stop − start, n_features)
-        and a floating dtype. It is called from another thread, ahead of its use.
+        and dtype float32 or float64. It is called from another thread, ahead of its use.
     n_samples : int
         Number of rows.
     block : int

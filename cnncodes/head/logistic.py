@@ -66,8 +66,8 @@ def fit_logistic(
         return solve(points, y, model, C=C, random_state=seed % 2**32)
 
     if len(rows) >= rows.n_features:
+        scaling = Scaling.of(rows)
         X = read_all(rows)
-        scaling = Scaling.of(X)
         scaling.apply(X)
         solution = solved(X)
         weights, bias = scaling.fold(solution.weights, solution.intercept)

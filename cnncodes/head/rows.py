@@ -88,6 +88,16 @@ class CodeRows:
                 )
         return X
 
+    def chunks(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the number of the file's chunk that each image is in."""
+        chunks: NDArray[np.intp] = self._rows[places] // self._store.codes.chunks[0]
+        return chunks
+
+    def digests(self) -> list[str]:
+        """Return the SHA-256 of each image's file, hexadecimal."""
+        digests = self._store.digests
+        return [digests[row] for row in self._rows]
+
     def blocks(self, size: int = _WINDOW) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Give all images, `size` at a time, each time with their places."""
         n = len(self)

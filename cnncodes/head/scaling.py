@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from cnncodes.head.rows import CodeRows
 
-_BLOCK = 256
-
 
 @dataclass(frozen=True)
 class Scaling:
@@ -36,14 +34,19 @@ class Scaling:
     scale: float
 
     @classmethod
-    def of(cls, X: NDArray[np.float32]) -> Scaling:
-        """Measure codes of shape (n_images, n_features)."""
-        mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        squares = sum(
-            float(np.square(X[start : start + _BLOCK] - mean, dtype=np.float64).sum())
-            for start in range(0, len(X), _BLOCK)
-        )
-        return cls(mean, float(np.sqrt(squares / len(X))) or 1.0)
+    def of(cls, rows: CodeRows) -> Scaling:
+        """Measure codes, in one pass."""
+        total, squares = np.zeros(rows.n_features), 0.0
+        near = np.float32(0)
+        for places, X in rows.blocks():
+            if places.start == 0:
+                near = X.mean(axis=0)  # sums of squares around the mean lose no digits
+            X -= near
+            total += X.sum(axis=0, dtype=np.float64)
+            squares += float(np.einsum("ij,ij->i", X, X).sum(dtype=np.float64))
+        shift = total / len(rows)
+        variance = max(squares / len(rows) - float(shift @ shift), 0.0)
+        return cls((near + shift).astype(np.float32), float(np.sqrt(variance)) or 1.0)
 
     def apply(self, X: NDArray[np.float32]) -> None:
         """Centre and scale codes in place."""

@@ -6,27 +6,35 @@ each epoch, and the weights of the best epoch are kept.
 
 Optimizers: SGD with Nesterov momentum (Sutskever, Martens, Dahl and Hinton, "On the importance
 of initialization and momentum in deep learning", ICML 2013) and Adam (Kingma and Ba, "Adam: a
-method for stochastic optimization", ICLR 2015).
+method for stochastic optimization", ICLR 2015). The learning rate may fall along half a cosine
+(Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017).
+
+A step costs more in moving weights through memory than in arithmetic: with tens of thousands of
+features the weights, the gradient and the optimizer's own numbers are each larger than the
+processor's cache. So a step goes through them in stretches that fit in it (`_STRETCH`), one
+after the other: products this small are slower when shared out among threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_random_state, validate_data
+from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import LinearSoftmax, log_softmax
 from cnncodes.head.split import split_by_class
 
 OPTIMIZERS = ("momentum", "adam")
+SCHEDULES = ("constant", "cosine")
 DEFAULT_LEARNING_RATES = {"momentum": 1.0, "adam": 1e-3}
-
-Step = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+_STRETCH = 2**16  # numbers, a quarter of a megabyte
+_VALIDATED = 256  # images looked at together
 
 
 @dataclass(frozen=True)
@@ -49,17 +57,55 @@ class Epoch:
     validation_accuracy: float | None
 
 
+class Images(Protocol):
+    """Where codes come from: an array, or a file of which little is in memory at a time."""
+
+    @property
+    def n_features(self) -> int:
+        """Numbers an image."""
+
+    def batches(
+        self, order: NDArray[np.intp], size: int
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Give the images at some places, `size` at a time, each time with their places."""
+
+    def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
+        """Return the places in a random order."""
+
+
+class _Array:
+    """Codes in memory."""
+
+    def __init__(self, X: NDArray[np.float32]) -> None:
+        self._X = X
+        self.n_features = X.shape[1]
+
+    def batches(
+        self, order: NDArray[np.intp], size: int
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            yield places, self._X[places]
+
+    def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
+        order: NDArray[np.intp] = random.permutation(places)
+        return order
+
+
 class SGDSoftmax(LinearSoftmax):
     """Softmax regression trained by mini-batch gradient descent.
 
     Parameters
     ----------
     epochs : int
-        Passes over the training images.
+        Passes over the training images, at most.
     batch_size : int
         Images a step.
     learning_rate : float, optional
         By default 1.0 with momentum and 0.001 with Adam, for codes of mean squared length one.
+    schedule : {"constant", "cosine"}
+        Whether the learning rate stays, or falls to zero over the epochs. `partial_fit`, which
+        knows of no end, leaves it as it is.
     optimizer : {"momentum", "adam"}
         How a gradient becomes a step.
     momentum : float
@@ -68,6 +114,8 @@ class SGDSoftmax(LinearSoftmax):
         Weight of the penalty on squared weights.
     validation_fraction : float
         Share of each class held out to choose the best epoch; 0 keeps the last epoch.
+    patience : int, optional
+        Stop after so many epochs without a better one; by default never.
     random_state : int, RandomState or None
         Seed of the held-out part and of the order of the images.
 
@@ -103,19 +151,23 @@ class SGDSoftmax(LinearSoftmax):
         epochs: int = 20,
         batch_size: int = 32,
         learning_rate: float | None = None,
+        schedule: str = "constant",
         optimizer: str = "momentum",
         momentum: float = 0.9,
         l2: float = 1e-4,
         validation_fraction: float = 0.1,
+        patience: int | None = None,
         random_state: Any = None,
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.optimizer = optimizer
         self.momentum = momentum
         self.l2 = l2
         self.validation_fraction = validation_fraction
+        self.patience = patience
         self.random_state = random_state
 
     def fit(
@@ -143,58 +195,184 @@ class SGDSoftmax(LinearSoftmax):
             A parameter is out of range, there is one class only, X is not finite, or the
             training diverged.
         """
-        self._check_parameters()
         features: NDArray[np.float32]
         features, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{len(self.classes_)} class in the data; two or more are needed")
-        random = check_random_state(self.random_state)
-        train, held_out = self._hold_out(targets, random)
-        weights = np.zeros((features.shape[1], len(self.classes_)), np.float32)
-        bias = np.zeros(len(self.classes_), np.float32)
-        step_weights, step_bias = self._stepper(weights), self._stepper(bias)
-        best = (-np.inf, -np.inf)
-        self.history_: list[Epoch] = []
-        for number in range(1, self.epochs + 1):
-            loss = 0.0
-            order = random.permutation(train)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                inputs, wanted = features[batch], targets[batch]
-                residual = log_softmax(inputs @ weights + bias)
-                loss -= float(residual[np.arange(len(batch)), wanted].sum())
-                np.exp(residual, out=residual)
-                residual[np.arange(len(batch)), wanted] -= 1
-                residual /= len(batch)
-                step_weights(weights, inputs.T @ residual + self.l2 * weights)
-                step_bias(bias, residual.sum(axis=0))
-            epoch = Epoch(
-                number,
-                loss / len(order),
-                *_loss_and_accuracy(features[held_out] @ weights + bias, targets[held_out]),
-            )
-            self.history_.append(epoch)
-            # The last step is not in the loss, so its result is looked at too.
-            if not np.isfinite(epoch.train_loss) or not np.isfinite(weights).all():
-                raise ValueError(f"diverged in epoch {number}; lower learning_rate")
+        for epoch in self.train(_Array(features), targets, len(self.classes_)):
             if on_epoch is not None:
                 on_epoch(epoch)
-            score = (-np.inf, -np.inf)
-            if epoch.validation_loss is not None and epoch.validation_accuracy is not None:
-                score = (epoch.validation_accuracy, -epoch.validation_loss)
-            if score > best or not len(held_out):
-                best = score
-                self.best_epoch_ = number
-                self.coef_, self.intercept_ = weights.T.copy(), bias.copy()
         return self
+
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> SGDSoftmax:
+        """Go once through some images, in their order, from where the last call ended.
+
+        Nothing is held out, and what the last step gives is kept. After `fit` it goes on from
+        the weights of the best epoch.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_samples, n_features)
+            Codes, standardised like those of the other calls.
+        y : array-like, shape (n_samples,)
+            Classes.
+        classes : array-like, shape (n_classes,), optional
+            All classes there will be; needed in the first call.
+
+        Returns
+        -------
+        SGDSoftmax
+            This estimator.
+
+        Raises
+        ------
+        ValueError
+            A parameter is out of range, a class is not among `classes`, X is not finite, or
+            the training diverged.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "classes_")
+        features: NDArray[np.float32]
+        names: NDArray[Any]
+        features, names = validate_data(self, X, y, dtype=np.float32, reset=first)
+        check_classification_targets(names)
+        if first:
+            if classes is None:
+                raise ValueError("the first call of partial_fit needs classes, all there will be")
+            self.classes_ = np.unique(np.asarray(classes))
+            if len(self.classes_) < 2:
+                raise ValueError(f"{len(self.classes_)} class given; two or more are needed")
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError("classes differ from those of the first call")
+        if not np.isin(names, self.classes_).all():
+            raise ValueError("y has a class that is not among those of the first call")
+        if not hasattr(self, "_descent"):
+            self._descent = self._start(features.shape[1], len(self.classes_))
+            if not first:  # fitted, and nothing of its optimizer was kept
+                self._descent.weights[...] = self.coef_.T
+                self._descent.bias[...] = self.intercept_
+        places = np.arange(len(features))
+        loss = 0.0
+        with threadpool_limits(1, "blas"):
+            for batch, inputs in _Array(features).batches(places, self.batch_size):
+                wanted = np.searchsorted(self.classes_, names[batch])
+                loss += self._descent.step(inputs, wanted, self._rate())
+        self._check_finite(loss, "this part")
+        # Views: what later calls do shows in them.
+        self.coef_, self.intercept_ = self._descent.weights.T, self._descent.bias
+        return self
+
+    def train(
+        self,
+        images: Images,
+        targets: NDArray[np.intp],
+        n_classes: int,
+        state: dict[str, NDArray[Any]] | None = None,
+    ) -> Iterator[Epoch]:
+        """Train on images from anywhere, and tell of each epoch when it ends.
+
+        What was learned so far is in the attributes between two epochs.
+
+        Parameters
+        ----------
+        images : Images
+            The codes.
+        targets : ndarray of int, shape (n_images,)
+            Their classes, from 0 on.
+        n_classes : int
+            How many classes there are.
+        state : dict of str to ndarray, optional
+            What `state` gave after an epoch of the same training: it goes on from there.
+
+        Yields
+        ------
+        Epoch
+            How each epoch ended, those before `state` not among them.
+
+        Raises
+        ------
+        ValueError
+            A parameter is out of range, or the training diverged.
+        """
+        self._check_parameters()
+        random = check_random_state(self.random_state)
+        train, held_out = self._hold_out(targets, random)
+        self._descent = self._start(images.n_features, n_classes)
+        self.history_: list[Epoch] = []
+        self.best_epoch_ = 0
+        if state is not None:
+            self._restore(state)
+        try:
+            for number in range(1, self.epochs + 1):
+                order = images.shuffled(train, random)
+                if number <= len(self.history_):
+                    continue  # done before; only its random numbers are drawn again
+                if self._out_of_patience():
+                    break
+                with threadpool_limits(1, "blas"):
+                    epoch = self._epoch(number, images, targets, order, held_out)
+                yield epoch
+        finally:
+            del self._descent  # a later partial_fit goes on from the best epoch
+
+    def _epoch(
+        self,
+        number: int,
+        images: Images,
+        targets: NDArray[np.intp],
+        order: NDArray[np.intp],
+        held_out: NDArray[np.intp],
+    ) -> Epoch:
+        descent, loss = self._descent, 0.0
+        n_batches = -(-len(order) // self.batch_size)
+        for index, (places, inputs) in enumerate(images.batches(order, self.batch_size)):
+            rate = self._rate((number - 1 + index / n_batches) / self.epochs)
+            loss += descent.step(inputs, targets[places], rate)
+        self._check_finite(loss, f"epoch {number}")
+        measured = _loss_and_accuracy(images, held_out, targets, descent)
+        epoch = Epoch(number, loss / len(order), *measured)
+        if not len(held_out) or all(_rank(epoch) > _rank(each) for each in self.history_):
+            self.best_epoch_ = number
+            self.coef_, self.intercept_ = descent.weights.T.copy(), descent.bias.copy()
+        self.history_.append(epoch)
+        return epoch
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all that `train` needs to go on after the epoch that just ended."""
+        history = [tuple(asdict(epoch).values()) for epoch in self.history_]
+        return {
+            "history": np.array(history, np.float64),  # None becomes NaN
+            "best_epoch": np.array(self.best_epoch_),
+            "best_weights": self.coef_.T,
+            "best_bias": self.intercept_,
+            **self._descent.arrays(),
+        }
+
+    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+        for name, array in self._descent.arrays().items():
+            array[...] = state[name]
+        for number, loss, *measured in state["history"].tolist():
+            validated = (None if np.isnan(each) else each for each in measured)
+            self.history_.append(Epoch(int(number), loss, *validated))
+        self.best_epoch_ = int(state["best_epoch"])
+        self.coef_, self.intercept_ = state["best_weights"].T, state["best_bias"]
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and len(self.history_) - self.best_epoch_ >= self.patience
 
     def _check_parameters(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {self.optimizer!r}; there are {OPTIMIZERS}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"no schedule {self.schedule!r}; there are {SCHEDULES}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError("epochs and batch_size must be 1 or more")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be 1 or more, not {self.patience}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError("validation_fraction must be at least 0 and below 1")
         if self.learning_rate is not None and not 0 < self.learning_rate < np.inf:
@@ -214,50 +392,143 @@ class SGDSoftmax(LinearSoftmax):
         split = split_by_class(targets.astype(np.int32), 1 - self.validation_fraction, seed=seed)
         return split.train, split.test
 
-    def _stepper(self, parameters: NDArray[np.float32]) -> Step:
+    def _start(self, n_features: int, n_classes: int) -> _Descent:
+        optimizer = Adam() if self.optimizer == "adam" else Nesterov(self.momentum)
+        return _Descent(n_features, n_classes, optimizer, self.l2)
+
+    def _rate(self, progress: float = 0.0) -> float:
         rate = self.learning_rate or DEFAULT_LEARNING_RATES[self.optimizer]
-        if self.optimizer == "adam":
-            return adam(parameters.shape, rate)
-        return nesterov(parameters.shape, rate, self.momentum)
+        if self.schedule == "cosine":
+            rate *= (1 + np.cos(np.pi * progress)) / 2
+        return float(rate)
+
+    def _check_finite(self, loss: float, where: str) -> None:
+        # The last step is not in the loss, so its result is looked at too.
+        if not (np.isfinite(loss) and np.isfinite(self._descent.weights).all()):
+            raise ValueError(f"diverged in {where}; lower learning_rate")
 
 
-def nesterov(shape: tuple[int, ...], rate: float, momentum: float) -> Step:
-    """Return a step of SGD with Nesterov momentum, which changes parameters in place."""
-    velocity = np.zeros(shape, np.float32)
-
-    def step(parameters: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
-        velocity[...] = momentum * velocity - rate * gradient
-        parameters += momentum * velocity - rate * gradient
-
-    return step
+def _rank(epoch: Epoch) -> tuple[float, ...]:
+    """Order epochs: the higher accuracy is better, and of equal ones the lower loss."""
+    if epoch.validation_accuracy is None or epoch.validation_loss is None:
+        return (0.0,)
+    return epoch.validation_accuracy, -epoch.validation_loss
 
 
-def adam(
-    shape: tuple[int, ...],
-    rate: float,
-    decay: float = 0.9,
-    square_decay: float = 0.999,
-    epsilon: float = 1e-8,
-) -> Step:
-    """Return a step of Adam, which changes parameters in place."""
-    mean, square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    n_steps = 0
+class Nesterov:
+    """Gradient descent with Nesterov momentum, at the point where the gradient is taken.
 
-    def step(parameters: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        mean[...] += (1 - decay) * (gradient - mean)
-        square[...] += (1 - square_decay) * (np.square(gradient) - square)
-        corrected = rate * np.sqrt(1 - square_decay**n_steps) / (1 - decay**n_steps)
-        parameters -= np.float32(corrected) * mean / (np.sqrt(square) + epsilon)
+    Like `Adam` it keeps `n_slots` numbers of its own for each parameter.
+    """
 
-    return step
+    n_slots = 1
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum = np.float32(momentum)
+
+    def begin(self, rate: float, number: int) -> None:
+        """Begin step `number`, from 1 on, of which `update` is called for each stretch."""
+        self._rate = np.float32(rate)
+
+    def update(
+        self,
+        parameters: NDArray[np.float32],
+        gradient: NDArray[np.float32],
+        slots: NDArray[np.float32],
+    ) -> None:
+        """Change a stretch of parameters and its slots in place; `gradient` is used up."""
+        velocity = slots[0]
+        gradient *= self._rate
+        velocity *= self._momentum
+        velocity -= gradient
+        parameters -= gradient
+        np.multiply(velocity, self._momentum, out=gradient)
+        parameters += gradient
+
+
+class Adam:
+    """Adam, with the decays of its paper."""
+
+    n_slots = 2
+
+    def begin(self, rate: float, number: int) -> None:
+        """Begin step `number`, from 1 on, of which `update` is called for each stretch."""
+        unbiased = np.sqrt(1 - 0.999**number) / (1 - 0.9**number)
+        self._rate = np.float32(rate * unbiased)
+
+    def update(
+        self,
+        parameters: NDArray[np.float32],
+        gradient: NDArray[np.float32],
+        slots: NDArray[np.float32],
+    ) -> None:
+        """Change a stretch of parameters and its slots in place; `gradient` is used up."""
+        mean, square = slots
+        mean *= np.float32(0.9)
+        mean += np.float32(0.1) * gradient
+        square *= np.float32(0.999)
+        gradient *= gradient
+        gradient *= np.float32(0.001)
+        square += gradient
+        np.sqrt(square, out=gradient)
+        gradient += np.float32(1e-8)
+        np.divide(mean, gradient, out=gradient)
+        gradient *= self._rate
+        parameters -= gradient
+
+
+class _Descent:
+    """Weights and bias on their way down."""
+
+    def __init__(
+        self, n_features: int, n_classes: int, optimizer: Adam | Nesterov, l2: float
+    ) -> None:
+        self.weights = np.zeros((n_features, n_classes), np.float32)
+        self.bias = np.zeros(n_classes, np.float32)
+        self._slots = np.zeros((optimizer.n_slots, n_features, n_classes), np.float32)
+        self._bias_slots = np.zeros((optimizer.n_slots, n_classes), np.float32)
+        self._steps = np.zeros((), np.int64)
+        self._optimizer = optimizer
+        self._l2 = np.float32(l2)
+        self._stretch = max(1, _STRETCH // n_classes)
+
+    def step(self, X: NDArray[np.float32], targets: NDArray[np.intp], rate: float) -> float:
+        """Train on a batch; return the sum of its losses before that."""
+        residual = log_softmax(X @ self.weights + self.bias)
+        each = np.arange(len(X))
+        loss = -float(residual[each, targets].sum())
+        np.exp(residual, out=residual)
+        residual[each, targets] -= 1
+        residual /= len(X)
+        self._steps += 1
+        self._optimizer.begin(rate, int(self._steps))
+        for start in range(0, len(self.weights), self._stretch):
+            part = slice(start, start + self._stretch)
+            gradient = X[:, part].T @ residual
+            gradient += self._l2 * self.weights[part]
+            self._optimizer.update(self.weights[part], gradient, self._slots[:, part])
+        self._optimizer.update(self.bias, residual.sum(axis=0), self._bias_slots)
+        return loss
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all that a later step depends on, by name; not copies."""
+        return {
+            "weights": self.weights,
+            "bias": self.bias,
+            "slots": self._slots,
+            "bias_slots": self._bias_slots,
+            "steps": self._steps,
+        }
 
 
 def _loss_and_accuracy(
-    logits: NDArray[np.float32], targets: NDArray[np.intp]
+    images: Images, places: NDArray[np.intp], targets: NDArray[np.intp], descent: _Descent
 ) -> tuple[float, float] | tuple[None, None]:
-    if len(targets) == 0:
+    if len(places) == 0:
         return None, None
-    picked = log_softmax(logits)[np.arange(len(targets)), targets]
-    return -float(picked.mean()), float((logits.argmax(axis=1) == targets).mean())
+    loss, correct = 0.0, 0
+    for batch, X in images.batches(places, _VALIDATED):
+        logits = X @ descent.weights + descent.bias
+        loss -= float(log_softmax(logits)[np.arange(len(batch)), targets[batch]].sum())
+        correct += int((logits.argmax(axis=1) == targets[batch]).sum())
+    return loss / len(places), correct / len(places)

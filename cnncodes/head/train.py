@@ -23,11 +23,12 @@ from cnncodes.head.head_onnx import build_head, save_checked
 from cnncodes.head.linear import log_softmax
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.scaling import Scaling, read_all
-from cnncodes.head.softmax import Epoch, SGDSoftmax
+from cnncodes.head.sgd import fit_sgd
+from cnncodes.head.softmax import Epoch
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo
 from cnncodes.output import check_output, replacing
+from cnncodes.progress import Progress
 
 METHODS = ("logistic", "sgd")
 
@@ -103,6 +104,7 @@ def train_head(
     class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> Training:
     """Train a head on stored codes and write it as ONNX.
 
@@ -133,6 +135,8 @@ def train_head(
         Parameters of `SGDSoftmax`.
     on_epoch : callable, optional
         Given each `Epoch` of SGD when it ends.
+    progress : Progress, optional
+        Told of the images that SGD has read.
 
     Returns
     -------
@@ -167,7 +171,15 @@ def train_head(
                 rows, targets, C=C, class_weight=class_weight, seed=seed
             )
         else:
-            weights, bias, fitted = _fit_sgd(rows, targets, seed, sgd or {}, on_epoch)
+            weights, bias, fitted = fit_sgd(
+                rows,
+                targets,
+                seed=seed,
+                parameters=sgd,
+                checkpoint=output.with_name(output.name + ".partial"),
+                on_epoch=on_epoch,
+                progress=progress,
+            )
         seconds = time.monotonic() - started
         training = Training(
             path=output,
@@ -241,29 +253,6 @@ def _notes_on_split(
     names = ", ".join(store.class_names[classes[number]] for number in untested[:3])
     more = ", …" if len(untested) > 3 else ""
     return [f"classes of one image train but are not tested: {names}{more}"]
-
-
-def _fit_sgd(
-    rows: CodeRows,
-    y: NDArray[np.int32],
-    seed: int,
-    parameters: dict[str, Any],
-    on_epoch: Callable[[Epoch], None] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-    X = read_all(rows)
-    scaling = Scaling.of(X)
-    scaling.apply(X)
-    model = SGDSoftmax(random_state=seed % 2**32, **parameters)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
-            model.fit(X, y, on_epoch)
-    except ValueError as error:
-        raise TrainingError(f"sgd: {error}") from error
-    kept = model.history_[model.best_epoch_ - 1]
-    fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
-    if kept.validation_accuracy is not None:
-        fitted["validation_accuracy"] = kept.validation_accuracy
-    return *scaling.fold(model.coef_.T, model.intercept_), fitted
 
 
 def _score(

@@ -81,9 +81,9 @@ def test_failure_to_read_is_passed_on():
         gram_matrix(read, 3, block=1)
 
 
-def test_half_precision_codes_are_multiplied_exactly_enough():
+def test_single_precision_codes_are_multiplied_exactly_enough():
     codes = np.maximum(np.random.default_rng(0).standard_normal((20, 9000)) - 1, 0)
-    codes = codes.astype(np.float16)
+    codes = codes.astype(np.float32)
     exact = codes.astype(np.float64) @ codes.T.astype(np.float64)
     K = gram_matrix(lambda start, stop: codes[start:stop], 20, block=7)
     assert np.abs(K - exact).max() < 1e-6 * exact.max()

@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.head import SGDSoftmax
-from cnncodes.head.softmax import adam, log_softmax, nesterov
+from cnncodes.head.linear import log_softmax
+from cnncodes.head.softmax import Adam, Nesterov
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +145,12 @@ def gradient(place):
 def test_nesterov_follows_the_paper():
     """Sutskever et al., equations 3 and 4; ours keeps the point where the gradient is taken."""
     rate, momentum = 0.1, 0.9
-    parameters, step = START.astype(np.float32), nesterov((3,), rate, momentum)
+    parameters, slots = START.astype(np.float32), np.zeros((1, 3), np.float32)
+    optimizer = Nesterov(momentum)
     theta, velocity = START.copy(), np.zeros(3)
-    for _ in range(25):
-        step(parameters, gradient(parameters).astype(np.float32))
+    for number in range(1, 26):
+        optimizer.begin(rate, number)
+        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
         velocity = momentum * velocity - rate * gradient(theta + momentum * velocity)
         theta = theta + velocity
         assert parameters == pytest.approx(theta + momentum * velocity, abs=1e-5)
@@ -156,11 +159,13 @@ def test_nesterov_follows_the_paper():
 def test_adam_follows_the_paper():
     """Kingma and Ba, algorithm 1."""
     rate, beta1, beta2 = 0.05, 0.9, 0.999
-    parameters, step = START.astype(np.float32), adam((3,), rate)
+    parameters, slots = START.astype(np.float32), np.zeros((2, 3), np.float32)
+    optimizer = Adam()
     theta, first, second = START.copy(), np.zeros(3), np.zeros(3)
     for t in range(1, 26):
         slope = gradient(theta)
-        step(parameters, gradient(parameters).astype(np.float32))
+        optimizer.begin(rate, t)
+        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
         first = beta1 * first + (1 - beta1) * slope
         second = beta2 * second + (1 - beta2) * slope**2
         corrected = first / (1 - beta1**t), second / (1 - beta2**t)

@@ -1,0 +1,192 @@
+"""The SGD head on the codes of a file: little of them is in memory at a time.
+
+What a training needs to go on after an interruption is kept beside the head, as NAME.partial:
+arrays in numpy's own format, which holds no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes import __version__
+from cnncodes.errors import TrainingError
+from cnncodes.head.rows import CodeRows, read_ahead
+from cnncodes.head.scaling import Scaling
+from cnncodes.head.softmax import Epoch, SGDSoftmax
+from cnncodes.output import replacing
+from cnncodes.progress import Progress
+
+READ_BYTES = 32 * 2**20
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+class StandardisedRows:
+    """Codes of a file, centred and scaled, as `SGDSoftmax.train` takes them.
+
+    They are read some megabytes at a time, while the last ones are trained on.
+
+    Parameters
+    ----------
+    rows : CodeRows
+        The codes.
+    scaling : Scaling
+        How to centre and scale them.
+    progress : Progress, optional
+        Told of the images that were read.
+
+    Attributes
+    ----------
+    n_features : int
+        Numbers an image.
+    scaling : Scaling
+        As given.
+    """
+
+    def __init__(self, rows: CodeRows, scaling: Scaling, progress: Progress | None = None) -> None:
+        self._rows = rows
+        self.scaling = scaling
+        self._progress = progress
+        self.n_features = rows.n_features
+        self._n_read = max(1, READ_BYTES // (4 * rows.n_features))
+
+    def batches(
+        self, order: NDArray[np.intp], size: int
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Give the images at some places, `size` at a time, each time with their places."""
+        n_read = max(1, self._n_read // size) * size
+        reads = [order[start : start + n_read] for start in range(0, len(order), n_read)]
+        for places, X in read_ahead(self._read, reads):
+            for start in range(0, len(places), size):
+                batch = slice(start, start + size)
+                yield places[batch], X[batch]
+            if self._progress is not None:
+                self._progress.advance(len(places))
+
+    def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
+        """Return the places in a random order that costs little to read.
+
+        A chunk of the file is decoded as a whole, so the images of one stay together until
+        many chunks, drawn at random, are in memory; there they are mixed.
+        """
+        chunk = self._rows.chunks(places)
+        drawn = random.permutation(chunk.max() + 1)
+        # Shuffled first, so that where a chunk is one image this is all there is to do.
+        order = random.permutation(len(places))
+        order = order[np.argsort(drawn[chunk[order]], kind="stable")]
+        for start in range(0, len(order), self._n_read):
+            random.shuffle(order[start : start + self._n_read])
+        shuffled: NDArray[np.intp] = places[order]
+        return shuffled
+
+    def _read(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        X = self._rows.pick(places)
+        self.scaling.apply(X)
+        return X
+
+
+def fit_sgd(
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    *,
+    seed: int = 0,
+    parameters: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    """Fit a softmax by mini-batch SGD.
+
+    Parameters
+    ----------
+    rows : CodeRows
+        The training images.
+    y : ndarray of int32, shape (n_images,)
+        Their classes, from 0 on without gaps; two or more.
+    seed : int
+        Seed of the held-out part and of the order of the images.
+    parameters : dict, optional
+        Parameters of `SGDSoftmax`.
+    checkpoint : Path, optional
+        Where to keep what an interrupted training needs to go on; removed at the end.
+    on_epoch : callable, optional
+        Given each `Epoch` when it ends.
+    progress : Progress, optional
+        Told of the images that were read.
+
+    Returns
+    -------
+    weights : ndarray of float32, shape (n_features, n_classes)
+        Weights of the logits, on codes as they are.
+    bias : ndarray of float32, shape (n_classes,)
+        Bias of the logits.
+    fitted : dict
+        What is worth telling of the fit: the parameters and the best epoch.
+
+    Raises
+    ------
+    TrainingError
+        A parameter is out of range, a code is not finite, or the training diverged.
+    KeyboardInterrupt
+        With a message that says whether the training can go on.
+    """
+    model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
+    request = _request(rows, y, model)
+    state = _load(checkpoint, request)
+    try:
+        images = StandardisedRows(rows, Scaling.of(rows), progress)
+        if progress is not None:
+            n_done = len(state["history"]) if state else 0
+            progress.begin(len(rows) * model.epochs, len(rows) * n_done)
+        saved = time.monotonic()
+        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+            for epoch in model.train(images, y.astype(np.intp), int(y.max()) + 1, state):
+                if on_epoch is not None:
+                    on_epoch(epoch)
+                if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                    _save(checkpoint, request, model)
+                    saved = time.monotonic()
+    except ValueError as error:
+        raise TrainingError(f"sgd: {error}") from error
+    except KeyboardInterrupt:
+        if checkpoint is None or not checkpoint.exists():
+            raise
+        raise KeyboardInterrupt("run the same command again to go on from there") from None
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    kept = model.history_[model.best_epoch_ - 1]
+    fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
+    if kept.validation_accuracy is not None:
+        fitted["validation_accuracy"] = kept.validation_accuracy
+    return *images.scaling.fold(model.coef_.T, model.intercept_), fitted
+
+
+def _request(rows: CodeRows, y: NDArray[np.int32], model: SGDSoftmax) -> str:
+    """Digest all that a training depends on: only the same one goes on from a checkpoint."""
+    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist()])
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _save(path: Path, request: str, model: SGDSoftmax) -> None:
+    with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
+        np.savez(file, request=np.array(request), **model.state())  # type: ignore[arg-type]
+
+
+def _load(path: Path | None, request: str) -> dict[str, NDArray[Any]] | None:
+    """Read a checkpoint of the same training; None if there is none."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            state = dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None  # not one of ours, or damaged: the training starts anew
+    return state if str(state.pop("request", "")) == request else None
