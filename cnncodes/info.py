@@ -140,6 +140,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
         "training": head.training,
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
+        "training_images": len(head.training_images),
         **shapes,
         "created_with": head.created_with,
     }

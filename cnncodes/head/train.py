@@ -26,7 +26,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.softmax import Epoch, SGDSoftmax
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.model_file import HeadInfo
+from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 
 METHODS = ("logistic", "sgd")
@@ -183,6 +183,7 @@ def train_head(
         )
         if training.train.loss is None or not np.isfinite(training.train.loss):
             raise TrainingError("the trained weights overflow; lower the learning rate")
+        digests = store.digests
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -199,6 +200,7 @@ def train_head(
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
+            training_images=frozenset(image_key(digests[row]) for row in parts.train),
             created_with=f"cnncodes {__version__}, scikit-learn {version('scikit-learn')}",
         )
         model = build_head(weights, bias, store.codes.shape[1:], info)
