@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -178,7 +177,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
     with _styled():
         from matplotlib.figure import Figure
 
-        names = _curve_names(curves)
+        title, names = _title_and_names(curves)
         figure = Figure(figsize=(6.4, 3.9 + 0.2 * len(curves) * (len(curves) > 1)))
         axes = figure.subplots()
         for curve, name, colour, marker in zip(
@@ -199,7 +198,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
         axes.set_xlabel("training images a class (logarithmic)")
         axes.set_ylabel("test accuracy in %")
         axes.grid(axis="y")
-        axes.set_title(_curve_title(curves, names))
+        axes.set_title(title)
         if len(curves) > 1:
             figure.legend(loc="outside lower left")
         return figure
@@ -219,6 +218,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
         The chart.
     """
     with _styled():
+        from matplotlib.colors import to_rgba
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(4.8, 4.4))
@@ -226,9 +226,14 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
         filled = [each for each in bins if each.accuracy is not None]
         places = [(each.lower + each.upper) / 2 for each in filled]
         width = 0.92 / len(bins)
-        upper.bar(places, [each.accuracy for each in filled], width, color=COLOURS["accent"])
-        upper.plot([0, 1], [0, 1], "--", color=COLOURS["muted"], linewidth=1.2)
-        upper.annotate("as often right as sure", (0.02, 0.93), color=COLOURS["muted"], fontsize=8)
+        upper.bar(
+            places,
+            [each.accuracy for each in filled],
+            width,
+            color=to_rgba(COLOURS["accent"], 0.4),
+            edgecolor=COLOURS["accent"],
+        )
+        upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.2)
         upper.set_ylabel("share that is right")
         upper.set(xlim=(0, 1), ylim=(0, 1))
         lower.bar(places, [each.n_images for each in filled], width, color=COLOURS["muted"])
@@ -275,7 +280,7 @@ def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
         squares = PolyCollection(
             [[(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)] for y, x in np.argwhere(matrix)],
             facecolors=[
-                to_rgba(COLOURS["accent"], round(float(0.1 + 0.9 * np.sqrt(share)), 2))
+                to_rgba(COLOURS["accent"], round(float(0.25 + 0.75 * np.sqrt(share)), 2))
                 for share in shares[matrix > 0]
             ],
             linewidths=0,
@@ -322,23 +327,18 @@ def _number_axis(axes: Axes, numbers: set[int]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _curve_names(curves: Sequence[Curve]) -> list[str]:
-    """Name each curve by its network, and by its file where that does not tell them apart."""
-    names = [f"{_shortened(curve.backbone, 26)}, {_weights(curve.weights)}" for curve in curves]
-    if len(set(names)) == len(names):
-        return names
-    return [
-        f"{name} ({_shortened(Path(curve.codes).name, 28)})"
-        for name, curve in zip(names, curves, strict=True)
-    ]
-
-
-def _curve_title(curves: Sequence[Curve], names: Sequence[str]) -> str:
+def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
+    """Return the title, and for each curve what tells it from the others."""
     counts = sorted({curve.n_classes for curve in curves})
-    classes = f"{' and '.join(map(str, counts))} classes"
-    if len(curves) > 1:
-        return f"{classes}, mean and standard deviation over seeds"
-    return textwrap.fill(f"{classes}: {names[0]}", 72)
+    title = f"{' and '.join(map(str, counts))} classes"
+    networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve.weights)}" for curve in curves]
+    files = [_shortened(Path(curve.codes).name, 22) for curve in curves]
+    if len(set(networks)) == 1:
+        return f"{title}: {networks[0]}", files
+    if len(set(networks)) == len(networks):
+        return title, networks
+    pairs = zip(networks, files, strict=True)
+    return title, [f"{network} ({file})" for network, file in pairs]
 
 
 def _weights(weights: str) -> str:

@@ -186,6 +186,8 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         evaluation=evaluation,
         figures=figures,
         model=evaluation.model,
+        model_name=Path(evaluation.model.path).name,
+        data_name=Path(evaluation.data.path).name,
         is_random=evaluation.model.backbone.weights.startswith("random"),
         written_out=zip(labels, _shares(matrix), matrix.tolist(), strict=True)
         if is_written_out

@@ -73,7 +73,18 @@ def test_curves_of_several_networks_are_told_apart():
 def test_curves_of_one_network_are_told_apart_by_their_files():
     figure = learning_curve_figure([make_curve("a/one.h5"), make_curve("a/two.h5")])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["vgg16, imagenet weights (one.h5)", "vgg16, imagenet weights (two.h5)"]
+    assert names == ["one.h5", "two.h5"]
+    assert figure.axes[0].get_title(loc="left") == "10 classes: vgg16, imagenet weights"
+
+
+def test_curves_are_told_apart_by_both_where_need_be():
+    curves = [make_curve("one.h5"), make_curve("two.h5"), make_curve("three.h5", "vgg19")]
+    figure = learning_curve_figure(curves)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "vgg16, imagenet weights (one.h5)",
+        "vgg16, imagenet weights (two.h5)",
+        "vgg19, imagenet weights (three.h5)",
+    ]
 
 
 def test_more_curves_than_colours_are_all_drawn():
@@ -157,8 +168,13 @@ def test_names_come_out_as_text(tmp_path, name):
     assert not re.search("[\x00-\x1f\u202e]", said)
 
 
-def test_long_names_stay_inside_the_chart(tmp_path):
-    curves = [make_curve(f"{'long' * 50}{number}.h5", backbone="n" * 300) for number in (1, 2)]
+@pytest.mark.parametrize("weights", ["file:" + "0" * 64, "x" * 200])
+def test_long_names_stay_inside_the_chart(tmp_path, weights):
+    curves = [
+        make_curve("w" * 200, "m" * 300, weights),
+        make_curve("w" * 100, "m" * 300, weights),
+        make_curve("w" * 200, "n" * 300, weights),
+    ]
     figure = learning_curve_figure(curves)
     save_figure(figure, tmp_path / "curve.png")
     width = figure.get_size_inches()[0] * figure.dpi
