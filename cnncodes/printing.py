@@ -118,9 +118,8 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     )
     _print_classes(figures.worst_classes(), caution)
     for each in figures.confusions(CONFUSIONS_SHOWN):
-        click.echo(
-            f"  {shown(each.label)} taken for {shown(each.predicted)}: {each.n_images} times"
-        )
+        images = f"{each.n_images} image{'' if each.n_images == 1 else 's'}"
+        click.echo(f"  {shown(each.label)} taken for {shown(each.predicted)}: {images}")
     for note in evaluation.notes:
         click.echo(f"  note: {shown(note)}")
     if report is not None:

@@ -242,7 +242,8 @@ class _Model:
         self._input = "codes" if self.kind == "head" else "images"
         given = [each.name for each in self._session.get_inputs()]
         taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
-        if given != [self._input] or taken != [("probabilities", [len(self.info.labels)])]:
+        n_classes = len(self.info.labels)
+        if given != [self._input] or taken != [("probabilities", [n_classes])] or n_classes < 2:
             raise FileFormatError(
                 f"{path}: its input or output is not that of {_article(self.kind)}; make it again"
             )

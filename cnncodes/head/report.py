@@ -100,9 +100,10 @@ class Report:
         require("a report", "matplotlib", "jinja2")
         self.folder = folder
         self._overwrite = overwrite
+        sources = [*inputs, curve] if curve is not None else list(inputs)
         if folder.is_dir():
             for name in (PAGE, FIGURES):
-                check_output(folder / name, overwrite=overwrite, inputs=[*inputs, curve or ""])
+                check_output(folder / name, overwrite=overwrite, inputs=sources)
         elif folder.exists():
             raise OutputError(f"{folder}: is a file; name a folder for the report")
         else:
@@ -193,11 +194,12 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         if is_written_out
         else None,
         labels=labels,
+        has_tall_names=len(labels) > 4 and max(map(len, labels)) > 6,
         numbers={label: place + 1 for place, label in enumerate(labels)},
         confusions=figures.confusions(N_CONFUSIONS),
         worst=figures.worst_classes(),
         absent=[each for each in figures.classes if each.f1 is None],
-        charts={name: Markup(svg) for name, svg in charts.items()},  # noqa: S704 - our own
+        charts={name: Markup(svg) for name, svg in charts.items()},
         curves=curves,
         mistakes=mistakes,
         n_wrong=round(figures.n_images * (1 - figures.accuracy)),
