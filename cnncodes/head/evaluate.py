@@ -146,8 +146,13 @@ class Evaluation:
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as JSON types, without numbers that JSON does not know."""
-    return {"format": FORMAT, "kind": "evaluation", **asdict(evaluation)}
+    """Return an evaluation as JSON types; a number that is not finite becomes null.
+
+    Only the model's metadata can hold one: Python reads NaN there, other programs do not.
+    """
+    described = {"format": FORMAT, "kind": "evaluation", **asdict(evaluation)}
+    plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
+    return plain
 
 
 def evaluate(
@@ -268,13 +273,11 @@ class _Model:
 
     def describe(self) -> EvaluatedModel:
         """Say what the file is."""
-        # Metadata may hold NaN, which Python reads as JSON and no other program does.
-        training = json.loads(json.dumps(self.info.training), parse_constant=lambda _: None)
         return EvaluatedModel(
             path=str(self.path),
             kind=self.kind,
             sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
-            training=training,
+            training=self.info.training,
             created_with=self.info.created_with,
             n_training_images=len(self.info.training_images),
             backbone=self.info.backbone,
@@ -304,15 +307,12 @@ def _evaluate_codes(
         raise ParameterError(f"{data}: holds codes already; leave --backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
-        y, digests, paths = (
-            selection.known(store.labels, store.class_names),
-            store.digests,
-            store.paths,
-        )
+        paths, digests = store.paths, store.digests
+        known = selection.known(store.labels, store.class_names)
         chosen = np.array(
-            [row for row in np.flatnonzero(y >= 0) if selection.unseen(digests[row])], np.intp
+            [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
-        y = y[chosen]
+        y = known[chosen]
         notes = selection.notes(y, store.skipped)
         rows = CodeRows(store, chosen)
         probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
@@ -339,11 +339,11 @@ def _evaluate_images(
     source = find_images(data)
     known = selection.known(np.array(source.labels, np.int32), source.class_names)
     wanted = np.flatnonzero(known >= 0)
-    threads = available_threads()
+    files = source.files()
     loaded = load_images(
-        [source.files()[place] for place in wanted],
+        [files[place] for place in wanted],
         model.info.backbone.input_size,
-        threads=threads,
+        threads=available_threads(),
         ahead=2 * BATCH_SIZE,
         max_pixels=max_pixels,
     )

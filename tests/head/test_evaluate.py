@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -310,9 +311,12 @@ def test_hostile_names_are_escaped(tmp_path, run):
 
 def test_training_that_is_no_json_becomes_json(tmp_path, small, run):
     training = {"loss": float("nan"), "tried": [float("inf"), 1]}
-    head = write_head(tmp_path / "odd.onnx", ["a", "b", "c"], training=training)
-    told = evaluate_json(run, head, small[1])
+    backbone = replace(BACKBONE, parity=float("nan"))
+    head = write_head(tmp_path / "odd.onnx", ["a", "b", "c"], training=training, backbone=backbone)
+    told = evaluate_json(run, head, small[1], "--report", tmp_path / "report")
     assert told["model"]["training"] == {"loss": None, "tried": [None, 1]}
+    assert told["model"]["backbone"]["parity"] is None
+    assert "NaN" not in (tmp_path / "report" / "evaluation.json").read_text("utf-8")
 
 
 def test_nothing_is_left(codes, head, photos, tmp_path):
