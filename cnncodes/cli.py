@@ -21,6 +21,7 @@ from cnncodes.export.backbones import BACKBONES
 from cnncodes.printing import (
     print_csv,
     print_epoch,
+    print_evaluation,
     print_export,
     print_extraction,
     print_json,
@@ -323,6 +324,59 @@ def train(
         print_json(asdict(result))
         return
     print_training(result)
+
+
+@main.command(
+    **_help(
+        "Measure a head or an app on images it was not trained on.",
+        "cnncodes evaluate head.onnx codes.h5 --report report",
+    )
+)
+@click.argument("model", type=_path())
+@click.argument("data", type=_path(), metavar="CODES.h5|SOURCE")
+@click.option("--backbone", type=_path(), help="The network of a head, to evaluate it on images.")
+@click.option(
+    "--include-training", is_flag=True, help="Count images that the model was trained on too."
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=100_000_000,
+    show_default=True,
+    help="An image with more pixels cannot be used.",
+)
+@click.option("--report", type=_path(), metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option(
+    "--curve",
+    type=_path(),
+    metavar="FILE",
+    help="report: show this learning curve of cnncodes curve.",
+)
+@click.option(
+    "--images",
+    type=_path(),
+    metavar="DIR",
+    help="report: where the images are, by default where the codes file says.",
+)
+@overwrite_option
+@json_option
+def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure a head or an app on labelled images.
+
+    A head takes a codes file, an app a folder of class folders or a CSV file with the columns
+    path and label; a head with --backbone takes these too. Images that the model was trained on
+    are left out.
+    """
+    from cnncodes.head.evaluate import evaluate as measure
+    from cnncodes.head.evaluate import evaluation_to_json
+    from cnncodes.progress import Progress
+
+    with Progress("evaluate", "images") as progress:
+        result = measure(model, data, report=report, progress=progress, **options)
+    if as_json:
+        print_json(evaluation_to_json(result))
+        return
+    print_evaluation(result, report)
 
 
 @main.command(

@@ -140,6 +140,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
         "training": head.training,
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
+        "training_images": len(head.training_images),
         **shapes,
         "created_with": head.created_with,
     }
@@ -183,21 +184,22 @@ def as_text(described: dict[str, Any]) -> str:
             rows.append((key, value))
     width = max(len(key) for key, _ in rows)
     return "\n".join(
-        f"{shown(key.replace('_', ' ')):{width}}  {_value_text(value)}" for key, value in rows
+        f"{shown(key.replace('_', ' ')):{width}}  {value_text(value)}" for key, value in rows
     )
 
 
-def _value_text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Write a value of JSON types in a line, for reading; control characters are escaped."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(
-            f"{shown(key)} ({_value_text(each)})"
+            f"{shown(key)} ({value_text(each)})"
             if isinstance(each, dict)
-            else f"{shown(key)} {_value_text(each)}"
+            else f"{shown(key)} {value_text(each)}"
             for key, each in value.items()
             if each is not None
         )
     if isinstance(value, list):
-        return ", ".join(_value_text(each) for each in value)
+        return ", ".join(value_text(each) for each in value)
     return shown(value) if isinstance(value, str) else json.dumps(value)

@@ -10,6 +10,7 @@ both in ``docs/file-formats.md``.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 PREFIX = "cnncodes."
+KEY_BYTES = 6
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",
@@ -111,6 +113,8 @@ class HeadInfo:
         The network whose codes the head takes.
     backbone_sha256 : str
         SHA-256 of that network's file.
+    training_images : frozenset of str
+        The `image_key` of each image the head was trained on.
     created_with : str
         The versions of what made the file.
     """
@@ -119,10 +123,12 @@ class HeadInfo:
     training: dict[str, Any]
     backbone: BackboneInfo
     backbone_sha256: str
+    training_images: frozenset[str]
     created_with: str
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app."""
+        keys = bytes.fromhex("".join(sorted(self.training_images)))
         return {
             PREFIX + "format": FORMAT,
             PREFIX + "kind": kind,
@@ -130,6 +136,7 @@ class HeadInfo:
             PREFIX + "training": json.dumps(self.training),
             PREFIX + "backbone_info": json.dumps(self.backbone.to_metadata()),
             PREFIX + "backbone_sha256": self.backbone_sha256,
+            PREFIX + "training_images": base64.b64encode(keys).decode(),
             PREFIX + "created_with": self.created_with,
         }
 
@@ -149,6 +156,9 @@ class HeadInfo:
             training = json.loads(metadata[PREFIX + "training"])
             if not isinstance(training, dict):
                 raise ValueError("the training is not an object")
+            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True).hex()
+            if len(keys) % (2 * KEY_BYTES):
+                raise ValueError("the training images are cut off")
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -156,6 +166,10 @@ class HeadInfo:
                     json.loads(metadata[PREFIX + "backbone_info"]), path
                 ),
                 backbone_sha256=metadata[PREFIX + "backbone_sha256"],
+                training_images=frozenset(
+                    keys[start : start + 2 * KEY_BYTES]
+                    for start in range(0, len(keys), 2 * KEY_BYTES)
+                ),
                 created_with=metadata[PREFIX + "created_with"],
             )
         except (KeyError, ValueError) as error:
@@ -164,7 +178,12 @@ class HeadInfo:
             ) from error
 
 
-def check_kind(metadata: Mapping[str, str], path: Path, kind: str) -> None:
+def image_key(digest: str) -> str:
+    """Return by what a head remembers an image: its file's SHA-256, cut off, hexadecimal."""
+    return digest[: 2 * KEY_BYTES]
+
+
+def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
     """Refuse a model that is foreign, of a later format or of another kind.
 
     Parameters
@@ -173,15 +192,15 @@ def check_kind(metadata: Mapping[str, str], path: Path, kind: str) -> None:
         The model's ``metadata_props``.
     path : Path
         Named in the error.
-    kind : {"backbone", "head", "app"}
-        What the caller needs.
+    *kinds : {"backbone", "head", "app"}
+        What the caller needs; any of them will do.
 
     Raises
     ------
     FileFormatError
-        The model cannot serve as `kind`.
+        The model cannot serve as any of `kinds`.
     """
-    remedy = REMEDIES[kind]
+    remedy = REMEDIES[kinds[0]]
     if PREFIX + "format" not in metadata:
         raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
     if metadata[PREFIX + "format"] != FORMAT:
@@ -190,9 +209,10 @@ def check_kind(metadata: Mapping[str, str], path: Path, kind: str) -> None:
             f"format {FORMAT}; install a newer cnncodes"
         )
     found = metadata.get(PREFIX + "kind", "file of no kind")
-    if found != kind:
+    if found not in kinds:
+        needed = " or ".join(map(_with_article, kinds))
         raise FileFormatError(
-            f"{path}: is {_with_article(found)}, but {_with_article(kind)} is needed; {remedy}"
+            f"{path}: is {_with_article(found)}, but {needed} is needed; {remedy}"
         )
 
 
@@ -208,7 +228,7 @@ def available_threads() -> int:
 
 
 def open_session(
-    path: Path, kind: str, *, threads: int | None = None
+    path: Path, *kinds: str, threads: int | None = None
 ) -> tuple[InferenceSession, dict[str, str]]:
     """Open one of our models in onnxruntime, after looking at what it says of itself.
 
@@ -216,8 +236,8 @@ def open_session(
     ----------
     path : Path
         The ONNX file.
-    kind : {"backbone", "head", "app"}
-        What the caller needs.
+    *kinds : {"backbone", "head", "app"}
+        What the caller needs; any of them will do.
     threads : int, optional
         Threads of the session; by default all the processors there are.
 
@@ -237,7 +257,7 @@ def open_session(
 
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "no such file"
-        raise FileFormatError(f"{path}: {fault}; {REMEDIES[kind]}")
+        raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
@@ -249,5 +269,5 @@ def open_session(
         reason = str(error).strip().partition("\n")[0]
         raise FileFormatError(f"{path}: cannot be opened as an ONNX model ({reason})") from error
     metadata = dict(session.get_modelmeta().custom_metadata_map)
-    check_kind(metadata, path, kind)
+    check_kind(metadata, path, *kinds)
     return session, metadata

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.classifier import FilePrediction
+    from cnncodes.head.evaluate import Evaluation
+    from cnncodes.head.metrics import ClassFigures
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training
 
 SKIPPED_SHOWN = 5
+CLASSES_SHOWN = 10
+WORST_SHOWN = 5
+CONFUSIONS_SHOWN = 3
 
 
 def print_json(value: Any) -> None:
@@ -89,6 +95,37 @@ def print_training(training: Training) -> None:
         click.echo(f"  note: {shown(note)}")
 
 
+def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
+    """Print the figures, the worst classes, what is confused most, and where the report is."""
+    figures, model = evaluation.figures, evaluation.model
+    caution = _caution(model.backbone.weights)
+    n_classes = len(figures.classes)
+    click.echo(
+        f"{shown(model.path)}: {figures.n_images} images of {shown(evaluation.data.path)}, "
+        f"{n_classes} classes"
+    )
+    click.echo(f"  accuracy           {figures.accuracy:.1%}{caution}")
+    if figures.top5_accuracy is None:
+        click.echo(f"  top-5 accuracy     not told: there are only {n_classes} classes")
+    else:
+        click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}{caution}")
+    click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}{caution}")
+    click.echo(f"  log loss           {figures.log_loss:.4f}{caution}")
+    click.echo(f"  calibration error  {figures.calibration_error:.1%}{caution}")
+    click.echo(
+        f"  always naming the most common class, {shown(figures.majority_label)}: "
+        f"{figures.majority:.1%}"
+    )
+    _print_classes(figures.worst_classes(), caution)
+    for each in figures.confusions(CONFUSIONS_SHOWN):
+        images = f"{each.n_images} image{'' if each.n_images == 1 else 's'}"
+        click.echo(f"  {shown(each.label)} taken for {shown(each.predicted)}: {images}")
+    for note in evaluation.notes:
+        click.echo(f"  note: {shown(note)}")
+    if report is not None:
+        click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
+
+
 def print_table(found: Iterable[FilePrediction]) -> int:
     """Print a line an image, as they come; return how many could not be used."""
     n_unusable = 0
@@ -121,6 +158,19 @@ def print_list(found: Iterable[FilePrediction]) -> int:
     images = [asdict(image) for image in found]
     print_json(images)
     return sum(bool(image["problem"]) for image in images)
+
+
+def _print_classes(classes: list[ClassFigures], caution: str) -> None:
+    some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
+    said = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
+    width = max(len(shown(each.label)) for each in some)
+    click.echo(f"  classes, {said}{caution}:")
+    for each in some:
+        precision = "–" if each.precision is None else f"{each.precision:.1%}"
+        click.echo(
+            f"    {shown(each.label):{width}}  F1 {each.f1:6.1%}  precision {precision:>6}  "
+            f"recall {each.recall:6.1%}  images {each.n_images}"
+        )
 
 
 def _print_score(part: str, score: Score, weights: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("click", "h5py", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "PIL")
+HEAVY = ("click", "h5py", "jinja2", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "PIL")
 HEAVY += ("scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
 
 # What importing a module may bring in, of the packages above.
@@ -31,6 +31,9 @@ ALLOWED = {
     "cnncodes.head.split": {"numpy"},
     "cnncodes.head.bundle": {"numpy", "onnx", "PIL"},
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
+    "cnncodes.head.charts": {"numpy"},
+    "cnncodes.head.metrics": {"numpy", "sklearn", "scipy"},
+    "cnncodes.head.evaluate": {"numpy", "PIL", "h5py", "sklearn", "scipy"},
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.model_file": set(),
     "cnncodes.printing": {"click"},

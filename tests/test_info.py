@@ -85,6 +85,7 @@ def test_head(head, small_backbone, codes):
     assert told["what"] == "a head"
     assert told["labels"] == list("0123456789")
     assert told["training"]["method"] == "logistic"
+    assert told["training_images"] == told["training"]["train"]["n_images"]
     assert told["training"]["test"]["accuracy"] > 0.6
     assert told["weights"] == "random:0"
     assert told["parity"] == info_json(small_backbone)["parity"]

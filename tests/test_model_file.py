@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -36,10 +37,12 @@ HEADS = st.builds(
     training=st.dictionaries(NAMES, JSON_VALUES, max_size=4),
     backbone=BACKBONES,
     backbone_sha256=NAMES,
+    training_images=st.frozensets(st.binary(min_size=6, max_size=6).map(bytes.hex)),
     created_with=NAMES,
 )
 BACKBONE = BackboneInfo("vgg16", "random:0", 224, "pool", "avg", "float32", 1e-6, "noise", "test")
-HEAD = HeadInfo(("cat", "dog"), {"method": "sgd"}, BACKBONE, "ab" * 32, "test")
+KEYS = frozenset({"0a" * 6, "ff" * 6})
+HEAD = HeadInfo(("cat", "dog"), {"method": "sgd"}, BACKBONE, "ab" * 32, KEYS, "test")
 BACKBONE_ENTRIES = sorted(set(BACKBONE.to_metadata()) - {"cnncodes.format", "cnncodes.kind"})
 HEAD_ENTRIES = sorted(set(HEAD.to_metadata("head")) - {"cnncodes.format", "cnncodes.kind"})
 
@@ -131,6 +134,10 @@ def test_backbone_with_a_damaged_number(entry, value):
         ("backbone_info", "[]"),
         ("backbone_info", '"vgg16"'),
         ("backbone_info", "{}"),
+        ("training_images", "AAAA"),
+        ("training_images", "AAAAAAA"),
+        ("training_images", "AAAA AAAA"),
+        ("training_images", "öööö"),
     ],
 )
 def test_head_with_a_damaged_entry(entry, value):
@@ -185,6 +192,18 @@ def test_another_kind_is_refused(found, needed, said):
     with pytest.raises(FileFormatError) as caught:
         check_kind(HEAD.to_metadata(found), HERE, needed)
     assert str(caught.value) == f"here.onnx: {said}"
+
+
+def test_any_of_several_kinds_will_do():
+    for kind in ("head", "app"):
+        check_kind(HEAD.to_metadata(kind), HERE, "head", "app")
+    with pytest.raises(FileFormatError, match=r"is a backbone, but a head or an app is needed; "):
+        check_kind(BACKBONE.to_metadata(), HERE, "head", "app")
+
+
+def test_training_images_are_stored_as_the_documentation_says():
+    stored = HEAD.to_metadata("app")["cnncodes.training_images"]
+    assert base64.b64decode(stored) == b"\x0a" * 6 + b"\xff" * 6
 
 
 def test_model_of_no_kind_is_refused():

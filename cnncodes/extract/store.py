@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ CHUNK_BYTES = 64 * 1024
 # Codes are mostly zeros: the fastest level of gzip after shuffling already shrinks them well,
 # and unlike lzf every HDF5 library can read it.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
 
 
@@ -316,6 +318,7 @@ class CodeStore:
                 and labels.dtype == np.int32
                 and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
                 and bool(self.backbone and self.backbone_sha256)
+                and all(map(_SHA256.fullmatch, self.digests))
             )
         except FileFormatError:  # the description of the backbone is not one
             whole = False

@@ -26,7 +26,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd import fit_sgd
 from cnncodes.head.softmax import Epoch
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.model_file import HeadInfo
+from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
 
@@ -195,6 +195,7 @@ def train_head(
         )
         if training.train.loss is None or not np.isfinite(training.train.loss):
             raise TrainingError("the trained weights overflow; lower the learning rate")
+        digests = store.digests
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -211,6 +212,7 @@ def train_head(
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
+            training_images=frozenset(image_key(digests[row]) for row in parts.train),
             created_with=f"cnncodes {__version__}, scikit-learn {version('scikit-learn')}",
         )
         model = build_head(weights, bias, store.codes.shape[1:], info)

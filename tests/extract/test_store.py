@@ -244,6 +244,7 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "codes a folder": (lambda file: swap(file, "codes", h5py.Group), ""),
     "labels one number": (lambda file: swap(file, "labels", 3), ""),
     "labels text": (lambda file: swap(file, "labels", [b"cat"] * 5), ""),
+    "digest no SHA-256": (lambda file: file["digests"].__setitem__(2, b"ab" * 31 + b"zz"), ""),
     "skipped no folder": (lambda file: swap(file, "skipped", [1, 2]), ""),
 }
 for _name in ("codes", "labels", "paths", "digests", "skipped/paths", "skipped/reasons"):

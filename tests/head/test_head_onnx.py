@@ -27,6 +27,7 @@ def make_head(code_shape, n_classes, seed=0, size=1.0):
         training={"method": "logistic", "test": {"accuracy": 0.5}},
         backbone=BACKBONE,
         backbone_sha256="ab" * 32,
+        training_images=frozenset(),
         created_with="a test",
     )
     return build_head(weights, bias, code_shape, info), weights, bias, info

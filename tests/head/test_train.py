@@ -169,6 +169,17 @@ def test_metadata_tell_how_it_was_trained(codes, output, run, small_backbone):
     assert info.backbone_sha256 == hashlib.sha256(small_backbone.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("options", [(), ("--per-class", "2", *SGD)])
+def test_head_remembers_the_images_it_was_trained_on(codes, photos, output, run, options):
+    run("train", codes, "-o", output, *options)
+    per_class = 2 if options else None
+    train = split_by_class(labels_in(codes), 0.7, per_class=per_class).train
+    with CodeStore.open(codes) as store:
+        files = [photos / store.paths[row] for row in train]
+    keys = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in files]
+    assert info_of(output).training_images == set(keys)
+
+
 @pytest.mark.parametrize("fraction", [0.7, 0.25])
 def test_first_images_of_each_class(codes, output, run, fraction):
     result = train_json(run, codes, "-o", output, "--split", "first", "--train-fraction", fraction)

@@ -1,0 +1,450 @@
+"""How good a head or an app is, on labelled images it was not trained on.
+
+The model runs in its own onnxruntime session, block by block, so what is measured is what the
+file computes, whatever is in its graph, and the codes are never in memory all at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.extract.backbone import Backbone
+from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, in_batches, load_images
+from cnncodes.extract.sources import find_images
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.metrics import Figures, measure
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.selection import Selection
+from cnncodes.model_file import (
+    PREFIX,
+    BackboneInfo,
+    HeadInfo,
+    available_threads,
+    open_session,
+)
+from cnncodes.progress import Progress
+
+FORMAT = "1"
+BATCH_SIZE = 8
+N_MISTAKES = 24
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """The model that was evaluated, as its file says.
+
+    Attributes
+    ----------
+    path : str
+        Its file.
+    kind : {"head", "app"}
+        What it is.
+    sha256 : str
+        SHA-256 of its file.
+    training : dict
+        How it was trained.
+    created_with : str
+        The versions of what made the file.
+    n_training_images : int
+        Different images it was trained on.
+    backbone : BackboneInfo
+        The network whose codes it takes.
+    backbone_sha256 : str
+        SHA-256 of that network's file.
+    """
+
+    path: str
+    kind: str
+    sha256: str
+    training: dict[str, Any]
+    created_with: str
+    n_training_images: int
+    backbone: BackboneInfo
+    backbone_sha256: str
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """The images on which a model was evaluated.
+
+    Attributes
+    ----------
+    path : str
+        Codes file, folder or CSV file.
+    source : str
+        Where the images came from, as it was typed.
+    include_training : bool
+        Whether images that the model was trained on count too.
+    images_sha256 : str
+        SHA-256 of the sorted SHA-256 of the images that count: where it is the same, two
+        evaluations were of the same images.
+    """
+
+    path: str
+    source: str
+    include_training: bool
+    images_sha256: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for another class.
+
+    Attributes
+    ----------
+    path : str
+        The image, relative to the source.
+    digest : str
+        SHA-256 of its file, hexadecimal.
+    label, predicted : str
+        The true class, and the predicted one.
+    probability : float
+        That of the predicted class.
+    """
+
+    path: str
+    digest: str
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is.
+
+    Attributes
+    ----------
+    model : EvaluatedModel
+        The model.
+    data : EvaluatedData
+        The images.
+    figures : Figures
+        The figures.
+    mistakes : list of Mistake
+        At most 24, those the model was surest of first.
+    notes : list of str
+        What the user should know of the data.
+    """
+
+    model: EvaluatedModel
+    data: EvaluatedData
+    figures: Figures
+    mistakes: list[Mistake]
+    notes: list[str]
+
+
+def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON types; a number that is not finite becomes null.
+
+    Only the model's metadata can hold one: Python reads NaN there, other programs do not.
+    """
+    described = {"format": FORMAT, "kind": "evaluation", **asdict(evaluation)}
+    plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
+    return plain
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    include_training: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    report: str | Path | None = None,
+    curve: str | Path | None = None,
+    images: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model on labelled images.
+
+    Parameters
+    ----------
+    model : str or Path
+        A head or an app.
+    data : str or Path
+        For a head a codes file. For an app, or a head with `backbone`, a folder of class folders
+        or a CSV file with the columns path and label.
+    backbone : str or Path, optional
+        The backbone file that a head needs for images.
+    include_training : bool
+        Whether images that the model was trained on count too. They are known by the digest of
+        their files, wherever these lie.
+    max_pixels : int
+        An image with more pixels cannot be used.
+    report : str or Path, optional
+        Folder in which to write a report, ``index.html`` and ``evaluation.json``.
+    curve : str or Path, optional
+        File of ``cnncodes curve`` to show in the report.
+    images : str or Path, optional
+        Where the report finds the images; by default where the codes file says.
+    overwrite : bool
+        Whether a report that stands there may be replaced.
+    progress : Progress, optional
+        Told how far the work is.
+
+    Returns
+    -------
+    Evaluation
+        The figures, and all that belongs to them.
+
+    Raises
+    ------
+    FileFormatError
+        A file is not what it should be, or model, codes and backbone do not belong together.
+    SourceError
+        The images cannot be used, have no labels or none that the model knows, or nothing is
+        left of them without those that trained the model.
+    TrainingError
+        A code is not finite.
+    ParameterError
+        Options contradict each other.
+    MissingDependencyError
+        The report needs packages that are not installed.
+    OutputError
+        The report cannot be written.
+    """
+    data = Path(data)
+    planned = None
+    if report is not None:
+        from cnncodes.head.report import Report  # the only part that needs the extra
+
+        inputs = [each for each in (model, data, backbone) if each is not None]
+        planned = Report(Path(report), curve, images, overwrite=overwrite, inputs=inputs)
+    elif curve is not None or images is not None:
+        raise ParameterError("--curve and --images are for a report; pass --report too")
+    opened = _Model(Path(model))
+    selection = Selection(data, opened.info, include_training=include_training)
+    if _is_codes_file(data):
+        evaluated = _evaluate_codes(opened, data, backbone, selection, progress)
+    else:
+        evaluated = _evaluate_images(opened, data, backbone, selection, max_pixels, progress)
+    if planned is not None:
+        planned.write(evaluated)
+    return evaluated
+
+
+class _Model:
+    """A head or an app in a session."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._session, metadata = open_session(path, "head", "app")
+        self.info = HeadInfo.from_metadata(metadata, path)
+        self.kind = metadata[PREFIX + "kind"]
+        self._input = "codes" if self.kind == "head" else "images"
+        given = [each.name for each in self._session.get_inputs()]
+        taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
+        n_classes = len(self.info.labels)
+        if given != [self._input] or taken != [("probabilities", [n_classes])] or n_classes < 2:
+            raise FileFormatError(
+                f"{path}: its input or output is not that of {_article(self.kind)}; make it again"
+            )
+        self.input_shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run a batch; refuse what are no probabilities."""
+        found: NDArray[np.float32]
+        found = self._session.run(["probabilities"], {self._input: batch})[0]
+        if not (np.abs(found.sum(axis=1) - 1) < 1e-3).all() or found.min(initial=0) < 0:
+            raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
+        return found
+
+    def check_codes(self, of: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]) -> None:
+        """Refuse codes of another backbone than that of the training."""
+        if sha256 != self.info.backbone_sha256 or tuple(shape) != self.input_shape:
+            raise FileFormatError(
+                f"{self.path}: was trained on codes of another backbone "
+                f"({_network(self.info.backbone, self.info.backbone_sha256)}) than that of {of} "
+                f"({_network(info, sha256)}); use files that belong together"
+            )
+
+    def describe(self) -> EvaluatedModel:
+        """Say what the file is."""
+        return EvaluatedModel(
+            path=str(self.path),
+            kind=self.kind,
+            sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            training=self.info.training,
+            created_with=self.info.created_with,
+            n_training_images=len(self.info.training_images),
+            backbone=self.info.backbone,
+            backbone_sha256=self.info.backbone_sha256,
+        )
+
+
+def _is_codes_file(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    return path.suffix == ".h5" or (path.is_file() and bool(h5py.is_hdf5(path)))
+
+
+def _evaluate_codes(
+    model: _Model,
+    data: Path,
+    backbone: str | Path | None,
+    selection: Selection,
+    progress: Progress | None,
+) -> Evaluation:
+    if model.kind == "app":
+        raise ParameterError(
+            f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
+            f"images, or evaluate its head on {data}"
+        )
+    if backbone is not None:
+        raise ParameterError(f"{data}: holds codes already; leave --backbone out")
+    with CodeStore.open(data) as store:
+        model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
+        paths, digests = store.paths, store.digests
+        known = selection.known(store.labels, store.class_names)
+        chosen = np.array(
+            [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
+        )
+        y = known[chosen]
+        notes = selection.notes(y, store.skipped)
+        rows = CodeRows(store, chosen)
+        probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
+        if progress is not None:
+            progress.begin(len(rows))
+        for places, block in rows.blocks():
+            codes = block.reshape(len(block), *model.input_shape)
+            probabilities[places] = model.probabilities(codes)
+            if progress is not None:
+                progress.advance(len(block))
+        images = [(paths[row], digests[row]) for row in chosen]
+        return _evaluation(model, selection, store.source, y, probabilities, images, notes)
+
+
+def _evaluate_images(
+    model: _Model,
+    data: Path,
+    backbone: str | Path | None,
+    selection: Selection,
+    max_pixels: int,
+    progress: Progress | None,
+) -> Evaluation:
+    classify = _classify(model, backbone)
+    source = find_images(data)
+    known = selection.known(np.array(source.labels, np.int32), source.class_names)
+    wanted = np.flatnonzero(known >= 0)
+    files = source.files()
+    loaded = load_images(
+        [files[place] for place in wanted],
+        model.info.backbone.input_size,
+        threads=available_threads(),
+        ahead=2 * BATCH_SIZE,
+        max_pixels=max_pixels,
+    )
+    if progress is not None:
+        progress.begin(len(wanted))
+    images, y, found, skipped = [], [], [], []
+    with closing(loaded):
+        for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
+            usable = []
+            for image in batch:
+                path = source.paths[wanted[image.index]]
+                if image.pixels is None:
+                    skipped.append((path, image.problem))
+                elif selection.unseen(image.digest):
+                    usable.append(image.pixels)
+                    images.append((path, image.digest))
+                    y.append(known[wanted[image.index]])
+            if usable:
+                found.append(classify(np.stack(usable)))
+    targets = np.array(y, np.intp)
+    notes = selection.notes(targets, skipped)
+    return _evaluation(model, selection, str(data), targets, np.concatenate(found), images, notes)
+
+
+def _classify(
+    model: _Model, backbone: str | Path | None
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what turns pixels into probabilities: an app, or a head behind its backbone."""
+    if model.kind == "app":
+        if backbone is not None:
+            raise ParameterError(f"{model.path}: an app holds its backbone; leave --backbone out")
+        size = model.info.backbone.input_size
+        if model.input_shape != (size, size, 3):
+            raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")
+        return model.probabilities
+    if backbone is None:
+        raise ParameterError(
+            f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
+            "--backbone with the file of its network"
+        )
+    network = Backbone(backbone)
+    model.check_codes(network.path, network.sha256, network.info, network.code_shape)
+    return lambda pixels: model.probabilities(network.extract(pixels))
+
+
+def _counted(loaded: Iterable[LoadedImage], progress: Progress | None) -> Iterable[LoadedImage]:
+    for image in loaded:
+        yield image
+        if progress is not None:
+            progress.advance(1)
+
+
+def _evaluation(
+    model: _Model,
+    selection: Selection,
+    source: str,
+    y: NDArray[np.intp],
+    probabilities: NDArray[np.float32],
+    images: Sequence[tuple[str, str]],
+    notes: list[str],
+) -> Evaluation:
+    labels = list(model.info.labels)
+    digests = "".join(sorted(digest for _, digest in images))
+    return Evaluation(
+        model=model.describe(),
+        data=EvaluatedData(
+            path=str(selection.data),
+            source=source,
+            include_training=selection.include_training,
+            images_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        ),
+        figures=measure(probabilities, y, labels),
+        mistakes=_mistakes(probabilities, y, labels, images),
+        notes=notes,
+    )
+
+
+def _mistakes(
+    probabilities: NDArray[np.float32],
+    y: NDArray[np.intp],
+    labels: Sequence[str],
+    images: Sequence[tuple[str, str]],
+) -> list[Mistake]:
+    predicted, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != y)
+    surest = wrong[np.argsort(-highest[wrong], kind="stable")[:N_MISTAKES]]
+    return [
+        Mistake(
+            path=images[row][0],
+            digest=images[row][1],
+            label=labels[y[row]],
+            predicted=labels[predicted[row]],
+            probability=float(highest[row]),
+        )
+        for row in surest
+    ]
+
+
+def _network(info: BackboneInfo, sha256: str) -> str:
+    return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind == "app" else f"a {kind}"

@@ -1,0 +1,236 @@
+"""How good a classifier is, in figures: from its probabilities and the true classes.
+
+scikit-learn's metrics where it has them; the expected calibration error is that of Guo, Pleiss,
+Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+
+N_BINS = 15
+TOP = 5
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How a classifier does on one class.
+
+    Attributes
+    ----------
+    label : str
+        The class.
+    n_images : int
+        Images of the class, also called its support.
+    n_predicted : int
+        Images for which it was predicted.
+    precision : float or None
+        Share of the predictions of this class that are right; None where it was never predicted.
+    recall : float or None
+        Share of the images of this class that were found; None where there are none.
+    f1 : float or None
+        Harmonic mean of both; None where there are no images.
+    """
+
+    label: str
+    n_images: int
+    n_predicted: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The predictions whose probability lies between two bounds.
+
+    Attributes
+    ----------
+    lower, upper : float
+        The bounds; `upper` belongs to the bin, `lower` to the one before.
+    n_images : int
+        Predictions in it.
+    confidence : float or None
+        Mean probability of the predicted class; None where the bin is empty.
+    accuracy : float or None
+        Share that is right; None where the bin is empty.
+    """
+
+    lower: float
+    upper: float
+    n_images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class taken for another.
+
+    Attributes
+    ----------
+    label, predicted : str
+        The true class, and what it was taken for.
+    n_images : int
+        How often.
+    """
+
+    label: str
+    predicted: str
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How a classifier does.
+
+    Attributes
+    ----------
+    n_images : int
+        Images that were counted.
+    accuracy : float
+        Share of images whose likeliest class is the true one.
+    top5_accuracy : float or None
+        Share of images whose true class is among the five likeliest; None where there are no
+        more than five classes, as it would be 1.
+    balanced_accuracy : float
+        Mean recall of the classes that have images.
+    log_loss : float
+        Mean cross-entropy, in nats. A probability below 2.2e-16 counts as that.
+    calibration_error : float
+        Expected calibration error: the mean distance of `Bin.accuracy` from `Bin.confidence`,
+        each bin counting as its images do.
+    majority : float
+        Accuracy of always naming `majority_label`.
+    majority_label : str
+        The class with most images.
+    classes : list of ClassFigures
+        One for each class, in the order of the probabilities.
+    confusion_matrix : list of list of int
+        Images by true class (rows) and predicted class (columns).
+    bins : list of Bin
+        15 bins of equal width.
+    """
+
+    n_images: int
+    accuracy: float
+    top5_accuracy: float | None
+    balanced_accuracy: float
+    log_loss: float
+    calibration_error: float
+    majority: float
+    majority_label: str
+    classes: list[ClassFigures]
+    confusion_matrix: list[list[int]]
+    bins: list[Bin]
+
+    def worst_classes(self) -> list[ClassFigures]:
+        """Return the classes that have images, the lowest F1 first."""
+        present = [each for each in self.classes if each.f1 is not None]
+        return sorted(present, key=lambda each: each.f1 or 0.0)
+
+    def confusions(self, n: int) -> list[Confusion]:
+        """Return the `n` most frequent confusions, most frequent first."""
+        matrix = np.array(self.confusion_matrix)
+        np.fill_diagonal(matrix, 0)
+        order = np.argsort(-matrix, axis=None, kind="stable")[:n]
+        labels = [each.label for each in self.classes]
+        return [
+            Confusion(labels[row], labels[column], int(matrix[row, column]))
+            for row, column in zip(*np.unravel_index(order, matrix.shape), strict=True)
+            if matrix[row, column]
+        ]
+
+
+def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: list[str]) -> Figures:
+    """Compute all figures.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float32, shape (n_images, n_classes)
+        Rows add up to 1 but for rounding; at least one image and two classes.
+    y : ndarray of intp, shape (n_images,)
+        The true classes, as columns of `probabilities`; classes may be missing.
+    labels : list of str
+        Names of the classes.
+
+    Returns
+    -------
+    Figures
+        The figures.
+    """
+    p = probabilities.astype(np.float64)
+    p /= p.sum(axis=1, keepdims=True)  # single precision rounds; scikit-learn looks closer
+    numbers = np.arange(len(labels))
+    predicted = p.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        y, predicted, labels=numbers, zero_division=np.nan
+    )
+    n_predicted = np.bincount(predicted, minlength=len(labels))
+    bins = _bins(p.max(axis=1), predicted == y)
+    top5 = top_k_accuracy_score(y, p, k=TOP, labels=numbers) if len(labels) > TOP else None
+    return Figures(
+        n_images=len(y),
+        accuracy=float((predicted == y).mean()),
+        top5_accuracy=None if top5 is None else float(top5),
+        balanced_accuracy=float(recall[support > 0].mean()),
+        log_loss=float(log_loss(y, p, labels=numbers)),
+        calibration_error=calibration_error(bins),
+        majority=float(support.max() / len(y)),
+        majority_label=labels[support.argmax()],
+        classes=[
+            ClassFigures(
+                label=labels[number],
+                n_images=int(support[number]),
+                n_predicted=int(n_predicted[number]),
+                precision=float(precision[number]) if n_predicted[number] else None,
+                recall=float(recall[number]) if support[number] else None,
+                f1=float(f1[number]) if support[number] else None,
+            )
+            for number in numbers
+        ],
+        confusion_matrix=confusion_matrix(y, predicted, labels=numbers).tolist(),
+        bins=bins,
+    )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error of binned predictions."""
+    n_images = sum(each.n_images for each in bins)
+    return (
+        sum(
+            each.n_images * abs(each.accuracy - each.confidence)
+            for each in bins
+            if each.accuracy is not None and each.confidence is not None
+        )
+        / n_images
+    )
+
+
+def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+    edges = np.linspace(0, 1, N_BINS + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
+    bins = []
+    for number in range(N_BINS):
+        inside = place == number
+        n = int(inside.sum())
+        bins.append(
+            Bin(
+                lower=float(edges[number]),
+                upper=float(edges[number + 1]),
+                n_images=n,
+                confidence=float(confidence[inside].mean()) if n else None,
+                accuracy=float(right[inside].mean()) if n else None,
+            )
+        )
+    return bins
