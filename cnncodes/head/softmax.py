@@ -32,7 +32,7 @@ from cnncodes.head.split import split_by_class
 
 OPTIMIZERS = ("momentum", "adam")
 SCHEDULES = ("constant", "cosine")
-DEFAULT_LEARNING_RATES = {"momentum": 1.0, "adam": 1e-3}
+DEFAULT_LEARNING_RATES = {"momentum": 3.0, "adam": 1e-3}
 _STRETCH = 2**16  # numbers, a quarter of a megabyte
 _VALIDATED = 256  # images looked at together
 
@@ -102,7 +102,7 @@ class SGDSoftmax(LinearSoftmax):
     batch_size : int
         Images a step.
     learning_rate : float, optional
-        By default 1.0 with momentum and 0.001 with Adam, for codes of mean squared length one.
+        By default 3.0 with momentum and 0.001 with Adam, for codes of mean squared length one.
     schedule : {"constant", "cosine"}
         Whether the learning rate stays, or falls to zero over the epochs. `partial_fit`, which
         knows of no end, leaves it as it is.
@@ -151,10 +151,10 @@ class SGDSoftmax(LinearSoftmax):
         epochs: int = 20,
         batch_size: int = 32,
         learning_rate: float | None = None,
-        schedule: str = "constant",
+        schedule: str = "cosine",
         optimizer: str = "momentum",
         momentum: float = 0.9,
-        l2: float = 1e-4,
+        l2: float = 1e-5,
         validation_fraction: float = 0.1,
         patience: int | None = None,
         random_state: Any = None,

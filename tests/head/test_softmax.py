@@ -44,9 +44,8 @@ def objective(X, y, coef, intercept, l2):
 
 def on_all_images(n_epochs, **parameters):
     """Plain descent: one step an epoch, nothing held out."""
-    return SGDSoftmax(
-        epochs=n_epochs, batch_size=10_000, validation_fraction=0, random_state=0, **parameters
-    )
+    fixed = {"batch_size": 10_000, "schedule": "constant", "validation_fraction": 0}
+    return SGDSoftmax(epochs=n_epochs, random_state=0, **fixed, **parameters)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_estimator_check_of_scikit_learn(estimator, check):
 
 def test_pipeline_clone_and_scores(iris):
     X, y = iris
-    model = make_pipeline(StandardScaler(), SGDSoftmax(learning_rate=0.1, random_state=0))
+    model = make_pipeline(StandardScaler(), SGDSoftmax(learning_rate=0.3, random_state=0))
     assert cross_val_score(clone(model), X, y, cv=3).min() > 0.9
     assert clone(model[-1]).get_params() == model[-1].get_params()
     assert not hasattr(clone(model.fit(X, y)[-1]), "coef_")
@@ -175,7 +174,8 @@ def test_adam_follows_the_paper():
 
 def test_best_epoch_is_kept(noisy):
     X, y = noisy
-    model = SGDSoftmax(epochs=30, learning_rate=5.0, random_state=1).fit(X, y)
+    model = SGDSoftmax(epochs=30, learning_rate=5.0, schedule="constant", random_state=1)
+    model.fit(X, y)
     numbers = [epoch.number for epoch in model.history_]
     assert numbers == list(range(1, 31))
     best = max(model.history_, key=lambda each: (each.validation_accuracy, -each.validation_loss))
