@@ -16,6 +16,7 @@ from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
+from cnncodes.head.curve_heads import learning_curves
 from cnncodes.head.predict import predict_inputs
 from cnncodes.head.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
@@ -25,6 +26,7 @@ COMMANDS = {
     "export": [export_backbone],
     "extract": [extract],
     "train": [train_head, SGDSoftmax],
+    "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs],
 }
@@ -41,7 +43,7 @@ def test_help_has_an_example(name: str, run: Run) -> None:
 def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
     lines = run("--help").output.split("Commands:")[1].splitlines()
     listed = [line.split()[0] for line in lines if line.strip()]
-    assert listed == ["export", "extract", "train", "bundle", "predict", "info", "demo"]
+    assert listed == ["export", "extract", "train", "curve", "bundle", "predict", "info", "demo"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -55,7 +57,7 @@ def test_defaults_are_those_of_the_library(name: str) -> None:
             assert parameter.name in defaults
             if not parameter.required:
                 # Without a default click keeps a marker of its own, which differs by version.
-                plain = isinstance(parameter.default, str | int | float)
+                plain = isinstance(parameter.default, str | int | float | tuple)
                 default = parameter.default if plain else (False if parameter.is_flag else None)
                 assert default == defaults[parameter.name], parameter.name
 
