@@ -134,21 +134,8 @@ def read_curves(path: Path) -> list[Curve]:
     FileFormatError
         The file is absent, foreign, damaged, too large or of a later format.
     """
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "no such file"
-        raise FileFormatError(f"{path}: {fault}; {_REMEDY}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BYTES:
-        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: cannot be read as JSON; {_REMEDY}") from error
-    if not isinstance(value, dict) or value.get("kind") != "curve":
+    value = _read_json(path)
+    if not _says_curve(value):
         raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
     version = value.get("format")
     if version != FORMAT:
@@ -162,6 +149,35 @@ def read_curves(path: Path) -> list[Curve]:
     except ValueError as error:
         raise FileFormatError(f"{path}: is damaged ({error}); {_REMEDY}") from error
     return curves
+
+
+def is_curve(path: Path) -> bool:
+    """Tell whether a file says that it holds learning curves; it may be damaged all the same."""
+    try:
+        return _says_curve(_read_json(path))
+    except FileFormatError:
+        return False
+
+
+def _says_curve(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("kind") == "curve"
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "no such file"
+        raise FileFormatError(f"{path}: {fault}; {_REMEDY}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > MAX_BYTES:
+        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: cannot be read as JSON; {_REMEDY}") from error
 
 
 def _curve(value: Any) -> Curve:

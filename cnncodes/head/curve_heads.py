@@ -30,13 +30,12 @@ from cnncodes.head.gram import (
     solve,
 )
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.split import split_by_class
+from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import check_strength, labelled_classes, notes_on_split
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
 
 DEFAULT_SIZES = (5, 10, 15, 20, 25, 30)
-N_FOLDS = 3  # each size has a cross-validation of its own; more folds would cost more than all else
 _NAMES_SHOWN = 3
 
 
@@ -140,6 +139,8 @@ def learning_curves(
         check_output(chart, overwrite=overwrite, inputs=paths)
         if chart.resolve() == output.resolve():
             raise ParameterError(f"{chart}: is both the result and its chart; name two files")
+    if not paths:
+        raise ParameterError("there is no codes file to measure; name one or more")
     sizes = sorted(set(per_class))
     if not sizes or not 1 <= sizes[0] <= sizes[-1] <= MAX_COUNT:
         raise ParameterError(f"the images per class must be 1 to {MAX_COUNT:,}, not {per_class}")
@@ -160,36 +161,72 @@ def learning_curves(
 def _plan(
     path: Path, sizes: Sequence[int], train_fraction: float, split: str, seeds: int, seed: int
 ) -> _Plan:
-    """Draw the images of one curve."""
+    """Choose the images of one curve."""
     with CodeStore.open(path) as store:
         classes, y, notes = labelled_classes(store)
-        parts = split_by_class(y, train_fraction, method=split, seed=seed)
+        if split == "first" and seeds > 1:
+            notes.append("the first images are the same for every seed: one seed is used")
+            seeds = 1
+        parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed)
         if not len(parts.test):
             raise TrainingError(
                 f"{path}: no class has two images, so nothing is left to test on; extract more"
             )
         names = [store.class_names[number] for number in classes]
         notes += notes_on_split(store, classes, y, parts)
-    if split == "first" and seeds > 1:
-        notes.append("the first images of a class are the same for every seed: one seed is used")
-        seeds = 1
-    train = {}
-    for size in sizes:
-        first = split_by_class(y, train_fraction, method=split, per_class=size, seed=seed).train
-        others = [_redraw(y, parts.train, size, (seed, number)) for number in range(1, seeds)]
-        train[size] = [first, *others]
     notes += _notes_on_sizes(sizes, np.bincount(y[parts.train]), names)
-    return _Plan(path, names, y, parts.test, train, notes)
+    return _Plan(path, names, y, parts.test, draws, notes)
 
 
-def _redraw(
-    y: NDArray[np.int32], pool: NDArray[np.intp], size: int, seed: tuple[int, int]
-) -> NDArray[np.intp]:
-    """Draw `size` images of each class from the pool; more contain fewer of the same seed."""
-    order = np.random.default_rng(seed).permutation(pool)
-    return np.sort(
-        np.concatenate([order[y[order] == label][:size] for label in np.unique(y[pool])])
-    )
+def draw_images(
+    y: NDArray[np.int32],
+    sizes: Sequence[int],
+    train_fraction: float,
+    split: str,
+    seeds: int,
+    seed: int,
+) -> tuple[Split, dict[int, list[NDArray[np.intp]]]]:
+    """Split the images once, and draw from the training part for each size and seed.
+
+    Parameters
+    ----------
+    y : ndarray of int32, shape (n_images,)
+        Classes, negative for images without a label.
+    sizes : sequence of int
+        Training images a class, at most.
+    train_fraction, split, seed
+        As for `split_by_class`.
+    seeds : int
+        Number of draws. The first is that of `split_by_class`; in each, a larger size has all
+        the images of a smaller one.
+
+    Returns
+    -------
+    parts : Split
+        What is drawn from, and what tests every head.
+    draws : dict of int to list of ndarray of intp
+        For each size the training images of each draw, places in `y`, increasing.
+
+    Raises
+    ------
+    ParameterError
+        The fraction or the split is out of range.
+    """
+    parts = split_by_class(y, train_fraction, method=split, seed=seed)
+    orders = [
+        np.random.default_rng((seed, number)).permutation(parts.train) for number in range(1, seeds)
+    ]
+    draws = {}
+    for size in sizes:
+        first = split_by_class(y, train_fraction, method=split, per_class=size, seed=seed)
+        draws[size] = [first.train, *(_leading(order, y, size) for order in orders)]
+    return parts, draws
+
+
+def _leading(order: NDArray[np.intp], y: NDArray[np.int32], size: int) -> NDArray[np.intp]:
+    """Return the first `size` images of each class in an order, sorted."""
+    members = [order[y[order] == label][:size] for label in np.unique(y[order])]
+    return np.sort(np.concatenate(members))
 
 
 def _notes_on_sizes(
@@ -200,7 +237,7 @@ def _notes_on_sizes(
     for size in sizes:
         if available.max() < size:
             notes.append(
-                f"no class has {size} training images: all {available.sum()} there are were used"
+                f"no class has {size} training images: all {available.sum()} there are train"
             )
         elif available.min() < size:
             few = np.flatnonzero(available < size)
@@ -241,7 +278,7 @@ def _measure(
         strength, accuracies = C, []
         for draw in draws:
             train = np.searchsorted(rows, draw)
-            logits, strength = fit_part(K, train, test, plan.y[draw], model, C=strength, seed=seed)
+            logits, strength = fit_part(K, train, test, plan.y[draw], model, strength, seed)
             accuracies.append(float((logits.argmax(axis=1) == truth).mean()))
             if progress:
                 progress.advance(1)
@@ -263,7 +300,6 @@ def fit_part(
     test: NDArray[np.intp],
     y: NDArray[np.int32],
     model: LogisticRegression,
-    *,
     C: float | str,
     seed: int = 0,
 ) -> tuple[NDArray[np.float32], float]:
@@ -303,7 +339,7 @@ def fit_part(
     variance = max(float(own.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
     own /= variance
     points = rotate(own)
-    solution = solve(points, y, model, C=C, n_folds=N_FOLDS, random_state=seed % 2**32)
+    solution = solve(points, y, model, C=C, random_state=seed % 2**32)
     alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(variance)
     logits = (K[np.ix_(test, train)] - mean) @ alpha + solution.intercept.astype(np.float32)
     return logits, solution.C
