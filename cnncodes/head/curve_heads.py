@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
@@ -267,18 +268,20 @@ def _measure(
 ) -> Curve:
     """Fit and test every head of a curve."""
     rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
-    model = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
-    points = []
     with CodeStore.open(plan.path) as store:
         codes, backbone = CodeRows(store, rows), store.backbone
-        block = max(1, BLOCK_BYTES // (codes.n_features * codes.itemsize))
+        block = max(1, BLOCK_BYTES // (codes.n_features * 4))
         K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
+    model = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
+    points = []
     for size, draws in plan.train.items():
         strength, accuracies = C, []
         for draw in draws:
             train = np.searchsorted(rows, draw)
-            logits, strength = fit_part(K, train, test, plan.y[draw], model, strength, seed)
+            # So small a fit is slower in several threads, which mostly wait for each other.
+            with threadpool_limits(1):
+                logits, strength = fit_part(K, train, test, plan.y[draw], model, strength, seed)
             accuracies.append(float((logits.argmax(axis=1) == truth).mean()))
             if progress:
                 progress.advance(1)
