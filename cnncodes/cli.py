@@ -20,6 +20,7 @@ from cnncodes.errors import CnncodesError, SourceError
 from cnncodes.export.backbones import BACKBONES
 from cnncodes.printing import (
     print_csv,
+    print_curves,
     print_epoch,
     print_evaluation,
     print_export,
@@ -79,6 +80,24 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
         if not 0 < number < math.inf:
             self.fail(f"{value!r} is neither auto nor a number above 0", param, ctx)
         return number
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers above zero, separated by commas; sorted, each once."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = {int(each) for each in value.split(",")}
+        except ValueError:
+            numbers = {0}
+        if min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of whole numbers above 0, as 5,10,20", param, ctx)
+        return tuple(sorted(numbers))
 
 
 def _fail(message: str) -> None:
@@ -377,6 +396,91 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
         print_json(evaluation_to_json(result))
         return
     print_evaluation(result, report)
+
+
+@main.command(
+    **_help(
+        "Tell how much more training images would help.",
+        "cnncodes curve codes.h5 --plot curve.png",
+    )
+)
+@click.argument("codes", nargs=-1, required=True, type=_path(), metavar="CODES...")
+@click.option(
+    "-o",
+    "--output",
+    type=_path(),
+    default="curve.json",
+    show_default=True,
+    help="JSON file to write.",
+)
+@click.option("--plot", type=_path(), metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option(
+    "--per-class",
+    type=Sizes(),
+    default=(5, 10, 15, 20, 25, 30),
+    show_default=True,
+    help="Numbers of training images a class.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Draw the training images so many times.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the split and the draws.",
+)
+@click.option(
+    "--train-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.7,
+    show_default=True,
+    help="Share of each class to draw from; the rest tests.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["stratified", "first"]),
+    default="stratified",
+    show_default=True,
+    help="Draw the training images of a class, or take the first by name.",
+)
+@click.option(
+    "--C",
+    "C",
+    type=Strength(),
+    default="auto",
+    show_default=True,
+    help="Inverse strength of the penalty; auto chooses it for each number of images.",
+)
+@click.option(
+    "--class-weight",
+    type=click.Choice(["balanced"]),
+    help="Let rare classes weigh as much as common ones.",
+)
+@overwrite_option
+@json_option
+def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
+    """Measure accuracy against the number of training images a class.
+
+    Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
+    the same images.
+    """
+    from cnncodes.head.curve import curves_to_json
+    from cnncodes.head.curve_heads import learning_curves
+    from cnncodes.progress import Progress
+
+    click.echo("reading the codes and training …", err=True)
+    with Progress("curve", "heads") as progress:
+        curves = learning_curves(codes, output, progress=progress, **options)
+    if as_json:
+        print_json(curves_to_json(curves))
+        return
+    print_curves(curves, output)
 
 
 @main.command(

@@ -47,10 +47,14 @@ def describe(path: str | Path) -> dict[str, Any]:
         return _describe_hdf5(path)
     if has_image_signature(head):
         return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
-    return _describe_onnx(path) or {
-        "what": "nothing cnncodes knows" if head else "an empty file",
-        "bytes": path.stat().st_size,
-    }
+    return (
+        _describe_curve(path)
+        or _describe_onnx(path)
+        or {
+            "what": "nothing cnncodes knows" if head else "an empty file",
+            "bytes": path.stat().st_size,
+        }
+    )
 
 
 def _describe_source(path: Path) -> dict[str, Any]:
@@ -99,6 +103,23 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
             **_describe_backbone(store.backbone),
             "backbone_sha256": store.backbone_sha256,
         }
+
+
+def _describe_curve(path: Path) -> dict[str, Any]:
+    """Describe learning curves; {} if the file is none of them."""
+    from cnncodes.head.curve import is_curve, read_curves
+
+    if not is_curve(path):
+        return {}
+    curves = read_curves(path)
+    return {
+        "what": "a learning curve",
+        "format": FORMAT,
+        "codes": [curve.codes for curve in curves],
+        "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
+        "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
+        "seeds": max(len(p.accuracies) for curve in curves for p in curve.points),
+    }
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:

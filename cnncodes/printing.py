@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,12 @@ import click
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.classifier import FilePrediction
+    from cnncodes.head.curve import Curve
     from cnncodes.head.evaluate import Evaluation
     from cnncodes.head.metrics import ClassFigures
     from cnncodes.head.softmax import Epoch
@@ -124,6 +127,28 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
         click.echo(f"  note: {shown(note)}")
     if report is not None:
         click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
+
+
+def print_curves(curves: Sequence[Curve], path: Path) -> None:
+    """Print a table a codes file: accuracy for each number of training images a class."""
+    for curve in curves:
+        click.echo(
+            f"{shown(curve.codes)}: {shown(curve.backbone)}, {shown(curve.weights)} weights, "
+            f"{curve.n_classes} classes; tested on {curve.n_test} images"
+        )
+        click.echo("  images a class   in all       C  test accuracy")
+        for point in curve.points:
+            spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
+            click.echo(
+                f"  {point.per_class:14}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
+                f"{_caution(curve.weights)}"
+            )
+        n_seeds = len(curve.points[0].accuracies)
+        if n_seeds > 1:
+            click.echo(f"  mean ± standard deviation of {n_seeds} draws of the training images")
+        for note in curve.notes:
+            click.echo(f"  note: {shown(note)}")
+    click.echo(f"written to {shown(str(path))}")
 
 
 def print_table(found: Iterable[FilePrediction]) -> int:

@@ -16,6 +16,7 @@ from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
+from cnncodes.head.curve_heads import learning_curves
 from cnncodes.head.evaluate import evaluate
 from cnncodes.head.predict import predict_inputs
 from cnncodes.head.softmax import SGDSoftmax
@@ -27,6 +28,7 @@ COMMANDS = {
     "extract": [extract],
     "train": [train_head, SGDSoftmax],
     "evaluate": [evaluate],
+    "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs],
 }
@@ -48,6 +50,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "extract",
         "train",
         "evaluate",
+        "curve",
         "bundle",
         "predict",
         "info",
@@ -66,7 +69,7 @@ def test_defaults_are_those_of_the_library(name: str) -> None:
             assert parameter.name in defaults
             if not parameter.required:
                 # Without a default click keeps a marker of its own, which differs by version.
-                plain = isinstance(parameter.default, str | int | float)
+                plain = isinstance(parameter.default, str | int | float | tuple)
                 default = parameter.default if plain else (False if parameter.is_flag else None)
                 assert default == defaults[parameter.name], parameter.name
 

@@ -28,6 +28,8 @@ ALLOWED = {
     "cnncodes.head": set(),
     "cnncodes.head.classifier": {"numpy", "PIL"},
     "cnncodes.head.predict": {"numpy", "PIL"},
+    "cnncodes.head.curve": {"numpy"},
+    "cnncodes.head.curve_heads": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.split": {"numpy"},
     "cnncodes.head.bundle": {"numpy", "onnx", "PIL"},
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},

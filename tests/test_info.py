@@ -357,3 +357,26 @@ def test_missing_file(tmp_path, name):
     said = error_of("info", tmp_path / name)
     assert said.startswith(f"Error: {tmp_path / name}: ")
     assert "o such f" in said
+
+
+def test_learning_curve(codes, tmp_path):
+    path = tmp_path / "curve.json"
+    run_command("curve", codes, "-o", path, "--per-class", "3,2", "--C", "3", "--seeds", "2")
+    assert info_json(path) == {
+        "what": "a learning curve",
+        "format": "1",
+        "codes": [str(codes)],
+        "backbones": ["inception_v3, random:0 weights"],
+        "images_a_class": [2, 3],
+        "seeds": 2,
+    }
+    assert info_text(path)["images a class"] == "2, 3"
+
+
+def test_damaged_learning_curve(tmp_path):
+    path = tmp_path / "curve.json"
+    for version, reason in (("1", "is damaged (curves must be"), ("2", "install a newer cnncodes")):
+        path.write_text(json.dumps({"kind": "curve", "format": version}))
+        said = error_of("info", path)
+        assert said.startswith(f"Error: {path}: ")
+        assert reason in said

@@ -1,18 +1,28 @@
-"""The learning curve: test accuracy against the number of training images a class."""
+"""The learning curve: test accuracy against the number of training images a class.
+
+Its file is JSON; `docs/file-formats.md` tells what is in it. `curve_heads` measures one.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cnncodes.errors import FileFormatError
+from cnncodes.output import replacing
 
 FORMAT = "1"
+MAX_COUNT = 10**9
+MAX_BYTES = 10 * 2**20
+_REMEDY = "make one with: cnncodes curve"
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Curve:
 
 
 def curves_to_json(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Return curves as JSON types, with the mean and the spread of each point."""
+    """Return curves as JSON types, with the mean and the deviation of each point."""
     return {
         "format": FORMAT,
         "kind": "curve",
@@ -94,12 +104,140 @@ def curves_to_json(curves: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
+def save_curves(curves: Sequence[Curve], path: Path, *, overwrite: bool) -> None:
+    """Write curves as JSON.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with replacing(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(curves_to_json(curves), indent=2) + "\n", "utf-8")
+
+
 def read_curves(path: Path) -> list[Curve]:
     """Read the curves that ``cnncodes curve`` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+
+    Returns
+    -------
+    list of Curve
+        One or more.
 
     Raises
     ------
     FileFormatError
-        The file is absent, or is none of these.
+        The file is absent, foreign, damaged, too large or of a later format.
     """
-    raise FileFormatError(f"{path}: not yet")
+    value = _read_json(path)
+    if not _says_curve(value):
+        raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
+    version = value.get("format")
+    if version != FORMAT:
+        raise FileFormatError(
+            f"{path}: is in format {version!r:.20}, this release reads format {FORMAT}; "
+            "install a newer cnncodes"
+        )
+    try:
+        curves = [_curve(each) for each in _entry(value, "curves", list)]
+        _require(len(curves) > 0, "it holds no curves")
+    except ValueError as error:
+        raise FileFormatError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+    return curves
+
+
+def is_curve(path: Path) -> bool:
+    """Tell whether a file says that it holds learning curves; it may be damaged all the same."""
+    try:
+        return _says_curve(_read_json(path))
+    except FileFormatError:
+        return False
+
+
+def _says_curve(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("kind") == "curve"
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "no such file"
+        raise FileFormatError(f"{path}: {fault}; {_REMEDY}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > MAX_BYTES:
+        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: cannot be read as JSON; {_REMEDY}") from error
+
+
+def _curve(value: Any) -> Curve:
+    points = tuple(_point(each) for each in _entry(value, "points", list))
+    sizes = [point.per_class for point in points]
+    _require(len(points) > 0, "a curve has no points")
+    _require(sizes == sorted(set(sizes)), "the points do not increase")
+    n_seeds = {len(point.accuracies) for point in points}
+    _require(len(n_seeds) == 1, "the points have different numbers of seeds")
+    notes = _entry(value, "notes", list)
+    _require(all(isinstance(note, str) for note in notes), "notes must be a list of texts")
+    return Curve(
+        codes=_entry(value, "codes", str),
+        backbone=_entry(value, "backbone", str),
+        weights=_entry(value, "weights", str),
+        n_classes=_count(value, "n_classes", 2),
+        n_test=_count(value, "n_test"),
+        points=points,
+        notes=tuple(notes),
+    )
+
+
+def _point(value: Any) -> CurvePoint:
+    accuracies = tuple(_number(each, "an accuracy") for each in _entry(value, "accuracies", list))
+    _require(len(accuracies) > 0, "a point has no accuracies")
+    _require(all(0 <= each <= 1 for each in accuracies), "an accuracy is not between 0 and 1")
+    point = CurvePoint(
+        per_class=_count(value, "per_class"),
+        n_train=_count(value, "n_train", 2),
+        C=_number(value.get("C"), "C"),
+        accuracies=accuracies,
+    )
+    _require(point.C > 0, "C is not above 0")
+    for name, figure in (("mean", point.mean), ("deviation", point.deviation)):
+        stated = _number(value.get(name), name)
+        _require(math.isclose(stated, figure, abs_tol=1e-6), f"{name} is not that of accuracies")
+    return point
+
+
+def _entry(value: Any, name: str, kind: type[Kind]) -> Kind:
+    found = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(found, kind):
+        raise ValueError(f"{name} must be a {'text' if kind is str else 'list'}")
+    return found
+
+
+def _count(value: Any, name: str, least: int = 1) -> int:
+    found = value.get(name)
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= MAX_COUNT:
+        raise ValueError(f"{name} must be a whole number from {least} to {MAX_COUNT}")
+    return found
+
+
+def _number(value: Any, name: str) -> float:
+    # The bound keeps out infinity, NaN, and whole numbers too large for a float.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1e300:
+        raise ValueError(f"{name} must be a finite number")
+    return float(value)
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)

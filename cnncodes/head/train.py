@@ -158,12 +158,11 @@ def train_head(
     check_output(output, overwrite=overwrite, inputs=[codes])
     if method not in METHODS:
         raise ParameterError(f"no method {method!r}; there are {' and '.join(METHODS)}")
-    if C != "auto" and not (isinstance(C, int | float) and 0 < C < np.inf):
-        raise ParameterError(f"C must be auto, or above 0 and finite, not {C}")
+    check_strength(C)
     with CodeStore.open(codes) as store:
-        classes, y, notes = _classes(store)
+        classes, y, notes = labelled_classes(store)
         parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
-        notes += _notes_on_split(store, classes, y, parts)
+        notes += notes_on_split(store, classes, y, parts)
         rows, targets = CodeRows(store, parts.train), y[parts.train]
         started = time.monotonic()
         if method == "logistic":
@@ -221,8 +220,42 @@ def train_head(
     return training
 
 
-def _classes(store: CodeStore) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
-    """Return the classes that have images, the labels counted among them, and remarks."""
+def check_strength(C: float | str) -> None:
+    """Refuse a strength of the penalty that is neither ``"auto"`` nor a number above zero.
+
+    Raises
+    ------
+    ParameterError
+        It is none of these.
+    """
+    if C != "auto" and not (isinstance(C, int | float) and 0 < C < np.inf):
+        raise ParameterError(f"C must be auto, or above 0 and finite, not {C}")
+
+
+def labelled_classes(
+    store: CodeStore,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
+    """Find the classes that have images.
+
+    Parameters
+    ----------
+    store : CodeStore
+        An open codes file.
+
+    Returns
+    -------
+    classes : ndarray of int32, shape (n_classes,)
+        Places in the store's `class_names`, increasing.
+    y : ndarray of int32, shape (n_images,)
+        For each image its place in `classes`, −1 where it has no label.
+    notes : list of str
+        What the user should know of images and classes that are left out.
+
+    Raises
+    ------
+    TrainingError
+        There are fewer than two classes.
+    """
     labels = store.labels
     classes, y = np.unique(labels[labels >= 0], return_inverse=True)
     if len(classes) == 0:
@@ -246,9 +279,10 @@ def _classes(store: CodeStore) -> tuple[NDArray[np.int32], NDArray[np.int32], li
     return classes, targets, notes
 
 
-def _notes_on_split(
+def notes_on_split(
     store: CodeStore, classes: NDArray[np.int32], y: NDArray[np.int32], parts: Split
 ) -> list[str]:
+    """Name the classes that train only, given what `labelled_classes` found."""
     untested = np.setdiff1d(y[parts.train], y[parts.test])
     if not len(untested):
         return []

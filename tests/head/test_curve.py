@@ -1,0 +1,215 @@
+"""The file of a learning curve: what it holds, and which files are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.head.curve import (
+    MAX_BYTES,
+    Curve,
+    CurvePoint,
+    curves_to_json,
+    read_curves,
+    save_curves,
+)
+
+CURVES = [
+    Curve(
+        codes="fo\udcff.h5",  # a file name need not be UTF-8
+        backbone="vgg16",
+        weights="imagenet",
+        n_classes=3,
+        n_test=40,
+        points=(
+            CurvePoint(5, 15, 0.3, (0.5, 0.75, 0.625)),
+            CurvePoint(10, 29, 10.0, (0.8, 0.8, 0.95)),
+        ),
+        notes=("1 of 3 classes have fewer than 10 training images: Zürich\n",),
+    ),
+    Curve("b.h5", "inception_v3", "random:0", 2, 1, (CurvePoint(1, 2, 1.0, (1.0,)),), ()),
+]
+VALID = curves_to_json(CURVES)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["format", "kind", "curves", "points", "accuracies", "C"]), inner
+        )
+    ),
+    max_leaves=20,
+)
+
+
+def places(value, at=()):
+    """Every place in a JSON value, from the outermost in."""
+    yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in inner if isinstance(value, dict | list | tuple) else ():
+        if isinstance(each, dict | list | tuple):
+            yield from places(each, (*at, key))
+        else:
+            yield (*at, key)
+
+
+PLACES = [place for place in places(json.loads(json.dumps(VALID))) if place]
+
+
+def changed(place, new):
+    """A valid file's value with another one at one place; without it if that is `...`."""
+    value = json.loads(json.dumps(VALID))
+    inside = value
+    for key in place[:-1]:
+        inside = inside[key]
+    if new is ...:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = new
+    return value
+
+
+def refusal(path, content):
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError) as caught:
+        read_curves(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+    assert len(said) < len(str(path)) + 150
+    return said.removeprefix(f"{path}: ")
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "curve.json"
+    save_curves(CURVES, path, overwrite=False)
+    assert read_curves(path) == CURVES
+    with pytest.raises(OutputError, match="exists already"):
+        save_curves(CURVES[:1], path, overwrite=False)
+    assert read_curves(path) == CURVES
+
+
+def test_file_tells_mean_and_deviation():
+    first, second = VALID["curves"][0]["points"]
+    assert first["mean"] == 0.625
+    assert first["deviation"] == 0.125  # ((-1/8)² + (1/8)² + 0) / 2, of which the root
+    assert second["mean"] == pytest.approx(0.85)
+    assert second["deviation"] == pytest.approx(math.sqrt(0.015 / 2))
+    assert VALID["curves"][1]["points"][0]["deviation"] == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "new", "said"),
+    [
+        (("curves",), [], "it holds no curves"),
+        (("curves",), {}, "curves must be a list"),
+        (("curves", 0), 7, "points must be a list"),
+        (("curves", 0, "points"), [], "a curve has no points"),
+        (("curves", 0, "points", 1, "per_class"), 5, "the points do not increase"),
+        (("curves", 0, "points", 0, "per_class"), True, "per_class must be a whole number"),
+        (("curves", 0, "points", 0, "per_class"), 0, "per_class must be a whole number"),
+        (("curves", 0, "points", 0, "per_class"), 5.0, "per_class must be a whole number"),
+        (("curves", 0, "points", 0, "n_train"), 10**30, "n_train must be a whole number"),
+        (("curves", 0, "points", 0, "C"), 0, "C is not above 0"),
+        (("curves", 0, "points", 0, "C"), math.nan, "C must be a finite number"),
+        (("curves", 0, "points", 0, "C"), math.inf, "C must be a finite number"),
+        (("curves", 0, "points", 0, "C"), 10**400, "C must be a finite number"),
+        (("curves", 0, "points", 0, "C"), "auto", "C must be a finite number"),
+        (("curves", 0, "points", 0, "accuracies"), [], "a point has no accuracies"),
+        (("curves", 0, "points", 0, "accuracies"), [0.5] * 2, "different numbers of seeds"),
+        (("curves", 0, "points", 0, "accuracies", 1), 1.5, "not between 0 and 1"),
+        (("curves", 0, "points", 0, "accuracies", 1), True, "an accuracy must be a finite"),
+        (("curves", 0, "points", 0, "mean"), 0.6, "mean is not that of accuracies"),
+        (("curves", 0, "points", 0, "deviation"), 0, "deviation is not that of accuracies"),
+        (("curves", 0, "n_classes"), 1, "n_classes must be a whole number"),
+        (("curves", 0, "n_test"), ..., "n_test must be a whole number"),
+        (("curves", 0, "notes", 0), 5, "notes must be a list of texts"),
+        (("curves", 0, "codes"), None, "codes must be a text"),
+    ],
+)
+def test_damage_is_named(tmp_path, place, new, said):
+    value = changed(place, new)
+    if place[-1] == "accuracies" and new:
+        value["curves"][0]["points"][0] |= {"mean": 0.5, "deviation": 0}
+    told = refusal(tmp_path / "curve.json", json.dumps(value).encode())
+    assert told.startswith("is damaged (")
+    assert said in told
+    assert told.endswith("; make one with: cnncodes curve")
+
+
+def test_later_format(tmp_path):
+    value = json.dumps(changed(("format",), "2")).encode()
+    assert refusal(tmp_path / "curve.json", value) == (
+        "is in format '2', this release reads format 1; install a newer cnncodes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b"\x89PNG", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"kind": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
+        (b"[1, 2]", "is not a learning curve"),
+        (b'{"kind": "evaluation", "format": "1"}', "is not a learning curve"),
+        (b" " * (MAX_BYTES + 1), "is too large for a learning curve"),
+    ],
+    ids=lambda value: str(value[:12]),
+)
+def test_foreign_files(tmp_path, content, said):
+    told = refusal(tmp_path / "curve.json", content)
+    assert told == f"{said}; make one with: cnncodes curve"
+
+
+def test_absent_file_and_folder(tmp_path):
+    for path, said in ((tmp_path / "absent.json", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(FileFormatError) as caught:
+            read_curves(path)
+        assert str(caught.value) == f"{path}: {said}; make one with: cnncodes curve"
+
+
+def read_or_refuse(folder, value):
+    """Read a file that holds a value; whatever is accepted must survive being written again."""
+    path = folder / "wild.json"
+    content = json.dumps(value).encode()
+    path.write_bytes(content)
+    try:
+        curves = read_curves(path)
+    except FileFormatError:
+        refusal(path, content)
+        return
+    again = folder / "again.json"
+    save_curves(curves, again, overwrite=True)
+    assert read_curves(again) == curves
+
+
+@settings(max_examples=80)
+@given(value=JSON)
+def test_any_json(tmp_path_factory, value):
+    read_or_refuse(tmp_path_factory.getbasetemp(), value)
+
+
+@settings(max_examples=120)
+@given(place=st.sampled_from(PLACES), new=JSON | st.just(...))
+def test_valid_file_with_one_place_changed(tmp_path_factory, place, new):
+    read_or_refuse(tmp_path_factory.getbasetemp(), changed(place, new))
+
+
+@given(where=st.integers(0, 10**4), wild=st.binary(max_size=20))
+def test_valid_file_with_wild_bytes(tmp_path_factory, where, wild):
+    content = bytearray(json.dumps(VALID).encode())
+    where %= len(content)
+    content[where : where + len(wild)] = wild
+    path = tmp_path_factory.getbasetemp() / "bytes.json"
+    path.write_bytes(content)
+    try:
+        read_curves(path)
+    except FileFormatError:
+        refusal(path, bytes(content))
