@@ -16,7 +16,7 @@ from cnncodes.text import shown
 if TYPE_CHECKING:
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
-    from cnncodes.head.classifier import FilePrediction
+    from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training
 
@@ -71,13 +71,14 @@ def print_epoch(epoch: Epoch) -> None:
 
 def print_training(training: Training) -> None:
     """Print how well a head does, and how it was fitted."""
-    click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.method}")
+    click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}")
     _print_score("train", training.train, training.weights)
     _print_score("test", training.test, training.weights)
     if training.majority is not None:
         click.echo(f"  always naming the most common class: {training.majority:.1%} of the test")
-    fitted = {key: value for key, value in training.fitted.items() if key != "C_scores"}
-    click.echo(f"  fitted in {training.seconds:.1f} s: {_pairs(fitted)}")
+    long = ("C_scores", "parameters")
+    fitted = _pairs({key: value for key, value in training.fitted.items() if key not in long})
+    click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     if "C_scores" in training.fitted:
         scores = training.fitted["C_scores"]
         tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
@@ -87,6 +88,16 @@ def print_training(training: Training) -> None:
         )
     for note in training.notes:
         click.echo(f"  note: {shown(note)}")
+
+
+def print_top(top: int, classifier: Classifier) -> None:
+    """Say on standard error, once, if more classes are asked for than there are."""
+    n_classes = len(classifier.labels)
+    if top > n_classes:
+        click.echo(
+            f"{shown(str(classifier.path))}: has {n_classes} classes; all are told, not {top}",
+            err=True,
+        )
 
 
 def print_table(found: Iterable[FilePrediction]) -> int:

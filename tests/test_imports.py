@@ -30,6 +30,7 @@ ALLOWED = {
     "cnncodes.head.predict": {"numpy", "PIL"},
     "cnncodes.head.split": {"numpy"},
     "cnncodes.head.bundle": {"numpy", "onnx", "PIL"},
+    "cnncodes.head.estimators": {"numpy", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.model_file": set(),
