@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
@@ -28,6 +29,7 @@ from cnncodes.printing import (
     print_json,
     print_list,
     print_table,
+    print_top,
     print_training,
 )
 from cnncodes.text import shown
@@ -35,6 +37,10 @@ from cnncodes.text import shown
 if TYPE_CHECKING:
     from cnncodes.head.classifier import FilePrediction
 
+OPTIONS_OF = {
+    "logistic": ("C", "class_weight"),
+    "sgd": ("epochs", "batch_size", "learning_rate", "optimizer"),
+}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -98,6 +104,18 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         if min(numbers) < 1:
             self.fail(f"{value!r} is not a list of whole numbers above 0, as 5,10,20", param, ctx)
         return tuple(sorted(numbers))
+
+
+def _refuse_options_of_others(estimator: str) -> None:
+    """Refuse an option that was typed and that only another estimator heeds."""
+    context = click.get_current_context()
+    for owner, names in OPTIONS_OF.items():
+        for parameter in context.command.params:
+            typed = (
+                context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            )
+            if typed and parameter.name in names and owner != estimator:
+                raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")
 
 
 def _fail(message: str) -> None:
@@ -250,11 +268,14 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 @click.argument("codes", type=_path())
 @click.option("-o", "--output", type=_path(), required=True, help="Head to write.")
 @click.option(
+    "--estimator",
     "--method",
-    type=click.Choice(["logistic", "sgd"]),
+    "estimator",
+    type=click.Choice(["logistic", "sgd", "svm", "knn"]),
     default="logistic",
     show_default=True,
-    help="Logistic regression to convergence, or a softmax by mini-batch SGD.",
+    help="Logistic regression to convergence, a softmax by mini-batch SGD, a support vector "
+    "machine, or the nearest neighbours. The last two need skl2onnx.",
 )
 @click.option(
     "--train-fraction",
@@ -307,35 +328,35 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     help="sgd: how a gradient becomes a step.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split and sgd."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the split and the estimator.",
 )
 @overwrite_option
 @json_option
 def train(
     codes: Path,
     output: Path,
-    method: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float | None,
-    optimizer: str,
+    estimator: str,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on codes, and measure it on images it has not seen."""
+    """Train a classifier on codes, and measure it on images it has not seen.
+
+    All estimators but logistic read all codes of the training images into memory.
+    """
     from cnncodes.head.train import train_head
 
+    _refuse_options_of_others(estimator)
+    sgd = {name: options.pop(name) for name in OPTIONS_OF["sgd"]}
     click.echo("reading the codes and training …", err=True)
     result = train_head(
         codes,
         output,
-        method=method,
-        sgd={
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "optimizer": optimizer,
-        },
+        estimator=estimator,
+        sgd=sgd if estimator == "sgd" else None,
         on_epoch=print_epoch,
         **options,
     )
@@ -534,7 +555,9 @@ def predict(app: Path, images: tuple[str, ...], top: int, layout: str, max_pixel
     from cnncodes.head.classifier import Classifier
     from cnncodes.head.predict import predict_inputs
 
-    found = predict_inputs(Classifier(app), images, sys.stdin.buffer, top, max_pixels=max_pixels)
+    classifier = Classifier(app)
+    print_top(top, classifier)
+    found = predict_inputs(classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {"table": print_table, "csv": print_csv, "json": print_list}
     n_unusable = print_as[layout](found)

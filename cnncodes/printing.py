@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
-    from cnncodes.head.classifier import FilePrediction
+    from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.curve import Curve
     from cnncodes.head.evaluate import Evaluation
     from cnncodes.head.metrics import ClassFigures
@@ -80,13 +80,14 @@ def print_epoch(epoch: Epoch) -> None:
 
 def print_training(training: Training) -> None:
     """Print how well a head does, and how it was fitted."""
-    click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.method}")
+    click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}")
     _print_score("train", training.train, training.weights)
     _print_score("test", training.test, training.weights)
     if training.majority is not None:
         click.echo(f"  always naming the most common class: {training.majority:.1%} of the test")
-    fitted = {key: value for key, value in training.fitted.items() if key != "C_scores"}
-    click.echo(f"  fitted in {training.seconds:.1f} s: {_pairs(fitted)}")
+    long = ("C_scores", "parameters")
+    fitted = _pairs({key: value for key, value in training.fitted.items() if key not in long})
+    click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     if "C_scores" in training.fitted:
         scores = training.fitted["C_scores"]
         tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
@@ -149,6 +150,16 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
         for note in curve.notes:
             click.echo(f"  note: {shown(note)}")
     click.echo(f"written to {shown(str(path))}")
+
+
+def print_top(top: int, classifier: Classifier) -> None:
+    """Say on standard error, once, if more classes are asked for than there are."""
+    n_classes = len(classifier.labels)
+    if top > n_classes:
+        click.echo(
+            f"{shown(str(classifier.path))}: has {n_classes} classes; all are told, not {top}",
+            err=True,
+        )
 
 
 def print_table(found: Iterable[FilePrediction]) -> int:

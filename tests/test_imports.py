@@ -32,6 +32,7 @@ ALLOWED = {
     "cnncodes.head.curve_heads": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.split": {"numpy"},
     "cnncodes.head.bundle": {"numpy", "onnx", "PIL"},
+    "cnncodes.head.estimators": {"numpy", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.charts": {"numpy"},
     "cnncodes.head.metrics": {"numpy", "sklearn", "scipy"},

@@ -84,7 +84,7 @@ def test_head(head, small_backbone, codes):
     told = info_json(head)
     assert told["what"] == "a head"
     assert told["labels"] == list("0123456789")
-    assert told["training"]["method"] == "logistic"
+    assert told["training"]["estimator"] == "logistic"
     assert told["training_images"] == told["training"]["train"]["n_images"]
     assert told["training"]["test"]["accuracy"] > 0.6
     assert told["weights"] == "random:0"
@@ -97,7 +97,7 @@ def test_head(head, small_backbone, codes):
 def test_head_as_text(head):
     told, text = info_json(head), info_text(head)
     assert text["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    assert text["training method"] == "logistic"
+    assert text["training estimator"] == "logistic"
     assert text["training split"] == "method stratified, train_fraction 0.7, seed 0"
     assert f"accuracy {told['training']['test']['accuracy']:.4g}" in text["training test"]
 

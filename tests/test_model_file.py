@@ -42,7 +42,7 @@ HEADS = st.builds(
 )
 BACKBONE = BackboneInfo("vgg16", "random:0", 224, "pool", "avg", "float32", 1e-6, "noise", "test")
 KEYS = frozenset({"0a" * 6, "ff" * 6})
-HEAD = HeadInfo(("cat", "dog"), {"method": "sgd"}, BACKBONE, "ab" * 32, KEYS, "test")
+HEAD = HeadInfo(("cat", "dog"), {"estimator": "sgd"}, BACKBONE, "ab" * 32, KEYS, "test")
 BACKBONE_ENTRIES = sorted(set(BACKBONE.to_metadata()) - {"cnncodes.format", "cnncodes.kind"})
 HEAD_ENTRIES = sorted(set(HEAD.to_metadata("head")) - {"cnncodes.format", "cnncodes.kind"})
 

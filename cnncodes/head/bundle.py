@@ -62,6 +62,7 @@ def bundle(
     first, second = (onnx.load(str(path), format="protobuf") for path in (backbone, head))
     for model in (first, second):
         del model.metadata_props[:]  # they differ, and merge_models refuses that
+        _drop_unused_domains(model)
     joined = onnx.compose.merge_models(
         first,
         onnx.compose.add_prefix(second, "head/"),  # names inside the two graphs may clash
@@ -82,5 +83,15 @@ def _name(info: HeadInfo) -> str:
 
 def _rename_output(model: onnx.ModelProto) -> None:
     """Give the prefixed output the name that programs ask for."""
+    prefixed = model.graph.output[0].name
     model.graph.output[0].name = "probabilities"
-    model.graph.node[-1].output[0] = "probabilities"
+    for node in model.graph.node:
+        node.output[:] = ["probabilities" if name == prefixed else name for name in node.output]
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Forget versions of operators that the graph does not use; the other graph's may differ."""
+    used = {"", *(node.domain for node in model.graph.node)}
+    kept = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

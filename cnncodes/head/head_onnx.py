@@ -1,11 +1,13 @@
-"""The head as an ONNX graph of three core operators: Flatten, Gemm and Softmax.
+"""The head as an ONNX graph.
 
-Nothing else is in it, so it runs in every ONNX runtime, those in browsers and phones included.
+A linear head is three core operators: Flatten, Gemm and Softmax. Nothing else is in it, so it
+runs in every ONNX runtime, those in browsers and phones included. A head made from another
+scikit-learn estimator is Flatten and whatever graph the estimator was converted to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from cnncodes import __version__
 from cnncodes.model_file import HeadInfo
 
 OPSET = 18  # that of the backbones, so that the two can be joined
+ML_OPSET = 3  # of the domain ai.onnx.ml, where trees and support vectors are
 IR_VERSION = 8
 
 
@@ -46,26 +49,61 @@ def build_head(
         (N, n_classes).
     """
     n_classes = len(bias)
+    nodes = [
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"], name="gemm"),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=-1),
+    ]
+    parameters = [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(bias, "bias"),
+    ]
+    model = make_head(nodes, parameters, code_shape, n_classes, {"": OPSET})
+    helper.set_model_props(model, info.to_metadata("head"))
+    return model
+
+
+def make_head(
+    nodes: Iterable[onnx.NodeProto],
+    initializers: Iterable[onnx.TensorProto],
+    code_shape: Sequence[int],
+    n_classes: int,
+    opsets: Mapping[str, int],
+) -> onnx.ModelProto:
+    """Build a head without metadata from nodes that turn ``flat`` into ``probabilities``.
+
+    Parameters
+    ----------
+    nodes : iterable of onnx.NodeProto
+        What follows Flatten, in an order in which it can be run.
+    initializers : iterable of onnx.TensorProto
+        The constants of the nodes.
+    code_shape : sequence of int
+        Shape of one image's codes.
+    n_classes : int
+        Length of a row of probabilities.
+    opsets : mapping of str to int
+        The version of each domain of operators.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input ``codes`` float32 (N, *code_shape), output ``probabilities`` float32
+        (N, n_classes).
+    """
     graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["codes"], ["flat"], name="flatten", axis=1),
-            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"], name="gemm"),
-            helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=-1),
-        ],
+        [helper.make_node("Flatten", ["codes"], ["flat"], name="flatten", axis=1), *nodes],
         "cnncodes_head",
         [helper.make_tensor_value_info("codes", TensorProto.FLOAT, ["N", *code_shape])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", n_classes])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+        list(initializers),
     )
-    model = helper.make_model(
+    return helper.make_model(
         graph,
         producer_name="cnncodes",
         producer_version=__version__,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid(*each) for each in opsets.items()],
         ir_version=IR_VERSION,
     )
-    helper.set_model_props(model, info.to_metadata("head"))
-    return model
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:

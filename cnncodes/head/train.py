@@ -1,24 +1,28 @@
 """Training a head: split, standardise, fit, fold, measure, write.
 
-Both methods, ``logistic`` and ``sgd``, end as a matrix and a bias on plain codes, so what is
-measured here is just what the written file computes.
+``logistic`` and ``sgd`` end as a matrix and a bias on plain codes, any other estimator as the
+graph that was converted from it, so what is measured here is just what the written file computes.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from cnncodes import __version__
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.head_onnx import build_head, save_checked
 from cnncodes.head.linear import log_softmax
 from cnncodes.head.logistic import fit_logistic
@@ -30,7 +34,33 @@ from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
 
-METHODS = ("logistic", "sgd")
+LINEAR = ("logistic", "sgd")
+N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A matrix and a bias on flattened codes, and a softmax.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (n_features, n_classes)
+        Weights of the logits.
+    bias : ndarray of float32, shape (n_classes,)
+        Bias of the logits.
+    """
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logarithms, (n_images, n_classes), for codes (n_images, n_features)."""
+        return log_softmax(X @ self.weights + self.bias)
+
+    def to_onnx(self, code_shape: Sequence[int], info: HeadInfo) -> onnx.ModelProto:
+        """Build the graph, as `build_head`."""
+        return build_head(self.weights, self.bias, code_shape, info)
 
 
 @dataclass(frozen=True)
@@ -60,8 +90,8 @@ class Training:
     ----------
     path : Path
         The head's file.
-    method : str
-        How it was trained.
+    estimator : str
+        What was trained: a name, or the class of an object.
     weights : str
         Whose weights the backbone has, as it says itself.
     labels : list of str
@@ -71,15 +101,15 @@ class Training:
     majority : float or None
         Test accuracy of always naming the class most common in training.
     seconds : float
-        Duration of the fit, reading the codes included.
+        Duration of the fit, reading the codes and, if there is one, the conversion included.
     fitted : dict
-        What the method tells of its fit.
+        What the fit tells; of a scikit-learn estimator its ``parameters``.
     notes : list of str
         What the user should know of the data.
     """
 
     path: Path
-    method: str
+    estimator: str
     weights: str
     labels: list[str]
     train: Score
@@ -94,7 +124,7 @@ def train_head(
     codes: str | Path,
     output: str | Path,
     *,
-    method: str = "logistic",
+    estimator: Any = "logistic",
     train_fraction: float = 0.7,
     split: str = "stratified",
     per_class: int | None = None,
@@ -114,8 +144,11 @@ def train_head(
         A codes file.
     output : str or Path
         The head to write.
-    method : {"logistic", "sgd"}
-        Multinomial logistic regression to convergence, or a softmax by mini-batch SGD.
+    estimator : {"logistic", "sgd", "svm", "knn"} or estimator
+        Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
+        the nearest neighbours, as `fit_estimator` says; or any scikit-learn classifier, or
+        Pipeline that ends in one, which has ``predict_proba`` and which skl2onnx can convert.
+        It is cloned, not changed. All but the first reads all training codes into memory.
     train_fraction : float
         Share of each class that trains; the rest tests.
     split : {"stratified", "first"}
@@ -123,7 +156,7 @@ def train_head(
     per_class : int, optional
         At most this many training images a class.
     seed : int
-        Seed of the split and of SGD.
+        Seed of the split and of the estimator.
     overwrite : bool
         Whether a file at `output` may be replaced.
     C : float or "auto"
@@ -132,7 +165,7 @@ def train_head(
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
-        Parameters of `SGDSoftmax`.
+        Parameters of `SGDSoftmax`, for ``"sgd"``.
     on_epoch : callable, optional
         Given each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -148,45 +181,57 @@ def train_head(
     FileFormatError
         The codes file is not one.
     TrainingError
-        The codes have fewer than two classes, or hold values that are not finite.
+        The codes have fewer than two classes, or hold values that are not finite; the estimator
+        cannot be fitted or converted.
     ParameterError
-        A parameter is out of range.
+        A parameter is out of range, or is one of another estimator.
+    MissingDependencyError
+        The estimator needs skl2onnx, which is not installed.
     OutputError
         The head cannot be written.
     """
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[codes])
-    if method not in METHODS:
-        raise ParameterError(f"no method {method!r}; there are {' and '.join(METHODS)}")
-    check_strength(C)
+    _check_parameters(estimator, C, class_weight, sgd)
     with CodeStore.open(codes) as store:
         classes, y, notes = labelled_classes(store)
         parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
-        notes += notes_on_split(store, classes, y, parts)
+        notes += notes_on_split(store, classes, y, parts, per_class)
         rows, targets = CodeRows(store, parts.train), y[parts.train]
+        code_shape = store.codes.shape[1:]
         started = time.monotonic()
-        if method == "logistic":
-            weights, bias, fitted = fit_logistic(
-                rows, targets, C=C, class_weight=class_weight, seed=seed
-            )
-        else:
-            weights, bias, fitted = fit_sgd(
-                rows,
-                targets,
-                seed=seed,
-                parameters=sgd,
-                checkpoint=output.with_name(output.name + ".partial"),
-                on_epoch=on_epoch,
-                progress=progress,
-            )
+        head: LinearHead | EstimatorHead
+        with warnings.catch_warnings():
+            # Told where there are few images a class; these targets are classes for certain.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            if estimator == "logistic":
+                weights, bias, fitted = fit_logistic(
+                    rows, targets, C=C, class_weight=class_weight, seed=seed
+                )
+                head = LinearHead(weights, bias)
+            elif estimator == "sgd":
+                weights, bias, fitted = fit_sgd(
+                    rows,
+                    targets,
+                    seed=seed,
+                    parameters=sgd,
+                    checkpoint=output.with_name(output.name + ".partial"),
+                    on_epoch=on_epoch,
+                    progress=progress,
+                )
+                head = LinearHead(weights, bias)
+            else:
+                sample = CodeRows(store, _sample(parts))
+                head = fit_estimator(estimator, rows, targets, sample, code_shape, seed=seed)
+                fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         training = Training(
             path=output,
-            method=method,
+            estimator=name_of(estimator),
             weights=store.backbone.weights,
             labels=[store.class_names[number] for number in classes],
-            train=_score(rows, targets, weights, bias),
-            test=_score(CodeRows(store, parts.test), y[parts.test], weights, bias),
+            train=_score(rows, targets, head),
+            test=_score(CodeRows(store, parts.test), y[parts.test], head),
             majority=_majority(y, parts),
             seconds=seconds,
             fitted=fitted,
@@ -198,7 +243,7 @@ def train_head(
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
-                "method": method,
+                "estimator": training.estimator,
                 "fitted": fitted,
                 "split": {
                     "method": split,
@@ -212,12 +257,24 @@ def train_head(
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(image_key(digests[row]) for row in parts.train),
-            created_with=f"cnncodes {__version__}, scikit-learn {version('scikit-learn')}",
+            created_with=_versions(head),
         )
-        model = build_head(weights, bias, store.codes.shape[1:], info)
+        model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
+
+
+def _check_parameters(
+    estimator: Any, C: float | str, class_weight: str | None, sgd: dict[str, Any] | None
+) -> None:
+    if estimator not in LINEAR:
+        check_estimator(estimator)
+    check_strength(C)
+    if estimator != "logistic" and (C != "auto" or class_weight is not None):
+        raise ParameterError("C and class_weight are for the estimator logistic only")
+    if estimator != "sgd" and sgd:
+        raise ParameterError("the parameters sgd are for the estimator sgd only")
 
 
 def check_strength(C: float | str) -> None:
@@ -280,30 +337,52 @@ def labelled_classes(
 
 
 def notes_on_split(
-    store: CodeStore, classes: NDArray[np.int32], y: NDArray[np.int32], parts: Split
-) -> list[str]:
-    """Name the classes that train only, given what `labelled_classes` found."""
-    untested = np.setdiff1d(y[parts.train], y[parts.test])
-    if not len(untested):
-        return []
-    names = ", ".join(store.class_names[classes[number]] for number in untested[:3])
-    more = ", …" if len(untested) > 3 else ""
-    return [f"classes of one image train but are not tested: {names}{more}"]
-
-
-def _score(
-    rows: CodeRows,
+    store: CodeStore,
+    classes: NDArray[np.int32],
     y: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    bias: NDArray[np.float32],
-) -> Score:
+    parts: Split,
+    per_class: int | None = None,
+) -> list[str]:
+    """Name the classes that train only or have few images, given `labelled_classes`' results."""
+    names = [store.class_names[number] for number in classes]
+    counts = np.bincount(y[parts.train])
+    notes = []
+    few = np.flatnonzero(counts < (per_class or 0))
+    if len(few):
+        have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
+        listed = _listed([f"{names[number]} ({counts[number]})" for number in few])
+        notes.append(f"{have} fewer than {per_class} training images: {listed}")
+    untested = np.setdiff1d(y[parts.train], y[parts.test])
+    if len(untested):
+        listed = _listed([names[number] for number in untested])
+        notes.append(f"classes of one image train but are not tested: {listed}")
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+
+
+def _sample(parts: Split) -> NDArray[np.intp]:
+    """Choose images of both parts, evenly over the classes, since they are in that order."""
+    some = [part[:: math.ceil(len(part) / N_COMPARED) or 1] for part in (parts.train, parts.test)]
+    return np.sort(np.concatenate(some))
+
+
+def _versions(head: LinearHead | EstimatorHead) -> str:
+    packages = ["scikit-learn"] + (["skl2onnx"] if isinstance(head, EstimatorHead) else [])
+    versions = [f"{package} {version(package)}" for package in packages]
+    return ", ".join([f"cnncodes {__version__}", *versions])
+
+
+def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:
     if len(rows) == 0:
         return Score(0, None, None)
     loss, correct = 0.0, 0
     for places, block in rows.blocks():
-        logits = block @ weights + bias
-        loss -= float(log_softmax(logits)[np.arange(len(block)), y[places]].sum())
-        correct += int((logits.argmax(axis=1) == y[places]).sum())
+        logarithms = head.log_probabilities(block)
+        loss -= float(logarithms[np.arange(len(block)), y[places]].sum())
+        correct += int((logarithms.argmax(axis=1) == y[places]).sum())
     return Score(len(rows), loss / len(rows), correct / len(rows))
 
 

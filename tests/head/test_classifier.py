@@ -27,7 +27,7 @@ def test_what_the_file_says_of_itself(classifier):
     assert classifier.labels == tuple("0123456789")
     assert classifier.input_size == 75
     assert classifier.info.backbone.backbone == "inception_v3"
-    assert classifier.info.training["method"] == "logistic"
+    assert classifier.info.training["estimator"] == "logistic"
 
 
 def test_all_classes_likeliest_first(classifier, files):

@@ -24,7 +24,7 @@ def make_head(code_shape, n_classes, seed=0, size=1.0):
     bias = generator.normal(0, size, n_classes).astype(np.float32)
     info = HeadInfo(
         labels=tuple(f"class {number}" for number in range(n_classes)),
-        training={"method": "logistic", "test": {"accuracy": 0.5}},
+        training={"estimator": "logistic", "test": {"accuracy": 0.5}},
         backbone=BACKBONE,
         backbone_sha256="ab" * 32,
         training_images=frozenset(),

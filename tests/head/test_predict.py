@@ -39,10 +39,13 @@ def test_one_file(app, classifier, files, run):
     assert run("predict", app, files[0]).stdout == f"{line_of(classifier, files[0])}\n"
 
 
-@pytest.mark.parametrize("top", [1, 3, 10, 50])
+@pytest.mark.parametrize("top", [1, 3, 10, 11, 50])
 def test_top(app, classifier, files, run, top):
-    printed = run("predict", app, files[5], "--top", top).stdout
-    assert printed == f"{line_of(classifier, files[5], top)}\n"
+    result = run("predict", app, files[5], files[6], "--top", top)
+    assert result.stdout.splitlines() == [line_of(classifier, path, top) for path in files[5:7]]
+    assert result.stdout.count("%") == 2 * min(top, 10)
+    told = f"{app}: has 10 classes; all are told, not {top}\n"
+    assert result.stderr == (told if top > 10 else "")
 
 
 def test_files_are_told_in_the_order_given(app, classifier, files, run):

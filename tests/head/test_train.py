@@ -18,7 +18,7 @@ from cnncodes.head.train import train_head
 from cnncodes.model_file import HeadInfo
 from tests.conftest import error_of
 
-SGD = ("--method", "sgd")
+SGD = ("--estimator", "sgd")
 ADAM = (*SGD, "--optimizer", "adam", "--learning-rate", "0.01")
 METHODS = [pytest.param(each, id=" ".join(each)) for each in ((), SGD, ADAM)]
 
@@ -63,9 +63,10 @@ def measured(head, codes, rows):
     found = session.run(["probabilities"], {"codes": X})[0].astype(np.float64)
     labels = list(info_of(head).labels)
     columns = [labels.index(name) for name in truth]
+    true = found[np.arange(len(rows)), columns].clip(np.finfo(np.float32).eps)
     return {
         "n_images": len(rows),
-        "loss": pytest.approx(-np.log(found[np.arange(len(rows)), columns]).mean(), rel=1e-4),
+        "loss": pytest.approx(-np.log(true).mean(), rel=1e-4),
         "accuracy": pytest.approx((found.argmax(axis=1) == columns).mean(), abs=1e-9),
     }
 
@@ -94,7 +95,7 @@ def test_json_tells_all(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     assert result["path"] == str(output)
     assert result["labels"] == list("0123456789")
-    assert result["method"] == ("sgd" if options else "logistic")
+    assert result["estimator"] == ("sgd" if options else "logistic")
     assert result["weights"] == "random:0"
     assert result["notes"] == []
     assert 0 < result["majority"] < 0.2
@@ -193,6 +194,25 @@ def test_per_class_leaves_the_test_images_alone(codes, output, run):
     train = split_by_class(labels_in(codes), 0.7, per_class=2).train  # 20 images
     assert result["train"] == measured(output, codes, train)
     assert result["test"] == measured(output, codes, split_by_class(labels_in(codes), 0.7).test)
+
+
+def test_classes_with_fewer_images_than_per_class_are_told(edited, output, run):
+    with edited() as file:  # leave 2 fours and 5 sevens; of each 70 % train
+        labels = file["labels"][:]
+        labels[np.flatnonzero(labels == 4)[2:]] = -1
+        labels[np.flatnonzero(labels == 7)[5:]] = -1
+        file["labels"][:] = labels
+    notes = train_json(run, edited.path, "-o", output, "--per-class", "4")["notes"]
+    assert notes[1:] == ["2 classes have fewer than 4 training images: 4 (1), 7 (3)"]
+    overwrite = ("-o", output, "--overwrite", "--per-class")
+    notes = train_json(run, edited.path, *overwrite, "3")["notes"]
+    assert notes[1:] == ["1 class has fewer than 3 training images: 4 (1)"]
+    assert train_json(run, edited.path, *overwrite, "1")["notes"] == notes[:1]
+    notes = train_json(run, edited.path, *overwrite, "500")["notes"]
+    assert notes[1].startswith("10 classes have fewer than 500 training images: 0 (")
+    assert notes[1].endswith("), …")
+    printed = run("train", edited.path, *overwrite, "4").stdout
+    assert "  note: 2 classes have fewer than 4 training images: 4 (1), 7 (3)\n" in printed
 
 
 def test_one_image_a_class_trains_by_sgd_too(codes, output, run):
@@ -367,6 +387,26 @@ def test_unfinished_codes(edited, output):
     assert f"{edited.path}: is unfinished" in error_of("train", edited.path, "-o", output)
 
 
+@pytest.mark.parametrize("label", [10, -2])
+def test_labels_that_name_no_class(edited, output, label):
+    with edited() as file:
+        file["labels"][3] = label
+    said = error_of("train", edited.path, "-o", output)
+    assert said == f"Error: {edited.path}: contradicts itself; extract it again"
+    assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize("estimator", ["logistic", "sgd", "knn"])
+def test_more_classes_than_half_the_images(edited, output, run, estimator):
+    """A program that takes any targets would doubt that these are classes."""
+    with edited() as file:
+        file["labels"][:] = np.arange(120) // 3
+        file.attrs["class_names"] = json.dumps([f"{number:02}" for number in range(40)])
+    options = ("--estimator", estimator, "--per-class", "1")
+    result = train_json(run, edited.path, "-o", output, *options)
+    assert len(result["labels"]) == result["train"]["n_images"] == 40
+
+
 def test_existing_output(codes, output, run):
     output.write_text("mine")
     said = error_of("train", codes, "-o", output)
@@ -374,7 +414,7 @@ def test_existing_output(codes, output, run):
     other_name = output.with_name("kept")
     other_name.hardlink_to(output)
     run("train", codes, "-o", output, "--overwrite")
-    assert info_of(output).training["method"] == "logistic"
+    assert info_of(output).training["estimator"] == "logistic"
     # The new head took the old one's place when it was whole; it was not written over it.
     assert other_name.read_text() == "mine"
 
@@ -401,7 +441,7 @@ def test_wrong_usage(codes, output, run, options):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"method": "svm"}, {"C": 0}, {"C": float("nan")}, {"train_fraction": 1}, {"split": "last"}],
+    [{"estimator": "svn"}, {"C": 0}, {"C": float("nan")}, {"train_fraction": 1}, {"split": "last"}],
     ids=str,
 )
 def test_bad_parameters_of_the_function(codes, output, parameters):

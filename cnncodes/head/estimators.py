@@ -1,0 +1,350 @@
+"""Any scikit-learn classifier as a head: fitted, converted by skl2onnx, compared with itself.
+
+The estimator is given flattened codes as they are stored, as float32 and all in memory, and the
+classes as integers from 0 on. The graph that skl2onnx makes of it is run on some images before
+it is trusted: there are parameters which a conversion overlooks.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+
+from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterError, TrainingError
+from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import read_all
+from cnncodes.model_file import HeadInfo, available_threads
+
+N_COMPONENTS = 256
+N_FOLDS = 5
+N_NEIGHBORS = 10
+MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and an image a second
+TOLERANCE = 1e-3  # of a probability: the graph computes in float32, most estimators do not
+TOLERATED = 0.01  # share of images beyond it: neighbours equally near, a threshold of a tree
+MAX_BYTES = 2**31 - 1  # what protobuf can hold
+SMALLEST = np.finfo(np.float32).eps  # what a probability of 0 counts as in the loss
+
+
+def _svm(counts: NDArray[np.intp], n_features: int, seed: int) -> Any:
+    if len(counts) > MAX_SVM_CLASSES:
+        raise TrainingError(
+            f"svm: {len(counts)} classes are more than {MAX_SVM_CLASSES}, and its graph compares "
+            "each pair of them; take knn or logistic"
+        )
+    if counts.min() < 2:
+        raise TrainingError(
+            "svm: a class has one training image, and its probabilities are calibrated by "
+            "cross-validation; add images, or take knn or logistic"
+        )
+    # Shuffled, since images that follow each other are often alike.
+    folds = StratifiedKFold(int(min(N_FOLDS, counts.min())), shuffle=True, random_state=seed)
+    return make_pipeline(
+        _pca(counts, n_features), CalibratedClassifierCV(SVC(C=10), cv=folds, ensemble=False)
+    )
+
+
+def _knn(counts: NDArray[np.intp], n_features: int, seed: int) -> Any:
+    return make_pipeline(
+        _pca(counts, n_features), KNeighborsClassifier(int(min(N_NEIGHBORS, counts.sum())))
+    )
+
+
+def _pca(counts: NDArray[np.intp], n_features: int) -> PCA:
+    return PCA(min(N_COMPONENTS, int(counts.sum()) - 1, n_features))
+
+
+# Each is built for so many training images of each class, so many features, and a seed.
+NAMED: dict[str, Callable[[NDArray[np.intp], int, int], Any]] = {"svm": _svm, "knn": _knn}
+
+
+class EstimatorHead:
+    """A fitted estimator as an ONNX graph, ready to run.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        A head without metadata.
+    parameters : dict
+        Those of the estimator; JSON types only.
+    """
+
+    def __init__(self, model: onnx.ModelProto, parameters: dict[str, Any]) -> None:
+        import onnxruntime
+
+        self.parameters = parameters
+        self._model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = available_threads()
+        options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return probabilities, (n_images, n_classes), for codes (n_images, n_features)."""
+        (codes,) = self._session.get_inputs()
+        found: NDArray[np.float32]
+        found = self._session.run(None, {"codes": X.reshape(len(X), *codes.shape[1:])})[0]
+        return found
+
+    def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return their logarithms; a probability of 0 counts as the float32 epsilon."""
+        logarithms: NDArray[np.float32] = np.log(self.probabilities(X).clip(SMALLEST))
+        return logarithms
+
+    def to_onnx(self, code_shape: Sequence[int], info: HeadInfo) -> onnx.ModelProto:
+        """Return the graph with metadata."""
+        helper.set_model_props(self._model, info.to_metadata("head"))
+        return self._model
+
+
+def name_of(estimator: Any) -> str:
+    """Return an estimator's name, which for an object is that of its class."""
+    return estimator if isinstance(estimator, str) else type(estimator).__name__
+
+
+def check_estimator(estimator: Any) -> None:
+    """Say before any training that an estimator cannot become a head.
+
+    Parameters
+    ----------
+    estimator : str or estimator
+        One of `NAMED`, or a scikit-learn classifier.
+
+    Raises
+    ------
+    ParameterError
+        There is no such name, or the object is no classifier that gives probabilities.
+    MissingDependencyError
+        skl2onnx is not installed.
+    """
+    name = name_of(estimator)
+    if isinstance(estimator, str):
+        if estimator not in NAMED:
+            raise ParameterError(
+                f"no estimator {estimator!r}; there are logistic, sgd, {' and '.join(NAMED)}, and "
+                "in Python any classifier of scikit-learn"
+            )
+    elif not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
+        raise ParameterError(
+            f"{textwrap.shorten(repr(estimator), 80)} is no classifier; give an object such as "
+            "sklearn.neighbors.KNeighborsClassifier(), or a Pipeline that ends in one"
+        )
+    elif not hasattr(estimator, "predict_proba"):
+        raise ParameterError(
+            f"{name} has no predict_proba, and a head gives probabilities; wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV"
+        )
+    if find_spec("skl2onnx") is None:
+        asked = f"--estimator {name}" if isinstance(estimator, str) else name
+        raise MissingDependencyError(f"{asked} needs skl2onnx; pip install 'cnncodes[estimators]'")
+
+
+def fit_estimator(
+    estimator: Any,
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    sample: CodeRows,
+    code_shape: Sequence[int],
+    *,
+    seed: int = 0,
+) -> EstimatorHead:
+    """Fit an estimator, convert it to ONNX and compare the two.
+
+    Parameters
+    ----------
+    estimator : str or estimator
+        One of `NAMED`, or a scikit-learn classifier, of which a clone is fitted. ``svm`` is an
+        SVM with an RBF kernel whose decisions become probabilities by a sigmoid (Platt,
+        "Probabilistic outputs for support vector machines", 1999), ``knn`` a vote of the
+        nearest training images; both on 256 principal components. ``svm`` takes 40 classes at
+        most.
+    rows : CodeRows
+        The training images.
+    y : ndarray of int32, shape (n_images,)
+        Their classes, from 0 on without gaps; two or more.
+    sample : CodeRows
+        The images on which estimator and graph are compared.
+    code_shape : sequence of int
+        Shape of one image's codes.
+    seed : int
+        Given to the estimator, and to each step of a Pipeline, whose ``random_state`` is not set.
+
+    Returns
+    -------
+    EstimatorHead
+        What can be written.
+
+    Raises
+    ------
+    TrainingError
+        The estimator cannot be fitted or converted, its graph would be too large or gives other
+        probabilities than the estimator.
+    """
+    name, seed = name_of(estimator), seed % 2**32
+    with _as_training_errors(f"{name}: cannot be trained"):
+        if isinstance(estimator, str):
+            model = NAMED[estimator](np.bincount(y), rows.n_features, seed)
+        else:
+            model = clone(estimator)
+        model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64))
+        X = read_all(sample)
+        wanted = model.predict_proba(X)
+    shape = (len(sample), int(y.max()) + 1)
+    if np.shape(wanted) != shape:
+        raise TrainingError(
+            f"{name}: its probabilities are of shape {np.shape(wanted)}, not {shape}: a number for "
+            "each image and class"
+        )
+    check_size(name, model)
+    with _as_training_errors(f"{name}: skl2onnx cannot convert it"):
+        parameters = {key: _plain(value) for key, value in model.get_params(deep=False).items()}
+        head = EstimatorHead(_convert(model, rows.n_features, shape[1], code_shape), parameters)
+        found = head.probabilities(X)
+    check_agreement(name, found, wanted)
+    return head
+
+
+def check_size(name: str, model: Any) -> None:
+    """Refuse a fitted estimator whose arrays are more than an ONNX file can hold.
+
+    Converting it would first take many times its size.
+
+    Parameters
+    ----------
+    name : str
+        Named in the error.
+    model : estimator
+        A fitted estimator.
+
+    Raises
+    ------
+    TrainingError
+        The file would exceed 2 GB.
+    """
+    n_bytes = 0
+
+    def count(array: pickle.PickleBuffer) -> None:
+        nonlocal n_bytes
+        view = memoryview(array)
+        n_bytes += 4 * (view.nbytes // view.itemsize)  # stored as float32
+
+    with _as_training_errors(f"{name}: cannot be measured"):
+        pickle.dumps(model, protocol=5, buffer_callback=count)
+    if n_bytes > MAX_BYTES:
+        raise TrainingError(
+            f"{name}: its file would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; put a "
+            "PCA before it, use fewer images or extract with a backbone exported with --pool avg"
+        )
+
+
+def check_agreement(name: str, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+    """Refuse a graph that gives other probabilities than the estimator.
+
+    A class that differs where two are equally likely is no difference.
+
+    Parameters
+    ----------
+    name : str
+        Named in the error.
+    found, wanted : ndarray, shape (n_images, n_classes)
+        What the graph gives, and what the estimator gives.
+
+    Raises
+    ------
+    TrainingError
+        They differ, or do not add up to 1.
+    """
+    if found.shape != wanted.shape:
+        raise TrainingError(
+            f"{name}: its graph gives probabilities of shape {found.shape}, not {wanted.shape}; "
+            "choose another estimator"
+        )
+    if not np.abs(found.sum(axis=1) - 1).max() <= TOLERANCE:
+        raise TrainingError(f"{name}: its probabilities do not add up to 1; calibrate it")
+    difference = np.abs(found - wanted).max(axis=1)
+    apart = ~(difference <= TOLERANCE)
+    n_other = int((apart & (found.argmax(axis=1) != wanted.argmax(axis=1))).sum())
+    if n_other or apart.sum() > max(1, TOLERATED * len(apart)):
+        raise TrainingError(
+            f"{name}: skl2onnx makes another classifier of it: of {len(apart)} images, "
+            f"{apart.sum()} get probabilities that differ by up to {difference.max():.2g}, "
+            f"{n_other} another class; choose other parameters or another estimator"
+        )
+
+
+def _seeded(model: Any, seed: int) -> Any:
+    """Set each ``random_state`` that is None."""
+    unset = [
+        key
+        for key, value in model.get_params().items()
+        if value is None and key.rpartition("__")[2] == "random_state"
+    ]
+    return model.set_params(**dict.fromkeys(unset, seed))
+
+
+def _convert(
+    model: Any, n_features: int, n_classes: int, code_shape: Sequence[int]
+) -> onnx.ModelProto:
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+    from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+
+    opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks at attributes that scikit-learn gives up
+        converted = convert_sklearn(
+            model,
+            initial_types=[("flat", FloatTensorType([None, n_features]))],
+            final_types=[("label", None), ("probabilities", None)],
+            options={"zipmap": False},
+            target_opset=opsets,
+        )
+    graph = select_model_inputs_outputs(converted, "probabilities").graph
+    used = {name for node in graph.node for name in node.input}
+    constants = [each for each in graph.initializer if each.name in used]  # some were the label's
+    head = make_head(graph.node, constants, code_shape, n_classes, opsets)
+    onnx.checker.check_model(head, full_check=True)
+    return head
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as a JSON type, where it is one."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return " ".join(repr(value).split())
+
+
+@contextmanager
+def _as_training_errors(what: str) -> Iterator[None]:
+    """Tell in one line what an estimator or its conversion raised."""
+    try:
+        yield
+    except (CnncodesError, MemoryError):
+        raise
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
+        raise TrainingError(f"{what} ({reason})") from error
