@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 OPTIONS_OF = {
     "logistic": ("C", "class_weight"),
-    "sgd": ("epochs", "batch_size", "learning_rate", "optimizer"),
+    "sgd": ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "l2", "patience"),
 }
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -318,7 +318,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
-    help="sgd: by default 1 with momentum, 0.001 with adam.",
+    help="sgd: by default 3 with momentum, 0.001 with adam.",
 )
 @click.option(
     "--optimizer",
@@ -326,6 +326,25 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     default="momentum",
     show_default=True,
     help="sgd: how a gradient becomes a step.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine"]),
+    default="cosine",
+    show_default=True,
+    help="sgd: whether the learning rate falls.",
+)
+@click.option(
+    "--l2",
+    type=click.FloatRange(0),
+    default=1e-5,
+    show_default=True,
+    help="sgd: weight of the penalty.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="sgd: stop after so many epochs without a better one.",
 )
 @click.option(
     "--seed",
@@ -345,21 +364,25 @@ def train(
 ) -> None:
     """Train a classifier on codes, and measure it on images it has not seen.
 
-    All estimators but logistic read all codes of the training images into memory.
+    logistic and sgd read the codes a part at a time, the other estimators all at once. An
+    interrupted training by sgd goes on where it was when the same command is given again.
     """
     from cnncodes.head.train import train_head
+    from cnncodes.progress import Progress
 
     _refuse_options_of_others(estimator)
     sgd = {name: options.pop(name) for name in OPTIONS_OF["sgd"]}
     click.echo("reading the codes and training …", err=True)
-    result = train_head(
-        codes,
-        output,
-        estimator=estimator,
-        sgd=sgd if estimator == "sgd" else None,
-        on_epoch=print_epoch,
-        **options,
-    )
+    with Progress("train", "images") as progress:
+        result = train_head(
+            codes,
+            output,
+            estimator=estimator,
+            sgd=sgd if estimator == "sgd" else None,
+            on_epoch=lambda epoch: print_epoch(epoch, progress),
+            progress=progress,
+            **options,
+        )
     if as_json:
         print_json(asdict(result))
         return

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cnncodes.head.metrics import ClassFigures
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training
+    from cnncodes.progress import Progress
 
 SKIPPED_SHOWN = 5
 CLASSES_SHOWN = 10
@@ -67,15 +68,15 @@ def print_extraction(extraction: Extraction) -> None:
             click.echo(f"    {shown(path)}: {shown(reason)}")
 
 
-def print_epoch(epoch: Epoch) -> None:
-    """Print on standard error how an epoch of SGD ended."""
+def print_epoch(epoch: Epoch, progress: Progress) -> None:
+    """Print on standard error, where the progress is shown, how an epoch of SGD ended."""
     line = f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}"
     if epoch.validation_loss is not None:
         line += (
             f"  validation loss {epoch.validation_loss:.4f}  accuracy "
             f"{epoch.validation_accuracy:.1%}"
         )
-    click.echo(line, err=True)
+    progress.say(line)
 
 
 def print_training(training: Training) -> None:

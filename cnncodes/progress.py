@@ -69,6 +69,10 @@ class Progress:
         else:
             self._write(f"{self._state(now)}\n")
 
+    def say(self, line: str) -> None:
+        """Write a line of its own, above the bar where there is one."""
+        self._write((_ERASE_LINE if self._on_terminal else "") + line + "\n")
+
     def _state(self, now: float) -> str:
         rate = (self._done - self._done_before) / max(now - self._started, 1e-9)
         minutes, seconds = divmod(round((self._total - self._done) / rate) if rate else 0, 60)

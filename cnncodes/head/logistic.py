@@ -66,7 +66,7 @@ def fit_logistic(
         return solve(points, y, model, C=C, random_state=seed % 2**32)
 
     if len(rows) >= rows.n_features:
-        scaling = Scaling.of(rows)
+        scaling = Scaling.of(X for _, X in rows.blocks())
         X = read_all(rows)
         scaling.apply(X)
         solution = solved(X)

@@ -9,6 +9,7 @@ backbone, whatever the number and size of its codes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +35,19 @@ class Scaling:
     scale: float
 
     @classmethod
-    def of(cls, rows: CodeRows) -> Scaling:
-        """Measure codes, in one pass."""
-        total, squares = np.zeros(rows.n_features), 0.0
-        near = np.float32(0)
-        for places, X in rows.blocks():
-            if places.start == 0:
-                near = X.mean(axis=0)  # sums of squares around the mean lose no digits
-            X -= near
-            total += X.sum(axis=0, dtype=np.float64)
-            squares += float(np.einsum("ij,ij->i", X, X).sum(dtype=np.float64))
-        shift = total / len(rows)
-        variance = max(squares / len(rows) - float(shift @ shift), 0.0)
+    def of(cls, blocks: Iterable[NDArray[np.float32]]) -> Scaling:
+        """Measure codes that come in blocks, each of shape (n, n_features), in one pass."""
+        near, total = np.zeros((), np.float32), np.zeros(())
+        n_images, squares = 0, 0.0
+        for X in blocks:
+            if n_images == 0:
+                near = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+            centred = X - near  # sums of squares around the mean lose no digits
+            n_images += len(X)
+            total = total + centred.sum(axis=0, dtype=np.float64)
+            squares += float(np.einsum("ij,ij->i", centred, centred).sum(dtype=np.float64))
+        shift = total / n_images
+        variance = max(squares / n_images - float(np.square(shift).sum()), 0.0)
         return cls((near + shift).astype(np.float32), float(np.sqrt(variance)) or 1.0)
 
     def apply(self, X: NDArray[np.float32]) -> None:

@@ -142,7 +142,7 @@ def fit_sgd(
     request = _request(rows, y, model)
     state = _load(checkpoint, request)
     try:
-        images = StandardisedRows(rows, Scaling.of(rows), progress)
+        images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
         if progress is not None:
             n_done = len(state["history"]) if state else 0
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)

@@ -126,7 +126,7 @@ def test_more_images_than_features(digits, C):
         K = gram_matrix(CodeRows(store, np.arange(400)).read, 400, block=150, dtype=np.float32)
         ours, _ = fit_part(K, parts.train, parts.test, y[parts.train], model, C)
         X, unseen = (read_all(CodeRows(store, part)) for part in (parts.train, parts.test))
-        scaling = Scaling.of(X)
+        scaling = Scaling.of([X])
     for each in (X, unseen):
         scaling.apply(each)
     theirs = model.set_params(C=C).fit(X.astype(np.float64), y[parts.train]).predict_proba(unseen)

@@ -57,7 +57,7 @@ def test_probabilities_are_scikit_learns(digits, n_classes, C, n_images):
     assert bias.shape == (n_classes,)
     X = read_all(rows)
     standardised = X.copy()
-    Scaling.of(X).apply(standardised)
+    Scaling.of([X]).apply(standardised)
     model = LogisticRegression(C=C, max_iter=1000).fit(standardised, y)
     ours = softmax(X @ weights + bias, axis=1)
     assert ours == pytest.approx(

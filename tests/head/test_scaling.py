@@ -25,7 +25,7 @@ def mean_squared_length(X):
 @given(CODES)
 def test_mean_squared_length_is_one_after_apply(X):
     constant = np.ptp(X, axis=0).max() == 0
-    Scaling.of(X).apply(X)
+    Scaling.of([X]).apply(X)
     assert mean_squared_length(X) == (0 if constant else pytest.approx(1, rel=1e-4))
 
 
@@ -33,15 +33,24 @@ def test_mean_squared_length_is_one_after_apply(X):
 @pytest.mark.parametrize("n_images", [2, 255, 256, 257, 700])
 def test_length_and_centre_whatever_the_size_and_number_of_codes(size, n_images):
     X = draw(n_images, (n_images, 20), place=3 * size, size=size)
-    Scaling.of(X).apply(X)
+    Scaling.of([X]).apply(X)
     assert mean_squared_length(X) == pytest.approx(1, rel=1e-4)
     assert np.abs(X.mean(axis=0, dtype=np.float64)).max() < 1e-5
+
+
+def test_blocks_are_measured_as_one():
+    X = draw(0, (100, 7), place=1000)
+    X[:10] += 50  # the first block is not like the others
+    whole, parts = Scaling.of([X]), Scaling.of([X[:10], X[10:11], X[11:]])
+    assert parts.mean == pytest.approx(whole.mean, rel=1e-6)
+    assert parts.scale == pytest.approx(whole.scale, rel=1e-6)
+    assert whole.scale == pytest.approx(np.sqrt(X.var(axis=0, dtype=np.float64).sum()), rel=1e-6)
 
 
 def test_one_scale_for_all_features():
     X = draw(0, (50, 6)) * np.array([1e-3, 1, 1, 1, 1, 100], np.float32)
     before = X.std(axis=0)
-    Scaling.of(X).apply(X)
+    Scaling.of([X]).apply(X)
     ratios = X.std(axis=0) / before
     assert ratios == pytest.approx(ratios[0], rel=1e-3)
 
@@ -50,7 +59,7 @@ def test_one_scale_for_all_features():
 @pytest.mark.parametrize("n_images", [1, 2, 3, 300])
 def test_constant_codes_become_zero(value, n_images):
     X = np.full((n_images, 5), value, np.float32)
-    scaling = Scaling.of(X)
+    scaling = Scaling.of([X])
     scaling.apply(X)
     assert (X == 0).all()
     assert scaling.scale == 1
@@ -61,7 +70,7 @@ def test_scaling_of_the_training_images_serves_others():
     centre = train.mean(axis=0, dtype=np.float64)
     length = np.sqrt(np.square(train - centre).sum(axis=1).mean())
     wanted = (other - centre) / length
-    Scaling.of(train).apply(other)
+    Scaling.of([train]).apply(other)
     assert other == pytest.approx(wanted, abs=1e-6)
 
 
@@ -77,7 +86,7 @@ def test_folding_keeps_the_logits(seed, shape, n_classes, place, exponent):
     X = draw(seed, shape, place, 10.0**exponent)
     weights = draw(seed + 1, (shape[1], n_classes))
     bias = draw(seed + 2, (n_classes,))
-    scaling = Scaling.of(X)
+    scaling = Scaling.of([X])
     folded, folded_bias = scaling.fold(weights, bias)
     assert folded.dtype == folded_bias.dtype == np.float32
     wanted = (X.astype(np.float64) - scaling.mean) / scaling.scale @ weights + bias

@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.head import SGDSoftmax
+from cnncodes.head.descent import Adam, Nesterov
 from cnncodes.head.linear import log_softmax
-from cnncodes.head.softmax import Adam, Nesterov
 
 
 @pytest.fixture(scope="module")
