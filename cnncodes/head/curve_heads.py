@@ -23,9 +23,9 @@ from cnncodes.head.charts import check_figure, learning_curve_figure, save_figur
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
 from cnncodes.head.gram import (
     BLOCK_BYTES,
-    MAX_ITERATIONS,
     centre,
     gram_matrix,
+    new_solver,
     rotate,
     rotate_back,
     solve,
@@ -273,7 +273,7 @@ def _measure(
         block = max(1, BLOCK_BYTES // (codes.n_features * 4))
         K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
-    model = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
+    model = new_solver(class_weight=class_weight)
     points = []
     for size, draws in plan.train.items():
         strength, accuracies = C, []

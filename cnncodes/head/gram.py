@@ -12,7 +12,8 @@ dimensions, and the problem is solved there:
 3. K + εI = R Rᵀ (Cholesky). The rows of R have the same inner products as the images, so a
    penalised linear problem has the same optimum on R as on X. ε makes room for rounding, and for
    images that are there twice; it is `_JITTERS` of the mean of K's diagonal.
-4. scikit-learn's LogisticRegression is fitted on R, with weights V. Then α = R⁻ᵀ V.
+4. scikit-learn's LogisticRegression is fitted on R, with weights V (`new_solver`). Then
+   α = R⁻ᵀ V.
 
 Folds of a cross-validation are rows of R, and every strength of the penalty uses the same R, so
 both come at the cost of a fit in n dimensions.
@@ -148,6 +149,19 @@ def rotate_back(points: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     )
     alpha -= alpha.mean(axis=0)
     return alpha
+
+
+def new_solver(
+    *, class_weight: Any = None, max_iter: int = MAX_ITERATIONS, tol: float = 1e-4
+) -> LogisticRegression:
+    """Return scikit-learn's LogisticRegression, set for points in few dimensions.
+
+    Newton's method converges in a few iterations where scikit-learn's default, L-BFGS, stops up
+    to 2 % above the minimum at the same `tol`, and needs several times as long to reach it.
+    """
+    return LogisticRegression(
+        solver="newton-cg", class_weight=class_weight, max_iter=max_iter, tol=tol
+    )
 
 
 @dataclass(frozen=True)
@@ -369,9 +383,7 @@ class GramLogisticRegression(LinearSoftmax):
         solution = solve(
             points,
             targets,
-            LogisticRegression(
-                class_weight=self.class_weight, max_iter=self.max_iter, tol=self.tol
-            ),
+            new_solver(class_weight=self.class_weight, max_iter=self.max_iter, tol=self.tol),
             C=self.C,
             Cs=self.Cs,
             n_folds=self.n_folds,

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from cnncodes.head.gram import (
     BLOCK_BYTES,
-    MAX_ITERATIONS,
     Solution,
     centre,
     gram_matrix,
+    new_solver,
     rotate,
     rotate_back,
     solve,
@@ -62,7 +61,7 @@ def fit_logistic(
     """
 
     def solved(points: NDArray[Any]) -> Solution:
-        model = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
+        model = new_solver(class_weight=class_weight)
         return solve(points, y, model, C=C, random_state=seed % 2**32)
 
     if len(rows) >= rows.n_features:
