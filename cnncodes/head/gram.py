@@ -24,9 +24,11 @@ Limits: n² numbers must fit in memory twice over, and with n ≥ d there is not
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,9 +39,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
+from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import LinearSoftmax
-from cnncodes.head.rows import read_ahead
+from cnncodes.model_file import available_threads
 
 Read = Callable[[int, int], NDArray[Any]]
 
@@ -47,7 +50,7 @@ DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
 MAX_ITERATIONS = 1000
 BLOCK_BYTES = 384 * 2**20
-_PASSING = 6  # a sixth of a block passes at a time
+_PASSING = 3  # the rows that pass take a third of the room of those that stay
 _STRIP = 4096
 _JITTERS = {"float64": (1e-9, 1e-7, 1e-5, 1e-3), "float32": (1e-5, 1e-4, 1e-3)}
 
@@ -59,7 +62,7 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
     ----------
     read : callable
         ``read(start, stop)`` gives rows `start` to `stop`, of shape (stop − start, n_features)
-        and dtype float32 or float64. It is called from another thread, ahead of its use.
+        and dtype float32 or float64. It is called from several threads.
     n_samples : int
         Number of rows.
     block : int
@@ -73,23 +76,44 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
         The inner products.
     """
     K = np.empty((n_samples, n_samples), dtype)
-    few = max(1, block // _PASSING)
-    for first in range(0, n_samples, block):
-        last = min(first + block, n_samples)
-        # What stays is the first to pass; no span is half of it.
-        starts = [*range(first, last, few), *range(last, n_samples, few)]
-        spans = [slice(*ends) for ends in pairwise([*starts, n_samples])]
-        staying: NDArray[Any] | None = None
-        for span, X in read_ahead(lambda span: read(span.start, span.stop), spans):
-            if staying is None:
-                staying = np.empty((last - first, X.shape[1]), X.dtype)
-            if span.start < last:
-                staying[span.start - first : span.stop - first] = X
-            other = slice(first, min(span.stop, last))
-            product = _product(X, staying[: other.stop - first])
-            K[span, other] = product
-            K[other, span] = product.T
+    threads = available_threads()
+    few = max(1, block // (_PASSING * threads))
+    # Products in several threads wait for each other when one more thread reads. So each
+    # thread reads for itself, and multiplies alone.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
+        for first in range(0, n_samples, block):
+            last = min(first + block, n_samples)
+            starts, stops = _spans(first, last, few)
+            staying = np.empty((0, 0))
+            for start, X in zip(starts, workers.map(read, starts, stops), strict=True):
+                if start == first:
+                    staying = np.empty((last - first, X.shape[1]), X.dtype)
+                staying[start - first : start - first + len(X)] = X
+                del X
+            passing = partial(_pass, read, staying, first, K)
+            # What stays passes itself too: only up to each image, the rest is symmetric.
+            deque(workers.map(passing, starts, stops), maxlen=0)
+            deque(workers.map(passing, *_spans(last, n_samples, few)), maxlen=0)
+            del staying, passing  # before the next ones are read
     return K
+
+
+def _spans(start: int, stop: int, size: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Cut a range into pieces; return where they start and stop."""
+    starts = range(start, stop, size)
+    return starts, [*starts[1:], stop] if len(starts) else []
+
+
+def _pass(
+    read: Read, staying: NDArray[Any], first: int, K: NDArray[Any], start: int, stop: int
+) -> None:
+    """Multiply some rows by those that stay, from row `first` on, and enter it in K."""
+    last = first + len(staying)
+    X = read(start, stop) if start >= last else staying[start - first : stop - first]
+    other = slice(first, min(stop, last))
+    product = _product(X, staying[: other.stop - first])
+    K[start:stop, other] = product
+    K[other, start:stop] = product.T
 
 
 def _product(X: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cnncodes.head.gram import (
     BLOCK_BYTES,
@@ -95,8 +96,9 @@ def _combine(
     """Return the weights XᵀA, and the bias that makes them act on centred codes."""
     weights = np.zeros((rows.n_features, alpha.shape[1]), np.float32)
     total = np.zeros(rows.n_features)
-    for places, X in rows.blocks():
-        weights += X.T @ alpha[places]
-        total += X.sum(axis=0, dtype=np.float64)
+    with threadpool_limits(1, "blas"):  # the other threads are better used for reading
+        for places, X in rows.blocks():
+            weights += X.T @ alpha[places]
+            total += X.sum(axis=0, dtype=np.float64)
     mean = total / len(rows)
     return weights, (intercept - mean @ weights.astype(np.float64)).astype(np.float32)

@@ -15,7 +15,8 @@ from cnncodes.errors import TrainingError
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
 
-_WINDOW = 256
+_TOGETHER = 32  # images decoded in one piece, at most
+_BLOCK = 256
 
 Asked = TypeVar("Asked")
 Read = TypeVar("Read")
@@ -70,7 +71,7 @@ class CodeRows:
         # HDF5 is slow at picking, and decodes whole chunks: neighbours are read in one piece.
         together = self._store.codes.chunks[0]
         far = np.diff(wanted) > together
-        far |= np.diff(wanted // _WINDOW) > 0
+        far |= np.diff(wanted // _TOGETHER) > 0
         for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
             if len(run):
                 first, last = wanted[run[0]], wanted[run[-1]]
@@ -98,7 +99,7 @@ class CodeRows:
         digests = self._store.digests
         return [digests[row] for row in self._rows]
 
-    def blocks(self, size: int = _WINDOW) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def blocks(self, size: int = _BLOCK) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Give all images, `size` at a time, each time with their places."""
         n = len(self)
         spans = [slice(start, min(start + size, n)) for start in range(0, n, size)]
