@@ -228,23 +228,23 @@ class SGDSoftmax(LinearSoftmax):
             the training diverged.
         """
         self._check_parameters()
-        first = not hasattr(self, "classes_")
+        first = not hasattr(self, "coef_")
         features: NDArray[np.float32]
         names: NDArray[Any]
         features, names = validate_data(self, X, y, dtype=np.float32, reset=first)
         check_classification_targets(names)
-        if first:
-            if classes is None:
-                raise ValueError("the first call of partial_fit needs classes, all there will be")
-            self.classes_ = np.unique(np.asarray(classes))
-            if len(self.classes_) < 2:
-                raise ValueError(f"{len(self.classes_)} class given; two or more are needed")
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+        if first and classes is None:
+            raise ValueError("the first call of partial_fit needs classes, all there will be")
+        known = self.classes_ if classes is None else np.unique(np.asarray(classes))
+        if len(known) < 2:
+            raise ValueError(f"{len(known)} class given; two or more are needed")
+        if not first and not np.array_equal(known, self.classes_):
             raise ValueError("classes differ from those of the first call")
-        if not np.isin(names, self.classes_).all():
+        if not np.isin(names, known).all():
             raise ValueError("y has a class that is not among those of the first call")
-        if not hasattr(self, "_descent"):
-            self._descent = self._start(features.shape[1], len(self.classes_))
+        self.classes_ = known
+        if first or not hasattr(self, "_descent"):
+            self._descent = self._start(features.shape[1], len(known))
             if not first:  # fitted, and nothing of its optimizer was kept
                 self._descent.weights[...] = self.coef_.T
                 self._descent.bias[...] = self.intercept_
