@@ -188,6 +188,7 @@ class SGDSoftmax(LinearSoftmax):
             A parameter is out of range, there is one class only, X is not finite, or the
             training diverged.
         """
+        self._forget()
         features: NDArray[np.float32]
         features, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
@@ -205,7 +206,7 @@ class SGDSoftmax(LinearSoftmax):
         """Go once through some images, in their order, from where the last call ended.
 
         Nothing is held out, and what the last step gives is kept. After `fit` it goes on from
-        the weights of the best epoch.
+        the weights of the best epoch; after a call that diverged it starts anew.
 
         Parameters
         ----------
@@ -310,7 +311,7 @@ class SGDSoftmax(LinearSoftmax):
                     epoch = self._epoch(number, images, targets, order, held_out)
                 yield epoch
         finally:
-            del self._descent  # a later partial_fit goes on from the best epoch
+            self.__dict__.pop("_descent", None)  # a later partial_fit goes on from the best epoch
 
     def _epoch(
         self,
@@ -395,9 +396,16 @@ class SGDSoftmax(LinearSoftmax):
             rate *= (1 + np.cos(np.pi * progress)) / 2
         return float(rate)
 
+    def _forget(self) -> None:
+        """Be as never trained: what an earlier or a diverged training left is not a result."""
+        for name in ("coef_", "intercept_", "_descent"):
+            self.__dict__.pop(name, None)
+
     def _check_finite(self, loss: float, where: str) -> None:
         # The last step is not in the loss, so its result is looked at too.
-        if not (np.isfinite(loss) and np.isfinite(self._descent.weights).all()):
+        result = (self._descent.weights, self._descent.bias)
+        if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in result)):
+            self._forget()
             raise ValueError(f"diverged in {where}; lower learning_rate")
 
 
