@@ -138,10 +138,10 @@ def fit_sgd(
         With a message that says whether the training can go on.
     """
     model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
-    request = _request(rows, y, model)
+    images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
+    request = _request(rows, images.scaling, y, model)
     state = _load(checkpoint, request)
     try:
-        images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
         if progress is not None:
             n_done = len(state["history"]) if state else 0
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)
@@ -168,10 +168,11 @@ def fit_sgd(
     return *images.scaling.fold(model.coef_.T, model.intercept_), fitted
 
 
-def _request(rows: CodeRows, y: NDArray[np.int32], model: SGDSoftmax) -> str:
+def _request(rows: CodeRows, scaling: Scaling, y: NDArray[np.int32], model: SGDSoftmax) -> str:
     """Digest all that a training depends on: only the same one goes on from a checkpoint."""
-    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist()])
-    return hashlib.sha256(asked.encode()).hexdigest()
+    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist(), scaling.scale])
+    # Another network makes other codes of the same images: their mean tells.
+    return hashlib.sha256(asked.encode() + scaling.mean.tobytes()).hexdigest()
 
 
 def _save(path: Path, request: str, model: SGDSoftmax) -> None:
