@@ -141,6 +141,7 @@ def fit_sgd(
     images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
     request = _request(rows, images.scaling, y, model)
     state = _load(checkpoint, request)
+    ours = state is not None  # whether the checkpoint there is of this training
     try:
         if progress is not None:
             n_done = len(state["history"]) if state else 0
@@ -152,11 +153,13 @@ def fit_sgd(
                     on_epoch(epoch)
                 if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
                     _save(checkpoint, request, model)
-                    saved = time.monotonic()
+                    ours, saved = True, time.monotonic()
     except ValueError as error:
+        if checkpoint and ours:  # it would diverge again from there
+            checkpoint.unlink(missing_ok=True)
         raise TrainingError(f"sgd: {error}") from error
     except KeyboardInterrupt:
-        if checkpoint is None or not checkpoint.exists():
+        if not ours:
             raise
         raise KeyboardInterrupt("run the same command again to go on from there") from None
     if checkpoint is not None:
