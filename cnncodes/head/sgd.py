@@ -21,7 +21,7 @@ from cnncodes.errors import TrainingError
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling
 from cnncodes.head.softmax import Epoch, SGDSoftmax
-from cnncodes.output import replacing
+from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
 
 READ_BYTES = 32 * 2**20
@@ -134,9 +134,13 @@ def fit_sgd(
     ------
     TrainingError
         A parameter is out of range, a code is not finite, or the training diverged.
+    OutputError
+        The checkpoint cannot be written.
     KeyboardInterrupt
         With a message that says whether the training can go on.
     """
+    if checkpoint is not None:
+        check_output(checkpoint, overwrite=True)
     model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
     images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
     request = _request(rows, images.scaling, y, model)
