@@ -17,7 +17,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.head import SGDSoftmax
-from cnncodes.head.descent import Adam, Nesterov
 from cnncodes.head.linear import log_softmax
 
 
@@ -131,45 +130,6 @@ def test_minimum_is_that_of_logistic_regression(iris, parameters, n_classes, bin
     assert objective(X, y, ours.coef_, ours.intercept_, l2) == pytest.approx(best, rel=1e-5)
     assert ours.coef_ == pytest.approx(coef, abs=2e-3)
     assert ours.predict_proba(X) == pytest.approx(theirs.predict_proba(X), abs=1e-3)
-
-
-QUADRATIC = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.05]])
-START = np.array([1.0, -2.0, 3.0])
-
-
-def gradient(place):
-    return QUADRATIC @ place - 1
-
-
-def test_nesterov_follows_the_paper():
-    """Sutskever et al., equations 3 and 4; ours keeps the point where the gradient is taken."""
-    rate, momentum = 0.1, 0.9
-    parameters, slots = START.astype(np.float32), np.zeros((1, 3), np.float32)
-    optimizer = Nesterov(momentum)
-    theta, velocity = START.copy(), np.zeros(3)
-    for number in range(1, 26):
-        optimizer.begin(rate, number)
-        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
-        velocity = momentum * velocity - rate * gradient(theta + momentum * velocity)
-        theta = theta + velocity
-        assert parameters == pytest.approx(theta + momentum * velocity, abs=1e-5)
-
-
-def test_adam_follows_the_paper():
-    """Kingma and Ba, algorithm 1."""
-    rate, beta1, beta2 = 0.05, 0.9, 0.999
-    parameters, slots = START.astype(np.float32), np.zeros((2, 3), np.float32)
-    optimizer = Adam()
-    theta, first, second = START.copy(), np.zeros(3), np.zeros(3)
-    for t in range(1, 26):
-        slope = gradient(theta)
-        optimizer.begin(rate, t)
-        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
-        first = beta1 * first + (1 - beta1) * slope
-        second = beta2 * second + (1 - beta2) * slope**2
-        corrected = first / (1 - beta1**t), second / (1 - beta2**t)
-        theta = theta - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
-        assert parameters == pytest.approx(theta, abs=1e-5)
 
 
 def test_best_epoch_is_kept(noisy):
