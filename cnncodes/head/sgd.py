@@ -192,7 +192,8 @@ def _load(path: Path | None, request: str) -> dict[str, NDArray[Any]] | None:
     if path is None or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy would leave a damaged file open that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             state = dict(stored)
     except Exception:  # what is damaged or not ours may hold anything; the training starts anew
         return None
