@@ -479,10 +479,12 @@ def test_wrong_parameter_does_not_cost_the_checkpoint(files, output, interrupted
     assert train(files[7], output) == [4, 5, 6]
 
 
-def test_folder_in_the_checkpoints_place_is_told_first(files, output, save_always):
+def test_folder_in_the_checkpoints_place_is_told_first(files, output):
     partial_of(output).mkdir()
+    told = []
     with pytest.raises(OutputError, match=r"head\.onnx\.partial: is a folder"):
-        train(files[7], output, stop=1)
+        train_head(files[7], output, estimator="sgd", on_epoch=told.append)
+    assert told == []
     assert left_in(output.parent) == ["head.onnx.partial"]
 
 
