@@ -181,6 +181,39 @@ def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
     assert "5 of 10" in terminal.states()[-2]
 
 
+def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", "images") as told:
+        told.say("before it begins")
+        told.begin(100)
+        clock.now += 30
+        told.advance(60)
+        told.say("at once, whenever the last line was")
+        told.say("and again")
+    assert capfd.readouterr() == (
+        "",
+        "before it begins\n"
+        "train: 60 of 100 images, 2.0 a second, 0:20 left\n"
+        "at once, whenever the last line was\n"
+        "and again\n",
+    )
+
+
+def test_says_a_line_above_the_bar(clock: Clock) -> None:
+    terminal = Terminal(width=80)
+    with standard_error_on(terminal), Progress("train", "images") as told:
+        told.begin(4)
+        for line in ("one", "two"):
+            clock.now += 0.5
+            told.advance(1)
+            told.say(line)
+    start, first, one, second, two, end = terminal.states()
+    assert first.endswith(" train: 1 of 4 images, 2.0 a second, 0:02 left")
+    assert second.endswith(" train: 2 of 4 images, 2.0 a second, 0:01 left")
+    # The bar is wiped away first, and the next one is drawn below the line.
+    assert (one, two) == ("one\r\n", "two\r\n")
+    assert start == end == ""
+
+
 def test_command_keeps_its_bar_apart_from_its_result(
     small_backbone: Path, photos: Path, tmp_path: Path
 ) -> None:

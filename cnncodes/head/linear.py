@@ -64,7 +64,7 @@ class LinearSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return likeliest
 
     def _logits(self, X: ArrayLike) -> NDArray[Any]:
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         features = validate_data(self, X, dtype=self.coef_.dtype, reset=False)
         logits: NDArray[Any] = features @ self.coef_.T + self.intercept_
         return logits

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from cnncodes.errors import TrainingError
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling
 from cnncodes.head.softmax import Epoch, SGDSoftmax
-from cnncodes.output import replacing
+from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
 
 READ_BYTES = 32 * 2**20
@@ -135,14 +134,19 @@ def fit_sgd(
     ------
     TrainingError
         A parameter is out of range, a code is not finite, or the training diverged.
+    OutputError
+        The checkpoint cannot be written.
     KeyboardInterrupt
         With a message that says whether the training can go on.
     """
+    if checkpoint is not None:
+        check_output(checkpoint, overwrite=True)
     model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
-    request = _request(rows, y, model)
+    images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
+    request = _request(rows, images.scaling, y, model)
     state = _load(checkpoint, request)
+    ours = state is not None  # whether the checkpoint there is of this training
     try:
-        images = StandardisedRows(rows, Scaling.of(X for _, X in rows.blocks()), progress)
         if progress is not None:
             n_done = len(state["history"]) if state else 0
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)
@@ -153,11 +157,13 @@ def fit_sgd(
                     on_epoch(epoch)
                 if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
                     _save(checkpoint, request, model)
-                    saved = time.monotonic()
+                    ours, saved = True, time.monotonic()
     except ValueError as error:
+        if checkpoint and ours:  # it would diverge again from there
+            checkpoint.unlink(missing_ok=True)
         raise TrainingError(f"sgd: {error}") from error
     except KeyboardInterrupt:
-        if checkpoint is None or not checkpoint.exists():
+        if not ours:
             raise
         raise KeyboardInterrupt("run the same command again to go on from there") from None
     if checkpoint is not None:
@@ -169,10 +175,11 @@ def fit_sgd(
     return *images.scaling.fold(model.coef_.T, model.intercept_), fitted
 
 
-def _request(rows: CodeRows, y: NDArray[np.int32], model: SGDSoftmax) -> str:
+def _request(rows: CodeRows, scaling: Scaling, y: NDArray[np.int32], model: SGDSoftmax) -> str:
     """Digest all that a training depends on: only the same one goes on from a checkpoint."""
-    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist()])
-    return hashlib.sha256(asked.encode()).hexdigest()
+    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist(), scaling.scale])
+    # Another network makes other codes of the same images: their mean tells.
+    return hashlib.sha256(asked.encode() + scaling.mean.tobytes()).hexdigest()
 
 
 def _save(path: Path, request: str, model: SGDSoftmax) -> None:
@@ -185,8 +192,9 @@ def _load(path: Path | None, request: str) -> dict[str, NDArray[Any]] | None:
     if path is None or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy would leave a damaged file open that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             state = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # not one of ours, or damaged: the training starts anew
+    except Exception:  # what is damaged or not ours may hold anything; the training starts anew
+        return None
     return state if str(state.pop("request", "")) == request else None

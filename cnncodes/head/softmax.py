@@ -188,6 +188,7 @@ class SGDSoftmax(LinearSoftmax):
             A parameter is out of range, there is one class only, X is not finite, or the
             training diverged.
         """
+        self._forget()
         features: NDArray[np.float32]
         features, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
@@ -205,7 +206,7 @@ class SGDSoftmax(LinearSoftmax):
         """Go once through some images, in their order, from where the last call ended.
 
         Nothing is held out, and what the last step gives is kept. After `fit` it goes on from
-        the weights of the best epoch.
+        the weights of the best epoch; after a call that diverged it starts anew.
 
         Parameters
         ----------
@@ -228,23 +229,23 @@ class SGDSoftmax(LinearSoftmax):
             the training diverged.
         """
         self._check_parameters()
-        first = not hasattr(self, "classes_")
+        first = not hasattr(self, "coef_")
         features: NDArray[np.float32]
         names: NDArray[Any]
         features, names = validate_data(self, X, y, dtype=np.float32, reset=first)
         check_classification_targets(names)
-        if first:
-            if classes is None:
-                raise ValueError("the first call of partial_fit needs classes, all there will be")
-            self.classes_ = np.unique(np.asarray(classes))
-            if len(self.classes_) < 2:
-                raise ValueError(f"{len(self.classes_)} class given; two or more are needed")
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+        if first and classes is None:
+            raise ValueError("the first call of partial_fit needs classes, all there will be")
+        known = self.classes_ if classes is None else np.unique(np.asarray(classes))
+        if len(known) < 2:
+            raise ValueError(f"{len(known)} class given; two or more are needed")
+        if not first and not np.array_equal(known, self.classes_):
             raise ValueError("classes differ from those of the first call")
-        if not np.isin(names, self.classes_).all():
+        if not np.isin(names, known).all():
             raise ValueError("y has a class that is not among those of the first call")
-        if not hasattr(self, "_descent"):
-            self._descent = self._start(features.shape[1], len(self.classes_))
+        self.classes_ = known
+        if first or not hasattr(self, "_descent"):
+            self._descent = self._start(features.shape[1], len(known))
             if not first:  # fitted, and nothing of its optimizer was kept
                 self._descent.weights[...] = self.coef_.T
                 self._descent.bias[...] = self.intercept_
@@ -310,7 +311,7 @@ class SGDSoftmax(LinearSoftmax):
                     epoch = self._epoch(number, images, targets, order, held_out)
                 yield epoch
         finally:
-            del self._descent  # a later partial_fit goes on from the best epoch
+            self.__dict__.pop("_descent", None)  # a later partial_fit goes on from the best epoch
 
     def _epoch(
         self,
@@ -395,9 +396,16 @@ class SGDSoftmax(LinearSoftmax):
             rate *= (1 + np.cos(np.pi * progress)) / 2
         return float(rate)
 
+    def _forget(self) -> None:
+        """Be as never trained: what an earlier or a diverged training left is not a result."""
+        for name in ("coef_", "intercept_", "_descent"):
+            self.__dict__.pop(name, None)
+
     def _check_finite(self, loss: float, where: str) -> None:
         # The last step is not in the loss, so its result is looked at too.
-        if not (np.isfinite(loss) and np.isfinite(self._descent.weights).all()):
+        result = (self._descent.weights, self._descent.bias)
+        if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in result)):
+            self._forget()
             raise ValueError(f"diverged in {where}; lower learning_rate")
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import pickle
 from unittest import SkipTest
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import special
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -17,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.head import SGDSoftmax
-from cnncodes.head.descent import Adam, Nesterov
+from cnncodes.head.descent import Adam, Descent, Nesterov
 from cnncodes.head.linear import log_softmax
 
 
@@ -122,7 +125,7 @@ def test_minimum_is_that_of_logistic_regression(iris, parameters, n_classes, bin
     C = 0.5
     # scikit-learn's binary weights are the difference of our two columns: half the penalty.
     l2 = binary / (C * len(y))
-    ours = on_all_images(1500, l2=l2, **parameters).fit(X, y)
+    ours = on_all_images(500, l2=l2, **parameters).fit(X, y)
     theirs = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X, y)
     coef, intercept = theirs.coef_, theirs.intercept_
     if n_classes == 2:
@@ -131,45 +134,6 @@ def test_minimum_is_that_of_logistic_regression(iris, parameters, n_classes, bin
     assert objective(X, y, ours.coef_, ours.intercept_, l2) == pytest.approx(best, rel=1e-5)
     assert ours.coef_ == pytest.approx(coef, abs=2e-3)
     assert ours.predict_proba(X) == pytest.approx(theirs.predict_proba(X), abs=1e-3)
-
-
-QUADRATIC = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.05]])
-START = np.array([1.0, -2.0, 3.0])
-
-
-def gradient(place):
-    return QUADRATIC @ place - 1
-
-
-def test_nesterov_follows_the_paper():
-    """Sutskever et al., equations 3 and 4; ours keeps the point where the gradient is taken."""
-    rate, momentum = 0.1, 0.9
-    parameters, slots = START.astype(np.float32), np.zeros((1, 3), np.float32)
-    optimizer = Nesterov(momentum)
-    theta, velocity = START.copy(), np.zeros(3)
-    for number in range(1, 26):
-        optimizer.begin(rate, number)
-        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
-        velocity = momentum * velocity - rate * gradient(theta + momentum * velocity)
-        theta = theta + velocity
-        assert parameters == pytest.approx(theta + momentum * velocity, abs=1e-5)
-
-
-def test_adam_follows_the_paper():
-    """Kingma and Ba, algorithm 1."""
-    rate, beta1, beta2 = 0.05, 0.9, 0.999
-    parameters, slots = START.astype(np.float32), np.zeros((2, 3), np.float32)
-    optimizer = Adam()
-    theta, first, second = START.copy(), np.zeros(3), np.zeros(3)
-    for t in range(1, 26):
-        slope = gradient(theta)
-        optimizer.begin(rate, t)
-        optimizer.update(parameters, gradient(parameters).astype(np.float32), slots)
-        first = beta1 * first + (1 - beta1) * slope
-        second = beta2 * second + (1 - beta2) * slope**2
-        corrected = first / (1 - beta1**t), second / (1 - beta2**t)
-        theta = theta - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
-        assert parameters == pytest.approx(theta, abs=1e-5)
 
 
 def test_best_epoch_is_kept(noisy):
@@ -267,6 +231,8 @@ def test_strings_as_labels(iris, n_classes):
     "parameters",
     [
         {"optimizer": "sgd"},
+        {"schedule": "linear"},
+        {"patience": 0},
         {"epochs": 0},
         {"batch_size": 0},
         {"validation_fraction": 1.0},
@@ -286,12 +252,300 @@ def test_bad_parameters_are_refused(iris, parameters):
     name, value = next(iter(parameters.items()))
     with pytest.raises(ValueError, match=f"{name}|{value}"):
         SGDSoftmax(**parameters).fit(*iris)
+    with pytest.raises(ValueError, match=f"{name}|{value}"):
+        SGDSoftmax(**parameters).partial_fit(*iris, classes=[0, 1, 2])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_is_an_error(iris):
-    with pytest.raises(ValueError, match=r"learning_rate|diverged|finite"):
+    with pytest.raises(ValueError, match="diverged in epoch 1; lower learning_rate"):
         SGDSoftmax(learning_rate=1e30, random_state=0).fit(*iris)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_bias_can_diverge_alone():
+    X, y = np.zeros((30, 2)), [0] * 28 + [1, 2]  # codes of zeros leave the weights at zero
+    model = SGDSoftmax(epochs=1, learning_rate=3e38, validation_fraction=0, random_state=0)
+    with pytest.raises(ValueError, match="diverged"):
+        model.fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_training_after_one_that_diverged_is_unharmed(iris):
+    X, y = iris
+    model = SGDSoftmax(epochs=2, random_state=0).fit(X, y)
+    fresh = clone(model).fit(X[:100], y[:100])
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_params(learning_rate=1e30).fit(X[:100], y[:100])
+    with pytest.raises(NotFittedError):  # neither by what diverged nor by what was there before
+        model.predict(X)
+    model.set_params(learning_rate=None).fit(X[:100], y[:100])
+    assert np.array_equal(model.coef_, fresh.coef_)
+    assert model.history_ == fresh.history_
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("begin", ["fit", "partial_fit", "not at all"])
+def test_part_that_diverges_is_forgotten(iris, begin):
+    X, y = iris
+    model = SGDSoftmax(epochs=2, random_state=0)
+    if begin == "fit":
+        model.fit(X, y)
+    elif begin == "partial_fit":
+        model.partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="diverged in this part; lower learning_rate"):
+        model.set_params(learning_rate=1e30).partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    model.set_params(learning_rate=None).partial_fit(X, y, classes=[0, 1, 2])
+    assert np.array_equal(model.coef_, clone(model).partial_fit(X, y, classes=[0, 1, 2]).coef_)
+
+
+def test_failed_fit_leaves_nothing_of_an_earlier_one(iris):
+    X, y = iris
+    model = SGDSoftmax(epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="1 class in the data; two or more are needed"):
+        model.fit(X, np.zeros(len(y)))
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+OPTIMIZERS = pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+
+
+@OPTIMIZERS
+def test_partial_fit_is_an_epoch_of_fit(iris, optimizer):
+    """On the same batches in the same order, at a constant rate, with nothing held out."""
+    X, y = iris
+    model = SGDSoftmax(epochs=1, validation_fraction=0, schedule="constant", optimizer=optimizer)
+    whole = clone(model).set_params(random_state=5).fit(X, y)
+    order = np.random.RandomState(5).permutation(len(X))
+    # The schedule is one of fit: partial_fit does not know how many steps there will be.
+    for schedule in ("constant", "cosine"):
+        part = clone(model).set_params(schedule=schedule)
+        part.partial_fit(X[order], y[order], classes=[0, 1, 2])
+        assert np.array_equal(part.coef_, whole.coef_)
+        assert np.array_equal(part.intercept_, whole.intercept_)
+
+
+@OPTIMIZERS
+def test_partial_fit_goes_on_where_it_was(iris, optimizer):
+    X, y = iris
+    whole, parts = (SGDSoftmax(optimizer=optimizer, batch_size=10) for _ in range(2))
+    whole.partial_fit(X, y, classes=[0, 1, 2])
+    parts.partial_fit(X[:50], y[:50], classes=[2, 0, 1, 1]).partial_fit(X[50:70], y[50:70])
+    parts.partial_fit(X[70:], y[70:], classes=[0, 1, 2])
+    assert np.array_equal(parts.coef_, whole.coef_)
+    assert np.array_equal(parts.intercept_, whole.intercept_)
+
+
+def test_partial_fit_learns_classes_it_has_not_met(iris):
+    X, y = iris
+    names = np.array(["wren", "auk", "kite"])
+    model = SGDSoftmax().partial_fit(X[:50], names[y[:50]], classes=names)
+    assert list(model.classes_) == ["auk", "kite", "wren"]
+    assert model.coef_.shape == (3, 4)
+    assert model.score(X[:50], names[y[:50]]) == 1, "the first fifty are all wrens"
+    assert model.predict_proba(X).shape == (150, 3)
+    order = np.random.default_rng(0).permutation(150)
+    for _ in range(5):
+        model.partial_fit(X[order], names[y[order]])
+    assert model.score(X, names[y]) > 0.9
+
+
+def test_first_partial_fit_needs_all_classes(iris):
+    X, y = iris
+    model = SGDSoftmax()
+    with pytest.raises(ValueError, match="first call of partial_fit needs classes"):
+        model.partial_fit(X, y)
+    with pytest.raises(ValueError, match="1 class given; two or more are needed"):
+        model.partial_fit(X, y, classes=[0, 0])
+    with pytest.raises(ValueError, match="y has a class that is not among those of the first"):
+        model.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    # A call that was refused is no first call.
+    model.partial_fit(X[:, :3], y, classes=[0, 1, 2])
+    assert model.n_features_in_ == 3
+
+
+def test_later_partial_fit_must_agree_with_the_first(iris):
+    X, y = iris
+    model = SGDSoftmax().partial_fit(X, y, classes=[0, 1, 2])
+    before = model.coef_.copy()
+    for classes in ([0, 1], [0, 1, 3], [0, 1, 2, 3]):
+        with pytest.raises(ValueError, match="classes differ from those of the first call"):
+            model.partial_fit(X, y, classes=classes)
+    with pytest.raises(ValueError, match="y has a class that is not among"):
+        model.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="3 features, but SGDSoftmax is expecting 4 features"):
+        model.partial_fit(X[:, :3], y)
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(np.full_like(X, np.nan), y)
+    assert np.array_equal(model.coef_, before)
+
+
+def test_partial_fit_after_fit_goes_on_from_the_best_epoch(noisy):
+    X, y = noisy
+    model = SGDSoftmax(epochs=10, learning_rate=5.0, schedule="constant", random_state=1)
+    model.fit(X, y)
+    assert model.best_epoch_ < 10, "on this data the last epoch must not be the best"
+    wanted = Descent(10, 2, Nesterov(0.9), 1e-5)
+    wanted.weights[...], wanted.bias[...] = model.coef_.T, model.intercept_
+    for start in range(0, 120, 32):
+        wanted.step(X[start : start + 32], y[start : start + 32], 5.0)
+    model.partial_fit(X, y)
+    assert model.coef_ == pytest.approx(wanted.weights.T, abs=1e-5)
+    assert model.intercept_ == pytest.approx(wanted.bias, abs=1e-5)
+
+
+def test_fit_after_partial_fit_starts_anew(iris):
+    X, y = iris
+    model = SGDSoftmax(epochs=2, random_state=0)
+    model.partial_fit(X[:100, :3], y[:100], classes=[0, 1]).fit(X, y)
+    fresh = clone(model).fit(X, y)
+    assert np.array_equal(model.coef_, fresh.coef_)
+    model.partial_fit(X, y)
+    assert np.array_equal(model.coef_, fresh.partial_fit(X, y).coef_)
+
+
+@OPTIMIZERS
+def test_partial_fit_survives_pickling_and_is_not_cloned(iris, optimizer):
+    X, y = iris
+    model = SGDSoftmax(optimizer=optimizer).partial_fit(X[:64], y[:64], classes=[0, 1, 2])
+    pickled = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(pickled.predict_proba(X), model.predict_proba(X))
+    pickled.partial_fit(X[64:], y[64:])
+    assert not np.array_equal(pickled.coef_, model.coef_)
+    assert np.array_equal(pickled.coef_, model.partial_fit(X[64:], y[64:]).coef_)
+    with pytest.raises(ValueError, match="needs classes"):
+        clone(model).partial_fit(X, y)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_rate_follows_the_schedule(iris, schedule):
+    """Of plain descent, each step divided by the slope is the rate."""
+    X, y = iris
+    model = SGDSoftmax(
+        epochs=8,
+        batch_size=1000,
+        learning_rate=0.5,
+        schedule=schedule,
+        momentum=0,
+        l2=0,
+        validation_fraction=0,
+    )
+    weights = [np.zeros((3, 4))]
+    biases = [np.zeros(3)]
+
+    def note(_):
+        weights.append(model.coef_.astype(np.float64))
+        biases.append(model.intercept_.astype(np.float64))
+
+    model.fit(X, y, note)
+    rates = []
+    for before, after, bias in zip(weights, weights[1:], biases, strict=False):
+        residual = special.softmax(X @ before.T + bias, axis=1) - np.eye(3)[y]
+        slope = residual.T @ X / len(X)
+        rates.append(((before - after) * slope).sum() / np.square(slope).sum())
+    falling = 0.5 * np.cos(np.arange(8) / 8 * np.pi / 2) ** 2
+    wanted = falling if schedule == "cosine" else np.full(8, 0.5)
+    assert rates == pytest.approx(wanted, abs=1e-4)
+
+
+@OPTIMIZERS
+def test_rate_falls_within_an_epoch_too(iris, optimizer):
+    X, y = iris
+    parameters = {"epochs": 1, "batch_size": 50, "validation_fraction": 0, "l2": 0}
+    model = SGDSoftmax(optimizer=optimizer, learning_rate=0.5, random_state=2, **parameters)
+    model.fit(X, y)
+    descent = Descent(4, 3, Adam() if optimizer == "adam" else Nesterov(0.9), 0)
+    order = np.random.RandomState(2).permutation(150)
+    for batch, rate in zip(order.reshape(3, 50), (0.5, 0.375, 0.125), strict=True):
+        descent.step(X[batch], y[batch], rate)
+    assert model.coef_ == pytest.approx(descent.weights.T, abs=1e-6)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_and_the_best_epoch_is_kept(noisy, patience):
+    X, y = noisy
+    model = SGDSoftmax(epochs=30, learning_rate=5.0, schedule="constant", random_state=1)
+    whole = clone(model).fit(X, y)
+    best, waited, n_epochs = (-1.0,), 0, 0
+    while waited < patience:
+        epoch = whole.history_[n_epochs]
+        n_epochs += 1
+        rank = epoch.validation_accuracy, -epoch.validation_loss
+        waited = 0 if rank > best else waited + 1
+        best = max(best, rank)
+    assert n_epochs < 30, "on this data it must stop early"
+    model.set_params(patience=patience).fit(X, y)
+    assert model.history_ == whole.history_[:n_epochs]
+    assert model.best_epoch_ == n_epochs - patience
+    short = clone(whole).set_params(epochs=model.best_epoch_).fit(X, y)
+    assert np.array_equal(model.coef_, short.coef_)
+
+
+def test_patience_needs_something_held_out(noisy):
+    model = SGDSoftmax(epochs=5, validation_fraction=0, patience=1, random_state=0).fit(*noisy)
+    assert len(model.history_) == model.best_epoch_ == 5
+
+
+class InMemory:
+    """Codes in an array, as `SGDSoftmax.train` takes them."""
+
+    def __init__(self, X):
+        self.X = X
+        self.n_features = X.shape[1]
+
+    def batches(self, order, size):
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            yield places, self.X[places]
+
+    def shuffled(self, places, random):
+        return random.permutation(places)
+
+
+def stored(state):
+    """A state as it comes back from a file without pickles."""
+    file = io.BytesIO()
+    np.savez(file, **state)
+    file.seek(0)
+    return dict(np.load(file, allow_pickle=False))
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("stop", [1, 4, 9])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"patience": 4}, {"validation_fraction": 0}, {"schedule": "constant", "batch_size": 7}],
+    ids=str,
+)
+def test_training_goes_on_from_its_state(noisy, optimizer, stop, parameters):
+    X, y = noisy
+    options = {"epochs": 9, "learning_rate": 2.0, "optimizer": optimizer, "random_state": 1}
+    whole, begun, resumed = (SGDSoftmax(**(options | parameters)) for _ in range(3))
+    all_told = list(whole.train(InMemory(X), y, 2))
+    stop = min(stop, len(all_told))
+    training = begun.train(InMemory(X), y, 2)
+    told = [next(training) for _ in range(stop)]
+    state = stored(begun.state())
+    training.close()
+    told += resumed.train(InMemory(X), y, 2, state)
+    assert told == all_told == resumed.history_ == whole.history_
+    assert resumed.best_epoch_ == whole.best_epoch_
+    assert np.array_equal(resumed.coef_, whole.coef_)
+    assert np.array_equal(resumed.intercept_, whole.intercept_)
+
+
+def test_train_and_fit_are_the_same(noisy):
+    X, y = noisy
+    model = SGDSoftmax(epochs=3, random_state=1)
+    told = list(model.train(InMemory(X), y, 2))
+    fitted = clone(model).fit(X, y)
+    assert told == fitted.history_
+    assert np.array_equal(model.coef_, fitted.coef_)
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from cnncodes import CodeStore
+from cnncodes import CodeStore, progress
 from cnncodes.errors import ParameterError
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
@@ -151,6 +152,54 @@ def test_options_of_sgd_reach_it(codes, output, run):
     fitted = train_json(run, codes, "-o", output, *SGD, *options)["fitted"]
     given = ("epochs", "batch_size", "learning_rate", "random_state", "optimizer")
     assert [fitted[name] for name in given] == [2, 5, 0.25, 4, "momentum"]
+
+
+def test_schedule_penalty_and_patience_reach_it(codes, output, run):
+    options = ("--schedule", "constant", "--l2", "0.125", "--patience", "2")
+    fitted = train_json(run, codes, "-o", output, *SGD, *options)["fitted"]
+    assert [fitted[name] for name in ("schedule", "l2", "patience")] == ["constant", 0.125, 2]
+    plain = train_json(run, codes, "-o", output, "--overwrite", *SGD)["fitted"]
+    assert [plain[name] for name in ("schedule", "l2", "patience")] == ["cosine", 1e-5, None]
+    assert info_of(output).training["fitted"] == plain
+
+
+def test_schedule_and_penalty_make_another_head(codes, output, run):
+    weights = []
+    for options in ((), ("--schedule", "constant"), ("--l2", "0.5")):
+        run("train", codes, "-o", output, "--overwrite", *SGD, "--epochs", "5", *options)
+        weights.append(weights_of(output))
+    plain, constant, penalised = weights
+    assert not np.allclose(plain, constant, rtol=1e-3)
+    assert np.square(penalised).sum() < np.square(plain).sum() / 2
+
+
+def test_patience_stops_the_training(codes, output, run):
+    options = (*SGD, "--epochs", "60", "--patience", "2", "--json")
+    result = run("train", codes, "-o", output, *options)
+    told = [line for line in result.stderr.splitlines() if "train loss" in line]
+    best = json.loads(result.stdout)["fitted"]["best_epoch"]
+    assert len(told) == best + 2 < 60
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--schedule", "linear"), ("--l2", "-1"), ("--patience", "0"), ("--epochs", "0")],
+)
+def test_wrong_usage_of_sgd(codes, output, run, option, value):
+    said = run("train", codes, "-o", output, *SGD, option, value, exit_code=2).stderr
+    assert option in said
+    assert not list(output.parent.iterdir())
+
+
+def test_progress_of_sgd_is_told_in_plain_lines(codes, output, run, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    result = run("train", codes, "-o", output, *SGD, "--epochs", "2", "--json")
+    counts = re.findall(r"^train: (\d+) of (\d+) images, ", result.stderr, re.MULTILINE)
+    n_images = json.loads(result.stdout)["train"]["n_images"]
+    assert [(int(done), int(total)) for done, total in counts][-1] == (2 * n_images, 2 * n_images)
+    assert all(int(done) <= int(total) for done, total in counts)
+    assert "\x1b" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1 + len(counts) + 2  # a line for each epoch
 
 
 def test_metadata_tell_how_it_was_trained(codes, output, run, small_backbone):

@@ -1,0 +1,546 @@
+"""The SGD head on the codes of a file: the order, the memory and the checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from cnncodes import CodeStore
+from cnncodes.errors import OutputError, TrainingError
+from cnncodes.extract import store as store_module
+from cnncodes.head import SGDSoftmax, sgd
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import Scaling, read_all
+from cnncodes.head.sgd import StandardisedRows, fit_sgd
+from cnncodes.head.train import train_head
+from tests.conftest import Run
+from tests.extract.test_store import create
+from tests.head.test_softmax import InMemory
+from tests.test_output import unprivileged
+
+N_IMAGES, N_FEATURES = 210, 64
+PER_CHUNK = (1, 7, 100)
+
+
+def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7) -> Path:
+    """Write a codes file of which each chunk holds so many images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "CHUNK_BYTES", per_chunk * X.shape[1] * 4)
+        names = [f"{number:02}" for number in range(y.max() + 1)]
+        store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names)
+    paths = [f"{index}.png" for index in range(len(X))]
+    store.append(X, y.tolist(), paths, [f"{index:064x}" for index in range(len(X))])
+    store.finish(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Codes and classes of digits, as a file would hold them: a class after the other."""
+    X, y = load_digits(n_class=4, return_X_y=True)
+    chosen = np.argsort(y[:N_IMAGES], kind="stable")
+    return X[chosen].astype(np.float32), y[chosen].astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, digits):
+    """The same codes, in chunks of so many images."""
+    folder = tmp_path_factory.mktemp("sgd")
+    return {n: write_codes(folder / f"{n}.h5", *digits, per_chunk=n) for n in PER_CHUNK}
+
+
+@pytest.fixture(scope="module")
+def opened(files):
+    """Two in three of the images of each file."""
+    stores = {n: CodeStore.open(path) for n, path in files.items()}
+    chosen = np.flatnonzero(np.arange(N_IMAGES) % 3)
+    yield {n: CodeRows(store, chosen) for n, store in stores.items()}
+    for store in stores.values():
+        store.close()
+
+
+@pytest.fixture
+def targets(digits):
+    return digits[1][np.arange(N_IMAGES) % 3 > 0]
+
+
+def standardised(rows: CodeRows, n_read: int = 10_000) -> StandardisedRows:
+    """Codes of which so many images are read at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sgd, "READ_BYTES", n_read * N_FEATURES * 4)
+        return StandardisedRows(rows, Scaling.of([read_all(rows)]))
+
+
+@given(
+    per_chunk=st.sampled_from(PER_CHUNK),
+    places=st.permutations(range(140)),
+    n_places=st.integers(0, 140),
+    size=st.integers(1, 150),
+    n_read=st.integers(1, 150),
+)
+def test_batches_are_what_was_asked_for(
+    opened: dict[int, CodeRows],
+    digits: tuple[np.ndarray, np.ndarray],
+    per_chunk: int,
+    places: list[int],
+    n_places: int,
+    size: int,
+    n_read: int,
+) -> None:
+    order = np.array(places[:n_places], np.intp)
+    batches = list(standardised(opened[per_chunk], n_read).batches(order, size))
+    assert [place for batch, _ in batches for place in batch] == places[:n_places]
+    assert all(len(batch) == len(X) == size for batch, X in batches[:-1])
+    assert all(0 < len(batch) == len(X) <= size for batch, X in batches[-1:])
+    chosen = digits[0][np.arange(N_IMAGES) % 3 > 0].astype(np.float64)
+    centred = chosen - chosen.mean(axis=0)
+    wanted = centred / np.sqrt(np.square(centred).sum(axis=1).mean())
+    for batch, X in batches:
+        np.testing.assert_allclose(X, wanted[batch], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_read", [1, 30, 1000])
+@pytest.mark.parametrize("per_chunk", PER_CHUNK)
+def test_order_is_random_and_the_seeds(opened, per_chunk, n_read):
+    images = standardised(opened[per_chunk], n_read)
+    places = np.arange(3, 130)  # some are held out
+    random, same, other = (np.random.RandomState(seed) for seed in (1, 1, 2))
+    first, second = images.shuffled(places, random), images.shuffled(places, random)
+    assert sorted(first) == sorted(second) == list(places)
+    assert not np.array_equal(first, second), "each epoch has an order of its own"
+    assert np.array_equal(first, images.shuffled(places, same))
+    assert np.array_equal(second, images.shuffled(places, same))
+    assert not np.array_equal(first, images.shuffled(places, other))
+
+
+@pytest.mark.parametrize("n_read", [10, 40, 140])
+@pytest.mark.parametrize("per_chunk", PER_CHUNK)
+def test_a_read_decodes_few_chunks(opened, per_chunk, n_read):
+    rows = opened[per_chunk]
+    images, places = standardised(rows, n_read), np.arange(140)
+    n_chunks = len(np.unique(rows.chunks(places)))
+    order = images.shuffled(places, np.random.RandomState(0))
+    reads = [order[start : start + n_read] for start in range(0, 140, n_read)]
+    decoded = [len(np.unique(rows.chunks(read))) for read in reads]
+    # Each chunk once, and those that two reads share twice.
+    assert sum(decoded) <= n_chunks + len(reads) - 1
+
+
+@pytest.mark.parametrize(("per_chunk", "n_read"), [(1, 1), (1, 20), (7, 1000), (100, 140)])
+def test_all_images_mix_where_a_chunk_is_one_or_all_are_in_memory(opened, per_chunk, n_read):
+    images, places = standardised(opened[per_chunk], n_read), np.arange(140)
+    random = np.random.RandomState(0)
+    orders = [images.shuffled(places, random) for _ in range(400)]
+    for image in (0, 77):
+        where = [int(np.flatnonzero(order == image)[0]) for order in orders]
+        # Each quarter is as likely; six standard deviations are 52.
+        assert np.bincount([place // 35 for place in where], minlength=4) == pytest.approx(
+            [100] * 4, abs=52
+        )
+    together = sum(abs(np.flatnonzero(order < 2) @ [1, -1]) == 1 for order in orders)
+    assert together < 30, "two neighbours stay so by chance in 1 order of 70"
+
+
+def test_small_reads_mix_images_of_many_chunks(opened):
+    rows = opened[7]
+    images = standardised(rows, 50)
+    order = images.shuffled(np.arange(140), np.random.RandomState(0))
+    chunks = rows.chunks(order[:50])
+    assert len(set(chunks)) >= 10
+    assert np.count_nonzero(np.diff(chunks)) > 30, "images of one chunk must not stay in a row"
+
+
+class SameOrder(InMemory):
+    """Codes in memory, shuffled as those of a file are."""
+
+    def __init__(self, images: StandardisedRows, X: np.ndarray) -> None:
+        super().__init__(X)
+        self.shuffled = images.shuffled
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("momentum", 3.0), ("adam", 0.02)])
+@pytest.mark.parametrize("per_chunk", PER_CHUNK)
+def test_weights_are_those_of_codes_in_memory(
+    monkeypatch, opened, targets, per_chunk, optimizer, rate
+):
+    rows = opened[per_chunk]
+    monkeypatch.setattr(sgd, "READ_BYTES", 50 * N_FEATURES * 4)
+    parameters = {"epochs": 6, "optimizer": optimizer, "learning_rate": rate, "batch_size": 20}
+    told = []
+    weights, bias, fitted = fit_sgd(
+        rows, targets, seed=3, parameters=parameters, on_epoch=told.append
+    )
+    assert (weights.shape, weights.dtype) == ((N_FEATURES, 4), np.float32)
+    assert (bias.shape, bias.dtype) == ((4,), np.float32)
+    X = read_all(rows)
+    scaling = Scaling.of([X])
+    scaling.apply(X)
+    model = SGDSoftmax(random_state=3, **parameters)
+    order = SameOrder(StandardisedRows(rows, scaling), X)
+    assert list(model.train(order, targets.astype(np.intp), 4)) == told
+    logits = read_all(rows) @ weights + bias
+    np.testing.assert_allclose(logits, X @ model.coef_.T + model.intercept_, atol=1e-4)
+    assert fitted["best_epoch"] == model.best_epoch_
+    best = told[model.best_epoch_ - 1]
+    assert fitted["validation_accuracy"] == best.validation_accuracy
+    fit = SGDSoftmax(random_state=3, **parameters).fit(X, targets)  # in an order of its own
+    accuracy = (logits.argmax(axis=1) == targets).mean()
+    assert accuracy == pytest.approx(fit.score(X, targets), abs=0.03)
+    assert accuracy > 0.9
+
+
+def test_seed_may_be_larger_than_numpys(opened, targets):
+    one = {"epochs": 1}
+    large, small = (
+        fit_sgd(opened[7], targets, seed=seed, parameters=one)[0] for seed in (2**32 + 5, 5)
+    )
+    assert np.array_equal(large, small)
+
+
+def test_bad_parameter_is_told(opened, targets):
+    with pytest.raises(TrainingError, match="sgd: no schedule 'steep'"):
+        fit_sgd(opened[7], targets, parameters={"schedule": "steep"})
+
+
+def test_little_is_in_memory_at_a_time(monkeypatch, tmp_path):
+    n_images, n_features, n_classes = 8192, 1024, 3
+    generator = np.random.default_rng(0)
+    X = np.zeros((n_images, n_features), np.float32)
+    X[:, :20] = generator.integers(0, 3, (n_images, 20))
+    y = (X[:, 0] + np.arange(n_images) % 2 > 1).astype(np.int32)
+    path = write_codes(tmp_path / "codes.h5", X, y, per_chunk=64)
+    all_bytes, weights_bytes = X.nbytes, n_features * n_classes * 4
+    del X
+    read_bytes = 2**20  # as much as 256 images, which are looked at together
+    monkeypatch.setattr(sgd, "READ_BYTES", read_bytes)
+    with CodeStore.open(path) as store:
+        rows = CodeRows(store, np.arange(n_images))
+        tracemalloc.start()
+        fit_sgd(rows, y, parameters={"epochs": 1}, checkpoint=tmp_path / "x.partial")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    told_of_images = 400 * n_images  # their digests
+    assert peak < 6 * read_bytes + 6 * weights_bytes + told_of_images < all_bytes / 3
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Where the head goes: a folder of its own, so that leftovers show."""
+    (tmp_path / "heads").mkdir()
+    return tmp_path / "heads" / "head.onnx"
+
+
+@pytest.fixture
+def save_always(monkeypatch):
+    monkeypatch.setattr(sgd, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+
+def partial_of(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def train(codes: Path, output: Path, stop: int | None = None, *, seed: int = 0, **sgd_parameters):
+    """Train six epochs and give the numbers of those that were told; interrupt one."""
+    told: list[int] = []
+
+    def tell(epoch):
+        told.append(epoch.number)
+        if epoch.number == stop:
+            raise KeyboardInterrupt
+
+    parameters = {"epochs": 6, "batch_size": 20} | sgd_parameters
+    train_head(codes, output, estimator="sgd", seed=seed, sgd=parameters, on_epoch=tell)
+    return told
+
+
+@pytest.fixture
+def interrupted(files, output, save_always):
+    """The checkpoint of a training that was interrupted after its third epoch."""
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on from there"):
+        train(files[7], output, stop=4)
+    assert left_in(output.parent) == ["head.onnx.partial"]
+    return partial_of(output)
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """What the same training gives when nobody interrupts it."""
+    path = tmp_path_factory.mktemp("whole") / "head.onnx"
+    assert train(files[7], path) == [1, 2, 3, 4, 5, 6]
+    assert left_in(path.parent) == ["head.onnx"]
+    return path.read_bytes()
+
+
+def test_interrupted_training_goes_on(files, output, interrupted, whole):
+    assert train(files[7], output) == [4, 5, 6]
+    assert left_in(output.parent) == ["head.onnx"]
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"optimizer": "adam"}, {"patience": 3}, {"validation_fraction": 0.0}],
+    ids=str,
+)
+def test_any_training_can_be_interrupted_again_and_again(files, output, save_always, parameters):
+    for stop in (3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train(files[100], output, stop=stop, **parameters)
+    told = train(files[100], output, **parameters)
+    went_on = output.read_bytes()
+    output.unlink()
+    assert train(files[100], output, **parameters) == [1, 2, 3, 4, *told]
+    assert told[0] == 5
+    assert output.read_bytes() == went_on
+
+
+def test_training_interrupted_after_its_last_epoch_is_done(files, output, interrupted, whole):
+    with pytest.raises(KeyboardInterrupt):
+        train(files[7], output, stop=6)
+    assert train(files[7], output) == [6]
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 1}, {"learning_rate": 2.0}, {"epochs": 7}, {"patience": 9}, {"l2": 0.0}],
+    ids=str,
+)
+def test_another_training_starts_anew(files, output, interrupted, changed):
+    epochs = list(range(1, changed.get("epochs", 6) + 1))
+    assert train(files[7], output, **changed) == epochs
+    assert left_in(output.parent) == ["head.onnx"]
+    after_another = output.read_bytes()
+    output.unlink()
+    train(files[7], output, **changed)
+    assert output.read_bytes() == after_another
+
+
+@pytest.mark.parametrize("change", ["codes", "number of codes", "labels"])
+def test_other_codes_of_the_same_images_start_anew(digits, tmp_path, output, interrupted, change):
+    X, y = digits[0].copy(), digits[1].copy()
+    if change == "codes":  # as of another network
+        X = X[:, ::-1].copy()
+    elif change == "number of codes":
+        X = X[:, 8:].copy()
+    else:
+        y = 3 - y
+    codes = write_codes(tmp_path / "other.h5", X, y)
+    assert train(codes, output) == [1, 2, 3, 4, 5, 6]
+    after_another = output.read_bytes()
+    output.unlink()
+    train(codes, output)
+    assert output.read_bytes() == after_another
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def write_foreign(path: Path, kind: str, trap: Path) -> None:
+    content = path.read_bytes()
+    with path.open("wb") as file:
+        if kind == "empty":
+            pass
+        elif kind == "text":
+            file.write(b"my notes\n")
+        elif kind == "truncated":
+            file.write(content[: len(content) // 2])
+        elif kind == "damaged":
+            file.write(content.replace(b"\x93NUMPY", b"\x93NUMPX"))
+        elif kind == "encrypted":  # as its table of contents says
+            flags = content.index(b"PK\x01\x02") + 8
+            file.write(content[:flags] + b"\x01" + content[flags + 1 :])
+        elif kind == "array":
+            np.save(file, np.zeros(3))
+        elif kind == "arrays":
+            np.savez(file, weights=np.zeros(3))
+        elif kind == "pickle":
+            file.write(pickle.dumps(Trap(trap)))
+        elif kind == "pickled array":
+            np.save(file, np.array([Trap(trap)]))
+        else:
+            np.savez(file, request=np.array(Trap(trap)), weights=np.array([Trap(trap)]))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("empty", "text", "truncated", "damaged", "encrypted", "array", "arrays"),
+        *("pickle", "pickled array", "pickled arrays"),
+    ],
+)
+def test_what_is_no_checkpoint_starts_anew(files, output, interrupted, whole, tmp_path, kind):
+    trap = tmp_path / "sprung"
+    pickle.loads(pickle.dumps(Trap(trap)))
+    trap.unlink()  # it works
+    write_foreign(interrupted, kind, trap)
+    assert train(files[7], output) == [1, 2, 3, 4, 5, 6]
+    assert not trap.exists()
+    assert left_in(output.parent) == ["head.onnx"]
+    assert output.read_bytes() == whole
+
+
+@settings(max_examples=40)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_damage_of_any_bit_does_no_harm(
+    opened: dict[int, CodeRows],
+    checkpoint: tuple[Path, bytes, np.ndarray],
+    share: float,
+    bit: int,
+) -> None:
+    path, content, expected = checkpoint
+    damaged = bytearray(content)
+    damaged[int(share * len(content))] ^= 1 << bit
+    path.write_bytes(damaged)
+    y = np.arange(140, dtype=np.int32) % 4
+    weights = fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path)[0]
+    assert not path.exists()
+    np.testing.assert_array_equal(weights, expected)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(opened, tmp_path_factory):
+    """A checkpoint's place, what stands in it after the first of two epochs, the weights."""
+    path = tmp_path_factory.mktemp("checkpoint") / "head.onnx.partial"
+
+    def stop(epoch):
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    y = np.arange(140, dtype=np.int32) % 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sgd, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path, on_epoch=stop)
+    return path, path.read_bytes(), fit_sgd(opened[7], y, parameters={"epochs": 2})[0]
+
+
+def test_interrupt_before_the_first_checkpoint_promises_nothing(files, output, interrupted):
+    """What stands there is of another training."""
+    before = interrupted.read_bytes()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(files[7], output, stop=1, seed=1)
+    assert str(caught.value) == ""
+    assert interrupted.read_bytes() == before
+
+
+def test_interrupt_without_a_checkpoint(opened, targets, save_always):
+    def stop(epoch):
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit_sgd(opened[7], targets, on_epoch=stop)
+    assert str(caught.value) == ""
+
+
+def test_training_that_diverges_leaves_no_checkpoint(files, output, save_always):
+    told = []
+    # A penalty this large makes each step overshoot by more than the last.
+    parameters = {"epochs": 9, "batch_size": 40, "l2": 100.0}
+    with pytest.raises(TrainingError, match=r"sgd: diverged in epoch \d; lower learning_rate"):
+        train_head(
+            files[7],
+            output,
+            estimator="sgd",
+            sgd=parameters,
+            on_epoch=lambda _: told.append(left_in(output.parent)),
+        )
+    assert told[-1] == ["head.onnx.partial"], "there must have been one"
+    assert left_in(output.parent) == []
+
+
+def test_wrong_parameter_does_not_cost_the_checkpoint(files, output, interrupted):
+    with pytest.raises(TrainingError, match="schedule"):
+        train(files[7], output, schedule="steep")
+    assert train(files[7], output) == [4, 5, 6]
+
+
+def test_folder_in_the_checkpoints_place_is_told_first(files, output):
+    partial_of(output).mkdir()
+    told = []
+    with pytest.raises(OutputError, match=r"head\.onnx\.partial: is a folder"):
+        train_head(files[7], output, estimator="sgd", on_epoch=told.append)
+    assert told == []
+    assert left_in(output.parent) == ["head.onnx.partial"]
+
+
+def test_folder_that_becomes_read_only_is_told(files, tmp_path, save_always, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
+    codes, locked = Path(shutil.copy(files[7], "codes.h5")), Path("locked")
+    with unprivileged(tmp_path):
+        locked.mkdir()
+        with pytest.raises(OutputError) as caught:
+            train_head(
+                codes,
+                locked / "head.onnx",
+                estimator="sgd",
+                on_epoch=lambda _: locked.chmod(0o555),
+            )
+        locked.chmod(0o755)
+    told = "locked/head.onnx.partial: the folder locked cannot be written to"
+    assert str(caught.value) == told
+    assert left_in(locked) == []
+
+
+def test_folder_that_goes_away_is_told(files, output, save_always):
+    with pytest.raises(OutputError, match="does not exist"):
+        train_head(files[7], output, estimator="sgd", on_epoch=lambda _: output.parent.rmdir())
+
+
+# As `python -m cnncodes`, but each epoch leaves a checkpoint.
+CAREFUL = """
+from cnncodes.cli import main
+from cnncodes.head import sgd
+sgd.SECONDS_BETWEEN_CHECKPOINTS = 0
+main(prog_name="cnncodes")
+"""
+
+
+def test_interrupted_command_goes_on_when_given_again(files, output, run: Run):
+    arguments = ("train", files[7], "-o", output, "--estimator", "sgd", "--epochs", "100")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-c", CAREFUL, *map(str, arguments)], **pipes
+    ) as command:
+        assert command.stderr.readline() == "reading the codes and training …\n"
+        for number in (1, 2):  # by then one checkpoint is there
+            assert re.match(rf"  epoch +{number}  train loss", command.stderr.readline())
+        command.send_signal(signal.SIGINT)
+        printed, errors = command.communicate()
+    assert command.returncode == 1
+    assert printed == ""
+    *lines, error = errors.splitlines()
+    assert all(re.match(r"  epoch +\d+  train loss", line) for line in lines)
+    assert error == "Error: interrupted; run the same command again to go on from there"
+    assert left_in(output.parent) == ["head.onnx.partial"]
+    told = [line for line in run(*arguments).stderr.splitlines() if "epoch" in line]
+    assert 0 < len(told) < 100
+    assert told[-1].startswith("  epoch 100  train loss")
+    assert left_in(output.parent) == ["head.onnx"]
+    went_on = output.read_bytes()
+    run(*arguments, "--overwrite")
+    assert output.read_bytes() == went_on
