@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from cnncodes.errors import OutputError, WeightsError
+from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.charts import require
 from cnncodes.head.split import split_by_class
 from cnncodes.model_file import HeadInfo, open_session
 
@@ -19,7 +20,7 @@ SIDE = 64  # the digits are 8 × 8: enlarged, so that a person can look at them 
 
 
 def run(folder: Path, *, all_images: bool) -> None:
-    """Write digits as PNG files, then export, extract, train, bundle and predict.
+    """Write digits as PNG files, then export, extract, train, evaluate, bundle and predict.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def run(folder: Path, *, all_images: bool) -> None:
     _step("export", "inception_v3", "--weights", weights, "-o", backbone)
     _step("extract", backbone, folder / "digits", "-o", codes)
     _step("train", codes, "-o", head)
+    report = folder / "report"
+    _step("evaluate", head, codes, *(["--report", report] if _can_report() else []))
     _step("bundle", backbone, head, "-o", app)
     _step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
     accuracy = _read_head(head).training["test"]["accuracy"]
@@ -68,8 +71,10 @@ def run(folder: Path, *, all_images: bool) -> None:
         (codes, "the codes of all images"),
         (head, "the classifier, from codes to probabilities"),
         (app, "both in one file, for your own program"),
+        (report / "index.html", "how good the classifier is, for a browser"),
     ):
-        click.echo(f"  {path!s:{len(str(backbone))}}  {meaning}")
+        if path.exists():
+            click.echo(f"  {path!s:{len(str(report / 'index.html'))}}  {meaning}")
     click.echo("Next: the same commands with a folder of your own photographs.")
 
 
@@ -102,6 +107,14 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
         Image.fromarray(ink).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
         paths.append(path)
     return paths
+
+
+def _can_report() -> bool:
+    try:
+        require("a report", "matplotlib", "jinja2")
+    except MissingDependencyError:
+        return False
+    return True
 
 
 def _make_empty(folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_printed_commands_can_be_typed_again(demo: tuple[Path, str]) -> None:
     folder, printed = demo
     commands = [line[2:] for line in printed.splitlines() if line.startswith("$ ")]
     assert [shlex.split(command)[1] for command in commands] == [
-        *("export", "extract", "train", "bundle", "predict")
+        *("export", "extract", "train", "evaluate", "bundle", "predict")
     ]
     predict = shlex.split(commands[-1])
     again = subprocess.run(
@@ -61,10 +61,10 @@ def test_everything_it_names_is_there(demo: tuple[Path, str]) -> None:
     folder, printed = demo
     listing = printed.split("Everything is in")[1]
     named = re.findall(r"^  (digits demo/\S+)", listing, flags=re.MULTILINE)
-    assert len(named) == 5
+    assert len(named) == 6
     assert all((folder / name).exists() for name in named)
     assert {path.name for path in (folder / "digits demo").iterdir()} == {
-        Path(name).name for name in named
+        Path(name).relative_to("digits demo").parts[0] for name in named
     }
     assert len(list((folder / "digits demo" / "digits").rglob("*.png"))) == 600
 

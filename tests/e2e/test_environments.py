@@ -78,7 +78,7 @@ def test_no_network_is_truly_none(base: Environment, tmp_path: Path) -> None:
 
 def test_base_installation_is_small_and_without_tensorflow(base: Environment) -> None:
     installed = base.packages()
-    assert not installed & {"tensorflow", "keras", "tf2onnx", "matplotlib"}
+    assert not installed & {"tensorflow", "keras", "tf2onnx", "matplotlib", "jinja2", "skl2onnx"}
     size = sum(path.stat().st_size for path in base.folder.rglob("*") if path.is_file())
     assert size < 450 * MEGABYTE
 
@@ -92,6 +92,9 @@ def test_chain_runs_without_tensorflow_and_network(
         ["extract", backbone, str(photos), "-o", "codes.h5"],
         ["train", "codes.h5", "-o", "head.onnx"],
         ["train", "codes.h5", "-o", "sgd.onnx", "--method", "sgd"],
+        ["evaluate", "head.onnx", "codes.h5"],
+        ["evaluate", "head.onnx", str(photos), "--backbone", backbone, "--json"],
+        ["curve", "codes.h5", "--per-class", "2,4", "--seeds", "2"],
         ["bundle", backbone, "head.onnx", "-o", "app.onnx"],
         ["info", "app.onnx"],
     ):
@@ -133,6 +136,33 @@ def test_export_without_tensorflow_names_the_extra(base: Environment, tmp_path: 
         "Error: export needs tensorflow and tf2onnx; install the extra: "
         "pip install 'cnncodes[export]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (["evaluate", "head.onnx", "codes.h5", "--report", "report"], "report"),
+        (["curve", "codes.h5", "--plot", "curve.png"], "report"),
+        (["train", "codes.h5", "-o", "knn.onnx", "--estimator", "knn"], "estimators"),
+    ],
+)
+def test_what_needs_an_extra_names_it_and_leaves_nothing(
+    base: Environment, codes: Path, head: Path, tmp_path: Path, command: list[str], extra: str
+) -> None:
+    for path in (codes, head):
+        (tmp_path / path.name).symlink_to(path)
+    before = set(tmp_path.iterdir())
+    done = subprocess.run(
+        [base.folder / "bin" / "cnncodes", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert f"pip install 'cnncodes[{extra}]'" in done.stderr.splitlines()[-1]
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_classifier_needs_three_packages_only(

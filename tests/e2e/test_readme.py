@@ -39,7 +39,7 @@ def test_blocks_are_commands_or_programs() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "python"}
     assert [each for each in COMMANDS if not each.startswith("cnncodes ")] == [*RUN_ELSEWHERE]
     names = {command.split()[1] for command in COMMANDS if command.startswith("cnncodes ")}
-    assert names == {"export", "extract", "train", "bundle", "predict"}
+    assert names == {"export", "extract", "train", "evaluate", "curve", "bundle", "predict"}
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:
@@ -66,7 +66,7 @@ def test_commands_and_programs_run(folder: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
     answers = []
     for program in PROGRAMS:
         done = subprocess.run(
@@ -78,13 +78,15 @@ def test_commands_and_programs_run(folder: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         answers.append(done.stdout)
-    label = re.search(r"label='(\d)'", answers[0])
+    assert 0 <= float(answers[0]) <= 1
+    label = re.search(r"label='(\d)'", answers[1])
     assert label is not None
-    assert answers[1].split()[0] == label.group(1)
+    assert answers[2].split()[0] == label.group(1)
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/file-formats.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/benchmarks.md", "docs/file-formats.md"],
 )
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
