@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,10 +66,10 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         As `check_output`, or when the file system refuses the write.
     """
     check_output(path, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".cnncodes-")
-    os.close(handle)
-    temporary = Path(name)
+    # Named before it is there, so that an interrupt at any moment finds it to remove.
+    temporary = path.with_name(f".cnncodes-{secrets.token_hex(8)}")
     try:
+        temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         _allow_reading(temporary)
         temporary.replace(path)
@@ -80,7 +80,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _allow_reading(path: Path) -> None:
-    """Give the file the permissions a plain `open` would have; mkstemp makes it private."""
+    """Give the file the permissions a plain `open` would have; until now it was private."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
