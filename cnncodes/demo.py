@@ -57,7 +57,8 @@ def run(folder: Path, *, all_images: bool) -> None:
     _step("extract", backbone, folder / "digits", "-o", codes)
     _step("train", codes, "-o", head)
     report = folder / "report"
-    _step("evaluate", head, codes, *(["--report", report] if _can_report() else []))
+    shown: list[str | Path] = ["--report", report] if _can_report() else []
+    _step("evaluate", head, codes, *shown)
     _step("bundle", backbone, head, "-o", app)
     _step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
     accuracy = _read_head(head).training["test"]["accuracy"]

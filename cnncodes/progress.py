@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from threading import Lock
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -33,6 +34,7 @@ class Progress:
         self.description = description
         self.unit = unit
         self._on_terminal = sys.stderr.isatty()
+        self._lock = Lock()
         self._total = self._done = self._done_before = 0
         self._started = self._last_shown = 0.0
 
@@ -48,13 +50,21 @@ class Progress:
         if self._on_terminal:
             self._write(_ERASE_LINE)
 
-    def begin(self, total: int, done: int = 0) -> None:
-        """Start counting towards `total`; `done` of it was done by an earlier run."""
+    def begin(self, total: int, done: int = 0, unit: str | None = None) -> None:
+        """Start counting towards `total`; `done` of it was done by an earlier run.
+
+        The next stage of the work begins again, and may count something else.
+        """
+        self.unit = unit or self.unit
         self._total, self._done, self._done_before = total, done, done
         self._started = self._last_shown = time.monotonic()
 
     def advance(self, amount: int) -> None:
-        """Count `amount` more as done."""
+        """Count `amount` more as done; any thread may."""
+        with self._lock:
+            self._advance(amount)
+
+    def _advance(self, amount: int) -> None:
         self._done += amount
         now = time.monotonic()
         pause = SECONDS_BETWEEN_REDRAWS if self._on_terminal else SECONDS_BETWEEN_LINES

@@ -80,6 +80,19 @@ def test_can_write_a_line_each_time(
     ]
 
 
+def test_next_stage_counts_anew_and_something_else(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with Progress("train", "images") as told:
+        told.begin(2)
+        told.advance(2)
+        told.begin(5, unit="fits")
+        told.advance(1)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["train: 2 of 2 images", "train: 1 of 5 fits"]
+
+
 @pytest.mark.parametrize(("total", "done", "amount"), [(2, 0, 1), (2, 2, 0), (0, 0, 0)])
 def test_survives_work_that_takes_no_time(
     clock: Clock,

@@ -43,6 +43,7 @@ from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import LinearSoftmax
 from cnncodes.model_file import available_threads
+from cnncodes.progress import Progress
 
 Read = Callable[[int, int], NDArray[Any]]
 
@@ -55,7 +56,14 @@ _STRIP = 4096
 _JITTERS = {"float64": (1e-9, 1e-7, 1e-5, 1e-3), "float32": (1e-5, 1e-4, 1e-3)}
 
 
-def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float64) -> NDArray[Any]:
+def gram_matrix(
+    read: Read,
+    n_samples: int,
+    *,
+    block: int,
+    dtype: Any = np.float64,
+    progress: Progress | None = None,
+) -> NDArray[Any]:
     """Sum up the inner products of all pairs of rows, one pair of blocks at a time.
 
     Parameters
@@ -69,6 +77,8 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
         Rows that stay in memory while all later ones pass by, a few at a time.
     dtype : numpy dtype
         Of the result.
+    progress : Progress, optional
+        Told of the rows that were dealt with.
 
     Returns
     -------
@@ -78,6 +88,8 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
     K = np.empty((n_samples, n_samples), dtype)
     threads = available_threads()
     few = max(1, block // (_PASSING * threads))
+    if progress is not None:
+        progress.begin(sum(n_samples - first for first in range(0, n_samples, block)))
     # Products in several threads wait for each other when one more thread reads. So each
     # thread reads for itself, and multiplies alone.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
@@ -90,7 +102,7 @@ def gram_matrix(read: Read, n_samples: int, *, block: int, dtype: Any = np.float
                     staying = np.empty((last - first, X.shape[1]), X.dtype)
                 staying[start - first : start - first + len(X)] = X
                 del X
-            passing = partial(_pass, read, staying, first, K)
+            passing = partial(_pass, read, staying, first, K, progress)
             # What stays passes itself too: only up to each image, the rest is symmetric.
             deque(workers.map(passing, starts, stops), maxlen=0)
             deque(workers.map(passing, *_spans(last, n_samples, few)), maxlen=0)
@@ -105,7 +117,13 @@ def _spans(start: int, stop: int, size: int) -> tuple[Sequence[int], Sequence[in
 
 
 def _pass(
-    read: Read, staying: NDArray[Any], first: int, K: NDArray[Any], start: int, stop: int
+    read: Read,
+    staying: NDArray[Any],
+    first: int,
+    K: NDArray[Any],
+    progress: Progress | None,
+    start: int,
+    stop: int,
 ) -> None:
     """Multiply some rows by those that stay, from row `first` on, and enter it in K."""
     last = first + len(staying)
@@ -114,6 +132,8 @@ def _pass(
     product = _product(X, staying[: other.stop - first])
     K[start:stop, other] = product
     K[other, start:stop] = product.T
+    if progress is not None:
+        progress.advance(stop - start)
 
 
 def _product(X: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -222,6 +242,7 @@ def solve(
     Cs: Sequence[float] = DEFAULT_CS,
     n_folds: int = 5,
     random_state: Any = None,
+    progress: Progress | None = None,
 ) -> Solution:
     """Fit a logistic regression, and choose the strength of its penalty if asked to.
 
@@ -241,6 +262,8 @@ def solve(
         Folds of the cross-validation, at most as many as the most common class has images.
     random_state : int, RandomState or None
         Seed of the folds.
+    progress : Progress, optional
+        Told of the fits of the cross-validation.
 
     Returns
     -------
@@ -249,7 +272,7 @@ def solve(
     """
     scores: dict[float, float] = {}
     if C == "auto":
-        scores = _cross_validate(points, y, estimator, sorted(Cs), n_folds, random_state)
+        scores = _cross_validate(points, y, estimator, sorted(Cs), n_folds, random_state, progress)
         C = _strongest_of_the_best(scores) if scores else FALLBACK_C
     model = clone(estimator).set_params(C=C).fit(points, y)
     weights, intercept = model.coef_.T, model.intercept_
@@ -266,6 +289,7 @@ def _cross_validate(
     Cs: Sequence[float],
     n_folds: int,
     random_state: Any,
+    progress: Progress | None,
 ) -> dict[float, float]:
     """Give the mean accuracy of each C, which increase, over stratified folds; {} without any."""
     n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
@@ -278,6 +302,8 @@ def _cross_validate(
         warnings.filterwarnings("ignore", message="The least populated class")
         folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
         parts = list(folds.split(points, y))
+    if progress is not None:
+        progress.begin(len(parts) * len(Cs), unit="fits")
     for train, held_out in parts:
         fold, targets = points[train], y[train]
         if len(np.unique(targets)) < 2:
@@ -288,6 +314,8 @@ def _cross_validate(
         for place, C in enumerate(Cs):
             model.set_params(C=C).fit(fold, targets)
             correct[place] += (model.predict(points[held_out]) == y[held_out]).sum()
+            if progress is not None:
+                progress.advance(1)
     return {C: float(n / n_scored) for C, n in zip(Cs, correct, strict=True)} if n_scored else {}
 
 

@@ -25,6 +25,7 @@ from cnncodes.head.gram import (
 )
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
+from cnncodes.progress import Progress
 
 
 def fit_logistic(
@@ -34,6 +35,7 @@ def fit_logistic(
     C: float | str,
     class_weight: str | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Fit a multinomial logistic regression with an L2 penalty.
 
@@ -50,6 +52,8 @@ def fit_logistic(
         Whether rare classes weigh as much as common ones.
     seed : int
         Seed of the folds.
+    progress : Progress, optional
+        Told how far the work is.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def fit_logistic(
 
     def solved(points: NDArray[Any]) -> Solution:
         model = new_solver(class_weight=class_weight)
-        return solve(points, y, model, C=C, random_state=seed % 2**32)
+        return solve(points, y, model, C=C, random_state=seed % 2**32, progress=progress)
 
     if len(rows) >= rows.n_features:
         scaling = Scaling.of(X for _, X in rows.blocks())
@@ -73,7 +77,7 @@ def fit_logistic(
         weights, bias = scaling.fold(solution.weights, solution.intercept)
     else:
         block = max(1, BLOCK_BYTES // (rows.n_features * 4))
-        K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32)
+        K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
         centre(K)
         variance = max(float(K.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
         K /= variance

@@ -169,7 +169,7 @@ def train_head(
     on_epoch : callable, optional
         Given each `Epoch` of SGD when it ends.
     progress : Progress, optional
-        Told of the images that SGD has read.
+        Told how far a logistic head or SGD is.
 
     Returns
     -------
@@ -206,7 +206,7 @@ def train_head(
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             if estimator == "logistic":
                 weights, bias, fitted = fit_logistic(
-                    rows, targets, C=C, class_weight=class_weight, seed=seed
+                    rows, targets, C=C, class_weight=class_weight, seed=seed, progress=progress
                 )
                 head = LinearHead(weights, bias)
             elif estimator == "sgd":

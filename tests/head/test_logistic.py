@@ -8,10 +8,13 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from cnncodes import CodeStore
+from cnncodes import CodeStore, progress
+from cnncodes.head import logistic
+from cnncodes.head.gram import DEFAULT_CS
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
+from cnncodes.progress import Progress
 from tests.extract.test_backbone import INFO
 
 N_IMAGES = 200
@@ -107,3 +110,15 @@ def test_smaller_c_is_a_stronger_penalty(digits):
     rows, y = digits(3)
     strong, weak = (np.square(fit_logistic(rows, y, C=C)[0]).sum() for C in (0.001, 100))
     assert strong < weak / 10
+
+
+def test_progress_counts_the_images_that_pass_and_the_fits(digits, monkeypatch, capfd):
+    rows, y = digits(3, 50)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logistic, "BLOCK_BYTES", 4 * 64 * 20)  # 20 images stay at a time
+    with Progress("train", "images") as told:
+        fit_logistic(rows, y, C="auto", progress=told)
+    states = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
+    assert "train: 90 of 90 images" in states  # 50, then the later 30, then 10
+    n_fits = 5 * len(DEFAULT_CS)
+    assert states[-n_fits:] == [f"train: {done} of {n_fits} fits" for done in range(1, n_fits + 1)]
