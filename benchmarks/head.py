@@ -105,7 +105,7 @@ def fit_mlp(train: Any, y: np.ndarray) -> Head:
         batch_size=BATCH_SIZE,
         max_iter=EPOCHS,
         learning_rate_init=RATE,
-        alpha=1e-5,
+        alpha=0,
         random_state=0,
     )
     with warnings.catch_warnings():
@@ -139,7 +139,13 @@ def fit_our_sgd(train: Any, y: np.ndarray) -> Head:
     """Train our SGD head."""
     from cnncodes.head.sgd import fit_sgd
 
-    parameters = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": RATE}
+    parameters = {
+        "epochs": EPOCHS,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": RATE,
+        "validation_fraction": 0,  # as Keras, which has no penalty either
+        "l2": 0,
+    }
     return Head(*fit_sgd(train, y, parameters=parameters)[:2])
 
 

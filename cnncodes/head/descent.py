@@ -6,20 +6,37 @@ method for stochastic optimization", ICLR 2015).
 
 A step costs more in moving weights through memory than in arithmetic: with tens of thousands of
 features the weights, the gradient and the optimizer's own numbers are each larger than the
-processor's cache. So a step goes through them in stretches that fit in it (`_STRETCH`), one
-after the other: products this small are slower when shared out among threads.
+processor's cache. So a step goes through them in stretches that fit in it (`_STRETCH`). Several
+threads do a part of the stretches each (`_PART`), and each product stays in one thread: shared
+out among threads, products this small take longer. What comes out does not depend on the threads.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import log_softmax
+from cnncodes.model_file import available_threads
 
-_STRETCH = 2**16  # numbers, a quarter of a megabyte
+_STRETCH = 2**17  # numbers, half a megabyte
+_PART = 2**20
+
+Run = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
+
+
+@contextmanager
+def in_all_threads() -> Iterator[Run]:
+    """Give a `map` that has the parts of a step done at once, for `Descent`."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as workers:
+        yield workers.map
 
 
 class Nesterov:
@@ -44,13 +61,12 @@ class Nesterov:
         slots: NDArray[np.float32],
     ) -> None:
         """Change a stretch of parameters and its slots in place; `gradient` is used up."""
-        velocity = slots[0]
+        kept = slots[0]  # the velocity times the momentum
         gradient *= self._rate
-        velocity *= self._momentum
-        velocity -= gradient
+        kept -= gradient
+        kept *= self._momentum
+        parameters += kept
         parameters -= gradient
-        np.multiply(velocity, self._momentum, out=gradient)
-        parameters += gradient
 
 
 class Adam:
@@ -115,10 +131,25 @@ class Descent:
         self._optimizer = optimizer
         self._l2 = np.float32(l2)
         self._stretch = max(1, _STRETCH // n_classes)
+        size = max(1, _PART // n_classes)
+        self._parts = [slice(start, start + size) for start in range(0, n_features, size)]
 
-    def step(self, X: NDArray[np.float32], targets: NDArray[np.intp], rate: float) -> float:
+    def logits(self, X: NDArray[np.float32], run: Run = map) -> NDArray[np.float32]:
+        """Compute the logits, (n, n_classes), of codes (n, n_features)."""
+
+        def part_of_logits(part: slice) -> NDArray[np.float32]:
+            with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+                product: NDArray[np.float32] = X[:, part] @ self.weights[part]
+            return product
+
+        total: NDArray[np.float32] = sum(self._do(part_of_logits, run), self.bias)
+        return total
+
+    def step(
+        self, X: NDArray[np.float32], targets: NDArray[np.intp], rate: float, run: Run = map
+    ) -> float:
         """Train on a batch; return the sum of its losses before that."""
-        residual = log_softmax(X @ self.weights + self.bias)
+        residual = log_softmax(self.logits(X, run))
         each = np.arange(len(X))
         loss = -float(residual[each, targets].sum())
         np.exp(residual, out=residual)
@@ -126,13 +157,24 @@ class Descent:
         residual /= len(X)
         self._steps += 1
         self._optimizer.begin(rate, int(self._steps))
-        for start in range(0, len(self.weights), self._stretch):
-            part = slice(start, start + self._stretch)
-            gradient = X[:, part].T @ residual
-            gradient += self._l2 * self.weights[part]
-            self._optimizer.update(self.weights[part], gradient, self._slots[:, part])
+
+        def update(part: slice) -> None:
+            stop = min(part.stop, len(self.weights))
+            with np.errstate(over="ignore", invalid="ignore"):
+                for start in range(part.start, stop, self._stretch):
+                    stretch = slice(start, min(start + self._stretch, stop))
+                    gradient = X[:, stretch].T @ residual
+                    if self._l2:
+                        gradient += self._l2 * self.weights[stretch]
+                    self._optimizer.update(self.weights[stretch], gradient, self._slots[:, stretch])
+
+        deque(self._do(update, run), maxlen=0)
         self._optimizer.update(self.bias, residual.sum(axis=0), self._bias_slots)
         return loss
+
+    def _do(self, work: Callable[[slice], Any], run: Run) -> Iterable[Any]:
+        # A single part is not worth the way to another thread.
+        return run(work, self._parts) if len(self._parts) > 1 else map(work, self._parts)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all that a later step depends on, by name; not copies."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,13 +70,13 @@ class CodeRows:
         wanted = self._rows[places[order]]
         X = np.empty((len(wanted), self.n_features), np.float32)
         # HDF5 is slow at picking, and decodes whole chunks: neighbours are read in one piece.
-        together = self._store.codes.chunks[0]
-        far = np.diff(wanted) > together
+        codes = self._store.codes
+        far = np.diff(wanted) > codes.chunks[0]
         far |= np.diff(wanted // _TOGETHER) > 0
         for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
             if len(run):
                 first, last = wanted[run[0]], wanted[run[-1]]
-                stretch = self._store.codes[first : last + 1].reshape(last + 1 - first, -1)
+                stretch = codes[first : last + 1].reshape(last + 1 - first, -1)
                 X[order[run]] = _as_float32(stretch[wanted[run] - first])
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -109,12 +110,12 @@ class CodeRows:
 def read_ahead(
     read: Callable[[Asked], Read], asked: Iterable[Asked]
 ) -> Iterator[tuple[Asked, Read]]:
-    """Give what `read` returns for each of `asked`, in order, while the next is being read.
+    """Give what `read` returns for each of `asked`, in order, while the next two are being read.
 
     Parameters
     ----------
     read : callable
-        Reads one of `asked`; called in a thread of its own.
+        Reads one of `asked`; called in threads of its own.
     asked : iterable
         What to read.
 
@@ -123,15 +124,18 @@ def read_ahead(
     tuple
         One of `asked`, and what was read.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        ahead = None
+    # While one decodes, which HDF5 lets only one thread do, the other converts.
+    with ThreadPoolExecutor(2, thread_name_prefix="read") as readers:
+        ahead: deque[tuple[Asked, Future[Read]]] = deque()
         for each in asked:
-            upcoming = (each, reader.submit(read, each))
-            if ahead is not None:
-                yield ahead[0], ahead[1].result()
-            ahead = upcoming
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
+            ahead.append((each, readers.submit(read, each)))
+            if len(ahead) == 3:
+                first, result = ahead.popleft()
+                yield first, result.result()
+                del result
+        while ahead:
+            first, result = ahead.popleft()
+            yield first, result.result()
 
 
 def _as_float32(X: NDArray[Any]) -> NDArray[np.float32]:

@@ -52,8 +52,9 @@ class Scaling:
 
     def apply(self, X: NDArray[np.float32]) -> None:
         """Centre and scale codes in place."""
-        X -= self.mean
-        X /= self.scale
+        for row in X:  # which fits in the processor's cache
+            row -= self.mean
+            row /= self.scale
 
     def fold(
         self, weights: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]]

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_random_state, validate_data
-from threadpoolctl import threadpool_limits
 
-from cnncodes.head.descent import Adam, Descent, Nesterov
+from cnncodes.head.descent import Adam, Descent, Nesterov, Run, in_all_threads
 from cnncodes.head.linear import LinearSoftmax, log_softmax
 from cnncodes.head.split import split_by_class
 
@@ -251,10 +250,10 @@ class SGDSoftmax(LinearSoftmax):
                 self._descent.bias[...] = self.intercept_
         places = np.arange(len(features))
         loss = 0.0
-        with threadpool_limits(1, "blas"):
+        with in_all_threads() as run:
             for batch, inputs in _Array(features).batches(places, self.batch_size):
                 wanted = np.searchsorted(self.classes_, names[batch])
-                loss += self._descent.step(inputs, wanted, self._rate())
+                loss += self._descent.step(inputs, wanted, self._rate(), run)
         self._check_finite(loss, "this part")
         # Views: what later calls do shows in them.
         self.coef_, self.intercept_ = self._descent.weights.T, self._descent.bias
@@ -307,8 +306,8 @@ class SGDSoftmax(LinearSoftmax):
                     continue  # done before; only its random numbers are drawn again
                 if self._out_of_patience():
                     break
-                with threadpool_limits(1, "blas"):
-                    epoch = self._epoch(number, images, targets, order, held_out)
+                with in_all_threads() as run:
+                    epoch = self._epoch(number, images, targets, order, held_out, run)
                 yield epoch
         finally:
             self.__dict__.pop("_descent", None)  # a later partial_fit goes on from the best epoch
@@ -320,14 +319,15 @@ class SGDSoftmax(LinearSoftmax):
         targets: NDArray[np.intp],
         order: NDArray[np.intp],
         held_out: NDArray[np.intp],
+        run: Run,
     ) -> Epoch:
         descent, loss = self._descent, 0.0
         n_batches = -(-len(order) // self.batch_size)
         for index, (places, inputs) in enumerate(images.batches(order, self.batch_size)):
             rate = self._rate((number - 1 + index / n_batches) / self.epochs)
-            loss += descent.step(inputs, targets[places], rate)
+            loss += descent.step(inputs, targets[places], rate, run)
         self._check_finite(loss, f"epoch {number}")
-        measured = _loss_and_accuracy(images, held_out, targets, descent)
+        measured = _loss_and_accuracy(images, held_out, targets, descent, run)
         epoch = Epoch(number, loss / len(order), *measured)
         if not len(held_out) or all(_rank(epoch) > _rank(each) for each in self.history_):
             self.best_epoch_ = number
@@ -417,13 +417,17 @@ def _rank(epoch: Epoch) -> tuple[float, ...]:
 
 
 def _loss_and_accuracy(
-    images: Images, places: NDArray[np.intp], targets: NDArray[np.intp], descent: Descent
+    images: Images,
+    places: NDArray[np.intp],
+    targets: NDArray[np.intp],
+    descent: Descent,
+    run: Run,
 ) -> tuple[float, float] | tuple[None, None]:
     if len(places) == 0:
         return None, None
     loss, correct = 0.0, 0
     for batch, X in images.batches(places, _VALIDATED):
-        logits = X @ descent.weights + descent.bias
+        logits = descent.logits(X, run)
         loss -= float(log_softmax(logits)[np.arange(len(batch)), targets[batch]].sum())
         correct += int((logits.argmax(axis=1) == targets[batch]).sum())
     return loss / len(places), correct / len(places)

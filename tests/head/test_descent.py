@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from cnncodes.head import descent
-from cnncodes.head.descent import Adam, Descent, Nesterov
+from cnncodes.head.descent import Adam, Descent, Nesterov, in_all_threads
 
 QUADRATIC = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.05]])
 START = np.array([1.0, -2.0, 3.0])
@@ -115,3 +115,16 @@ def test_arrays_are_all_that_a_later_step_depends_on(optimizer):
     assert one.step(X, targets, 0.1) == other.step(X, targets, 0.1)
     for name, array in one.arrays().items():
         assert np.array_equal(array, other.arrays()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), Nesterov(0.9)])
+@pytest.mark.parametrize("part", [1, 6, 9, 1000])
+def test_threads_change_nothing_of_the_result(monkeypatch, optimizer, part):
+    monkeypatch.setattr(descent, "_PART", part)
+    alone, together = (Descent(7, 3, optimizer, l2=0.1) for _ in range(2))
+    with in_all_threads() as run:
+        for X, targets in draw_batches():
+            assert together.step(X, targets, 0.1, run) == alone.step(X, targets, 0.1)
+            assert np.array_equal(together.logits(X, run), alone.logits(X))
+    for name, array in alone.arrays().items():
+        assert np.array_equal(together.arrays()[name], array), name

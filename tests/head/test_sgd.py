@@ -23,7 +23,7 @@ from cnncodes.extract import store as store_module
 from cnncodes.head import SGDSoftmax, sgd
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
-from cnncodes.head.sgd import StandardisedRows, fit_sgd
+from cnncodes.head.sgd import StandardisedRows, fit_sgd, measured
 from cnncodes.head.train import train_head
 from tests.conftest import Run
 from tests.extract.test_store import create
@@ -185,7 +185,7 @@ def test_weights_are_those_of_codes_in_memory(
     assert (weights.shape, weights.dtype) == ((N_FEATURES, 4), np.float32)
     assert (bias.shape, bias.dtype) == ((4,), np.float32)
     X = read_all(rows)
-    scaling = Scaling.of([X])
+    scaling = measured(rows)
     scaling.apply(X)
     model = SGDSoftmax(random_state=3, **parameters)
     order = SameOrder(StandardisedRows(rows, scaling), X)
@@ -199,6 +199,19 @@ def test_weights_are_those_of_codes_in_memory(
     accuracy = (logits.argmax(axis=1) == targets).mean()
     assert accuracy == pytest.approx(fit.score(X, targets), abs=0.03)
     assert accuracy > 0.9
+
+
+@pytest.mark.parametrize(("n_measured", "tolerance"), [(1024, 1e-5), (30, 0.2), (1, np.inf)])
+def test_scaling_is_measured_on_images_of_all_classes(
+    monkeypatch, opened, targets, n_measured, tolerance
+):
+    monkeypatch.setattr(sgd, "N_MEASURED", n_measured)
+    found, exact = measured(opened[7]), Scaling.of([read_all(opened[7])])
+    assert found.scale == pytest.approx(exact.scale, rel=tolerance)
+    assert np.linalg.norm(found.mean - exact.mean) <= tolerance * exact.scale
+    if n_measured > 1:
+        weights, bias, _ = fit_sgd(opened[7], targets, parameters={"epochs": 6})
+        assert ((read_all(opened[7]) @ weights + bias).argmax(axis=1) == targets).mean() > 0.9
 
 
 def test_seed_may_be_larger_than_numpys(opened, targets):
