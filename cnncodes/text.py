@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+NAMES_LISTED = 3
+
 
 def shown(text: str) -> str:
     """Escape what a terminal must not be sent: control characters and undecodable bytes."""
@@ -9,3 +13,8 @@ def shown(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """List the first names, and tell where there are more."""
+    return ", ".join(names[:NAMES_LISTED]) + (", …" if len(names) > NAMES_LISTED else "")

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnncodes.text import shown
+from cnncodes.text import listed, shown
 
 
 def test_escapes_what_a_terminal_must_not_get() -> None:
@@ -17,3 +18,11 @@ def test_leaves_what_people_write() -> None:
 @given(st.text(st.characters()))
 def test_whatever_comes_is_printable(text: str) -> None:
     assert shown(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c"), (["a", "b", "c", "d"], "a, b, c, …")],
+)
+def test_only_the_first_names_are_listed(names: list[str], told: str) -> None:
+    assert listed(names) == told

@@ -38,9 +38,9 @@ from cnncodes.head.train import check_strength, labelled_classes, notes_on_split
 from cnncodes.model_file import available_threads
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
+from cnncodes.text import listed
 
 DEFAULT_SIZES = (5, 10, 15, 20, 25, 30)
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,9 @@ def _notes_on_sizes(
             )
         elif available.min() < size:
             few = np.flatnonzero(available < size)
-            first = ", ".join(names[number] for number in few[:_NAMES_SHOWN])
-            more = ", …" if len(few) > _NAMES_SHOWN else ""
             notes.append(
                 f"{len(few)} of {len(names)} classes have fewer than {size} training images: "
-                f"{first}{more}"
+                f"{listed([names[number] for number in few])}"
             )
     return notes
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
 from cnncodes.model_file import HeadInfo, image_key
-
-_NAMED = 3
+from cnncodes.text import listed
 
 
 class Selection:
@@ -61,11 +60,11 @@ class Selection:
         if unlabelled.any():
             self._leave_out(int(unlabelled.sum()), "without a label")
         strange = (y < 0) & ~unlabelled
-        unknown = _listed([names[number] for number in np.unique(labels[strange])])
+        unknown = listed([names[number] for number in np.unique(labels[strange])])
         if not (y >= 0).any():
             raise SourceError(
                 f"{self.data}: its classes ({unknown}) are not those of the model "
-                f"({_listed(self._info.labels)}); give images of these"
+                f"({listed(self._info.labels)}); give images of these"
             )
         if strange.any():
             why = f"of classes that the model does not know: {unknown}"
@@ -114,7 +113,7 @@ class Selection:
         absent = [name for place, name in enumerate(self._info.labels) if place not in present]
         if absent:
             classes = _count(len(absent), "class", "classes")
-            self._notes.append(f"no image of {classes} of the model: {_listed(absent)}")
+            self._notes.append(f"no image of {classes} of the model: {listed(absent)}")
         return self._notes
 
     def _leave_out(self, number: int, why: str) -> None:
@@ -123,7 +122,3 @@ class Selection:
 
 def _count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

@@ -33,10 +33,10 @@ from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
+from cnncodes.text import listed
 
 LINEAR = ("logistic", "sgd")
 N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
-NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -350,17 +350,13 @@ def notes_on_split(
     few = np.flatnonzero(counts < (per_class or 0))
     if len(few):
         have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
-        listed = _listed([f"{names[number]} ({counts[number]})" for number in few])
-        notes.append(f"{have} fewer than {per_class} training images: {listed}")
+        few_names = listed([f"{names[number]} ({counts[number]})" for number in few])
+        notes.append(f"{have} fewer than {per_class} training images: {few_names}")
     untested = np.setdiff1d(y[parts.train], y[parts.test])
     if len(untested):
-        listed = _listed([names[number] for number in untested])
-        notes.append(f"classes of one image train but are not tested: {listed}")
+        untested_names = listed([names[number] for number in untested])
+        notes.append(f"classes of one image train but are not tested: {untested_names}")
     return notes
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
 
 
 def _sample(parts: Split) -> NDArray[np.intp]:
