@@ -193,7 +193,9 @@ def train_head(
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[codes])
     _check_parameters(estimator, C, class_weight, sgd)
-    with CodeStore.open(codes) as store:
+    with CodeStore.open(codes) as store, warnings.catch_warnings():
+        # Told where there are few images a class; these targets are classes for certain.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classes, y, notes = labelled_classes(store)
         parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
         notes += notes_on_split(store, classes, y, parts, per_class)
@@ -201,29 +203,26 @@ def train_head(
         code_shape = store.codes.shape[1:]
         started = time.monotonic()
         head: LinearHead | EstimatorHead
-        with warnings.catch_warnings():
-            # Told where there are few images a class; these targets are classes for certain.
-            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            if estimator == "logistic":
-                weights, bias, fitted = fit_logistic(
-                    rows, targets, C=C, class_weight=class_weight, seed=seed, progress=progress
-                )
-                head = LinearHead(weights, bias)
-            elif estimator == "sgd":
-                weights, bias, fitted = fit_sgd(
-                    rows,
-                    targets,
-                    seed=seed,
-                    parameters=sgd,
-                    checkpoint=output.with_name(output.name + ".partial"),
-                    on_epoch=on_epoch,
-                    progress=progress,
-                )
-                head = LinearHead(weights, bias)
-            else:
-                sample = CodeRows(store, _sample(parts))
-                head = fit_estimator(estimator, rows, targets, sample, code_shape, seed=seed)
-                fitted = {"parameters": head.parameters}
+        if estimator == "logistic":
+            weights, bias, fitted = fit_logistic(
+                rows, targets, C=C, class_weight=class_weight, seed=seed, progress=progress
+            )
+            head = LinearHead(weights, bias)
+        elif estimator == "sgd":
+            weights, bias, fitted = fit_sgd(
+                rows,
+                targets,
+                seed=seed,
+                parameters=sgd,
+                checkpoint=output.with_name(output.name + ".partial"),
+                on_epoch=on_epoch,
+                progress=progress,
+            )
+            head = LinearHead(weights, bias)
+        else:
+            sample = CodeRows(store, _sample(parts))
+            head = fit_estimator(estimator, rows, targets, sample, code_shape, seed=seed)
+            fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         training = Training(
             path=output,
@@ -239,7 +238,6 @@ def train_head(
         )
         if training.train.loss is None or not np.isfinite(training.train.loss):
             raise TrainingError("the trained weights overflow; lower the learning rate")
-        digests = store.digests
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -256,7 +254,7 @@ def train_head(
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
-            training_images=frozenset(image_key(digests[row]) for row in parts.train),
+            training_images=frozenset(map(image_key, rows.digests())),
             created_with=_versions(head),
         )
         model = head.to_onnx(code_shape, info)
