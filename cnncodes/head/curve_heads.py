@@ -24,12 +24,12 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
 from cnncodes.head.gram import (
-    BLOCK_BYTES,
     centre,
     gram_matrix,
     new_solver,
     rotate,
     rotate_back,
+    rows_that_stay,
     solve,
 )
 from cnncodes.head.rows import CodeRows
@@ -271,7 +271,7 @@ def _measure(
     rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
     with CodeStore.open(plan.path) as store:
         codes, backbone = CodeRows(store, rows), store.backbone
-        block = max(1, BLOCK_BYTES // (codes.n_features * 4))
+        block = rows_that_stay(codes.n_features)
         K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
     model = new_solver(class_weight=class_weight)

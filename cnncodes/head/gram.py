@@ -110,6 +110,11 @@ def gram_matrix(
     return K
 
 
+def rows_that_stay(n_features: int, itemsize: int = 4) -> int:
+    """Return how many rows of so many numbers may stay in memory for `gram_matrix`."""
+    return max(1, BLOCK_BYTES // (n_features * itemsize))
+
+
 def _spans(start: int, stop: int, size: int) -> tuple[Sequence[int], Sequence[int]]:
     """Cut a range into pieces; return where they start and stop."""
     starts = range(start, stop, size)
@@ -423,7 +428,7 @@ class GramLogisticRegression(LinearSoftmax):
         n_samples, n_features = features.shape
         points = features
         if n_samples < n_features:
-            block = max(1, BLOCK_BYTES // (n_features * features.itemsize))
+            block = rows_that_stay(n_features, features.itemsize)
             K = gram_matrix(
                 lambda start, stop: features[start:stop],
                 n_samples,

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cnncodes.head.gram import (
-    BLOCK_BYTES,
     Solution,
     centre,
     gram_matrix,
     new_solver,
     rotate,
     rotate_back,
+    rows_that_stay,
     solve,
 )
 from cnncodes.head.rows import CodeRows
@@ -76,7 +76,7 @@ def fit_logistic(
         solution = solved(X)
         weights, bias = scaling.fold(solution.weights, solution.intercept)
     else:
-        block = max(1, BLOCK_BYTES // (rows.n_features * 4))
+        block = rows_that_stay(rows.n_features)
         K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
         centre(K)
         variance = max(float(K.diagonal().mean(dtype=np.float64)), 0.0) or 1.0

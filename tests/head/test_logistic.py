@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from cnncodes import CodeStore, progress
-from cnncodes.head import logistic
+from cnncodes.head import gram
 from cnncodes.head.gram import DEFAULT_CS
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
@@ -115,7 +115,7 @@ def test_smaller_c_is_a_stronger_penalty(digits):
 def test_progress_counts_the_images_that_pass_and_the_fits(digits, monkeypatch, capfd):
     rows, y = digits(3, 50)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(logistic, "BLOCK_BYTES", 4 * 64 * 20)  # 20 images stay at a time
+    monkeypatch.setattr(gram, "BLOCK_BYTES", 4 * 64 * 20)  # 20 images stay at a time
     with Progress("train", "images") as told:
         fit_logistic(rows, y, C="auto", progress=told)
     states = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
