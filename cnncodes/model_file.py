@@ -14,7 +14,8 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
+# Largest magnitude of an int8 weight: all 8 bits, or 7 where sums of two products in 16 bits
+# saturate (255 · 63 · 2 fits, 255 · 127 · 2 does not).
+FULL_WEIGHTS, REDUCED_WEIGHTS = 127, 63
+# A MatMulInteger of uint8 [1, 8] by int8 [8, 16], opset 18; here as bytes since opening a file
+# must not need the onnx package.
+_PRODUCT = (
+    "CAg6XAoYCgFhCgFiEgF5Ig1NYXRNdWxJbnRlZ2VyEgFwWhMKAWESDgoMCAISCAoCCAEKAggIWhMKAWISDgoMCAMS"
+    "CAoCCAgKAggQYhMKAXkSDgoMCAYSCAoCCAEKAggQQgQKABAS"
+)
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",
@@ -57,6 +67,10 @@ class BackboneInfo:
         The images on which `parity` was measured.
     created_with : str
         The versions of what made the file.
+    parent_sha256 : str
+        SHA-256 of the float32 file that an int8 one was made from, else empty.
+    quantization : str
+        How an int8 file was made and how near its codes are, as JSON, else empty.
     """
 
     backbone: str
@@ -68,10 +82,12 @@ class BackboneInfo:
     parity: float
     parity_images: str
     created_with: str
+    parent_sha256: str = ""
+    quantization: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the ``metadata_props`` of a backbone file."""
-        described = {PREFIX + key: str(value) for key, value in asdict(self).items()}
+        """Return the ``metadata_props`` of a backbone file; what is empty is left out."""
+        described = {PREFIX + key: str(value) for key, value in asdict(self).items() if value != ""}
         return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
 
     @classmethod
@@ -84,10 +100,16 @@ class BackboneInfo:
             An entry is missing or not a number where one belongs.
         """
         try:
-            text = {field.name: metadata[PREFIX + field.name] for field in fields(cls)}
+            text = {
+                field.name: metadata[PREFIX + field.name]
+                for field in fields(cls)
+                if field.default is MISSING or PREFIX + field.name in metadata
+            }
             if not all(isinstance(value, str) for value in text.values()):
                 raise TypeError("an entry is not a string")
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
+            if text.get("quantization"):
+                dict(json.loads(text["quantization"]))
         except KeyError as error:
             raise FileFormatError(
                 f"{path}: the metadata entry {error.args[0]} is missing; export it again"
@@ -218,6 +240,25 @@ def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
 
 def _with_article(noun: str) -> str:
     return f"an {noun}" if noun == "app" else f"a {noun}"
+
+
+@cache
+def kernels_saturate() -> bool:
+    """Tell whether onnxruntime's products of uint8 and int8 overflow on this processor.
+
+    Its kernels for AVX2 without VNNI add two products in 16 bits, which saturate; those for VNNI,
+    AMX and ARM do not. The largest numbers are multiplied to see.
+    """
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        base64.b64decode(_PRODUCT), providers=["CPUExecutionProvider"]
+    )
+    bytes_ = np.full((1, 8), 255, np.uint8)
+    weights = np.full((8, 16), FULL_WEIGHTS, np.int8)
+    product = session.run(None, {"a": bytes_, "b": weights})[0]
+    return bool((product != 8 * 255 * FULL_WEIGHTS).any())
 
 
 def available_threads() -> int:

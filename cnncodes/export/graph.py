@@ -1,0 +1,153 @@
+"""An ONNX graph that can be taken apart: nodes in a list, constants as arrays."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from cnncodes.errors import FileFormatError
+
+
+class Graph:
+    """The nodes and constants of a model, to be rewritten.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        What the graph is taken from; it also gives inputs, outputs and operator versions.
+
+    Attributes
+    ----------
+    nodes : list of onnx.NodeProto
+        In topological order.
+    constants : dict of str to ndarray
+        The initializers. `model` leaves out those that no node reads any more.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._template = model
+        self.nodes: list[onnx.NodeProto] = list(model.graph.node)
+        self.constants: dict[str, NDArray[Any]] = {
+            each.name: numpy_helper.to_array(each) for each in model.graph.initializer
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Graph:
+        """Read a graph from a file.
+
+        Raises
+        ------
+        FileFormatError
+            The file is not an ONNX model.
+        """
+        try:
+            return cls(onnx.load(str(path), format="protobuf", load_external_data=False))
+        except Exception as error:  # protobuf's own errors have no public base class
+            raise FileFormatError(f"{path}: is not a readable ONNX model") from error
+
+    def with_nodes(self, nodes: Iterable[onnx.NodeProto]) -> Graph:
+        """Return a graph of other nodes, with a copy of the constants."""
+        other = Graph(self._template)
+        other.nodes = list(nodes)
+        other.constants = dict(self.constants)
+        return other
+
+    @property
+    def input(self) -> str:
+        """Name of the only input."""
+        return str(self._template.graph.input[0].name)
+
+    @property
+    def output(self) -> str:
+        """Name of the only output."""
+        return str(self._template.graph.output[0].name)
+
+    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Return for each tensor the nodes that read it."""
+        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in node.input:
+                found[name].append(node)
+        return found
+
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """Return for each tensor the node that makes it."""
+        return {name: node for node in self.nodes for name in node.output}
+
+    def model(self, outputs: Iterable[str] | None = None) -> onnx.ModelProto:
+        """Build a model.
+
+        Parameters
+        ----------
+        outputs : iterable of str, optional
+            Float tensors to give instead of the graph's own output.
+
+        Returns
+        -------
+        onnx.ModelProto
+            A model without metadata.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self._template)
+        del model.metadata_props[:]
+        graph = model.graph
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        read = {name for node in self.nodes for name in node.input}
+        graph.initializer.extend(
+            numpy_helper.from_array(value, name)
+            for name, value in self.constants.items()
+            if name in read
+        )
+        if outputs is not None:
+            del graph.output[:]
+            graph.output.extend(
+                helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                for name in outputs
+            )
+        return model
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute of a node, or `default` where it has none."""
+    for each in node.attribute:
+        if each.name == name:
+            return helper.get_attribute_value(each)
+    return default
+
+
+def node_like(
+    node: onnx.NodeProto, inputs: Iterable[str], outputs: Iterable[str]
+) -> onnx.NodeProto:
+    """Return a copy of a node that reads and writes other tensors."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = list(inputs)
+    copy.output[:] = list(outputs)
+    return copy
+
+
+def is_plain_pool(node: onnx.NodeProto) -> bool:
+    """Whether a pool's windows are those its kernel, strides and pads say, and no other."""
+    return (
+        attribute(node, "ceil_mode", 0) == 0
+        and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+        and all(step == 1 for step in attribute(node, "dilations", [1, 1]))
+    )
+
+
+def pads_of(node: onnx.NodeProto) -> list[int]:
+    """Return the pads of a convolution or pool: top, left, bottom, right."""
+    return [int(each) for each in attribute(node, "pads", [0, 0, 0, 0])]
+
+
+def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return an array as contiguous float32, scalars as scalars."""
+    return np.array(values, np.float32, order="C")
