@@ -18,6 +18,7 @@ ALLOWED = {
     "cnncodes.cli": {"click"},
     "cnncodes.export": set(),
     "cnncodes.export.backbones": set(),
+    "cnncodes.export.graph": {"numpy", "onnx"},
     "cnncodes.export.keras_onnx": {"numpy"},
     "cnncodes.extract": set(),
     "cnncodes.extract.backbone": {"numpy", "PIL"},
