@@ -18,8 +18,9 @@ from click.core import ParameterSource
 
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
-from cnncodes.export.backbones import BACKBONES
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.printing import (
+    print_backbones,
     print_csv,
     print_curves,
     print_epoch,
@@ -161,7 +162,8 @@ def main(debug: bool) -> None:
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
-@click.argument("backbone", type=click.Choice(list(BACKBONES)))
+@click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
+@click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
 @click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
@@ -170,7 +172,7 @@ def main(debug: bool) -> None:
     metavar="imagenet|random|FILE",
     help="Keras downloads ImageNet's itself; FILE is a Keras .weights.h5 or …notop.h5.",
 )
-@click.option("--input-size", default=224, show_default=True, help="Pixels a side.")
+@click.option("--input-size", default=DEFAULT_INPUT_SIZE, show_default=True, help="Pixels a side.")
 @click.option(
     "--pool",
     type=click.Choice(["none", "avg", "max"]),
@@ -188,8 +190,22 @@ def main(debug: bool) -> None:
 )
 @overwrite_option
 @json_option
-def export(backbone: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow."""
+def export(
+    backbone: str | None, list_all: bool, output: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow.
+
+    With --list it only tells which networks there are, and needs nothing.
+    """
+    if list_all:
+        specs = list(BACKBONES.values())
+        if as_json:
+            print_json([asdict(spec) for spec in specs])
+            return
+        print_backbones(specs)
+        return
+    if backbone is None:
+        raise click.UsageError("name a network; cnncodes export --list tells which there are")
     from cnncodes.export.keras_onnx import export_backbone
 
     click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)

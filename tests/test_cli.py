@@ -33,7 +33,7 @@ COMMANDS = {
     "predict": [predict_inputs],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "output", "top"}
+OWN = {"as_json", "layout", "list_all", "output", "top"}
 
 
 @pytest.mark.parametrize("name", [*main.commands])
@@ -82,6 +82,7 @@ def test_wrong_usage_exits_with_2(run: Run) -> None:
     run("train", exit_code=2)
     run("nonsense", exit_code=2)
     run("export", "vgg61", exit_code=2)
+    assert "export --list" in run("export", exit_code=2).stderr
 
 
 def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:

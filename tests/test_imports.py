@@ -65,6 +65,11 @@ def test_module_imports_no_more_than_it_may(module: str) -> None:
     assert imported_by(f"import {module}") <= ALLOWED[module]
 
 
+def test_list_of_networks_needs_nothing() -> None:
+    code = "from cnncodes.cli import main\nmain.main(['export', '--list'], standalone_mode=False)"
+    assert imported_by(code) == {"click"}
+
+
 def test_command_that_predicts_imports_no_more_than_it_needs(app: Path, photos: Path) -> None:
     image = next(photos.rglob("*.png"))
     code = (

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from cnncodes import __version__
 from cnncodes.errors import MissingDependencyError, ParameterError, ParityError, WeightsError
-from cnncodes.export.backbones import BACKBONES, BackboneSpec
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
 
@@ -65,7 +65,7 @@ def export_backbone(
     output: Path,
     *,
     weights: str = "imagenet",
-    input_size: int = 224,
+    input_size: int = DEFAULT_INPUT_SIZE,
     pool: str = "none",
     layer: str | None = None,
     seed: int = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -110,6 +111,51 @@ def test_batch_normalization_is_folded_into_the_convolutions(name: str, tmp_path
     assert {node.op_type for node in graph.node[first:]} <= IN_THE_NETWORK
     for node in graph.node[first:]:
         assert node.op_type not in ("Mul", "Add") or constants.isdisjoint(node.input)
+
+
+@pytest.mark.parametrize("name", CODE_SHAPES)
+def test_figures_in_the_table_are_those_of_the_graph(name: str, exports: Exports) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(exports.get(name)))).graph
+    weights = {each.name: list(each.dims) for each in graph.initializer}
+    shapes = {
+        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    kernels = [weights[node.input[1]] for node in convolutions]
+    # Random weights have biases of zero, which the graph may leave out: trained ones have all.
+    n_parameters = sum(math.prod(kernel) + kernel[0] for kernel in kernels)
+    n_multiply_adds = sum(
+        math.prod(kernel) * math.prod(shapes[node.output[0]][2:])
+        for kernel, node in zip(kernels, convolutions, strict=True)
+    )
+    spec = BACKBONES[name]
+    assert (spec.n_parameters, spec.n_multiply_adds) == (n_parameters, n_multiply_adds)
+    assert spec.code_shape == tuple(shapes["codes"][1:])
+
+
+def test_smallest_input_is_that_of_keras() -> None:
+    build = """
+import json, sys, keras
+refused = []
+for keras_class, size in json.loads(sys.argv[1]):
+    try:
+        getattr(keras.applications, keras_class)(
+            include_top=False, weights=None, input_shape=(size, size, 3)
+        )
+    except ValueError:
+        refused.append([keras_class, size])
+print(json.dumps(refused))
+"""
+    specs = BACKBONES.values()
+    too_small = [[spec.keras_class, spec.min_input_size - 1] for spec in specs]
+    smallest = [[spec.keras_class, spec.min_input_size] for spec in specs]
+    done = subprocess.run(
+        [sys.executable, "-c", build, json.dumps([*too_small, *smallest])],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == too_small
 
 
 @pytest.mark.parametrize("name", CODE_SHAPES)
