@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
+from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
     print_backbones,
     print_csv,
@@ -146,6 +147,18 @@ def json_option(command: Command) -> Command:
     )
 
 
+def provider_option(command: Command) -> Command:
+    """Add ``--provider``."""
+    return click.option(
+        "--provider",
+        default=DEFAULT_PROVIDER,
+        show_default=True,
+        metavar="NAME",
+        help="What onnxruntime computes with, if the installed build has it: cpu, openvino, "
+        "coreml, dml, cuda …",
+    )(command)
+
+
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
@@ -255,6 +268,7 @@ def export(
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
+@provider_option
 @overwrite_option
 @json_option
 def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options: Any) -> None:
@@ -424,6 +438,7 @@ def train(
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
+@provider_option
 @click.option("--report", type=_path(), metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
@@ -589,12 +604,15 @@ def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: b
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
-def predict(app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int) -> None:
+@provider_option
+def predict(
+    app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
+) -> None:
     """Name what is on images: files, folders of them, or - for one on standard input."""
     from cnncodes.head.classifier import Classifier
     from cnncodes.head.predict import predict_inputs
 
-    classifier = Classifier(app)
+    classifier = Classifier(app, provider=provider)
     print_top(top, classifier)
     found = predict_inputs(classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
