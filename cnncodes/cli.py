@@ -18,8 +18,10 @@ from click.core import ParameterSource
 
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, SourceError
-from cnncodes.export.backbones import BACKBONES
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
+from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
+    print_backbones,
     print_csv,
     print_curves,
     print_epoch,
@@ -145,6 +147,18 @@ def json_option(command: Command) -> Command:
     )
 
 
+def provider_option(command: Command) -> Command:
+    """Add ``--provider``."""
+    return click.option(
+        "--provider",
+        default=DEFAULT_PROVIDER,
+        show_default=True,
+        metavar="NAME",
+        help="What onnxruntime computes with, if the installed build has it: cpu, openvino, "
+        "coreml, dml, cuda …",
+    )(command)
+
+
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
@@ -161,7 +175,8 @@ def main(debug: bool) -> None:
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
-@click.argument("backbone", type=click.Choice(list(BACKBONES)))
+@click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
+@click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
 @click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
@@ -170,7 +185,7 @@ def main(debug: bool) -> None:
     metavar="imagenet|random|FILE",
     help="Keras downloads ImageNet's itself; FILE is a Keras .weights.h5 or …notop.h5.",
 )
-@click.option("--input-size", default=224, show_default=True, help="Pixels a side.")
+@click.option("--input-size", default=DEFAULT_INPUT_SIZE, show_default=True, help="Pixels a side.")
 @click.option(
     "--pool",
     type=click.Choice(["none", "avg", "max"]),
@@ -188,8 +203,22 @@ def main(debug: bool) -> None:
 )
 @overwrite_option
 @json_option
-def export(backbone: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow."""
+def export(
+    backbone: str | None, list_all: bool, output: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow.
+
+    With --list it only tells which networks there are, and needs nothing.
+    """
+    if list_all:
+        specs = list(BACKBONES.values())
+        if as_json:
+            print_json([asdict(spec) for spec in specs])
+            return
+        print_backbones(specs)
+        return
+    if backbone is None:
+        raise click.UsageError("name a network; cnncodes export --list tells which there are")
     from cnncodes.export.keras_onnx import export_backbone
 
     click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
@@ -239,6 +268,7 @@ def export(backbone: str, output: Path | None, as_json: bool, **options: Any) ->
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
+@provider_option
 @overwrite_option
 @json_option
 def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options: Any) -> None:
@@ -408,6 +438,7 @@ def train(
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
+@provider_option
 @click.option("--report", type=_path(), metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
@@ -573,12 +604,15 @@ def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: b
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
-def predict(app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int) -> None:
+@provider_option
+def predict(
+    app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
+) -> None:
     """Name what is on images: files, folders of them, or - for one on standard input."""
     from cnncodes.head.classifier import Classifier
     from cnncodes.head.predict import predict_inputs
 
-    classifier = Classifier(app)
+    classifier = Classifier(app, provider=provider)
     print_top(top, classifier)
     found = predict_inputs(classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]

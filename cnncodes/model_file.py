@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import FileFormatError, ParameterError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -36,6 +36,8 @@ _PRODUCT = (
     "CAg6XAoYCgFhCgFiEgF5Ig1NYXRNdWxJbnRlZ2VyEgFwWhMKAWESDgoMCAISCAoCCAEKAggIWhMKAWISDgoMCAMS"
     "CAoCCAgKAggQYhMKAXkSDgoMCAYSCAoCCAEKAggQQgQKABAS"
 )
+DEFAULT_PROVIDER = "cpu"
+PROVIDER_SUFFIX = "ExecutionProvider"
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",
@@ -268,8 +270,43 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
+def find_provider(name: str) -> str:
+    """Return what onnxruntime calls an execution provider.
+
+    Parameters
+    ----------
+    name : str
+        Its full name, such as ``OpenVINOExecutionProvider``, or the first part alone; upper and
+        lower case are the same.
+
+    Returns
+    -------
+    str
+        The full name.
+
+    Raises
+    ------
+    ParameterError
+        This build of onnxruntime does not have it.
+    """
+    import onnxruntime
+
+    available: dict[str, str] = {
+        full.removesuffix(PROVIDER_SUFFIX).lower(): full
+        for full in onnxruntime.get_available_providers()
+    }
+    wanted = name.lower().removesuffix(PROVIDER_SUFFIX.lower())
+    if wanted not in available:
+        raise ParameterError(
+            f"--provider {name}: this onnxruntime has {', '.join(sorted(available))}; choose one "
+            "of these, or install another build of onnxruntime, such as onnxruntime-openvino, "
+            "onnxruntime-gpu (cuda) or onnxruntime-directml (dml)"
+        )
+    return available[wanted]
+
+
 def open_session(
-    path: Path, *kinds: str, threads: int | None = None
+    path: Path, *kinds: str, threads: int | None = None, provider: str = DEFAULT_PROVIDER
 ) -> tuple[InferenceSession, dict[str, str]]:
     """Open one of our models in onnxruntime, after looking at what it says of itself.
 
@@ -281,11 +318,14 @@ def open_session(
         What the caller needs; any of them will do.
     threads : int, optional
         Threads of the session; by default all the processors there are.
+    provider : str
+        The execution provider, as `find_provider` takes it. What it cannot compute is computed
+        on the CPU.
 
     Returns
     -------
     session : onnxruntime.InferenceSession
-        A session on the CPU.
+        A session with that provider.
     metadata : dict of str to str
         The model's ``metadata_props``.
 
@@ -293,6 +333,8 @@ def open_session(
     ------
     FileFormatError
         The file is absent, unreadable, foreign, of a later format or of another kind.
+    ParameterError
+        The provider is not there or cannot start.
     """
     import onnxruntime
 
@@ -302,13 +344,22 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+    full_name = find_provider(provider)
+    how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path), options, providers=[full_name], enable_fallback=0
         )
     except Exception as error:  # onnxruntime has no common base class for its errors
         reason = str(error).strip().partition("\n")[0]
-        raise FileFormatError(f"{path}: cannot be opened as an ONNX model ({reason})") from error
+        raise FileFormatError(
+            f"{path}: cannot be opened as an ONNX model{how} ({reason})"
+        ) from error
+    if full_name not in session.get_providers():  # onnxruntime goes on without it
+        raise ParameterError(
+            f"--provider {provider}: is built into this onnxruntime, but cannot start here; "
+            "install what it needs, or leave --provider out"
+        )
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     check_kind(metadata, path, *kinds)
     return session, metadata

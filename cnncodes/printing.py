@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.classifier import Classifier, FilePrediction
@@ -36,6 +39,21 @@ CONFUSIONS_SHOWN = 3
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON does not know, such as a path, as text."""
     click.echo(json.dumps(value, default=str, indent=2))
+
+
+def print_backbones(specs: Iterable[BackboneSpec]) -> None:
+    """Print the networks that can be exported, a line each."""
+    click.echo("network             codes                  parameters  operations  smallest input")
+    for spec in specs:
+        codes = f"{_shape(spec.code_shape)} = {math.prod(spec.code_shape):,}"
+        click.echo(
+            f"{spec.name:18}  {codes:22} {spec.n_parameters / 1e6:8.1f} M"
+            f"  {spec.n_multiply_adds / 1e9:8.1f} G  {spec.min_input_size:7} pixels"
+        )
+    click.echo(
+        f"  codes and operations (a multiplication and its addition are one) of an image of\n"
+        f"  {DEFAULT_INPUT_SIZE} pixels a side; --json names the files of the weights too"
+    )
 
 
 def print_export(exported: Export) -> None:

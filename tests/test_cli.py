@@ -16,12 +16,13 @@ from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
+from cnncodes.head.classifier import Classifier
 from cnncodes.head.curve_heads import learning_curves
 from cnncodes.head.evaluate import evaluate
 from cnncodes.head.predict import predict_inputs
 from cnncodes.head.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
-from tests.conftest import Run, run_process
+from tests.conftest import Run, error_of, run_process
 
 COMMANDS = {
     "export": [export_backbone],
@@ -30,10 +31,10 @@ COMMANDS = {
     "evaluate": [evaluate],
     "curve": [learning_curves],
     "bundle": [bundle],
-    "predict": [predict_inputs],
+    "predict": [predict_inputs, Classifier],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "output", "top"}
+OWN = {"as_json", "layout", "list_all", "output", "top"}
 
 
 @pytest.mark.parametrize("name", [*main.commands])
@@ -82,6 +83,7 @@ def test_wrong_usage_exits_with_2(run: Run) -> None:
     run("train", exit_code=2)
     run("nonsense", exit_code=2)
     run("export", "vgg61", exit_code=2)
+    assert "export --list" in run("export", exit_code=2).stderr
 
 
 def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
@@ -93,6 +95,24 @@ def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
     debugged = run_process("--debug", "predict", missing, "x.jpg")
     assert debugged.returncode == 1
     assert "Traceback" in debugged.stderr
+
+
+def test_provider_reaches_the_network(
+    run: Run, small_backbone: Path, photos: Path, head: Path, app: Path, tmp_path: Path
+) -> None:
+    image = next(photos.rglob("*.png"))
+    output = tmp_path / "codes.h5"
+    for command in (
+        ("extract", small_backbone, photos, "-o", output),
+        ("predict", app, image),
+        ("evaluate", app, photos),
+        ("evaluate", head, photos, "--backbone", small_backbone),
+    ):
+        message = error_of(*command, "--provider", "cuda")
+        assert message.startswith("Error: --provider cuda: this onnxruntime has azure, cpu; ")
+        assert list(tmp_path.iterdir()) == []
+    plain = run("predict", app, image, "--format", "json").stdout
+    assert run("predict", app, image, "--format", "json", "--provider", "azure").stdout == plain
 
 
 def test_module_runs_as_the_script_does() -> None:

@@ -18,6 +18,8 @@ ALLOWED = {
     "cnncodes.cli": {"click"},
     "cnncodes.export": set(),
     "cnncodes.export.backbones": set(),
+    "cnncodes.export.simplify": {"numpy", "onnx"},
+    "cnncodes.export.quantize": {"numpy", "onnx", "onnxruntime", "PIL"},
     "cnncodes.export.keras_onnx": {"numpy"},
     "cnncodes.extract": set(),
     "cnncodes.extract.backbone": {"numpy", "PIL"},
@@ -62,6 +64,11 @@ def imported_by(code: str, *arguments: object) -> set[str]:
 @pytest.mark.parametrize("module", ALLOWED)
 def test_module_imports_no_more_than_it_may(module: str) -> None:
     assert imported_by(f"import {module}") <= ALLOWED[module]
+
+
+def test_list_of_networks_needs_nothing() -> None:
+    code = "from cnncodes.cli import main\nmain.main(['export', '--list'], standalone_mode=False)"
+    assert imported_by(code) == {"click"}
 
 
 def test_command_that_predicts_imports_no_more_than_it_needs(app: Path, photos: Path) -> None:

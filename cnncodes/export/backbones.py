@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEFAULT_INPUT_SIZE = 224
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -12,20 +14,33 @@ class BackboneSpec:
     Attributes
     ----------
     name : str
-        Our name, and that of the module below ``keras.applications``, which holds the
-        network's own ``preprocess_input``.
+        Our name.
     keras_class : str
         The function in ``keras.applications`` that builds the network.
+    keras_module : str
+        The module below ``keras.applications`` that holds its ``preprocess_input``.
     min_input_size : int
         The smallest height and width, in pixels, that Keras accepts without the top.
     weights_file : str
         The name under which Keras publishes and caches the ImageNet weights without the top.
+        MobileNetV2 has files of its own for inputs of 96, 128, 160 and 192 pixels.
+    code_shape : tuple of int
+        Shape of an image's codes at `DEFAULT_INPUT_SIZE`, without pooling.
+    n_parameters : int
+        Weights and biases of the convolutions, into which the batch normalization is folded.
+    n_multiply_adds : int
+        Multiplications, each with its addition, that the convolutions do for an image of
+        `DEFAULT_INPUT_SIZE`.
     """
 
     name: str
     keras_class: str
+    keras_module: str
     min_input_size: int
     weights_file: str
+    code_shape: tuple[int, ...]
+    n_parameters: int
+    n_multiply_adds: int
 
 
 BACKBONES = {
@@ -34,20 +49,62 @@ BACKBONES = {
         BackboneSpec(
             name="inception_v3",
             keras_class="InceptionV3",
+            keras_module="inception_v3",
             min_input_size=75,
             weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            code_shape=(5, 5, 2048),
+            n_parameters=21_768_352,
+            n_multiply_adds=2_835_873_120,
         ),
         BackboneSpec(
             name="vgg16",
             keras_class="VGG16",
+            keras_module="vgg16",
             min_input_size=32,
             weights_file="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            code_shape=(7, 7, 512),
+            n_parameters=14_714_688,
+            n_multiply_adds=15_346_630_656,
         ),
         BackboneSpec(
             name="vgg19",
             keras_class="VGG19",
+            keras_module="vgg19",
             min_input_size=32,
             weights_file="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            code_shape=(7, 7, 512),
+            n_parameters=20_024_384,
+            n_multiply_adds=19_508_428_800,
+        ),
+        BackboneSpec(
+            name="mobilenet_v2",
+            keras_class="MobileNetV2",
+            keras_module="mobilenet_v2",
+            min_input_size=32,
+            weights_file="mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+            code_shape=(7, 7, 1280),
+            n_parameters=2_206_816,
+            n_multiply_adds=299_494_272,
+        ),
+        BackboneSpec(
+            name="resnet50",
+            keras_class="ResNet50",
+            keras_module="resnet50",
+            min_input_size=32,
+            weights_file="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            code_shape=(7, 7, 2048),
+            n_parameters=23_481_472,
+            n_multiply_adds=3_855_925_248,
+        ),
+        BackboneSpec(
+            name="efficientnet_v2_b0",
+            keras_class="EfficientNetV2B0",
+            keras_module="efficientnet_v2",
+            min_input_size=32,
+            weights_file="efficientnetv2-b0_notop.h5",
+            code_shape=(7, 7, 1280),
+            n_parameters=5_828_400,
+            n_multiply_adds=716_806_176,
         ),
     )
 }

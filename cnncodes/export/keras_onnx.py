@@ -3,7 +3,8 @@
 1. The network is built by ``keras.applications`` and given its weights.
 2. It is cut after the wanted layer and pooled if asked for; Keras's own ``preprocess_input`` is
    put in front, so that the file takes plain 8-bit RGB.
-3. tf2onnx converts it; input and output get their names, the batch stays free.
+3. tf2onnx converts it and `simplify` makes it plain; input and output get their names, the
+   batch stays free.
 4. onnx checks the structure, and onnxruntime's codes are compared with Keras's on photographs
    and noise. Only then does the file get its name.
 
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 from cnncodes import __version__
 from cnncodes.errors import MissingDependencyError, ParameterError, ParityError, WeightsError
-from cnncodes.export.backbones import BACKBONES, BackboneSpec
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
 
@@ -64,7 +65,7 @@ def export_backbone(
     output: Path,
     *,
     weights: str = "imagenet",
-    input_size: int = 224,
+    input_size: int = DEFAULT_INPUT_SIZE,
     pool: str = "none",
     layer: str | None = None,
     seed: int = 0,
@@ -340,7 +341,7 @@ def _cut(base: Any, layer: str | None, pool: str, spec: BackboneSpec) -> Any:
 def _preprocess(spec: BackboneSpec) -> Any:
     import keras
 
-    return getattr(keras.applications, spec.name).preprocess_input
+    return getattr(keras.applications, spec.keras_module).preprocess_input
 
 
 def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
@@ -349,6 +350,8 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
     import tensorflow
     import tf2onnx
 
+    from cnncodes.export.simplify import simplify
+
     shape = (input_size, input_size, 3)
     images = keras.Input(shape, dtype="uint8", name="images")
     codes = network(_preprocess(spec)(keras.ops.cast(images, "float32")))
@@ -356,11 +359,12 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
     model, _ = tf2onnx.convert.from_keras(
         keras.Model(images, codes), input_signature=signature, opset=OPSET
     )
+    model = simplify(model)
     _rename_output(model, "codes")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     unused = [each for each in model.opset_import if each.domain != ""]
-    for each in unused:  # the converter declares ai.onnx.ml, and small runtimes lack it
+    for each in unused:  # declared, but not used, and small runtimes lack them
         model.opset_import.remove(each)
     del model.graph.value_info[:]  # holds the converter's own names for the batch
     model.graph.name = model.producer_name = "cnncodes"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.images import check_pixels
-from cnncodes.model_file import BackboneInfo, open_session
+from cnncodes.model_file import DEFAULT_PROVIDER, BackboneInfo, open_session
 
 
 class Backbone:
@@ -23,6 +23,8 @@ class Backbone:
         A file made by ``cnncodes export``.
     threads : int, optional
         Threads of the session; by default all the processors there are.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
 
     Attributes
     ----------
@@ -30,11 +32,15 @@ class Backbone:
         What the file says of itself.
     code_shape : tuple of int
         Shape of one image's codes, such as ``(5, 5, 2048)``.
+    provider : str
+        Full name of the execution provider, such as ``CPUExecutionProvider``.
 
     Raises
     ------
     FileFormatError
         The file is not a backbone.
+    ParameterError
+        The provider is not there or cannot start.
 
     Examples
     --------
@@ -43,9 +49,13 @@ class Backbone:
     (2, 5, 5, 2048)
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
+    ) -> None:
         self.path = Path(path)
-        self._session, metadata = open_session(self.path, "backbone", threads=threads)
+        self._session, metadata = open_session(
+            self.path, "backbone", threads=threads, provider=provider
+        )
         self.info = BackboneInfo.from_metadata(metadata, self.path)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         size = self.info.input_size
@@ -59,6 +69,7 @@ class Backbone:
                 f"{self.path}: its input or output is not that of a backbone; export it again"
             )
         self.code_shape: tuple[int, ...] = tuple(outputs[0].shape[1:])
+        self.provider: str = self._session.get_providers()[0]
 
     @cached_property
     def sha256(self) -> str:

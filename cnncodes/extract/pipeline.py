@@ -24,7 +24,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, in_batches, load_images
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore
-from cnncodes.model_file import available_threads
+from cnncodes.model_file import DEFAULT_PROVIDER, available_threads
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
 
@@ -76,6 +76,7 @@ def extract(
     dtype: str = "float16",
     on_error: str = "skip",
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    provider: str = DEFAULT_PROVIDER,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -99,6 +100,8 @@ def extract(
         Whether an image that cannot be used is noted and passed over, or ends the extraction.
     max_pixels : int
         An image with more pixels cannot be used.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -113,6 +116,8 @@ def extract(
     ------
     FileFormatError
         The backbone file is not one.
+    ParameterError
+        The provider is not there or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -130,7 +135,7 @@ def extract(
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[backbone, source])
     threads = threads or available_threads()
-    network = Backbone(backbone, threads=threads)
+    network = Backbone(backbone, threads=threads, provider=provider)
     images = find_images(Path(source))
     started = time.monotonic()
     with _open_store(output, network, images, str(source), dtype, max_pixels) as store:
@@ -219,7 +224,8 @@ def _open_store(
 def _identify(network: Backbone, images: Source, dtype: str, max_pixels: int) -> str:
     """Digest all that decides what goes into the file, sizes and times of the images included."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([network.sha256, dtype, max_pixels, images.class_names]).encode())
+    model = [network.sha256, network.provider]
+    digest.update(json.dumps([*model, dtype, max_pixels, images.class_names]).encode())
     for path, label, file in zip(images.paths, images.labels, images.files(), strict=True):
         try:
             status = file.stat()

@@ -182,13 +182,18 @@ class CodeStore:
         Raises
         ------
         OutputError
-            The codes do not fit the stored dtype, or the disk refuses them.
+            The codes are too large or too small for the stored dtype, or the disk refuses them.
         """
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
             stored = codes.astype(self.codes.dtype) if len(codes) else codes
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
+                "pass --dtype float32"
+            )
+        if codes.any() and not stored.any():
+            raise OutputError(
+                f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
                 "pass --dtype float32"
             )
         try:

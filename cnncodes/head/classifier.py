@@ -24,7 +24,7 @@ from cnncodes.extract.images import (
     load_images,
     prepare_image,
 )
-from cnncodes.model_file import HeadInfo, available_threads, open_session
+from cnncodes.model_file import DEFAULT_PROVIDER, HeadInfo, available_threads, open_session
 
 BATCH_SIZE = 8
 
@@ -73,6 +73,8 @@ class Classifier:
         A file made by ``cnncodes bundle``.
     threads : int, optional
         Threads that compute; by default all the processors there are.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
 
     Attributes
     ----------
@@ -87,6 +89,8 @@ class Classifier:
     ------
     FileFormatError
         The file is not an app.
+    ParameterError
+        The provider is not there or cannot start.
 
     Examples
     --------
@@ -94,10 +98,14 @@ class Classifier:
     [Prediction(label='cat', probability=0.97)]
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
+    ) -> None:
         self.path = Path(path)
         self._threads = threads or available_threads()
-        self._session, metadata = open_session(self.path, "app", threads=self._threads)
+        self._session, metadata = open_session(
+            self.path, "app", threads=self._threads, provider=provider
+        )
         self.info = HeadInfo.from_metadata(metadata, self.path)
         self.labels = self.info.labels
         self.input_size = self.info.backbone.input_size

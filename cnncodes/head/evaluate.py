@@ -27,6 +27,7 @@ from cnncodes.head.metrics import Figures, measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
 from cnncodes.model_file import (
+    DEFAULT_PROVIDER,
     PREFIX,
     BackboneInfo,
     HeadInfo,
@@ -162,6 +163,7 @@ def evaluate(
     backbone: str | Path | None = None,
     include_training: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    provider: str = DEFAULT_PROVIDER,
     report: str | Path | None = None,
     curve: str | Path | None = None,
     images: str | Path | None = None,
@@ -184,6 +186,8 @@ def evaluate(
         their files, wherever these lie.
     max_pixels : int
         An image with more pixels cannot be used.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     report : str or Path, optional
         Folder in which to write a report, ``index.html`` and ``evaluation.json``.
     curve : str or Path, optional
@@ -210,7 +214,7 @@ def evaluate(
     TrainingError
         A code is not finite.
     ParameterError
-        Options contradict each other.
+        Options contradict each other, or the provider is not there or cannot start.
     MissingDependencyError
         The report needs packages that are not installed.
     OutputError
@@ -225,7 +229,7 @@ def evaluate(
         planned = Report(Path(report), curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
         raise ParameterError("--curve and --images are for a report; pass --report too")
-    opened = _Model(Path(model))
+    opened = _Model(Path(model), provider)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
         evaluated = _evaluate_codes(opened, data, backbone, selection, progress)
@@ -239,9 +243,10 @@ def evaluate(
 class _Model:
     """A head or an app in a session."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, provider: str) -> None:
         self.path = path
-        self._session, metadata = open_session(path, "head", "app")
+        self.provider = provider
+        self._session, metadata = open_session(path, "head", "app", provider=provider)
         self.info = HeadInfo.from_metadata(metadata, path)
         self.kind = metadata[PREFIX + "kind"]
         self._input = "codes" if self.kind == "head" else "images"
@@ -384,7 +389,7 @@ def _classify(
             f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
             "--backbone with the file of its network"
         )
-    network = Backbone(backbone)
+    network = Backbone(backbone, provider=model.provider)
     model.check_codes(network.path, network.sha256, network.info, network.code_shape)
     return lambda pixels: model.probabilities(network.extract(pixels))
 

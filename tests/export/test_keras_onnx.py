@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,31 +20,48 @@ from cnncodes.export.backbones import BACKBONES
 from cnncodes.export.keras_onnx import export_backbone
 from tests.conftest import Exports, run_process
 
-CODE_SHAPES = {"inception_v3": (5, 5, 2048), "vgg16": (7, 7, 512), "vgg19": (7, 7, 512)}
+CODE_SHAPES = {
+    "inception_v3": (5, 5, 2048),
+    "vgg16": (7, 7, 512),
+    "vgg19": (7, 7, 512),
+    "mobilenet_v2": (7, 7, 1280),
+    "resnet50": (7, 7, 2048),
+    "efficientnet_v2_b0": (7, 7, 1280),
+}
+BEFORE_THE_NETWORK = {"Cast", "Slice", "Concat", "Sub", "Add", "Mul", "Transpose"}
+IN_THE_NETWORK = {"Conv", "Relu", "Clip", "Sigmoid", "Add", "Mul", "Concat", "Pad", "Transpose"}
+IN_THE_NETWORK |= {"MaxPool", "AveragePool", "GlobalAveragePool"}
 
 # Builds the network again from the same seed, by Keras's public functions alone.
 KERAS_CODES = """
 import sys
 import keras
 import numpy as np
-keras_class, module, images, codes = sys.argv[1:]
+keras_class, module, images, codes, statistics = sys.argv[1:]
 keras.utils.set_random_seed(0)
 network = getattr(keras.applications, keras_class)(
     include_top=False, weights=None, input_shape=np.load(images).shape[1:]
 )
+if statistics == "trained":
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.random.uniform(0.5, 1.5, each.shape) for each in layer.weights])
 prepared = getattr(keras.applications, module).preprocess_input(np.load(images).astype("float32"))
 np.save(codes, network.predict(prepared, verbose=0))
 network.save_weights(codes + ".weights.h5")
 """
 
 
-def keras_codes(name: str, images: np.ndarray, folder: Path) -> tuple[np.ndarray, Path]:
+def keras_codes(
+    name: str, images: np.ndarray, folder: Path, statistics: str = "initial"
+) -> tuple[np.ndarray, Path]:
     """Return Keras's own codes, and the file of the weights that gave them."""
     np.save(folder / "images.npy", images)
+    spec = BACKBONES[name]
     subprocess.run(
         [
-            *(sys.executable, "-c", KERAS_CODES, BACKBONES[name].keras_class, name),
-            *(str(folder / "images.npy"), str(folder / "codes.npy")),
+            *(sys.executable, "-c", KERAS_CODES, spec.keras_class, spec.keras_module),
+            *(str(folder / "images.npy"), str(folder / "codes.npy"), statistics),
         ],
         check=True,
         capture_output=True,
@@ -75,8 +93,82 @@ def test_codes_are_those_of_keras(name: str, exports: Exports, tmp_path: Path) -
     assert backbone.info.weights == "random:0"
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_v2_b0"])
+def test_batch_normalization_is_folded_into_the_convolutions(name: str, tmp_path: Path) -> None:
+    """With statistics as training leaves them: those of random weights do nothing."""
+    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    expected, weights = keras_codes(name, images, tmp_path, statistics="trained")
+    path = tmp_path / "trained.onnx"
+    done = run_process(
+        *("export", name, "--weights", weights, "--input-size", "64", "-o", path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert relative_difference(Backbone(path).extract(images), expected) <= 1e-4
+    graph = onnx.load(str(path)).graph
+    constants = {each.name for each in graph.initializer}
+    first = [node.op_type for node in graph.node].index("Conv")
+    assert {node.op_type for node in graph.node[:first]} <= BEFORE_THE_NETWORK
+    assert {node.op_type for node in graph.node[first:]} <= IN_THE_NETWORK
+    for node in graph.node[first:]:
+        assert node.op_type not in ("Mul", "Add") or constants.isdisjoint(node.input)
+
+
+@pytest.mark.parametrize("name", CODE_SHAPES)
+def test_figures_in_the_table_are_those_of_the_graph(name: str, exports: Exports) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(exports.get(name)))).graph
+    weights = {each.name: list(each.dims) for each in graph.initializer}
+    shapes = {
+        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    kernels = [weights[node.input[1]] for node in convolutions]
+    # Random weights have biases of zero, which the graph may leave out: trained ones have all.
+    n_parameters = sum(math.prod(kernel) + kernel[0] for kernel in kernels)
+    n_multiply_adds = sum(
+        math.prod(kernel) * math.prod(shapes[node.output[0]][2:])
+        for kernel, node in zip(kernels, convolutions, strict=True)
+    )
+    spec = BACKBONES[name]
+    assert (spec.n_parameters, spec.n_multiply_adds) == (n_parameters, n_multiply_adds)
+    assert spec.code_shape == tuple(shapes["codes"][1:])
+
+
+def test_smallest_input_is_that_of_keras() -> None:
+    build = """
+import json, sys, keras
+refused = []
+for keras_class, size in json.loads(sys.argv[1]):
+    try:
+        getattr(keras.applications, keras_class)(
+            include_top=False, weights=None, input_shape=(size, size, 3)
+        )
+    except ValueError:
+        refused.append([keras_class, size])
+print(json.dumps(refused))
+"""
+    specs = BACKBONES.values()
+    too_small = [[spec.keras_class, spec.min_input_size - 1] for spec in specs]
+    smallest = [[spec.keras_class, spec.min_input_size] for spec in specs]
+    done = subprocess.run(
+        [sys.executable, "-c", build, json.dumps([*too_small, *smallest])],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == too_small
+
+
+@pytest.mark.parametrize("name", CODE_SHAPES)
+def test_operators_are_those_that_every_runtime_has(name: str, exports: Exports) -> None:
+    model = onnx.load(str(exports.get(name)))
+    operators = [node.op_type for node in model.graph.node]
+    assert set(operators) <= BEFORE_THE_NETWORK | IN_THE_NETWORK
+    assert operators.count("Transpose") == 2  # to channels first and back
+    assert [each.domain for each in model.opset_import] == [""]
+
+
 def test_every_row_of_the_table_is_tested() -> None:
-    assert set(BACKBONES) == set(CODE_SHAPES)
+    assert list(BACKBONES) == list(CODE_SHAPES)
     assert all(name == spec.name for name, spec in BACKBONES.items())
 
 

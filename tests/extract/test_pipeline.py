@@ -335,6 +335,7 @@ def test_starts_anew_for_another_request(
     for change, arguments in (
         (lambda: None, (backbone, source, "--dtype", "float32")),
         (lambda: None, (backbone, source, "--max-pixels", "5000")),
+        (lambda: None, (backbone, source, "--provider", "azure")),
         (lambda: None, (other, source)),
         (lambda: os.utime(image, ns=(1, 1)), (backbone, source)),
         (lambda: (source / "0").rename(source / "1"), (backbone, source)),

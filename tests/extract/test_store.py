@@ -148,6 +148,18 @@ def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: 
         assert (store.codes[:] == codes).all()
 
 
+def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
+    tiny = CODES * 1e-10 / np.abs(CODES).max()
+    with create(tmp_path / "half.h5", dtype="float16") as store:
+        with pytest.raises(OutputError, match=r"at most 1.0e-10 vanish in float16; pass --dtype"):
+            append(store, tiny)
+        assert len(store) == 0
+        append(store, np.zeros_like(CODES))  # zeros are no loss
+    with create(tmp_path / "single.h5") as store:
+        append(store, tiny)
+        assert (store.codes[:] == tiny).all()
+
+
 # Names as a file system gives them: any bytes but these two.
 file_names = st.one_of(
     st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1),
