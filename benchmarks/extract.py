@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from extract_page import PACKAGES, told
-from page import cosines, machine, peak_megabytes, run_apart, write_section
+from page import cnncodes, cosines, machine, peak_megabytes, run_apart, write_section
 from peers import CONTENDERS, SESSION, SIZE, Contender, Images, Network, session_as_it_comes
 
 N_READY = {"inception_v3": 128}  # images in memory; a slower network has fewer
@@ -135,12 +134,6 @@ def prepare(network: Network) -> dict[str, Any]:
     np.save(network.images, images)
     np.save(network.codes, session_as_it_comes(network, images, "float32")())
     return {"weights": weights_of(network.float32), "denormal": denormal_share(network.float32)}
-
-
-def cnncodes(*arguments: object) -> None:
-    """Run one of our commands."""
-    command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def weights_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from page import medians, table
+from page import medians, table, weights_told
 from peers import CONTENDERS
 
 PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "torch", "openvino", "nncf")
@@ -84,11 +84,6 @@ def speed(name: str, runs: Runs) -> str:
 activations, {denormal} are denormal.
 
 {table(header, rows)}"""
-
-
-def weights_told(weights: str) -> str:
-    """Say whose weights a network had."""
-    return {"imagenet": "ImageNet's", "file": "trained"}.get(weights.partition(":")[0], "random")
 
 
 def targets(names: Sequence[str], runs: Runs) -> str:

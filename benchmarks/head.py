@@ -159,7 +159,11 @@ SGD: dict[str, Callable[[Any, np.ndarray], Head]] = {
     "cnncodes --estimator sgd": fit_our_sgd,
 }
 AUTO, CURVE = "cnncodes --C auto", "cnncodes curve"
-FITS = {**LOGISTIC, **SGD, AUTO: lambda train, y: fit_ours(train, y, "auto")}
+FITS: dict[str, Callable[[Any, np.ndarray], Head]] = {
+    **LOGISTIC,
+    **SGD,
+    AUTO: lambda train, y: fit_ours(train, y, "auto"),
+}
 
 
 def run_contender(name: str, path: Path) -> dict[str, Any]:

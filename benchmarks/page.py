@@ -32,6 +32,17 @@ def run_apart(script: str, *arguments: object) -> dict[str, Any]:
     return result
 
 
+def cnncodes(*arguments: object) -> None:
+    """Run one of our commands."""
+    command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def weights_told(weights: str) -> str:
+    """Say whose weights a network has, of which a model's metadata tell more."""
+    return {"imagenet": "ImageNet's", "file": "trained"}.get(weights.partition(":")[0], "random")
+
+
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the median of each figure over several runs."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}

@@ -182,7 +182,8 @@ def pytorch(network: Network, images: Images, bf16: bool) -> Compute:
 
     def codes_of(batch: Images) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return run(torch.from_numpy(batch)).float().numpy()
+            codes: NDArray[np.float32] = run(torch.from_numpy(batch)).float().numpy()
+        return codes
 
     return in_turn(codes_of, images)
 
