@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from page import machine, medians, run_apart, table, write_section
+from page import machine, medians, peak_megabytes, run_apart, table, write_section
 
 N_TRAIN, N_TEST, N_CLASSES = 6400, 2744, 102
 CODE_SHAPE = (5, 5, 2048)
@@ -160,7 +159,11 @@ SGD: dict[str, Callable[[Any, np.ndarray], Head]] = {
     "cnncodes --estimator sgd": fit_our_sgd,
 }
 AUTO, CURVE = "cnncodes --C auto", "cnncodes curve"
-FITS = {**LOGISTIC, **SGD, AUTO: lambda train, y: fit_ours(train, y, "auto")}
+FITS: dict[str, Callable[[Any, np.ndarray], Head]] = {
+    **LOGISTIC,
+    **SGD,
+    AUTO: lambda train, y: fit_ours(train, y, "auto"),
+}
 
 
 def run_contender(name: str, path: Path) -> dict[str, Any]:
@@ -193,8 +196,7 @@ def run_contender(name: str, path: Path) -> dict[str, Any]:
 
 def spent(started: float) -> dict[str, float]:
     """Return the seconds since, and the peak memory in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": time.perf_counter() - started, "megabytes": peak}
+    return {"seconds": time.perf_counter() - started, "megabytes": peak_megabytes()}
 
 
 def all_codes(train: Any) -> np.ndarray:

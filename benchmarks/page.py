@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -28,9 +32,39 @@ def run_apart(script: str, *arguments: object) -> dict[str, Any]:
     return result
 
 
+def cnncodes(*arguments: object) -> None:
+    """Run one of our commands."""
+    command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def weights_told(weights: str) -> str:
+    """Say whose weights a network has, of which a model's metadata tell more."""
+    return {"imagenet": "ImageNet's", "file": "trained"}.get(weights.partition(":")[0], "random")
+
+
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the median of each figure over several runs."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def peak_megabytes() -> float:
+    """Return the most memory this process has had resident, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent had too, up to the call of exec
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))
+        if found:
+            return int(found[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Return the cosine between each image's codes in two arrays (n_images, …)."""
+    one, other = (each.reshape(len(each), -1).astype(np.float32) for each in (first, second))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    found: NDArray[Any] = np.einsum("ij,ij->i", one, other) / lengths
+    return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -43,7 +77,7 @@ def machine(packages: Sequence[str]) -> str:
     """Describe the machine and the versions of some packages, in a line."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
-    flags = set(re.findall(r"\b(avx2|avx512f|avx512_vnni|amx_int8)\b", text))
+    flags = set(re.findall(r"\b(avx2|avx512f|avx512_vnni|avx512_bf16|amx_int8)\b", text))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     told = f" with {', '.join(sorted(flags))}" if flags else ""

@@ -1,0 +1,163 @@
+"""What extract.py measured, laid out as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from page import medians, table, weights_told
+from peers import CONTENDERS
+
+PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "torch", "openvino", "nncf")
+
+# Images a second, ours divided by a peer's, that are aimed at.
+BESIDE_KERAS = {
+    ("inception_v3", "float32"): 1.35,
+    ("inception_v3", "int8"): 4.6,
+    ("vgg19", "float32"): 1.6,
+    ("vgg19", "int8"): 6.5,
+}
+BESIDE_OPENVINO = {
+    ("inception_v3", "float32"): 0.95,
+    ("vgg16", "float32"): 0.95,
+    ("vgg19", "float32"): 0.95,
+    ("inception_v3", "int8"): 0.92,
+    ("vgg16", "int8"): 0.95,
+    ("vgg19", "int8"): 0.95,
+}
+BESIDE_SESSION = {"float32": 0.93, "int8": 0.85}
+MOST_MEGABYTES = {
+    ("vgg19", "float32"): 700,
+    ("vgg19", "int8"): 300,
+    ("inception_v3", "float32"): 450,
+    ("inception_v3", "int8"): 300,
+}
+
+Runs = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def told(machine: str, runs: Runs) -> str:
+    """Lay out all that was measured; what was not is left out."""
+    parts = [f"Machine: {machine}.\n"]
+    names = [key.split("/")[1] for key in runs if key.endswith("/network")]
+    parts += [speed(name, runs) for name in names]
+    if names:
+        parts.append(targets(names, runs))
+    for tell, part in ((files, "files"), (scale, "scale"), (memory, "memory")):
+        if found := below(part, runs):
+            parts.append(tell(found))
+    return "\n".join(parts)
+
+
+def below(part: str, runs: Runs) -> dict[str, dict[str, Any]]:
+    """Return the medians of a part's results, by what follows the part in their keys."""
+    return {
+        key.removeprefix(f"{part}/"): medians(each)
+        for key, each in runs.items()
+        if key.startswith(f"{part}/")
+    }
+
+
+def speed(name: str, runs: Runs) -> str:
+    """Lay out the contenders on images in memory."""
+    (network,) = runs[f"speed/{name}/network"]
+    many, one = below(f"speed/{name}/many", runs), below(f"speed/{name}/one", runs)
+    keras = many[next(iter(many))]["rate"]
+    n_runs = max(len(each) for key, each in runs.items() if key.startswith(f"speed/{name}/"))
+    rows = []
+    for key, found in many.items():
+        contender = CONTENDERS[key]
+        row = [
+            *(contender.label, contender.precision, f"{found['rate']:.1f}"),
+            *(f"{found['rate'] / keras:.2f} ×", f"{found['megabytes']:,.0f} MB"),
+            f"{found['cosine']:.4f}",
+        ]
+        if key in one:
+            row += [f"{one[key][which] * 1000:.0f} ms" for which in ("p50", "p95")]
+            row.append(f"{one[key]['cold']:.1f} s")
+        rows.append(row + ["–"] * (9 - len(row)))
+    header = ["contender", "precision", "images a second", "beside Keras", "peak memory"]
+    header += ["cosine to float32", "one image, p50", "p95", "first code after"]
+    denormal = f"{network['denormal']:.2%}" if network["denormal"] else "none"
+    return f"""\
+**{name}**, {weights_told(network["weights"])} weights, medians of {n_runs} runs. Of the \
+activations, {denormal} are denormal.
+
+{table(header, rows)}"""
+
+
+def targets(names: Sequence[str], runs: Runs) -> str:
+    """Lay out the ratios of ours to the peers' that are aimed at."""
+    rows = []
+    for name in names:
+        many = below(f"speed/{name}/many", runs)
+        for precision in ("float32", "int8"):
+            ours = best(many, "cnncodes", precision)
+            for peer, label, goals in (
+                (best(many, "keras", "float32"), "", BESIDE_KERAS),
+                (best(many, "openvino", precision), "the best of OpenVINO: ", BESIDE_OPENVINO),
+            ):
+                goal = goals.get((name, precision))
+                if goal is not None:
+                    ratio = many[ours]["rate"] / many[peer]["rate"]
+                    beside = f"{label}{CONTENDERS[peer].label.removeprefix('OpenVINO, ')}"
+                    rows.append([name, precision, beside, f"{ratio:.2f} ×", f"≥ {goal:.2f} ×"])
+    header = ["network", "cnncodes in", "beside", "images a second", "aimed at"]
+    return table(header, rows)
+
+
+def best(many: Mapping[str, dict[str, Any]], engine: str, precision: str) -> str:
+    """Return the key of an engine's quickest contender in a precision."""
+    keys = [
+        key
+        for key in many
+        if (CONTENDERS[key].engine, CONTENDERS[key].precision) == (engine, precision)
+    ]
+    return max(keys, key=lambda key: float(many[key]["rate"]))
+
+
+def files(found: Mapping[str, dict[str, Any]]) -> str:
+    """Lay out ``extract`` on files beside the bare session."""
+    rows = []
+    for precision, goal in BESIDE_SESSION.items():
+        bare, done = found[f"{precision}/bare"], found[f"{precision}/extract"]
+        rows.append(
+            [
+                *(precision, f"{bare['rate']:.1f}", f"{done['rate']:.1f}"),
+                *(f"{done['rate'] / bare['rate']:.0%}", f"≥ {goal:.0%}"),
+                f"{done['whole_rate'] / bare['rate']:.0%}",
+            ]
+        )
+    header = ["inception_v3", "session, images a second", "extract", "share", "aimed at"]
+    header.append("with the start of the process")
+    return f"""\
+`cnncodes extract` from JPEG files to a codes file, beside onnxruntime as it comes on images in \
+memory:
+
+{table(header, rows)}"""
+
+
+def scale(found: Mapping[str, dict[str, Any]]) -> str:
+    """Lay out ``extract`` on ever more images."""
+    rows = [
+        [f"{int(n_images):,}", f"{each['rate']:.1f}", f"{each['megabytes']:,.0f} MB"]
+        for n_images, each in found.items()
+    ]
+    return f"""\
+`cnncodes extract` with inception_v3 in int8 on ever more images:
+
+{table(["images", "images a second", "peak memory"], rows)}"""
+
+
+def memory(found: Mapping[str, dict[str, Any]]) -> str:
+    """Lay out the memory of ``extract``."""
+    rows = []
+    for (name, precision), goal in MOST_MEGABYTES.items():
+        peaks = [found[f"{name}/{precision}/{which}"] for which in ("plain", "huge")]
+        peaks_told = [f"{each['megabytes']:,.0f} MB" for each in peaks]
+        rows.append([name, precision, *peaks_told, f"≤ {goal} MB"])
+    header = ["network", "precision", "small images", "twenty of 100 megapixels too", "aimed at"]
+    return f"""\
+Peak memory of `cnncodes extract`, of the whole process:
+
+{table(header, rows)}"""
