@@ -213,7 +213,7 @@ def export(backbone: str, output: Path | None, as_json: bool, **options: Any) ->
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=8,
+    default=1,
     show_default=True,
     help="Images the network sees at a time.",
 )

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError
+from cnncodes.machine import available_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -218,13 +218,6 @@ def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
 
 def _with_article(noun: str) -> str:
     return f"an {noun}" if noun == "app" else f"a {noun}"
-
-
-def available_threads() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def open_session(

@@ -59,6 +59,9 @@ def print_extraction(extraction: Extraction) -> None:
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
         f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images a second"
     )
+    workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
+    images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
+    click.echo(f"  by {workers}, {images} at a time in each")
     if extraction.n_resumed:
         click.echo(f"  went on after {extraction.n_resumed} images of an earlier run")
     if extraction.skipped:
