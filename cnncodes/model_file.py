@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.machine import available_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -261,13 +261,6 @@ def kernels_saturate() -> bool:
     weights = np.full((8, 16), FULL_WEIGHTS, np.int8)
     product = session.run(None, {"a": bytes_, "b": weights})[0]
     return bool((product != 8 * 255 * FULL_WEIGHTS).any())
-
-
-def available_threads() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def find_provider(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
+from cnncodes.model_file import FULL_WEIGHTS
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
+    from cnncodes.export.quantize import Quantization
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.curve import Curve
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from cnncodes.progress import Progress
 
 SKIPPED_SHOWN = 5
+WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
@@ -68,6 +71,32 @@ def print_export(exported: Export) -> None:
     )
 
 
+def print_quantization(quantized: Quantization) -> None:
+    """Print how near the int8 codes are to the float32 ones, and what is gained."""
+    near, (before, after) = quantized.closeness, quantized.images_per_second
+    sizes = [f"{size / 1e6:.1f} MB" for size in quantized.file_sizes]
+    settings = quantized.settings
+    bits = "8 bits" if settings.weight_limit == FULL_WEIGHTS else "7 bits"
+    click.echo(f"{shown(str(quantized.path))}: {quantized.info.backbone}, int8")
+    click.echo(
+        f"  codes   cosine {near.cosine:.4f} to the float32 codes, at least "
+        f"{near.min_cosine:.4f}; relative error {near.relative_error:.1%} (on {near.n_images} "
+        "images that took no part)"
+    )
+    click.echo(
+        f"  speed   {after:.1f} images a second, before {before:.1f}: {after / before:.1f} times"
+    )
+    click.echo(f"  size    {sizes[1]}, before {sizes[0]}")
+    ranges = "all values" if settings.method == "max" else settings.method
+    click.echo(
+        f"  made    ranges by {ranges} on {quantized.n_calibration} images, equalization "
+        f"{settings.equalization:g}, weights of {bits}"
+        + (f", {len(settings.floats)} convolutions left in float32" if settings.floats else "")
+    )
+    if after < WORTHWHILE * before or not quantized.is_close:
+        click.echo("  Not worth it: this network does better in its float32 file.")
+
+
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes = len(extraction.class_names)
@@ -77,6 +106,9 @@ def print_extraction(extraction: Extraction) -> None:
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
         f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images a second"
     )
+    workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
+    images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
+    click.echo(f"  by {workers}, {images} at a time in each")
     if extraction.n_resumed:
         click.echo(f"  went on after {extraction.n_resumed} images of an earlier run")
     if extraction.skipped:

@@ -14,6 +14,7 @@ import pytest
 from cnncodes import __version__
 from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
+from cnncodes.export.quantize import quantize_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
 from cnncodes.head.classifier import Classifier
@@ -26,6 +27,7 @@ from tests.conftest import Run, error_of, run_process
 
 COMMANDS = {
     "export": [export_backbone],
+    "quantize": [quantize_backbone],
     "extract": [extract],
     "train": [train_head, SGDSoftmax],
     "evaluate": [evaluate],
@@ -48,6 +50,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
     listed = [line.split()[0] for line in lines if line.strip()]
     assert listed == [
         "export",
+        "quantize",
         "extract",
         "train",
         "evaluate",

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,11 +36,11 @@ from cnncodes.export.rewrites import convolve_before_pooling, fold_preprocessing
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, load_images
 from cnncodes.extract.sources import find_images
+from cnncodes.machine import available_threads
 from cnncodes.model_file import (
     FULL_WEIGHTS,
     REDUCED_WEIGHTS,
     BackboneInfo,
-    available_threads,
     kernels_saturate,
 )
 from cnncodes.output import check_output, replacing
@@ -103,6 +104,19 @@ class Quantization:
     closeness: Closeness
     images_per_second: tuple[float, float]
     file_sizes: tuple[int, int]
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the codes are as near as is wanted."""
+        return self.closeness.cosine >= WANTED_COSINE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it in JSON's types."""
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "settings": {**asdict(self.settings), "floats": sorted(self.settings.floats)},
+        }
 
 
 def quantize_backbone(

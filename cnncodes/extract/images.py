@@ -5,13 +5,18 @@ Rules, in this order:
 1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
 2. The pixel count is checked in the header, before anything is decoded.
 3. Of an animation or a stack the first frame is used.
-4. The EXIF orientation is applied.
+4. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
+   twice the pixels wanted in both directions.
 5. 16-bit grey is scaled to 8 bits; 32-bit pixels have no fixed white and are refused.
 6. Transparency is composited on white; everything becomes RGB.
-7. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
+7. In each direction, where four times the pixels wanted are left or more, the mean of two or
+   more pixels takes their place, as many as leave at least twice the pixels wanted.
+8. The EXIF orientation is applied.
+9. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
 
-Training and prediction share this module, so both see the same pixels. It needs numpy and
-Pillow only.
+Images of many pixels are decoded one at a time, however many threads there are, so that they take
+the memory of one. Training and prediction share this module, so both see the same pixels. It
+needs numpy and Pillow only.
 """
 
 from __future__ import annotations
@@ -21,13 +26,14 @@ import io
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cnncodes.errors import ImageError, ParameterError
 
@@ -46,6 +52,18 @@ SIGNATURES = (
     b"MM\0*",
 )
 SIGNATURE_LENGTH = 12
+LARGE = 16_000_000  # pixels
+STRIP = 1_000_000  # pixels
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_one_large = Lock()
 
 
 def has_image_signature(head: bytes) -> bool:
@@ -102,7 +120,12 @@ def decode_image(
             raise ImageError(
                 f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
             )
-        return prepare_image(image, size)
+        n_pixels = image.width * image.height
+        drafted = image.draft(None, (2 * size, 2 * size))  # only JPEG knows how
+        if not image.info.get("progressive"):  # else all of it is in memory, whatever the scale
+            n_pixels = image.width * image.height
+        with _one_large if n_pixels > LARGE else nullcontext():
+            return _prepared(image, size, drafted[1][2:] if drafted else None)
 
 
 def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -126,10 +149,7 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
         The image has 32 bits a channel, or turns out to be damaged.
     """
     with _as_image_errors():
-        image = _to_rgb(_upright(image))
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+        return _prepared(image, size)
 
 
 def check_pixels(images: NDArray[np.uint8], size: int) -> None:
@@ -173,12 +193,50 @@ def _pixels(number: int) -> str:
     return f"{number / 1e6:.0f} megapixels" if number >= 1_000_000 else f"{number} pixels"
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, if there is one that can be read."""
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 if there is none that can be read."""
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF raises many things; damaged pixels will raise again
-        return image
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF raises many things; damaged pixels have raised already
+        return 1
+
+
+def _prepared(
+    image: Image.Image, size: int, extent: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
+    """Turn an image into pixels; its last column and row may lie outside of `extent` in part."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    extent = extent or image.size
+    factors = max(1, image.width // (2 * size)), max(1, image.height // (2 * size))
+    if factors == (1, 1) and extent == image.size:
+        image = _to_rgb(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        box = (0, 0, extent[0] / factors[0], extent[1] / factors[1])
+        image = _reduced(image, factors).resize((size, size), Image.Resampling.BILINEAR, box)
+        if turn is not None:
+            image = image.transpose(turn)
+    return np.asarray(image)
+
+
+def _reduced(image: Image.Image, factors: tuple[int, int]) -> Image.Image:
+    """Turn an image into RGB, and average blocks of pixels, `factors` across and down.
+
+    This is done a strip at a time, since each mode takes copies of its own on its way.
+    """
+    if factors == (1, 1):
+        return _to_rgb(image)
+    width, height = image.size
+    smaller = Image.new("RGB", (-(-width // factors[0]), -(-height // factors[1])))
+    step = factors[1] * max(1, STRIP // (width * factors[1]))
+    for top in range(0, height, step):
+        strip = image.crop((0, top, width, min(top + step, height)))
+        smaller.paste(_to_rgb(strip).reduce(factors), (0, top // factors[1]))
+    return smaller
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

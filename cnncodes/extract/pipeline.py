@@ -1,9 +1,4 @@
-"""The extraction: decode threads → batches → session → file, all at work at once.
-
-While onnxruntime computes one batch, threads decode the next ones and one more thread
-compresses and writes the one before. What waits between the stages is bounded, so memory does
-not grow with the collection.
-"""
+"""The extraction: workers take images from file to compressed codes, one thread writes them."""
 
 from __future__ import annotations
 
@@ -11,25 +6,23 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from types import TracebackType
 
 from cnncodes.errors import ImageError, SourceError
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, in_batches, load_images
+from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore
-from cnncodes.model_file import DEFAULT_PROVIDER, available_threads
+from cnncodes.extract.workers import Workers
+from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
 
-# On a CPU a larger batch takes more memory and gives no more images a second.
-DEFAULT_BATCH_SIZE = 8
+WRITTEN_TOGETHER = 32  # images; HDF5 is slow at adding few
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,10 @@ class Extraction:
         The classes.
     code_shape : tuple of int
         Shape of one image's codes.
+    workers : int
+        Batches that were worked on at a time.
+    batch_size : int
+        Images in each.
     seconds : float
         Duration of this run.
     """
@@ -63,6 +60,8 @@ class Extraction:
     skipped: list[tuple[str, str]]
     class_names: list[str]
     code_shape: tuple[int, ...]
+    workers: int
+    batch_size: int
     seconds: float
 
 
@@ -71,7 +70,7 @@ def extract(
     source: str | Path,
     output: str | Path,
     *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = None,
     threads: int | None = None,
     dtype: str = "float16",
     on_error: str = "skip",
@@ -90,8 +89,8 @@ def extract(
         A folder of class folders, a flat folder, or a CSV file with the columns path and label.
     output : str or Path
         The codes file to write.
-    batch_size : int
-        Images the network sees at a time.
+    batch_size : int, optional
+        Images the network sees at a time; by default what suits its precision.
     threads : int, optional
         Threads that compute; by default all the processors there are.
     dtype : {"float16", "float32"}
@@ -134,37 +133,27 @@ def extract(
     """
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[backbone, source])
-    threads = threads or available_threads()
-    network = Backbone(backbone, threads=threads, provider=provider)
     images = find_images(Path(source))
+    workers = Workers.hire(
+        backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
+    )
     started = time.monotonic()
-    with _open_store(output, network, images, str(source), dtype, max_pixels) as store:
+    with _open_store(output, workers.network, images, str(source), dtype, max_pixels) as store:
         n_resumed = store.n_seen
         try:
             if on_error == "fail":
                 _refuse(store.skipped)
             if progress is not None:
                 progress.begin(len(images.paths), n_resumed)
-            loaded = load_images(
-                images.files()[n_resumed:],
-                network.info.input_size,
-                threads=threads,
-                ahead=2 * batch_size,
-                max_pixels=max_pixels,
-            )
-            with closing(loaded), ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-                writing: Future[None] | None = None
-                for batch in in_batches(loaded, batch_size):
-                    rows = _compute(network, images, n_resumed, batch)
+            batches = workers.run(images.files()[n_resumed:], store.encode, max_pixels=max_pixels)
+            with closing(batches), _Writer(store) as writer:
+                for batch, chunks in batches:
+                    rows = _rows(images, n_resumed, batch, chunks or [])
                     if on_error == "fail":
-                        _refuse(rows["skipped"])
-                    if writing is not None:
-                        writing.result()  # one batch waits at most, and a full disk is told now
-                    writing = writer.submit(store.append, **rows)
+                        _refuse(rows.skipped)
+                    writer.add(rows)
                     if progress is not None:
                         progress.advance(len(batch))
-                if writing is not None:
-                    writing.result()
             if len(store) == 0:
                 path, reason = store.skipped[0]
                 raise SourceError(
@@ -181,10 +170,12 @@ def extract(
         finally:
             if len(store) == 0:
                 store.discard()
-        return _finish(store, output, n_resumed, started)
+        return _finish(store, output, n_resumed, workers, started)
 
 
-def _finish(store: CodeStore, output: Path, n_resumed: int, started: float) -> Extraction:
+def _finish(
+    store: CodeStore, output: Path, n_resumed: int, workers: Workers, started: float
+) -> Extraction:
     extraction = Extraction(
         path=output,
         n_images=len(store),
@@ -193,6 +184,8 @@ def _finish(store: CodeStore, output: Path, n_resumed: int, started: float) -> E
         skipped=store.skipped,
         class_names=store.class_names,
         code_shape=tuple(store.codes.shape[1:]),
+        workers=workers.number,
+        batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
     )
     store.finish(output)
@@ -241,24 +234,59 @@ def _refuse(skipped: Sequence[tuple[str, str]]) -> None:
         raise ImageError(f"{path}: {problem}; mend or remove it, or pass --on-error skip")
 
 
-def _compute(
-    network: Backbone, images: Source, offset: int, batch: Sequence[LoadedImage]
-) -> dict[str, Any]:
-    """Compute the codes of a batch; return what `CodeStore.append` takes."""
-    usable = [image for image in batch if image.pixels is not None]
-    pixels = [image.pixels for image in batch if image.pixels is not None]
-    if pixels:
-        codes = network.extract(np.stack(pixels))
-    else:
-        codes = np.empty((0, *network.code_shape), np.float32)
-    return {
-        "codes": codes,
-        "labels": [images.labels[offset + image.index] for image in usable],
-        "paths": [images.paths[offset + image.index] for image in usable],
-        "digests": [image.digest for image in usable],
-        "skipped": [
+@dataclass(frozen=True)
+class _Rows:
+    """What `CodeStore.append` takes."""
+
+    codes: list[bytes] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _rows(images: Source, offset: int, batch: Sequence[LoadedImage], chunks: list[bytes]) -> _Rows:
+    places = [offset + image.index for image in batch if image.pixels is not None]
+    return _Rows(
+        codes=chunks,
+        labels=[images.labels[place] for place in places],
+        paths=[images.paths[place] for place in places],
+        digests=[image.digest for image in batch if image.pixels is not None],
+        skipped=[
             (images.paths[offset + image.index], image.problem)
             for image in batch
             if image.pixels is None
         ],
-    }
+    )
+
+
+class _Writer:
+    """Adds rows to a file, many at a time, in a thread that no interrupt reaches."""
+
+    def __init__(self, store: CodeStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._waiting = _Rows()
+
+    def add(self, rows: _Rows) -> None:
+        """Add rows; a full disk is told here."""
+        for name, values in vars(rows).items():
+            getattr(self._waiting, name).extend(values)
+        if len(self._waiting.codes) + len(self._waiting.skipped) >= WRITTEN_TOGETHER:
+            self._write()
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, _Rows()
+        self._thread.submit(self._store.append, **vars(waiting)).result()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._thread:
+            self._write()

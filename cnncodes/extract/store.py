@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,9 @@ from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.model_file import BackboneInfo
 
 FORMAT = "1"
-CHUNK_BYTES = 64 * 1024
-# Codes are mostly zeros: the fastest level of gzip after shuffling already shrinks them well,
-# and unlike lzf every HDF5 library can read it.
-COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+# Every HDF5 library reads gzip. A chunk is an image, so that images are compressed, copied and
+# picked one by one.
+CODES: dict[str, Any] = {"chunk": 1, "compression": "gzip", "compression_opts": 1}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -122,15 +121,13 @@ class CodeStore:
         file.attrs["source"] = _encode(source)
         file.attrs["request"] = request
         file.attrs["complete"] = False
-        bytes_per_image = math.prod(code_shape) * np.dtype(dtype).itemsize
-        per_chunk = max(1, CHUNK_BYTES // bytes_per_image)
-        _growing(file, "codes", dtype, tuple(code_shape), per_chunk, **COMPRESSION)
-        _growing(file, "labels", "int32", (), 1024)
-        _growing(file, "paths", _TEXT, (), 1024)
-        _growing(file, "digests", "S64", (), 1024)
+        _growing(file, "codes", dtype, tuple(code_shape), **CODES)
+        _growing(file, "labels", "int32", (), chunk=1024)
+        _growing(file, "paths", _TEXT, (), chunk=1024)
+        _growing(file, "digests", "S64", (), chunk=1024)
         skipped = file.create_group("skipped")
-        _growing(skipped, "paths", _TEXT, (), 64)
-        _growing(skipped, "reasons", _TEXT, (), 64)
+        _growing(skipped, "paths", _TEXT, (), chunk=64)
+        _growing(skipped, "reasons", _TEXT, (), chunk=64)
         store = cls(file, path)
         file.attrs["told"] = store._told_digest()
         return store
@@ -169,23 +166,26 @@ class CodeStore:
         store.close()
         return None
 
-    def append(
-        self,
-        codes: NDArray[np.float32],
-        labels: Sequence[int],
-        paths: Sequence[str],
-        digests: Sequence[str],
-        skipped: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Add images and, as pairs of path and reason, the ones that were skipped.
+    def encode(self, codes: NDArray[np.float32]) -> list[bytes]:
+        """Turn codes into the bytes that are stored; any thread may.
+
+        Parameters
+        ----------
+        codes : ndarray of float32, shape (n_images, *code_shape)
+            The codes.
+
+        Returns
+        -------
+        list of bytes
+            For each image its chunk of the file, compressed.
 
         Raises
         ------
         OutputError
-            The codes are too large or too small for the stored dtype, or the disk refuses them.
+            The codes are too large or too small for the stored dtype.
         """
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
-            stored = codes.astype(self.codes.dtype) if len(codes) else codes
+            stored = codes.astype(self.codes.dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
@@ -196,8 +196,28 @@ class CodeStore:
                 f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
                 "pass --dtype float32"
             )
+        return [_compress(each.tobytes()) for each in stored]
+
+    def append(
+        self,
+        codes: NDArray[np.float32] | Sequence[bytes],
+        labels: Sequence[int],
+        paths: Sequence[str],
+        digests: Sequence[str],
+        skipped: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Add images and, as pairs of path and reason, the ones that were skipped.
+
+        The codes are of shape (n_images, *code_shape), or what `encode` made of them.
+
+        Raises
+        ------
+        OutputError
+            The codes do not fit the stored dtype, or the disk refuses them.
+        """
+        chunks = self.encode(codes) if isinstance(codes, np.ndarray) else codes
         try:
-            _extend(self._file["codes"], stored)
+            _extend_chunks(self._file["codes"], chunks)
             _extend(self._file["labels"], list(labels))
             _extend(self._file["paths"], [_encode(path) for path in paths])
             _extend(self._file["digests"], [digest.encode() for digest in digests])
@@ -373,8 +393,14 @@ def _open_hdf5(path: Path, mode: str) -> h5py.File:
         raise FileFormatError(f"{path}: cannot be opened as HDF5 ({_reason(error)})") from error
 
 
+def _compress(content: bytes) -> bytes:
+    """Deflate, looking for runs of one byte only: codes are mostly zeros, and it is quick."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return deflate.compress(content) + deflate.flush()
+
+
 def _growing(
-    group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], chunk: int, **options: Any
+    group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], *, chunk: int, **options: Any
 ) -> None:
     """Create an empty dataset that grows along its first axis."""
     group.create_dataset(
@@ -392,6 +418,14 @@ def _extend(dataset: h5py.Dataset, values: Any) -> None:
         before = dataset.shape[0]
         dataset.resize(before + len(values), axis=0)
         dataset[before:] = values
+
+
+def _extend_chunks(dataset: h5py.Dataset, chunks: Sequence[bytes]) -> None:
+    """Add rows that are compressed already, each a chunk of its own."""
+    before = dataset.shape[0]
+    dataset.resize(before + len(chunks), axis=0)
+    for row, chunk in enumerate(chunks, start=before):
+        dataset.id.write_direct_chunk((row, *[0] * (dataset.ndim - 1)), chunk)
 
 
 def _stored(text: str) -> str:

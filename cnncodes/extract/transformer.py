@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from cnncodes.errors import ImageError
-from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import in_batches, load_images
-from cnncodes.extract.pipeline import DEFAULT_BATCH_SIZE
-from cnncodes.model_file import available_threads
+from cnncodes.extract.workers import Workers
 
 
 class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -24,8 +23,8 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     backbone : str or Path
         A backbone file.
-    batch_size : int
-        Images the network sees at a time.
+    batch_size : int, optional
+        Images the network sees at a time; by default what suits its precision.
     threads : int, optional
         Threads that compute; by default all the processors there are.
 
@@ -40,7 +39,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self,
         backbone: str | Path,
         *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
         threads: int | None = None,
     ) -> None:
         self.backbone = backbone
@@ -72,22 +71,18 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             The backbone file is not one.
         """
         paths = [Path(path) for path in X]
-        network = Backbone(self.backbone, threads=self.threads)
-        loaded = load_images(
-            paths,
-            network.info.input_size,
-            threads=self.threads or available_threads(),
-            ahead=2 * self.batch_size,
+        workers = Workers.hire(
+            self.backbone, len(paths), threads=self.threads, batch_size=self.batch_size
         )
-        parts = [np.empty((0, int(np.prod(network.code_shape))), np.float32)]
-        for batch in in_batches(loaded, self.batch_size):
-            for image in batch:
-                if image.pixels is None:
-                    raise ImageError(f"{paths[image.index]}: {image.problem}")
-            codes = network.extract(
-                np.stack([image.pixels for image in batch if image.pixels is not None])
-            )
-            parts.append(codes.reshape(len(codes), -1))
+        parts = [np.empty((0, math.prod(workers.network.code_shape)), np.float32)]
+        batches = workers.run(paths, lambda codes: codes.reshape(len(codes), -1))
+        with closing(batches):
+            for images, codes in batches:
+                for image in images:
+                    if image.pixels is None:
+                        raise ImageError(f"{paths[image.index]}: {image.problem}")
+                if codes is not None:
+                    parts.append(codes)
         return np.concatenate(parts)
 
     def __sklearn_is_fitted__(self) -> bool:

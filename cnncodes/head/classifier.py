@@ -24,7 +24,8 @@ from cnncodes.extract.images import (
     load_images,
     prepare_image,
 )
-from cnncodes.model_file import DEFAULT_PROVIDER, HeadInfo, available_threads, open_session
+from cnncodes.machine import available_threads
+from cnncodes.model_file import DEFAULT_PROVIDER, HeadInfo, open_session
 
 BATCH_SIZE = 8
 

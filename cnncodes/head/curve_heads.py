@@ -35,7 +35,7 @@ from cnncodes.head.gram import (
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import check_strength, labelled_classes, notes_on_split
-from cnncodes.model_file import available_threads
+from cnncodes.machine import available_threads
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
 from cnncodes.text import listed

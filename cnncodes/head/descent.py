@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import log_softmax
-from cnncodes.model_file import available_threads
+from cnncodes.machine import available_threads
 
 _STRETCH = 2**17  # numbers, half a megabyte
 _PART = 2**20

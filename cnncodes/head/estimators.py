@@ -32,7 +32,8 @@ from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterErro
 from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import read_all
-from cnncodes.model_file import HeadInfo, available_threads
+from cnncodes.machine import available_threads
+from cnncodes.model_file import HeadInfo
 
 N_COMPONENTS = 256
 N_FOLDS = 5

@@ -26,14 +26,8 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.metrics import Figures, measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
-from cnncodes.model_file import (
-    DEFAULT_PROVIDER,
-    PREFIX,
-    BackboneInfo,
-    HeadInfo,
-    available_threads,
-    open_session,
-)
+from cnncodes.machine import available_threads
+from cnncodes.model_file import DEFAULT_PROVIDER, PREFIX, BackboneInfo, HeadInfo, open_session
 from cnncodes.progress import Progress
 
 FORMAT = "1"

@@ -42,7 +42,7 @@ from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
 
 from cnncodes.head.linear import LinearSoftmax
-from cnncodes.model_file import available_threads
+from cnncodes.machine import available_threads
 from cnncodes.progress import Progress
 
 Read = Callable[[int, int], NDArray[Any]]

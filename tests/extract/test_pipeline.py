@@ -76,8 +76,9 @@ def test_codes_of_class_folders(
     run: Run, small_backbone: Path, few: Path, output: Path, dtype: str
 ) -> None:
     result = run("extract", small_backbone, few, "-o", output, "--dtype", dtype)
-    (line,) = result.output.splitlines()
+    line, workers = result.output.splitlines()
     assert line.startswith(f"{output}: 12 images, 3 classes, codes 2048; ")
+    assert re.fullmatch(r"  by \d+ workers?, 1 image at a time in each", workers)
     assert left_in(output.parent) == ["codes.h5"]
     assert_codes_are_of(output, small_backbone, few)
     with CodeStore.open(output) as store:
@@ -172,7 +173,7 @@ def odd(tmp_path: Path) -> Path:
 
 def test_skips_what_cannot_be_used(run: Run, backbone: Path, odd: Path, output: Path) -> None:
     result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
-    first, count, *listed = result.output.splitlines()
+    first, _, count, *listed = result.output.splitlines()
     assert first.startswith(f"{output}: 2 images, no labels, codes 3; ")
     assert count == "  7 images skipped, listed in the file; the first:"
     assert [line.split(":")[0].strip() for line in listed] == list(ODD)[:5]
@@ -296,7 +297,7 @@ def test_keeps_nothing_when_interrupted_at_once(backbone: Path, few: Path, outpu
 
 def test_goes_on_after_an_interruption(run: Run, backbone: Path, odd: Path, output: Path) -> None:
     partial = output.with_name("codes.h5.partial")
-    message = interrupt(backbone, odd, output, batch_size=1, max_pixels=10_000)
+    message = interrupt(backbone, odd, output, n_batches=7, max_pixels=10_000)
     assert message == f"{partial} keeps 7 of 9 images; the same command goes on from there"
     assert left_in(output.parent) == [partial.name]
     result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
@@ -351,7 +352,7 @@ def test_starts_anew_for_another_request(
 def test_does_not_forgive_what_an_earlier_run_skipped(
     backbone: Path, odd: Path, output: Path
 ) -> None:
-    interrupt(backbone, odd, output, batch_size=1)
+    interrupt(backbone, odd, output, n_batches=5)
     with pytest.raises(ImageError, match=r"a empty\.jpg: empty file"):
         extract(backbone, odd, output, on_error="fail")
 
@@ -375,7 +376,7 @@ def test_interrupted_command_goes_on_when_given_again(
     arguments = ("extract", small_backbone, source, "-o", output, "--dtype", "float32")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", TALKATIVE, *arguments], **pipes) as command:
-        for _ in range(4):  # by then three batches are in the file
+        for _ in range(4):  # by then three images are in the file
             assert re.match(r"extract: \d+ of 240 images", command.stderr.readline())
         command.send_signal(signal.SIGINT)
         printed, errors = command.communicate()
@@ -386,7 +387,7 @@ def test_interrupted_command_goes_on_when_given_again(
     assert all(re.match(r"extract: \d+ of 240 images", line) for line in lines)
     start = f"Error: interrupted; {re.escape(str(partial))} keeps"
     (n_kept,) = re.fullmatch(rf"{start} (\d+) of 240 images; the same .+", error).groups()
-    assert 24 <= int(n_kept) < 240
+    assert 3 <= int(n_kept) < 240
     assert left_in(output.parent) == [partial.name]
     result = run(*arguments)
     assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output

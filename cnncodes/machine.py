@@ -1,0 +1,104 @@
+"""What of the machine is ours: processors and memory, in a container too.
+
+A container's limits stand in files of its control group (cgroups(7)), of version 1 or 2.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+
+
+def available_threads(root: Path = ROOT) -> int:
+    """Return how many processors this process may use; a container's quota is rounded up.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are.
+
+    Returns
+    -------
+    int
+        1 or more.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    for group in _groups(root, "cpu"):
+        old = _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")
+        for limit in (_numbers(group / "cpu.max"), old):
+            if len(limit) == 2 and limit[0] > 0:
+                processors = min(processors, math.ceil(limit[0] / limit[1]))
+    return processors
+
+
+def available_memory(root: Path = ROOT) -> int | None:
+    """Return how many bytes this process may still take.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are.
+
+    Returns
+    -------
+    int or None
+        None where that cannot be told.
+    """
+    free = _field(root / "proc/meminfo", "MemAvailable:")
+    if free is None:
+        return None
+    free *= 1024
+    for group in _groups(root, "memory"):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            numbers = _numbers(group / limit) + _numbers(group / used)
+            if len(numbers) == 2:
+                # Files that were read are in memory too, and make room when asked to.
+                reclaimable = _field(group / "memory.stat", cache) or 0
+                free = min(free, numbers[0] - numbers[1] + reclaimable)
+    return max(0, free)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Give the folders of our control group and of all groups around it."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")
+        group = top / name.strip("/")
+        yield from (group, *(each for each in group.parents if each.is_relative_to(top)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _numbers(path: Path) -> list[int]:
+    """Read the whole numbers of a file; none where it is absent or says that nothing is limited."""
+    words = _text(path).split()
+    return [int(word) for word in words] if all(map(_is_whole, words)) else []
+
+
+def _field(path: Path, name: str) -> int | None:
+    for line in _text(path).splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == name and _is_whole(words[1]):
+            return int(words[1])
+    return None
+
+
+def _is_whole(word: str) -> bool:
+    return word.removeprefix("-").isascii() and word.removeprefix("-").isdecimal()
