@@ -54,7 +54,12 @@ class Program(click.Group):
         """Run a command; with ``--debug`` let its traceback through."""
         if context.params["debug"]:
             return super().invoke(context)
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+            warnings.showwarning = _show_warning
+            return self._invoke(context)
+
+    def _invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except CnncodesError as error:
@@ -126,6 +131,10 @@ def _fail(message: str) -> None:
     raise click.exceptions.Exit(1)
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {shown(' '.join(str(message).split()))}", err=True)
+
+
 def _help(summary: str, example: str) -> dict[str, str]:
     return {"short_help": summary, "epilog": f"Example: {example}"}
 
@@ -139,6 +148,15 @@ def overwrite_option(command: Command) -> Command:
     return click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")(
         command
     )
+
+
+def mixed_option(command: Command) -> Command:
+    """Add ``--allow-mixed``."""
+    return click.option(
+        "--allow-mixed",
+        is_flag=True,
+        help="Let a head meet codes of its network in another precision, float32 or int8.",
+    )(command)
 
 
 def json_option(command: Command) -> Command:
@@ -489,6 +507,7 @@ def train(
 @click.option(
     "--include-training", is_flag=True, help="Count images that the model was trained on too."
 )
+@mixed_option
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
@@ -625,13 +644,14 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 @click.argument("backbone", type=_path())
 @click.argument("head", type=_path())
 @click.option("-o", "--output", type=_path(), required=True, help="App to write.")
+@mixed_option
 @overwrite_option
 @json_option
-def bundle(backbone: Path, head: Path, output: Path, overwrite: bool, as_json: bool) -> None:
+def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Join a backbone and a head into one file, from image to probabilities."""
     from cnncodes.head.bundle import bundle as join
 
-    info = join(backbone, head, output, overwrite=overwrite)
+    info = join(backbone, head, output, **options)
     if as_json:
         print_json({"path": output, "labels": info.labels})
         return

@@ -57,3 +57,7 @@ class ImageError(CnncodesError):
 
 class TrainingError(CnncodesError):
     """A head cannot be trained on these codes, or does not belong to them."""
+
+
+class SaturationWarning(UserWarning):
+    """An int8 network was made for processors with wider sums than this one's."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
 from cnncodes.machine import available_threads
 
 if TYPE_CHECKING:
@@ -88,8 +89,12 @@ class BackboneInfo:
     quantization: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the ``metadata_props`` of a backbone file; what is empty is left out."""
-        described = {PREFIX + key: str(value) for key, value in asdict(self).items() if value != ""}
+        """Return the ``metadata_props`` of a backbone file; those of int8 only where it is."""
+        described = {
+            PREFIX + field.name: str(getattr(self, field.name))
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
         return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
 
     @classmethod
@@ -110,8 +115,8 @@ class BackboneInfo:
             if not all(isinstance(value, str) for value in text.values()):
                 raise TypeError("an entry is not a string")
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
-            if text.get("quantization"):
-                dict(json.loads(text["quantization"]))
+            if not isinstance(json.loads(text.get("quantization") or "{}"), dict):
+                raise ValueError("the quantization is not an object")
         except KeyError as error:
             raise FileFormatError(
                 f"{path}: the metadata entry {error.args[0]} is missing; export it again"
@@ -205,6 +210,72 @@ class HeadInfo:
 def image_key(digest: str) -> str:
     """Return by what a head remembers an image: its file's SHA-256, cut off, hexadecimal."""
     return digest[: 2 * KEY_BYTES]
+
+
+def check_same_network(
+    path: Path,
+    head: HeadInfo,
+    other: Path,
+    info: BackboneInfo,
+    sha256: str,
+    *,
+    allow_mixed: bool = False,
+) -> None:
+    """Refuse a head with codes of another network than that of its training.
+
+    Parameters
+    ----------
+    path : Path
+        The head; named in errors, as is `other`.
+    head : HeadInfo
+        What it says of itself.
+    other : Path
+        A backbone file, or a codes file.
+    info : BackboneInfo
+        What that file says of the network.
+    sha256 : str
+        SHA-256 of the backbone's file.
+    allow_mixed : bool
+        Whether the same network will do in another precision, float32 or int8.
+
+    Raises
+    ------
+    FileFormatError
+        They do not belong together.
+    """
+    if sha256 == head.backbone_sha256:
+        return
+    ours, theirs = head.backbone, info
+    if (ours.parent_sha256 or head.backbone_sha256) != (theirs.parent_sha256 or sha256):
+        raise FileFormatError(
+            f"{path}: was trained on codes of another backbone "
+            f"({_network(ours, head.backbone_sha256)}) than that of {other} "
+            f"({_network(theirs, sha256)}); use files that belong together"
+        )
+    if not allow_mixed:
+        raise FileFormatError(
+            f"{path}: was trained on {ours.precision} codes of {ours.backbone} "
+            f"({head.backbone_sha256[:8]}…), {other} is {theirs.precision} ({sha256[:8]}…): the "
+            "same network, but the codes differ a little; train on codes of that file, or pass "
+            "--allow-mixed"
+        )
+
+
+def _network(info: BackboneInfo, sha256: str) -> str:
+    return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
+
+
+def warn_of_saturation(path: Path, info: BackboneInfo) -> None:
+    """Warn if a network's int8 weights are too large for this processor's sums."""
+    described = json.loads(info.quantization or "{}")
+    if described.get("weight_limit") == FULL_WEIGHTS and kernels_saturate():
+        warnings.warn(
+            f"{path}: its int8 weights use 8 bits, but this processor's 16-bit sums overflow "
+            "with more than 7: codes will be wrong at times; quantize it here, or with "
+            "--weights reduced, or use the float32 file",
+            SaturationWarning,
+            stacklevel=3,
+        )
 
 
 def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:

@@ -26,6 +26,8 @@ BACKBONES = st.builds(
     parity=st.floats(0, 1),
     parity_images=NAMES,
     created_with=NAMES,
+    parent_sha256=NAMES,
+    quantization=st.just("") | st.dictionaries(NAMES, st.integers(), max_size=3).map(json.dumps),
 )
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMES,

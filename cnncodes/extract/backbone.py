@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.images import check_pixels
-from cnncodes.model_file import DEFAULT_PROVIDER, BackboneInfo, open_session
+from cnncodes.model_file import (
+    DEFAULT_PROVIDER,
+    BackboneInfo,
+    open_session,
+    warn_of_saturation,
+)
 
 
 class Backbone:
@@ -57,6 +62,7 @@ class Backbone:
             self.path, "backbone", threads=threads, provider=provider
         )
         self.info = BackboneInfo.from_metadata(metadata, self.path)
+        warn_of_saturation(self.path, self.info)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         size = self.info.input_size
         if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,12 +11,17 @@ from onnx import helper
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.head.head_onnx import save_checked
-from cnncodes.model_file import HeadInfo, open_session
+from cnncodes.model_file import HeadInfo, check_same_network, open_session
 from cnncodes.output import check_output, replacing
 
 
 def bundle(
-    backbone: str | Path, head: str | Path, output: str | Path, *, overwrite: bool = False
+    backbone: str | Path,
+    head: str | Path,
+    output: str | Path,
+    *,
+    allow_mixed: bool = False,
+    overwrite: bool = False,
 ) -> HeadInfo:
     """Join a head to the backbone whose codes it was trained on.
 
@@ -27,6 +33,9 @@ def bundle(
         A head trained on that backbone's codes.
     output : str or Path
         The app to write.
+    allow_mixed : bool
+        Whether the head may have been trained on codes of the same network in another
+        precision, float32 or int8.
     overwrite : bool
         Whether a file at `output` may be replaced.
 
@@ -47,12 +56,8 @@ def bundle(
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
-    if info.backbone_sha256 != network.sha256:
-        raise FileFormatError(
-            f"{head}: was trained on codes of another backbone ({_name(info)}) than {backbone} "
-            f"({network.info.backbone}, {network.info.weights}); bundle it with that file, or "
-            "extract and train again"
-        )
+    check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
+    info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
     given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
     taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
     if given != [("codes", network.code_shape)] or taken != [
@@ -75,10 +80,6 @@ def bundle(
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(joined, temporary)
     return info
-
-
-def _name(info: HeadInfo) -> str:
-    return f"{info.backbone.backbone}, {info.backbone.weights}"
 
 
 def _rename_output(model: onnx.ModelProto) -> None:

@@ -25,7 +25,12 @@ from cnncodes.extract.images import (
     prepare_image,
 )
 from cnncodes.machine import available_threads
-from cnncodes.model_file import DEFAULT_PROVIDER, HeadInfo, open_session
+from cnncodes.model_file import (
+    DEFAULT_PROVIDER,
+    HeadInfo,
+    open_session,
+    warn_of_saturation,
+)
 
 BATCH_SIZE = 8
 
@@ -108,6 +113,7 @@ class Classifier:
             self.path, "app", threads=self._threads, provider=provider
         )
         self.info = HeadInfo.from_metadata(metadata, self.path)
+        warn_of_saturation(self.path, self.info.backbone)
         self.labels = self.info.labels
         self.input_size = self.info.backbone.input_size
         given = [(each.name, each.shape[1:]) for each in self._session.get_inputs()]

@@ -27,7 +27,15 @@ from cnncodes.head.metrics import Figures, measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
 from cnncodes.machine import available_threads
-from cnncodes.model_file import DEFAULT_PROVIDER, PREFIX, BackboneInfo, HeadInfo, open_session
+from cnncodes.model_file import (
+    DEFAULT_PROVIDER,
+    PREFIX,
+    BackboneInfo,
+    HeadInfo,
+    check_same_network,
+    open_session,
+    warn_of_saturation,
+)
 from cnncodes.progress import Progress
 
 FORMAT = "1"
@@ -156,6 +164,7 @@ def evaluate(
     *,
     backbone: str | Path | None = None,
     include_training: bool = False,
+    allow_mixed: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
     report: str | Path | None = None,
@@ -178,6 +187,8 @@ def evaluate(
     include_training : bool
         Whether images that the model was trained on count too. They are known by the digest of
         their files, wherever these lie.
+    allow_mixed : bool
+        Whether a head may meet codes of its network in another precision, float32 or int8.
     max_pixels : int
         An image with more pixels cannot be used.
     provider : str
@@ -223,7 +234,7 @@ def evaluate(
         planned = Report(Path(report), curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
         raise ParameterError("--curve and --images are for a report; pass --report too")
-    opened = _Model(Path(model), provider)
+    opened = _Model(Path(model), provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
         evaluated = _evaluate_codes(opened, data, backbone, selection, progress)
@@ -237,12 +248,15 @@ def evaluate(
 class _Model:
     """A head or an app in a session."""
 
-    def __init__(self, path: Path, provider: str) -> None:
+    def __init__(self, path: Path, provider: str, allow_mixed: bool) -> None:
         self.path = path
         self.provider = provider
+        self._allow_mixed = allow_mixed
         self._session, metadata = open_session(path, "head", "app", provider=provider)
         self.info = HeadInfo.from_metadata(metadata, path)
         self.kind = metadata[PREFIX + "kind"]
+        if self.kind == "app":
+            warn_of_saturation(path, self.info.backbone)
         self._input = "codes" if self.kind == "head" else "images"
         given = [each.name for each in self._session.get_inputs()]
         taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
@@ -263,11 +277,10 @@ class _Model:
 
     def check_codes(self, of: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]) -> None:
         """Refuse codes of another backbone than that of the training."""
-        if sha256 != self.info.backbone_sha256 or tuple(shape) != self.input_shape:
+        check_same_network(self.path, self.info, of, info, sha256, allow_mixed=self._allow_mixed)
+        if tuple(shape) != self.input_shape:
             raise FileFormatError(
-                f"{self.path}: was trained on codes of another backbone "
-                f"({_network(self.info.backbone, self.info.backbone_sha256)}) than that of {of} "
-                f"({_network(info, sha256)}); use files that belong together"
+                f"{self.path}: takes codes of another shape than {of} has; train it again"
             )
 
     def describe(self) -> EvaluatedModel:
@@ -439,10 +452,6 @@ def _mistakes(
         )
         for row in surest
     ]
-
-
-def _network(info: BackboneInfo, sha256: str) -> str:
-    return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
 
 
 def _article(kind: str) -> str:
