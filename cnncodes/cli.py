@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from cnncodes import __version__
-from cnncodes.errors import CnncodesError, SourceError
+from cnncodes.errors import CnncodesError, SaturationWarning, SourceError
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
@@ -56,6 +56,7 @@ class Program(click.Group):
             return super().invoke(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+            warnings.simplefilter("default", SaturationWarning)
             warnings.showwarning = _show_warning
             return self._invoke(context)
 

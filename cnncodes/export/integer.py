@@ -75,19 +75,9 @@ def observed_tensors(graph: Graph) -> list[str]:
     return [name for name in wanted if name in made]
 
 
-def convolutions(graph: Graph, ranges: Mapping[str, Range]) -> list[str]:
-    """Return the tensors that convolutions make which `quantize_graph` would quantize."""
-    return [
-        node.output[0]
-        for node in graph.nodes
-        if node.op_type == "Conv" and _is_worthwhile(node, ranges)
-    ]
-
-
-def _is_worthwhile(node: onnx.NodeProto, ranges: Mapping[str, Range]) -> bool:
-    """Whether a convolution is over more than one place; over one there is nothing to gain."""
-    name = node.input[0]
-    return name not in ranges or ranges[name].shape != (1, 1)
+def convolutions(graph: Graph) -> list[str]:
+    """Return the tensors that convolutions make, in order."""
+    return [node.output[0] for node in graph.nodes if node.op_type == "Conv"]
 
 
 def quantize_graph(graph: Graph, ranges: Mapping[str, Range], settings: Settings) -> Graph:
@@ -200,7 +190,6 @@ class _Writer:
             and result != self._graph.output  # the output is of numbers
             and node.output[0] not in self._settings.floats
             and node.input[1] in self._graph.constants
-            and _is_worthwhile(node, self._ranges)
         )
 
     def _write_convolution(self, node: onnx.NodeProto) -> None:

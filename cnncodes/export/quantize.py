@@ -308,7 +308,7 @@ class _Trial:
         progress: Progress,
     ) -> None:
         self.graph = graph
-        self.ranges = ranges
+        self._ranges = ranges
         self._images = images
         self._expected = expected
         self._progress = progress
@@ -319,7 +319,7 @@ class _Trial:
         n_images = n_images or len(self._images)
         if (settings, n_images) not in self._known:
             session = run_graph(
-                quantize_graph(self.graph, self.ranges, settings), threads=available_threads()
+                quantize_graph(self.graph, self._ranges, settings), threads=available_threads()
             )
             codes = _codes(session, self._images[:n_images])
             self._known[settings, n_images] = compare_codes(self._expected[:n_images], codes).cosine
@@ -329,7 +329,7 @@ class _Trial:
 
 def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -> Settings:
     """Leave those convolutions in float that cost most when they alone are quantized."""
-    names = convolutions(trial.graph, trial.ranges)
+    names = convolutions(trial.graph)
     n_images = 8
     progress.begin(len(names) * n_images, unit="images, one convolution at a time")
     alone = {

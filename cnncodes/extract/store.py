@@ -51,6 +51,8 @@ class CodeStore:
         self.path = path
         # While the file grows: what is told of the images, and of the skipped ones.
         self._told = (hashlib.sha256(), hashlib.sha256())
+        # Kept, since threads that encode must leave HDF5 to the one that writes.
+        self._dtype = np.dtype(np.float16)
 
     @classmethod
     def open(cls, path: str | Path) -> CodeStore:
@@ -129,6 +131,7 @@ class CodeStore:
         _growing(skipped, "paths", _TEXT, (), chunk=64)
         _growing(skipped, "reasons", _TEXT, (), chunk=64)
         store = cls(file, path)
+        store._dtype = np.dtype(dtype)
         file.attrs["told"] = store._told_digest()
         return store
 
@@ -160,6 +163,7 @@ class CodeStore:
                     store.codes[start : start + 256]  # a block never written cannot be read
                 store._tell(store.labels.tolist(), store.paths, store.digests, store.skipped)
                 if text_attribute(store._file, "told") == store._told_digest():
+                    store._dtype = store.codes.dtype
                     return store
         except Exception:  # what a crash left may hold anything; it is made anew
             pass
@@ -185,7 +189,7 @@ class CodeStore:
             The codes are too large or too small for the stored dtype.
         """
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
-            stored = codes.astype(self.codes.dtype)
+            stored = codes.astype(self._dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "

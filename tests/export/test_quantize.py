@@ -1,0 +1,241 @@
+"""int8 from the command line: near, checked on other images, and kept apart from float32."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from cnncodes import Backbone, CodeStore, cli, model_file
+from cnncodes.errors import ParameterError, SaturationWarning
+from cnncodes.export.quantize import compare_codes, quantize_backbone
+from cnncodes.model_file import BackboneInfo
+from tests.conftest import Exports, Run, error_of, run_command
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, photos: Path) -> Path:
+    """`small_backbone` in int8."""
+    path = tmp_path_factory.mktemp("int8") / "small.int8.onnx"
+    run_command("quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64)
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8_codes(tmp_path_factory: pytest.TempPathFactory, int8: Path, photos: Path) -> Path:
+    """Codes of `photos` by `int8`."""
+    path = tmp_path_factory.mktemp("int8-codes") / "codes.h5"
+    run_command("extract", int8, photos, "-o", path)
+    return path
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    return [
+        onnx.numpy_helper.to_array(each)
+        for each in onnx.load(str(path)).graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) == 4
+    ]
+
+
+def test_codes_are_near_and_the_file_small(
+    int8: Path, int8_codes: Path, codes: Path, small_backbone: Path
+) -> None:
+    with CodeStore.open(codes) as one, CodeStore.open(int8_codes) as two:
+        assert one.paths == two.paths
+        near = compare_codes(one.codes[:], two.codes[:])
+        assert two.backbone.precision == "int8"
+    assert near.cosine > 0.99
+    assert near.relative_error > 0  # it is not the float32 network
+    assert int8.stat().st_size < 0.3 * small_backbone.stat().st_size
+
+
+def test_every_convolution_is_in_integers(int8: Path) -> None:
+    # 94 of the network, and seven average pools; the last two pool a single place.
+    assert len(weights_of(int8)) == 94 + 7
+    assert all(np.abs(each).max() == 127 for each in weights_of(int8))
+
+
+def test_what_is_printed_is_in_the_file(
+    run: Run, int8: Path, small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "again.onnx"
+    arguments = ("quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64)
+    printed = json.loads(run(*arguments, "--json").stdout)
+    described = json.loads(run("info", path, "--json").stdout)
+    assert described["precision"] == "int8"
+    assert described["quantization"]["cosine"] == pytest.approx(
+        printed["closeness"]["cosine"], abs=1e-6
+    )
+    assert printed["closeness"]["n_images"] == 16
+    assert printed["n_calibration"] == 32
+    assert printed["info"]["parent_sha256"] == Backbone(small_backbone).sha256
+    assert printed["file_sizes"] == [small_backbone.stat().st_size, path.stat().st_size]
+    assert min(printed["images_per_second"]) > 0
+    assert path.read_bytes() == int8.read_bytes()  # same images, same seed: same file
+    text = run(*arguments, "--overwrite").stdout
+    assert "cosine 0.9" in text
+    assert "size" in text
+
+
+def test_seed_draws_other_images(
+    small_backbone: Path, photos: Path, int8: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.onnx"
+    run_command(
+        "quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64, "--seed", 1
+    )
+    assert path.read_bytes() != int8.read_bytes()
+
+
+def test_reduced_weights_use_seven_bits(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reduced.onnx"
+    arguments = ["--images", photos, "-o", path, "--n-images", 16, "--weights", "reduced"]
+    printed = run_command("quantize", small_backbone, *arguments).stdout
+    assert "weights of 7 bits" in printed
+    assert all(np.abs(each).max() == 63 for each in weights_of(path))
+    assert json.loads(Backbone(path).info.quantization)["weight_limit"] == 63
+
+
+def test_output_has_a_name_of_its_own(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
+    backbone = tmp_path / "mine.onnx"
+    shutil.copy(small_backbone, backbone)
+    run_command("quantize", backbone, "--images", photos, "--n-images", 8)
+    assert (tmp_path / "mine.int8.onnx").exists()
+
+
+def test_whole_chain_in_int8(int8: Path, int8_codes: Path, photos: Path, tmp_path: Path) -> None:
+    head, app = tmp_path / "head.onnx", tmp_path / "app.onnx"
+    trained = json.loads(run_command("train", int8_codes, "-o", head, "--json").stdout)
+    run_command("bundle", int8, head, "-o", app)
+    image = next(photos.rglob("*.png"))
+    answer = json.loads(run_command("predict", app, image, "--format", "json").stdout)
+    assert trained["test"]["accuracy"] > 0.8
+    assert answer[0]["predictions"][0]["label"] in {path.name for path in photos.iterdir()}
+
+
+def test_precisions_are_not_mixed_by_accident(
+    run: Run, int8: Path, int8_codes: Path, head: Path, codes: Path, photos: Path, tmp_path: Path
+) -> None:
+    app = tmp_path / "app.onnx"
+    line = error_of("bundle", int8, head, "-o", app)
+    assert "was trained on float32 codes" in line
+    assert f"{int8} is int8" in line
+    assert "--allow-mixed" in line
+    assert not app.exists()
+    assert "--allow-mixed" in error_of("evaluate", head, int8_codes)
+    assert "--allow-mixed" in error_of("evaluate", head, photos, "--backbone", int8)
+    run("bundle", int8, head, "-o", app, "--allow-mixed")
+    described = json.loads(run("info", app, "--json").stdout)
+    assert described["precision"] == "int8"
+    assert described["backbone_sha256"] == Backbone(int8).sha256
+    mixed, same = (
+        json.loads(run("evaluate", head, each, *more, "--json").stdout)["figures"]["accuracy"]
+        for each, more in ((int8_codes, ["--allow-mixed"]), (codes, []))
+    )
+    assert mixed == pytest.approx(same, abs=0.1)
+
+
+def test_another_network_is_refused_whatever_is_allowed(
+    exports: Exports, head: Path, tmp_path: Path
+) -> None:
+    other = exports.get("vgg16", "--input-size", "32", "--pool", "avg")
+    line = error_of("bundle", other, head, "-o", tmp_path / "app.onnx", "--allow-mixed")
+    assert "another backbone" in line
+
+
+def test_int8_is_not_quantized_again(int8: Path, photos: Path, tmp_path: Path) -> None:
+    line = error_of("quantize", int8, "--images", photos, "-o", tmp_path / "twice.onnx")
+    assert line.startswith(f"Error: {int8}: is int8 already")
+
+
+def test_too_few_images(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for number, image in enumerate(sorted(photos.rglob("*.png"))[:7]):
+        shutil.copy(image, few / f"{number}.png")
+    (few / "8.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    line = error_of("quantize", small_backbone, "--images", few, "-o", tmp_path / "few.onnx")
+    assert "7 of its 8 images can be used" in line
+    assert not (tmp_path / "few.onnx").exists()
+
+
+def test_images_that_are_not_there(small_backbone: Path, tmp_path: Path) -> None:
+    line = error_of("quantize", small_backbone, "--images", tmp_path / "no", "-o", tmp_path / "x")
+    assert str(tmp_path / "no") in line
+
+
+def test_output_that_is_there_stays(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kept.onnx"
+    path.write_text("mine")
+    assert "--overwrite" in error_of("quantize", small_backbone, "--images", photos, "-o", path)
+    assert path.read_text() == "mine"
+
+
+def test_head_is_no_backbone(head: Path, photos: Path, tmp_path: Path) -> None:
+    line = error_of("quantize", head, "--images", photos, "-o", tmp_path / "x.onnx")
+    assert "is a head" in line
+
+
+@pytest.mark.parametrize("options", [{"n_images": 7}, {"weights": "some"}])
+def test_parameters_out_of_range(
+    options: dict[str, object], small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError):
+        quantize_backbone(small_backbone, photos, tmp_path / "x.onnx", **options)  # type: ignore[arg-type]
+
+
+def test_images_of_one_colour(small_backbone: Path, tmp_path: Path) -> None:
+    """Nothing varies, so nothing can be learnt of the ranges; it must not fail."""
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for level in range(0, 256, 16):
+        Image.new("RGB", (20, 20), (level,) * 3).save(grey / f"{level}.png")
+    run_command("quantize", small_backbone, "--images", grey, "-o", tmp_path / "grey.onnx")
+    assert np.isfinite(
+        Backbone(tmp_path / "grey.onnx").extract(np.full((1, 75, 75, 3), 90, np.uint8))
+    ).all()
+
+
+def test_comparison_of_codes() -> None:
+    one = np.array([[3, 4], [1, 0], [0, 0], [0, 0]], np.float32)
+    two = np.array([[3, 4], [0, 1], [0, 0], [0, 1]], np.float32)
+    near = compare_codes(one, two)
+    assert near.cosine == pytest.approx((1 + 0 + 1 + 0) / 4)
+    assert near.min_cosine == 0
+    assert near.n_images == 4
+    assert compare_codes(one[:1], np.array([[3, 3]], np.float32)).relative_error == pytest.approx(
+        0.2
+    )
+
+
+def test_saturation_is_told_where_the_file_is_opened(
+    int8: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # No such processor is at hand, so what is known of it is put in place of what is seen.
+    monkeypatch.setattr(model_file, "kernels_saturate", lambda: True)
+    with pytest.warns(SaturationWarning, match="--weights reduced"):
+        Backbone(int8)
+    result = run_command("extract", int8, photos, "-o", tmp_path / "codes.h5")
+    warned = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+    assert len(warned) == 1
+    assert str(int8) in warned[0]
+
+
+def test_probe_of_saturation_is_what_it_is_said_to_be() -> None:
+    import base64
+
+    model = onnx.load_from_string(base64.b64decode(model_file._PRODUCT))
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["MatMulInteger"]
+    assert isinstance(model_file.kernels_saturate(), bool)
+
+
+def test_description_that_is_not_one() -> None:
+    info = BackboneInfo("vgg16", "w", 32, "pool", "avg", "int8", 0.0, "n", "t", "ab", "[1]")
+    with pytest.raises(cli.CnncodesError, match="not an object"):
+        BackboneInfo.from_metadata(info.to_metadata(), Path("here.onnx"))
