@@ -109,7 +109,7 @@ def keras_predict(network: Network, images: Images) -> Compute:
     weights = None if network.weights == "random" else network.weights
     build = getattr(keras.applications, spec.keras_class)
     model = build(include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3))
-    module = importlib.import_module(f"keras.applications.{spec.name}")
+    module = importlib.import_module(f"keras.applications.{spec.keras_module}")
     ready = module.preprocess_input(images.astype(np.float32))
     return lambda: np.asarray(model.predict(ready, verbose=0))
 
@@ -132,11 +132,13 @@ def backbone(network: Network, images: Images, precision: str) -> Compute:
 def backbone_in_threads(network: Network, images: Images, precision: str) -> Compute:
     """Let as many threads as there are processors call a session that has one thread."""
     from cnncodes.extract.backbone import Backbone
-    from cnncodes.model_file import available_threads
+    from cnncodes.extract.workers import BATCH_SIZES
+    from cnncodes.machine import available_threads
 
     model = Backbone(getattr(network, precision), threads=1)
     pool = ThreadPoolExecutor(available_threads())
-    return lambda: np.concatenate(list(pool.map(model.extract, batches_of(images, 2))))
+    batches = batches_of(images, BATCH_SIZES[precision])
+    return lambda: np.concatenate(list(pool.map(model.extract, batches)))
 
 
 def openvino(

@@ -370,7 +370,7 @@ def test_codes_of_another_backbone(small, tmp_path):
 
 def test_codes_of_another_shape(small, tmp_path):
     codes = write_codes(tmp_path / "wide.h5", np.zeros((2, 4)), [0, 1], ["a", "b"])
-    assert "trained on codes of another backbone" in error_of("evaluate", small[0], codes)
+    assert "takes codes of another shape" in error_of("evaluate", small[0], codes)
 
 
 def test_images_by_another_backbone(small, small_backbone, photos):
