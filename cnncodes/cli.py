@@ -22,6 +22,7 @@ from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
     print_backbones,
+    print_benchmarks,
     print_csv,
     print_curves,
     print_epoch,
@@ -699,6 +700,47 @@ def predict(
     n_unusable = print_as[layout](found)
     if n_unusable:
         raise SourceError(f"{n_unusable} of the images could not be used, as said above")
+
+
+@main.command(
+    **_help(
+        "Measure how fast networks are here, and their memory.",
+        "cnncodes bench inception_v3.onnx mobilenet_v2.onnx",
+    )
+)
+@click.argument("files", nargs=-1, required=True, type=_path(), metavar="FILE...")
+@click.option(
+    "--batch-sizes",
+    type=Sizes(),
+    default=(1, 2, 4, 8),
+    show_default=True,
+    help="Images the network sees at a time.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that compute, by default all.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How long to measure each batch size.",
+)
+@provider_option
+@json_option
+def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Measure backbones and apps on random images, each in a process of its own.
+
+    Memory is the most that the process had, Python included. With several files, ratio compares
+    the images a second with those of the first.
+    """
+    from cnncodes.extract.bench import benchmark
+    from cnncodes.progress import Progress
+
+    with Progress("bench", "measurements") as progress:
+        found = benchmark(files, progress=progress, **options)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_benchmarks(found)
 
 
 @main.command(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
     from cnncodes.export.quantize import Quantization
+    from cnncodes.extract.bench import Benchmark
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.curve import Curve
@@ -116,6 +117,36 @@ def print_extraction(extraction: Extraction) -> None:
         click.echo(f"  {n_skipped} images skipped, listed in the file; the first:")
         for path, reason in extraction.skipped[:SKIPPED_SHOWN]:
             click.echo(f"    {shown(path)}: {shown(reason)}")
+
+
+def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
+    """Print a line a file, then images a second for each batch size and way of computing."""
+    names = [shown(each.path) for each in benchmarks]
+    width = max(len("file"), *map(len, names))
+    first = benchmarks[0].best.images_per_second
+    ratio = len(benchmarks) > 1
+    click.echo(
+        f"{'file':{width}}  precision  file MB  load s  p50 ms  p95 ms  images/s  memory MB"
+        f"{'  ratio' if ratio else ''}"
+    )
+    for name, each in zip(names, benchmarks, strict=True):
+        peak = "–" if each.peak_bytes is None else f"{each.peak_bytes / 1e6:.0f}"
+        click.echo(
+            f"{name:{width}}  {shown(each.precision):9}  {each.file_bytes / 1e6:7.1f}"
+            f"  {each.load_seconds:6.2f}  {each.latency_p50 * 1e3:6.1f}"
+            f"  {each.latency_p95 * 1e3:6.1f}  {each.best.images_per_second:8.1f}  {peak:>9}"
+            f"{f'  {each.best.images_per_second / first:5.2f}' if ratio else ''}"
+        )
+    click.echo("\nimages/s by batch size, for batches at a time × threads of each; * is told above")
+    sizes = list(dict.fromkeys(each.batch_size for each in benchmarks[0].throughputs))
+    click.echo(" " * (width + 11) + "".join(f"{size:9}" for size in sizes))
+    for name, each in zip(names, benchmarks, strict=True):
+        for start in range(0, len(each.throughputs), len(sizes)):
+            way = each.throughputs[start : start + len(sizes)]
+            rates = "".join(
+                f"{one.images_per_second:8.1f}{'*' if one == each.best else ' '}" for one in way
+            )
+            click.echo(f"{name:{width}}  {way[0].callers:3} × {way[0].threads:<3}{rates}".rstrip())
 
 
 def print_epoch(epoch: Epoch, progress: Progress) -> None:

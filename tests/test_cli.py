@@ -15,6 +15,7 @@ from cnncodes import __version__
 from cnncodes.cli import main
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.export.quantize import quantize_backbone
+from cnncodes.extract.bench import benchmark
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.bundle import bundle
 from cnncodes.head.classifier import Classifier
@@ -34,6 +35,7 @@ COMMANDS = {
     "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier],
+    "bench": [benchmark],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
 OWN = {"as_json", "layout", "list_all", "output", "top"}
@@ -57,6 +59,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "curve",
         "bundle",
         "predict",
+        "bench",
         "info",
         "demo",
     ]

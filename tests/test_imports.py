@@ -23,6 +23,7 @@ ALLOWED = {
     "cnncodes.export.keras_onnx": {"numpy"},
     "cnncodes.extract": set(),
     "cnncodes.extract.backbone": {"numpy", "PIL"},
+    "cnncodes.extract.bench": {"numpy"},
     "cnncodes.extract.images": {"numpy", "PIL"},
     "cnncodes.extract.sources": {"numpy", "PIL"},
     "cnncodes.extract.store": {"numpy", "h5py"},
