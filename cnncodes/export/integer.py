@@ -9,7 +9,7 @@
    "Data-Free Quantization Through Weight Equalization and Bias Correction").
 3. Rounding a weight by e changes an output by e times the mean input: the bias takes that back
    (same paper, section 4.2).
-4. A Relu is the lower end of the range, a Clip both ends: neither is left as an operator.
+4. A Relu is the lower end of the range, the Clip of a convolution both ends: neither is left.
 5. An average pool becomes a convolution channel by channel with equal weights, for which there
    are integer kernels, and a multiplication that makes up for the padding at the edges.
 6. What has no integer form here stays float, and so do the convolutions in `Settings.floats`.
@@ -29,7 +29,6 @@ from cnncodes.export.calibration import Range
 from cnncodes.export.graph import Graph, as_float32, attribute, is_plain_pool, node_like, pads_of
 
 PASSING = ("MaxPool", "AveragePool")
-ACTIVATIONS = ("Relu", "Clip")
 LEVELS = 255
 TINY = 1e-30  # least scale: products of two of the usual size still are normal float32 numbers
 _EDGE_UNITS = 100  # with a window of 3, what makes up for the padding is 1, 1.5 or 2.25
@@ -112,19 +111,19 @@ def quantize_graph(graph: Graph, ranges: Mapping[str, Range], settings: Settings
 
 
 def _absorbed_activations(graph: Graph) -> dict[str, str]:
-    """Map what a Conv, Add or average pool makes to the output of the Relu or Clip behind it."""
+    """Map what a Conv, Add or average pool makes to the output of the Relu behind it, or Clip."""
     consumers, absorbed = graph.consumers(), {}
     for node in graph.nodes:
         if node.op_type not in ("Conv", "Add", "AveragePool"):
             continue
         readers = consumers[node.output[0]]
-        # A pool keeps the range of what it reads, which need not end where a Clip does.
+        # Sums and pools share ranges with what they read, which need not end where a Clip does.
         if (
             len(readers) == 1
             and node.output[0] != graph.output
             and (
                 readers[0].op_type == "Relu"
-                or (node.op_type != "AveragePool" and _clips_at_zero(graph, readers[0]))
+                or (node.op_type == "Conv" and _clips_at_zero(graph, readers[0]))
             )
         ):
             absorbed[node.output[0]] = readers[0].output[0]
@@ -479,7 +478,7 @@ def _channel_divisors(
         name = node.output[0]
         if node.op_type == "Conv" and name not in settings.floats:
             leader[name], members[name] = name, [name]
-        elif node.op_type in (*PASSING, *ACTIVATIONS) and node.input[0] in leader:
+        elif node.op_type in (*PASSING, "Relu") and node.input[0] in leader:
             leader[name] = leader[node.input[0]]
         elif node.op_type == "Add" and all(each in leader for each in node.input):
             first, second = (leader[each] for each in node.input)

@@ -137,6 +137,23 @@ def test_clip_ends_the_range() -> None:
     assert codes_of(result, images(size=SIZE)).max() == pytest.approx(0.6, rel=1e-5)
 
 
+@pytest.mark.parametrize("clipped", ["term", "sum"])
+@pytest.mark.parametrize("equalization", [0.0, 0.5, 1.0])
+def test_clips_end_where_they_should_around_a_sum(clipped: str, equalization: float) -> None:
+    network = Network(SIZE)
+    source = network.conv_relu(network.pixels(), 16)
+    bounds = [network.constant(np.float32(each)) for each in (0, 0.5)]
+    uneven = np.geomspace(0.01, 3, 16)[:, None, None, None]
+    weights = network.random.normal(0, 0.1, (16, 16, 3, 3)) * uneven
+    term = network.conv(source, 16, bias=np.full(16, 1.0))
+    if clipped == "term":
+        term = network.node("Clip", term, *bounds)
+    last = network.node("Add", term, network.conv(source, 16, weights=weights))
+    if clipped == "sum":
+        last = network.node("Clip", last, *bounds)
+    check(network.graph(last), Settings("max", equalization, False, WEIGHT_LIMIT))
+
+
 @pytest.mark.parametrize("bounds", [(-0.5, 0.5), (0.1, 0.5)])
 def test_other_clips_stay(bounds: tuple[float, float]) -> None:
     network = Network(SIZE)
@@ -514,7 +531,7 @@ def test_any_small_network_is_near_its_float_form(
     for kind in kinds:
         last = add_layer(network, last, kind, n_channels)
     graph = network.graph(network.conv_relu(last, 8))
-    check(graph, Settings(method, equalization, bias_correction, WEIGHT_LIMIT), cosine=0.98)
+    check(graph, Settings(method, equalization, bias_correction, WEIGHT_LIMIT), cosine=0.96)
 
 
 def add_layer(network: Network, source: str, kind: str, n_channels: int) -> str:
