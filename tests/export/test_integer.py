@@ -457,6 +457,20 @@ def test_dead_channels_and_rows_of_zeros() -> None:
         check(graph, Settings("mse", equalization, True, WEIGHT_LIMIT))
 
 
+@pytest.mark.parametrize("equalization", [0.0, 0.5, 1.0])
+def test_channel_dead_in_calibration_can_come_alive(equalization: float) -> None:
+    network = Network(SIZE)
+    weights = np.eye(3)[:, :, None, None]  # each colour a channel
+    source = network.pixels(1 / 255, 0.0)
+    colours = network.conv_relu(source, 3, 1, weights=weights, bias=np.array([]))
+    graph = network.graph(colours)
+    expected = codes_of(graph, images(size=SIZE))
+    without_red = images(32, SIZE, seed=2) * np.array([0, 1, 1], np.uint8)
+    chosen = Settings("max", equalization, False, WEIGHT_LIMIT)
+    result = quantized(rewritten(graph), chosen, without_red)
+    np.testing.assert_allclose(codes_of(result, images(size=SIZE)), expected, atol=1.1 / 255)
+
+
 def test_dead_tensor_in_front_of_a_convolution_of_zeros() -> None:
     network = Network(SIZE)
     dead = network.conv_relu(network.pixels(), 16, bias=np.full(16, -100.0))
