@@ -15,7 +15,9 @@ METHODS = ("max", "mse", "99.99")
 _BATCH = 4
 _POSITIONS = 64  # places of an image that enter the histogram; the extremes take all
 # A histogram's bins are the float16 numbers without their last four bits: 2,048 of them,
-# 1.6 % apart whatever the scale, so that nothing need be known of the range in advance.
+# 1.6 % apart whatever the scale, so that nothing need be known of the range in advance. A channel
+# whose largest value is no normal float16 number is not resolved, and limited by that value.
+_HALF = np.finfo(np.float16)
 _SHIFT = 4
 _BINS = 2**15 >> _SHIFT
 
@@ -24,7 +26,7 @@ def _bin_values() -> NDArray[np.float64]:
     middles = (np.arange(_BINS, dtype=np.uint16) << _SHIFT) + (1 << (_SHIFT - 1))
     values = middles.astype(np.uint16).view(np.float16).astype(np.float64)
     values[0] = 0
-    values[~np.isfinite(values)] = np.finfo(np.float16).max
+    values[~np.isfinite(values)] = _HALF.max
     return values
 
 
@@ -74,8 +76,7 @@ class Range:
         self._n_images = total
         if flat.shape[2] > _POSITIONS:
             flat = flat[:, :, rng.choice(flat.shape[2], _POSITIONS, replace=False)]
-        largest = np.finfo(np.float16).max
-        bits = np.minimum(np.abs(flat), largest).astype(np.float16).view(np.uint16) >> _SHIFT
+        bits = np.minimum(np.abs(flat), _HALF.max).astype(np.float16).view(np.uint16) >> _SHIFT
         places = bits + np.arange(len(self.mean), dtype=np.int64)[:, None] * _BINS
         counted = np.bincount(places.ravel(), minlength=self._counts.size)
         self._counts += counted.reshape(self._counts.shape)
@@ -108,8 +109,9 @@ class Range:
             above = self._counts[:, ::-1].cumsum(axis=1)[:, ::-1]
             share = 1 - float(method) / 100
             reached = (above > share * self._counts.sum(axis=1, keepdims=True)).sum(axis=1)
-            wanted = _VALUES[np.clip(reached, 0, _BINS - 1)]
-        return np.where(wanted > 0, np.minimum(wanted, largest), largest)
+            wanted = _VALUES[np.maximum(reached - 1, 0)]
+        resolved = (largest >= _HALF.smallest_normal) & (largest <= _HALF.max)
+        return np.where(resolved & (wanted > 0), np.minimum(wanted, largest), largest)
 
     def _least_squares(self) -> NDArray[np.float64]:
         counts = self._counts.astype(np.float64)

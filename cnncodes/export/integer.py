@@ -9,7 +9,7 @@
    "Data-Free Quantization Through Weight Equalization and Bias Correction").
 3. Rounding a weight by e changes an output by e times the mean input: the bias takes that back
    (same paper, section 4.2).
-4. A Relu is the lower end of the range, a Clip both ends: neither is left as an operator.
+4. A Relu is the lower end of the range, the Clip of a convolution both ends: neither is left.
 5. An average pool becomes a convolution channel by channel with equal weights, for which there
    are integer kernels, and a multiplication that makes up for the padding at the edges.
 6. What has no integer form here stays float, and so do the convolutions in `Settings.floats`.
@@ -29,8 +29,8 @@ from cnncodes.export.calibration import Range
 from cnncodes.export.graph import Graph, as_float32, attribute, is_plain_pool, node_like, pads_of
 
 PASSING = ("MaxPool", "AveragePool")
-ACTIVATIONS = ("Relu", "Clip")
 LEVELS = 255
+TINY = 1e-30  # least scale: products of two of the usual size still are normal float32 numbers
 _EDGE_UNITS = 100  # with a window of 3, what makes up for the padding is 1, 1.5 or 2.25
 _DEPTHWISE_MULTIPLE = 16  # onnxruntime's kernel takes whole groups of channels
 
@@ -101,16 +101,20 @@ def quantize_graph(graph: Graph, ranges: Mapping[str, Range], settings: Settings
 
 
 def _absorbed_activations(graph: Graph) -> dict[str, str]:
-    """Map what a Conv, Add or average pool makes to the output of the Relu or Clip behind it."""
+    """Map what a Conv, Add or average pool makes to the output of the Relu behind it, or Clip."""
     consumers, absorbed = graph.consumers(), {}
     for node in graph.nodes:
         if node.op_type not in ("Conv", "Add", "AveragePool"):
             continue
         readers = consumers[node.output[0]]
+        # Sums and pools share ranges with what they read, which need not end where a Clip does.
         if (
             len(readers) == 1
             and node.output[0] != graph.output
-            and (readers[0].op_type == "Relu" or _clips_at_zero(graph, readers[0]))
+            and (
+                readers[0].op_type == "Relu"
+                or (node.op_type == "Conv" and _clips_at_zero(graph, readers[0]))
+            )
         ):
             absorbed[node.output[0]] = readers[0].output[0]
     return absorbed
@@ -157,16 +161,18 @@ class _Writer:
                 self._emit(node)
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._bytes:
                 self._take_pixels(node)
+            elif node.op_type == "Transpose" and node.input[0] in self._integers:
+                self._write_transpose(node)
+            elif self._absorbed.get(name, name) == self._graph.output:  # the output is of numbers
+                self._write_float(node)
             elif node.op_type == "Conv" and self._has_integer_form(node):
                 self._write_convolution(node)
-            elif node.op_type == "Add" and name in self._divisors:
+            elif node.op_type == "Add" and self._adds_integers(node):
                 self._write_sum(node)
             elif node.op_type in PASSING and node.input[0] in self._integers:
                 self._write_pool(node)
             elif node.op_type == "Concat" and self._joins_integers(node):
                 self._write_concatenation(node)
-            elif node.op_type == "Transpose" and node.input[0] in self._integers:
-                self._write_transpose(node)
             else:
                 self._write_float(node)
         return self._out
@@ -184,12 +190,10 @@ class _Writer:
     def _has_integer_form(self, node: onnx.NodeProto) -> bool:
         name = node.input[0]
         known = name in self._integers or name in self._ranges
-        result = self._absorbed.get(node.output[0], node.output[0])
         return (
             known
-            and result != self._graph.output  # the output is of numbers
             and node.output[0] not in self._settings.floats
-            and node.input[1] in self._graph.constants
+            and all(each in self._graph.constants for each in node.input[1:])
         )
 
     def _write_convolution(self, node: onnx.NodeProto) -> None:
@@ -207,7 +211,8 @@ class _Writer:
             bias = self._graph.constants[node.input[2]] / divisor
         steps = np.abs(weights).max(axis=(1, 2, 3)) / self._settings.weight_limit
         # A scale of zero is not allowed, and one too small makes the bias overflow.
-        steps = np.maximum(steps, np.abs(bias) / source.scale / 2**30).clip(1e-30)
+        steps = np.maximum(steps, np.abs(bias) / source.scale / 2**30)
+        steps = steps.clip(max(TINY, TINY / source.scale))
         steps = steps.astype(np.float32).astype(np.float64)
         stored = np.rint(weights / steps[:, None, None, None]).astype(np.int8)
         if self._settings.bias_correction and node.input[0] in self._ranges:
@@ -225,6 +230,13 @@ class _Writer:
         self._emit(node_like(node, inputs, [name]))
         self._add_result(name, divisor)
 
+    def _adds_integers(self, node: onnx.NodeProto) -> bool:
+        divisor = self._divisors.get(node.output[0])
+        sources = [self._integers.get(name) for name in node.input]
+        return divisor is not None and all(
+            source is not None and np.array_equal(source.channels, divisor) for source in sources
+        )
+
     def _write_sum(self, node: onnx.NodeProto) -> None:
         inputs = [self._dequantize(self._integers[name]) for name in node.input]
         self._emit(node_like(node, inputs, node.output))
@@ -233,14 +245,14 @@ class _Writer:
     def _write_pool(self, node: onnx.NodeProto) -> None:
         source, name = self._integers[node.input[0]], node.output[0]
         edges = self._edge_factors(node) if node.op_type == "AveragePool" else None
-        if edges is None:
-            self._emit(node_like(node, [self._dequantize(source)], [name]))
-            self._quantize(name, name, source.scale, source.zero, source.channels)
-        else:
+        if edges is not None:
             self._write_average(node, source, edges)
-        if name in self._absorbed and self._absorbed[name] not in self._integers:
-            # The smallest byte stands for zero, so quantizing is the Relu.
+            return
+        self._emit(node_like(node, [self._dequantize(source)], [name]))
+        if name in self._absorbed:  # the smallest byte stands for zero: quantizing is the Relu
             self._quantize(self._absorbed[name], name, 1 / LEVELS, 0, source.channels)
+        else:
+            self._quantize(name, name, source.scale, source.zero, source.channels)
 
     def _edge_factors(self, node: onnx.NodeProto) -> NDArray[np.float64] | None:
         """Return size of the window by places inside the image; None if there is no such form."""
@@ -342,9 +354,11 @@ class _Writer:
     def _as_integer(self, name: str) -> _Quantized:
         if name not in self._integers:
             values = self._ranges[name]
-            limit = max(float(values.limit(self._settings.method).max()), 1e-30)
-            scale, zero = _grid(values, np.full(len(values.mean), limit), np.ones(1))
-            self._quantize(name, name, scale, zero, np.ones(len(values.mean)))
+            limit = values.limit(self._settings.method)
+            divisor = _divisor(limit, equalization=0)
+            scale, zero = _grid(values, limit, divisor)
+            self._quantize(name, name, scale * divisor[0], zero, np.ones(1))
+            self._add_integer(name, self._integers[name].name, scale, zero, divisor)
         return self._integers[name]
 
     def _as_float(self, name: str) -> str:
@@ -433,7 +447,7 @@ def _grid(
     low = min(float((np.maximum(values.low, -limit) / divisor).min()), 0.0)
     if abs(high - 1) < 1e-6 and low == 0:
         high = 1.0  # the usual case, equal to the last bit so that concatenating copies
-    scale = max(high - low, 1e-30) / LEVELS
+    scale = max((high - low) / LEVELS, TINY)
     return scale, int(np.clip(round(-low / scale), 0, LEVELS))
 
 
@@ -453,7 +467,7 @@ def _channel_divisors(
         name = node.output[0]
         if node.op_type == "Conv" and name not in settings.floats:
             leader[name], members[name] = name, [name]
-        elif node.op_type in (*PASSING, *ACTIVATIONS) and node.input[0] in leader:
+        elif node.op_type in (*PASSING, "Relu") and node.input[0] in leader:
             leader[name] = leader[node.input[0]]
         elif node.op_type == "Add" and all(each in leader for each in node.input):
             first, second = (leader[each] for each in node.input)
@@ -476,7 +490,7 @@ def _channel_divisors(
 def _divisor(limit: NDArray[np.float64], equalization: float) -> NDArray[np.float64]:
     """Return divisors that lie between one for all channels and each channel's own limit."""
     largest = limit.max(initial=0)
-    if largest <= 0:
+    if largest < TINY:
         return np.ones(len(limit))
     divisor: NDArray[np.float64] = largest * (limit / largest) ** equalization
     return np.where(limit > 0, divisor, largest)

@@ -38,7 +38,7 @@ def pad_in_pooling(graph: Graph) -> int:
         pool = consumers[pad.output[0]][0]
         before = producers.get(pad.input[0])
         amounts = graph.constants.get(pad.input[1])
-        value = graph.constants.get(pad.input[2], 0) if len(pad.input) > 2 else 0
+        value = graph.constants.get(pad.input[2]) if len(pad.input) > 2 else 0
         if (
             pool.op_type != "MaxPool"
             or before is None
@@ -46,12 +46,16 @@ def pad_in_pooling(graph: Graph) -> int:
             or amounts is None
             or amounts.shape != (8,)
             or amounts[[0, 1, 4, 5]].any()
+            or value is None
             or np.any(value)
             or attribute(pad, "mode", b"constant") != b"constant"
             or not is_plain_pool(pool)
         ):
             continue
-        pads = np.add(pads_of(pool), amounts[[2, 3, 6, 7]]).tolist()
+        pads = np.add(pads_of(pool), amounts[[2, 3, 6, 7]])
+        # A pool takes no negative pads, and none as large as its window.
+        if amounts.min() < 0 or (pads >= 2 * attribute(pool, "kernel_shape", [])).any():
+            continue
         kept = {
             each.name: helper.get_attribute_value(each)
             for each in pool.attribute
@@ -59,7 +63,7 @@ def pad_in_pooling(graph: Graph) -> int:
         }
         at = graph.nodes.index(pool)
         graph.nodes[at] = helper.make_node(
-            "MaxPool", [pad.input[0]], list(pool.output), name=pool.name, pads=pads, **kept
+            "MaxPool", [pad.input[0]], list(pool.output), name=pool.name, pads=pads.tolist(), **kept
         )
         graph.nodes.remove(pad)
         removed += 1
@@ -155,8 +159,9 @@ def fold_preprocessing(graph: Graph, input_size: int) -> bool:
     through = np.einsum("okij,k->oij", graph.constants[convolution.input[1]], offset)
     prepared, nodes, zero = graph.input, [], 0
     if any(pads_of(convolution)):
-        levels = np.linalg.solve(matrix, -offset)
-        if np.ptp(np.rint(levels)) == 0 and 0 <= levels[0] <= 255:
+        levels = np.linalg.lstsq(matrix, -offset, rcond=None)[0]
+        is_zero = np.allclose(matrix @ levels, -offset)
+        if is_zero and np.ptp(np.rint(levels)) == 0 and 0 <= levels[0] <= 255:
             zero = round(levels[0])
             through = through + zero * weights.sum(axis=1)
         else:
@@ -200,7 +205,7 @@ def _affine_map(
         images[1 + channel, ..., channel] = 255
     images[4] = np.random.default_rng(0).integers(0, 256, images.shape[1:])
     mapped = session.run(None, {graph.input: images})[0].astype(np.float64)
-    if mapped.shape != (5, 3, size, size):
+    if mapped.shape != (5, 3, size, size) or not np.isfinite(mapped).all():
         return None
     offset = mapped[0, :, 0, 0]
     matrix = (mapped[1:4, :, 0, 0] - offset).T / 255
