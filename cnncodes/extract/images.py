@@ -64,6 +64,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _one_large = Lock()
+# Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
+# each thread; larger ones go back to the system.
+Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 
 
 def has_image_signature(head: bytes) -> bool:
@@ -125,7 +128,9 @@ def decode_image(
         if not image.info.get("progressive"):  # else all of it is in memory, whatever the scale
             n_pixels = image.width * image.height
         with _one_large if n_pixels > LARGE else nullcontext():
-            return _prepared(image, size, drafted[1][2:] if drafted else None)
+            pixels = _prepared(image, size, drafted[1][2:] if drafted else None)
+            image.close()  # here, so that the next large one does not come on top of it
+            return pixels
 
 
 def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -46,8 +46,10 @@ class CodeStore:
     ...     X, y = store.codes[:], store.labels
     """
 
-    def __init__(self, file: h5py.File, path: Path) -> None:
+    def __init__(self, file: h5py.File, path: Path, dtype: str = "float32") -> None:
         self._file = file
+        # Kept, since `encode` runs in many threads and h5py's direct writing takes no lock.
+        self._dtype = np.dtype(dtype)
         self.path = path
         # While the file grows: what is told of the images, and of the skipped ones.
         self._told = (hashlib.sha256(), hashlib.sha256())
@@ -128,7 +130,7 @@ class CodeStore:
         skipped = file.create_group("skipped")
         _growing(skipped, "paths", _TEXT, (), chunk=64)
         _growing(skipped, "reasons", _TEXT, (), chunk=64)
-        store = cls(file, path)
+        store = cls(file, path, dtype)
         file.attrs["told"] = store._told_digest()
         return store
 
@@ -156,6 +158,7 @@ class CodeStore:
             return None
         try:
             if text_attribute(store._file, "request") == request and store._consistent():
+                store._dtype = store.codes.dtype
                 for start in range(0, len(store), 256):
                     store.codes[start : start + 256]  # a block never written cannot be read
                 store._tell(store.labels.tolist(), store.paths, store.digests, store.skipped)
@@ -185,7 +188,7 @@ class CodeStore:
             The codes do not fit the stored dtype.
         """
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
-            stored = codes.astype(self.codes.dtype)
+            stored = codes.astype(self._dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
