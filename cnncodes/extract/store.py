@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil  # h5py's lock, which its direct reading and writing do not take
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, OutputError
@@ -48,7 +50,7 @@ class CodeStore:
 
     def __init__(self, file: h5py.File, path: Path, dtype: str = "float32") -> None:
         self._file = file
-        # Kept, since `encode` runs in many threads and h5py's direct writing takes no lock.
+        # Kept, since `encode` runs in threads that should not wait for HDF5.
         self._dtype = np.dtype(dtype)
         self.path = path
         # While the file grows: what is told of the images, and of the skipped ones.
@@ -250,6 +252,39 @@ class CodeStore:
         return self._file["codes"]
 
     @property
+    def by_row(self) -> bool:
+        """Whether the codes are laid out as `rows` needs them; `codes` reads any layout."""
+        codes = self.codes
+        plain = not (codes.shuffle or codes.fletcher32 or codes.scaleoffset)
+        return bool(codes.chunks[0] == 1 and codes.compression == "gzip" and plain)
+
+    def rows(self, places: Iterable[int]) -> Iterator[NDArray[Any]]:
+        """Give the codes at some places, flattened, quicker than `codes` and in any thread.
+
+        Raises
+        ------
+        FileFormatError
+            A row is damaged.
+        """
+        codes = self.codes
+        n_bytes, dtype = math.prod(codes.shape[1:]) * codes.dtype.itemsize, codes.dtype
+        beginning = [0] * (codes.ndim - 1)
+        for place in places:
+            try:
+                with phil:
+                    chunk = codes.id.read_direct_chunk((int(place), *beginning))[1]
+                # Decompressed here and not by HDF5, which lets only one thread do that.
+                content = zlib.decompress(chunk, bufsize=n_bytes)
+                if len(content) != n_bytes:
+                    raise ValueError(f"{len(content)} bytes, not {n_bytes}")
+            except (zlib.error, ValueError, OSError, RuntimeError) as error:
+                raise FileFormatError(
+                    f"{self.path}: the codes at place {place} are damaged ({_reason(error)}); "
+                    "extract it again"
+                ) from error
+            yield np.frombuffer(content, dtype)
+
+    @property
     def labels(self) -> NDArray[np.int32]:
         """For each image its index in `class_names`, −1 where it has none; shape (n_images,)."""
         labels: NDArray[np.int32] = self._file["labels"][:]
@@ -422,8 +457,9 @@ def _extend_chunks(dataset: h5py.Dataset, chunks: Sequence[bytes]) -> None:
     """Add rows that are compressed already, each a chunk of its own."""
     before = dataset.shape[0]
     dataset.resize(before + len(chunks), axis=0)
-    for row, chunk in enumerate(chunks, start=before):
-        dataset.id.write_direct_chunk((row, *[0] * (dataset.ndim - 1)), chunk)
+    with phil:
+        for row, chunk in enumerate(chunks, start=before):
+            dataset.id.write_direct_chunk((row, *[0] * (dataset.ndim - 1)), chunk)
 
 
 def _stored(text: str) -> str:

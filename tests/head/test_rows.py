@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cnncodes import CodeStore
+from cnncodes.errors import FileFormatError
 from cnncodes.head.rows import CodeRows, read_ahead
 
 
@@ -33,6 +36,52 @@ def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None
         expected = store.codes[:][chosen[places]] if places else np.empty((0, 2048))
     assert picked.dtype == np.float32
     np.testing.assert_array_equal(picked, expected.reshape(len(places), 2048))
+
+
+def lay_out(path: Path, **layout: object) -> None:
+    """Lay the codes of a file out in another way."""
+    with h5py.File(path, "r+") as file:
+        values = file["codes"][:]
+        del file["codes"]
+        file.create_dataset("codes", data=values, **layout)
+
+
+# What other programs may write.
+LAYOUTS = [
+    {"chunks": (16, 2048), "compression": "gzip", "shuffle": True},
+    {"chunks": (1, 2048), "compression": "gzip", "shuffle": True},
+    {"chunks": (1, 2048), "compression": "gzip", "fletcher32": True},
+    {"chunks": (1, 2048), "compression": "lzf"},
+    {"chunks": (7, 100)},
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_other_layouts_are_read_too(codes: Path, tmp_path: Path, layout: dict[str, object]) -> None:
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    lay_out(path, **layout)
+    places = np.random.default_rng(0).permutation(120)
+    with CodeStore.open(codes) as store, CodeStore.open(path) as other:
+        values = store.codes[:]
+        picked = CodeRows(other, np.arange(120)).pick(places)
+    np.testing.assert_array_equal(picked, values[places].astype(np.float32))
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", bytes.fromhex("789c030000000001")])
+def test_damaged_row_is_named(codes: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path) as file:
+        chunk = file["codes"].id.get_chunk_info(70)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(content.ljust(chunk.size, b"\0"))
+    with CodeStore.open(path) as store:
+        rows = CodeRows(store, np.arange(120))
+        assert np.isfinite(rows.read(0, 70)).all()
+        with pytest.raises(FileFormatError, match=r"codes\.h5: the codes at place 70 are damaged"):
+            rows.read(60, 80)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
