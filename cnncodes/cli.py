@@ -6,7 +6,9 @@ No logic lives here, and nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -52,6 +54,7 @@ class Program(click.Group):
         if context.params["debug"]:
             return super().invoke(context)
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+        _end_as_interrupts_do()
         try:
             return super().invoke(context)
         except CnncodesError as error:
@@ -116,6 +119,12 @@ def _refuse_options_of_others(estimator: str) -> None:
             )
             if typed and parameter.name in names and owner != estimator:
                 raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")
+
+
+def _end_as_interrupts_do() -> None:
+    """Let a system that shuts down, or a batch queue, end us as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _fail(message: str) -> None:
@@ -238,6 +247,11 @@ def export(backbone: str, output: Path | None, as_json: bool, **options: Any) ->
     default=100_000_000,
     show_default=True,
     help="An image with more pixels cannot be used.",
+)
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Bring the output file up to date with SOURCE; only what is new is computed.",
 )
 @overwrite_option
 @json_option

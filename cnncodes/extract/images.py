@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -268,11 +268,11 @@ class LoadedImage:
     index : int
         Its place among the paths given.
     pixels : ndarray of uint8, shape (size, size, 3), or None
-        RGB; None if the image cannot be used.
+        RGB; None if the image cannot be used, or need not be decoded.
     digest : str
         SHA-256 of the file's bytes, hexadecimal; empty if it cannot be read.
     problem : str
-        Why there are no pixels; empty if there are.
+        Why the image cannot be used; empty if it can.
     """
 
     index: int
@@ -282,9 +282,16 @@ class LoadedImage:
 
 
 def load_image(
-    index: int, path: Path, size: int, max_pixels: int = DEFAULT_MAX_PIXELS
+    index: int,
+    path: Path,
+    size: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    known: Container[str] = (),
 ) -> LoadedImage:
-    """Read and decode one file; a failure is told in the result, not raised."""
+    """Read one file, and decode it unless its digest is known.
+
+    A failure is told in the result, not raised.
+    """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             # A pipe would be waited for; a folder gives an error of its own.
@@ -294,6 +301,8 @@ def load_image(
         reason = getattr(error, "strerror", None) or str(error)
         return LoadedImage(index, None, "", f"cannot be read: {reason}")
     digest = hashlib.sha256(content).hexdigest()
+    if digest in known:
+        return LoadedImage(index, None, digest, "")
     try:
         pixels = decode_image(content, size, max_pixels=max_pixels)
     except ImageError as error:

@@ -37,7 +37,7 @@ PER_CHUNK = (1, 7, 100)
 def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7) -> Path:
     """Write a codes file of which each chunk holds so many images."""
     names = [f"{number:02}" for number in range(y.max() + 1)]
-    store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names)
+    store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=tuple(names))
     paths = [f"{index}.png" for index in range(len(X))]
     store.append(X, y.tolist(), paths, [f"{index:064x}" for index in range(len(X))])
     store.finish(path)
