@@ -46,10 +46,11 @@ def write_codes(
     path: Path, n_images: int = N_TRAIN + N_TEST, code_shape: tuple[int, ...] = CODE_SHAPE
 ) -> None:
     """Write codes in which classes are clouds in a space of 128 dimensions."""
-    from cnncodes.extract.store import CodeStore
+    from cnncodes.extract.journal import Journal
+    from cnncodes.extract.store import CodesInfo
     from cnncodes.model_file import BackboneInfo
 
-    info = BackboneInfo(
+    backbone = BackboneInfo(
         *("inception_v3", "random:0", 224, "mixed10", "none", "float32", 0.0, "none", "benchmark")
     )
     generator = np.random.default_rng(0)
@@ -58,29 +59,29 @@ def write_codes(
     centres = generator.standard_normal((N_CLASSES, 128), np.float32)
     projection = generator.standard_normal((128, n_features), np.float32) / np.sqrt(128)
     spread = 2.5  # chosen so that about nine of ten test images are recognised, as on Caltech-101
-    store = CodeStore.create(
-        path.with_suffix(".partial"),
-        backbone=info,
+    info = CodesInfo(
+        backbone=backbone,
         backbone_sha256="0" * 64,
-        code_shape=code_shape,
+        code_shape=tuple(code_shape),
         dtype="float16",
         source="synthetic",
-        class_names=[f"class {number}" for number in range(N_CLASSES)],
-        request="",
+        class_names=tuple(f"class {number}" for number in range(N_CLASSES)),
+        max_pixels=0,
     )
+    journal = Journal.open(path.with_suffix(".partial"), info, "benchmark")
     for start in range(0, n_images, 256):
         batch = labels[start : start + 256]
         n = len(batch)
         latent = centres[batch] + spread * generator.standard_normal((n, 128), np.float32)
         noise = generator.standard_normal((n, n_features), np.float32)
         codes = latent @ projection / np.sqrt(1 + spread**2) * 0.7 + 0.7 * noise - 1.4
-        store.append(
+        journal.append(
             np.maximum(codes, 0).reshape(-1, *code_shape),
             labels=batch.tolist(),
             paths=[f"{start + index}" for index in range(n)],
             digests=[f"{start + index:064x}" for index in range(n)],
         )
-    store.finish(path)
+    journal.finish(path)
 
 
 def fit_flat(train: Any, y: np.ndarray, tol: float) -> Head:

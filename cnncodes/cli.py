@@ -6,7 +6,9 @@ No logic lives here, and nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -59,6 +61,7 @@ class Program(click.Group):
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             warnings.simplefilter("default", SaturationWarning)
             warnings.showwarning = _show_warning
+            _end_as_interrupts_do()
             return self._invoke(context)
 
     def _invoke(self, context: click.Context) -> Any:
@@ -126,6 +129,12 @@ def _refuse_options_of_others(estimator: str) -> None:
             )
             if typed and parameter.name in names and owner != estimator:
                 raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")
+
+
+def _end_as_interrupts_do() -> None:
+    """Let a system that shuts down, or a batch queue, end us as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _fail(message: str) -> None:
@@ -347,6 +356,11 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     help="An image with more pixels cannot be used.",
 )
 @provider_option
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Bring the output file up to date with SOURCE; only what is new is computed.",
+)
 @overwrite_option
 @json_option
 def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options: Any) -> None:

@@ -13,6 +13,11 @@ from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.text import shown
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+JOURNAL_SIGNATURE = b"cnncodes-j1\n"  # as in `extract.store`, which is slow to import
+UNFINISHED_CODES = {
+    "what": "unfinished codes",
+    "use": "run the same cnncodes extract again to go on with it",
+}
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -43,6 +48,8 @@ def describe(path: str | Path) -> dict[str, Any]:
             head = file.read(SIGNATURE_LENGTH)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    if head == JOURNAL_SIGNATURE:
+        return UNFINISHED_CODES
     if head.startswith(HDF5_SIGNATURE):
         return _describe_hdf5(path)
     if has_image_signature(head):
@@ -82,10 +89,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
     if kind != "codes":
         return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}
     if not complete:
-        return {
-            "what": "unfinished codes",
-            "use": "run the same cnncodes extract again to go on with it",
-        }
+        return UNFINISHED_CODES
     with CodeStore.open(path) as store:
         labels = store.labels
         counts = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncodes.errors import OutputError
@@ -72,11 +72,23 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         _allow_reading(temporary)
+        _sync(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
+            _sync(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    opened = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _allow_reading(path: Path) -> None:

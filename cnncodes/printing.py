@@ -112,6 +112,8 @@ def print_extraction(extraction: Extraction) -> None:
     click.echo(f"  by {workers}, {images} at a time in each")
     if extraction.n_resumed:
         click.echo(f"  went on after {extraction.n_resumed} images of an earlier run")
+    if extraction.n_reused:
+        click.echo(f"  {extraction.n_reused} images had codes in the file that was there")
     if extraction.skipped:
         n_skipped = len(extraction.skipped)
         click.echo(f"  {n_skipped} images skipped, listed in the file; the first:")

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,6 +64,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _one_large = Lock()
+# Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
+# each thread; larger ones go back to the system.
+Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 
 
 def has_image_signature(head: bytes) -> bool:
@@ -125,7 +128,9 @@ def decode_image(
         if not image.info.get("progressive"):  # else all of it is in memory, whatever the scale
             n_pixels = image.width * image.height
         with _one_large if n_pixels > LARGE else nullcontext():
-            return _prepared(image, size, drafted[1][2:] if drafted else None)
+            pixels = _prepared(image, size, drafted[1][2:] if drafted else None)
+            image.close()  # here, so that the next large one does not come on top of it
+            return pixels
 
 
 def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -263,11 +268,11 @@ class LoadedImage:
     index : int
         Its place among the paths given.
     pixels : ndarray of uint8, shape (size, size, 3), or None
-        RGB; None if the image cannot be used.
+        RGB; None if the image cannot be used, or need not be decoded.
     digest : str
         SHA-256 of the file's bytes, hexadecimal; empty if it cannot be read.
     problem : str
-        Why there are no pixels; empty if there are.
+        Why the image cannot be used; empty if it can.
     """
 
     index: int
@@ -277,9 +282,16 @@ class LoadedImage:
 
 
 def load_image(
-    index: int, path: Path, size: int, max_pixels: int = DEFAULT_MAX_PIXELS
+    index: int,
+    path: Path,
+    size: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    known: Container[str] = (),
 ) -> LoadedImage:
-    """Read and decode one file; a failure is told in the result, not raised."""
+    """Read one file, and decode it unless its digest is known.
+
+    A failure is told in the result, not raised.
+    """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             # A pipe would be waited for; a folder gives an error of its own.
@@ -289,6 +301,8 @@ def load_image(
         reason = getattr(error, "strerror", None) or str(error)
         return LoadedImage(index, None, "", f"cannot be read: {reason}")
     digest = hashlib.sha256(content).hexdigest()
+    if digest in known:
+        return LoadedImage(index, None, digest, "")
     try:
         pixels = decode_image(content, size, max_pixels=max_pixels)
     except ImageError as error:

@@ -1,28 +1,28 @@
-"""The extraction: workers take images from file to compressed codes, one thread writes them."""
+"""The extraction: workers take images from file to compressed codes, which are kept at once.
+
+They gather in a journal, which nothing that ends the work can harm, and become a codes file at
+the end.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from cnncodes.errors import ImageError, SourceError
-from cnncodes.extract.backbone import Backbone
+from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage
+from cnncodes.extract.journal import Journal
 from cnncodes.extract.sources import Source, find_images
-from cnncodes.extract.store import CodeStore
+from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
-
-WRITTEN_TOGETHER = 32  # images; HDF5 is slow at adding few
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Extraction:
         Those of them without a label.
     n_resumed : int
         Images that an earlier, interrupted run had dealt with.
+    n_reused : int
+        Images whose codes were taken from the file that was updated.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
     class_names : list of str
@@ -57,6 +59,7 @@ class Extraction:
     n_images: int
     n_unlabelled: int
     n_resumed: int
+    n_reused: int
     skipped: list[tuple[str, str]]
     class_names: list[str]
     code_shape: tuple[int, ...]
@@ -76,6 +79,7 @@ def extract(
     on_error: str = "skip",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
+    update: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -101,6 +105,9 @@ def extract(
         An image with more pixels cannot be used.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+    update : bool
+        Whether a codes file at `output` is replaced by one of the images that there are now, with
+        the codes of all that are in it already taken from it. Images are known by their content.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -122,103 +129,139 @@ def extract(
     ImageError
         An image cannot be used, and `on_error` is ``"fail"``.
     OutputError
-        The codes cannot be written.
+        The codes cannot be written, or those to update are of another kind.
     KeyboardInterrupt
         With a message that tells what is kept.
 
     Notes
     -----
-    The codes gather in ``OUTPUT.partial``. When the extraction ends early that file stays, and
-    the same call goes on from it; a call that differs starts anew.
+    The codes gather in ``OUTPUT.partial``. When the extraction ends early, in whatever way, that
+    file stays, and the same call goes on from it; a call that differs starts anew. The codes file
+    is the same as if nothing had happened.
     """
     output = Path(output)
-    check_output(output, overwrite=overwrite, inputs=[backbone, source])
+    check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
     images = find_images(Path(source))
     workers = Workers.hire(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
+    info = CodesInfo(
+        backbone=workers.network.info,
+        backbone_sha256=workers.network.sha256,
+        code_shape=workers.network.code_shape,
+        dtype=dtype,
+        source=str(source),
+        class_names=images.class_names,
+        max_pixels=max_pixels,
+    )
     started = time.monotonic()
-    with _open_store(output, workers.network, images, str(source), dtype, max_pixels) as store:
-        n_resumed = store.n_seen
+    partial = output.with_name(output.name + ".partial")
+    with (
+        _earlier(output, info, update=update) as earlier,
+        Journal.open(partial, info, _identify(images, workers.network.provider)) as journal,
+    ):
+        n_resumed = journal.n_seen
         try:
             if on_error == "fail":
-                _refuse(store.skipped)
+                _refuse(journal.skipped)
             if progress is not None:
                 progress.begin(len(images.paths), n_resumed)
-            batches = workers.run(images.files()[n_resumed:], store.encode, max_pixels=max_pixels)
-            with closing(batches), _Writer(store) as writer:
+            batches = workers.run(
+                images.files()[n_resumed:],
+                journal.encode,
+                max_pixels=max_pixels,
+                known=earlier.places,
+            )
+            with closing(batches):
                 for batch, chunks in batches:
-                    rows = _rows(images, n_resumed, batch, chunks or [])
+                    rows = _rows(images, n_resumed, batch, chunks or [], earlier)
                     if on_error == "fail":
                         _refuse(rows.skipped)
-                    writer.add(rows)
+                    journal.append(*vars(rows).values())
                     if progress is not None:
                         progress.advance(len(batch))
-            if len(store) == 0:
-                path, reason = store.skipped[0]
+            if journal.n_images == 0:
+                path, reason = journal.skipped[0]
                 raise SourceError(
                     f"{source}: none of its {len(images.paths)} images can be used; the first, "
                     f"{path}: {reason}"
                 )
         except KeyboardInterrupt:
-            if len(store) == 0:
+            if journal.n_images == 0:
                 raise
             raise KeyboardInterrupt(
-                f"{store.path} keeps {store.n_seen} of {len(images.paths)} images; the same "
+                f"{journal.path} keeps {journal.n_seen} of {len(images.paths)} images; the same "
                 "command goes on from there"
             ) from None
         finally:
-            if len(store) == 0:
-                store.discard()
-        return _finish(store, output, n_resumed, workers, started)
-
-
-def _finish(
-    store: CodeStore, output: Path, n_resumed: int, workers: Workers, started: float
-) -> Extraction:
-    extraction = Extraction(
+            if journal.n_images == 0:
+                journal.discard()
+        earlier.close()  # where an open file cannot be replaced
+        journal.finish(output, overwrite=overwrite or update)
+    return Extraction(
         path=output,
-        n_images=len(store),
-        n_unlabelled=int((store.labels < 0).sum()),
+        n_images=journal.n_images,
+        n_unlabelled=journal.n_unlabelled,
         n_resumed=n_resumed,
-        skipped=store.skipped,
-        class_names=store.class_names,
-        code_shape=tuple(store.codes.shape[1:]),
+        n_reused=earlier.n_reused,
+        skipped=journal.skipped,
+        class_names=list(info.class_names),
+        code_shape=info.code_shape,
         workers=workers.number,
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
     )
-    store.finish(output)
-    return extraction
 
 
-def _open_store(
-    output: Path, network: Backbone, images: Source, source: str, dtype: str, max_pixels: int
-) -> CodeStore:
-    """Go on with the unfinished file of the same extraction, or start one."""
-    partial = output.with_name(output.name + ".partial")
-    request = _identify(network, images, dtype, max_pixels)
-    store = CodeStore.resume(partial, request)
-    if store is not None:
-        return store
-    partial.unlink(missing_ok=True)
-    return CodeStore.create(
-        partial,
-        backbone=network.info,
-        backbone_sha256=network.sha256,
-        code_shape=network.code_shape,
-        dtype=dtype,
-        source=source,
-        class_names=images.class_names,
-        request=request,
-    )
+class _Earlier:
+    """The codes of an earlier extraction, by the digests of their images."""
+
+    def __init__(self, store: CodeStore | None = None) -> None:
+        self._store = store
+        digests = [] if store is None else store.digests
+        self.places = {digest: place for place, digest in enumerate(digests)}
+        self.n_reused = 0
+
+    def chunk(self, digest: str) -> bytes:
+        """Return the codes of an image as they are stored."""
+        assert self._store is not None
+        self.n_reused += 1
+        return self._store.chunk(self.places[digest])
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._store is not None:
+            self._store.close()
 
 
-def _identify(network: Backbone, images: Source, dtype: str, max_pixels: int) -> str:
-    """Digest all that decides what goes into the file, sizes and times of the images included."""
+@contextmanager
+def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlier]:
+    """Open the file that is to be updated, if there is one; refuse other codes than the new."""
+    if not (update and output.exists()):
+        yield _Earlier()
+        return
+    with CodeStore.open(output) as store:
+        for what, old, new in (
+            ("another backbone", store.backbone_sha256, info.backbone_sha256),
+            ("another --dtype", store.codes.dtype.name, info.dtype),
+            ("another --max-pixels", store.max_pixels, info.max_pixels),
+        ):
+            if old != new:
+                raise OutputError(
+                    f"{output}: was made with {what} ({_short(old)}, not {_short(new)}); give the "
+                    "same, or pass --overwrite in place of --update"
+                )
+        yield _Earlier(store)
+
+
+def _short(value: str | int | None) -> str:
+    return f"SHA-256 {value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def _identify(images: Source, provider: str) -> str:
+    """Digest which images there are, their sizes and times included, and what computes them."""
     digest = hashlib.sha256()
-    model = [network.sha256, network.provider]
-    digest.update(json.dumps([*model, dtype, max_pixels, images.class_names]).encode())
+    digest.update(provider.encode())
     for path, label, file in zip(images.paths, images.labels, images.files(), strict=True):
         try:
             status = file.stat()
@@ -234,59 +277,24 @@ def _refuse(skipped: Sequence[tuple[str, str]]) -> None:
         raise ImageError(f"{path}: {problem}; mend or remove it, or pass --on-error skip")
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What `CodeStore.append` takes."""
-
-    codes: list[bytes] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-
-def _rows(images: Source, offset: int, batch: Sequence[LoadedImage], chunks: list[bytes]) -> _Rows:
-    places = [offset + image.index for image in batch if image.pixels is not None]
-    return _Rows(
-        codes=chunks,
-        labels=[images.labels[place] for place in places],
-        paths=[images.paths[place] for place in places],
-        digests=[image.digest for image in batch if image.pixels is not None],
-        skipped=[
-            (images.paths[offset + image.index], image.problem)
-            for image in batch
-            if image.pixels is None
-        ],
-    )
-
-
-class _Writer:
-    """Adds rows to a file, many at a time, in a thread that no interrupt reaches."""
-
-    def __init__(self, store: CodeStore) -> None:
-        self._store = store
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._waiting = _Rows()
-
-    def add(self, rows: _Rows) -> None:
-        """Add rows; a full disk is told here."""
-        for name, values in vars(rows).items():
-            getattr(self._waiting, name).extend(values)
-        if len(self._waiting.codes) + len(self._waiting.skipped) >= WRITTEN_TOGETHER:
-            self._write()
-
-    def _write(self) -> None:
-        waiting, self._waiting = self._waiting, _Rows()
-        self._thread.submit(self._store.append, **vars(waiting)).result()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._thread:
-            self._write()
+def _rows(
+    images: Source,
+    offset: int,
+    batch: Sequence[LoadedImage],
+    chunks: Sequence[bytes],
+    earlier: _Earlier,
+) -> Rows:
+    """Put together what is stored of a batch, given the codes of those that were computed."""
+    computed = iter(chunks)
+    rows = Rows([], [], [], [], [])
+    for image in batch:
+        path = images.paths[offset + image.index]
+        if image.problem:
+            rows.skipped.append((path, image.problem))
+            continue
+        known = image.pixels is None
+        rows.chunks.append(earlier.chunk(image.digest) if known else next(computed))
+        rows.labels.append(images.labels[offset + image.index])
+        rows.paths.append(path)
+        rows.digests.append(image.digest)
+    return rows

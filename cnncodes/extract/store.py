@@ -1,39 +1,154 @@
 """The codes file: an HDF5 file that any HDF5 reader can open.
 
-Its layout is written down in ``docs/file-formats.md``. An extraction writes to
-``NAME.partial`` and renames it when complete, so a file under its own name is always whole.
+Its layout is written down in ``docs/file-formats.md``. It is written once all codes are there, so
+a file under its own name is always whole; until then they gather in a `journal`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil  # h5py's lock, which its direct reading and writing do not take
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.errors import FileFormatError
 from cnncodes.model_file import BackboneInfo
 
 FORMAT = "1"
-# Every HDF5 library reads gzip. A chunk is an image, so that images are compressed, copied and
-# picked one by one.
-CODES: dict[str, Any] = {"chunk": 1, "compression": "gzip", "compression_opts": 1}
+UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
+JOURNAL_SIGNATURE = b"cnncodes-j1\n"
+# Every HDF5 library reads gzip.
+COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
+
+
+@dataclass(frozen=True)
+class CodesInfo:
+    """What is common to all images of a codes file.
+
+    Attributes
+    ----------
+    backbone : BackboneInfo
+        What computes the codes.
+    backbone_sha256 : str
+        SHA-256 of the backbone's file.
+    code_shape : tuple of int
+        Shape of one image's codes.
+    dtype : {"float16", "float32"}
+        How codes are stored.
+    source : str
+        Where the images come from, as the user named it.
+    class_names : tuple of str
+        Names of the classes, in the order of their labels.
+    max_pixels : int
+        An image with more pixels was skipped.
+    """
+
+    backbone: BackboneInfo
+    backbone_sha256: str
+    code_shape: tuple[int, ...]
+    dtype: str
+    source: str
+    class_names: tuple[str, ...]
+    max_pixels: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {**asdict(self), "backbone": self.backbone.to_metadata()}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images, as they are stored.
+
+    Attributes
+    ----------
+    chunks : list of bytes
+        Their codes, each image's compressed by `compress`.
+    labels : list of int
+        Their places in the class names, −1 without a label.
+    paths, digests : list of str
+        Their paths, and the SHA-256 of their files.
+    skipped : list of (str, str)
+        Path and reason of images beside them that could not be used.
+    """
+
+    chunks: list[bytes]
+    labels: list[int]
+    paths: list[str]
+    digests: list[str]
+    skipped: list[tuple[str, str]]
+
+
+def compress(content: bytes) -> bytes:
+    """Deflate, looking for runs of one byte only: codes are mostly zeros, and it is quick."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return deflate.compress(content) + deflate.flush()
+
+
+def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: int) -> None:
+    """Write a codes file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; what stands there is replaced.
+    info : CodesInfo
+        What is common to all images.
+    batches : iterable of Rows
+        The images.
+    n_images : int
+        How many there are.
+
+    Raises
+    ------
+    OSError
+        The disk refuses it.
+    """
+    told = Rows([], [], [], [], [])
+    try:
+        with h5py.File(path, "w") as file, phil:
+            _describe(file, info)
+            shape = info.code_shape
+            codes = file.create_dataset(
+                "codes", (n_images, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
+            )
+            for rows in batches:
+                for row, chunk in enumerate(rows.chunks, start=len(told.labels)):
+                    codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
+                told.labels.extend(rows.labels)
+                told.paths.extend(rows.paths)
+                told.digests.extend(rows.digests)
+                told.skipped.extend(rows.skipped)
+            file.create_dataset("labels", data=told.labels, dtype="int32")
+            file.create_dataset(
+                "digests", data=[each.encode() for each in told.digests], dtype="S64"
+            )
+            for name, values in (
+                ("paths", told.paths),
+                ("skipped/paths", [path for path, _ in told.skipped]),
+                ("skipped/reasons", [reason for _, reason in told.skipped]),
+            ):
+                file.create_dataset(name, data=list(map(_encode, values)), dtype=_TEXT)
+    except RuntimeError as error:  # as some of HDF5's functions tell of a full disk
+        raise OSError(_reason(error)) from error
 
 
 class CodeStore:
     """The codes of a collection of images, on disk.
 
-    Open an existing file with `CodeStore.open`; `create` and `resume` are for the extraction.
+    Open a file with `CodeStore.open`.
 
     Attributes
     ----------
@@ -49,10 +164,6 @@ class CodeStore:
     def __init__(self, file: h5py.File, path: Path) -> None:
         self._file = file
         self.path = path
-        # While the file grows: what is told of the images, and of the skipped ones.
-        self._told = (hashlib.sha256(), hashlib.sha256())
-        # Kept, since threads that encode must leave HDF5 to the one that writes.
-        self._dtype = np.dtype(np.float16)
 
     @classmethod
     def open(cls, path: str | Path) -> CodeStore:
@@ -64,7 +175,7 @@ class CodeStore:
             The file is absent, damaged, foreign, incomplete or of a later format.
         """
         path = Path(path)
-        store = cls(_open_hdf5(path, "r"), path)
+        store = cls(_open_hdf5(path), path)
         try:
             store._check()
         except FileFormatError:
@@ -72,188 +183,44 @@ class CodeStore:
             raise
         return store
 
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        *,
-        backbone: BackboneInfo,
-        backbone_sha256: str,
-        code_shape: Sequence[int],
-        dtype: str,
-        source: str,
-        class_names: Sequence[str],
-        request: str,
-    ) -> CodeStore:
-        """Start a new file; `path` must not exist.
-
-        Parameters
-        ----------
-        path : Path
-            The file to create.
-        backbone : BackboneInfo
-            What computes the codes.
-        backbone_sha256 : str
-            SHA-256 of the backbone's file.
-        code_shape : sequence of int
-            Shape of one image's codes.
-        dtype : {"float16", "float32"}
-            How codes are stored.
-        source : str
-            Where the images come from, as the user named it.
-        class_names : sequence of str
-            Names of the classes, in the order of their labels.
-        request : str
-            Identifies the extraction, so that only the same one is resumed.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be created.
-        """
-        try:
-            file = h5py.File(path, "x")
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be created ({_reason(error)})") from error
-        file.attrs["format"] = FORMAT
-        file.attrs["kind"] = "codes"
-        file.attrs["backbone"] = json.dumps(backbone.to_metadata())
-        file.attrs["backbone_sha256"] = backbone_sha256
-        file.attrs["class_names"] = json.dumps(list(class_names))
-        file.attrs["source"] = _encode(source)
-        file.attrs["request"] = request
-        file.attrs["complete"] = False
-        _growing(file, "codes", dtype, tuple(code_shape), **CODES)
-        _growing(file, "labels", "int32", (), chunk=1024)
-        _growing(file, "paths", _TEXT, (), chunk=1024)
-        _growing(file, "digests", "S64", (), chunk=1024)
-        skipped = file.create_group("skipped")
-        _growing(skipped, "paths", _TEXT, (), chunk=64)
-        _growing(skipped, "reasons", _TEXT, (), chunk=64)
-        store = cls(file, path)
-        store._dtype = np.dtype(dtype)
-        file.attrs["told"] = store._told_digest()
-        return store
-
-    @classmethod
-    def resume(cls, path: Path, request: str) -> CodeStore | None:
-        """Open an unfinished file to go on with it.
-
-        Returns
-        -------
-        CodeStore or None
-            None if there is none, or it is unreadable or of another extraction.
-
-        Raises
-        ------
-        OutputError
-            Another process is writing it.
-        """
-        if not path.exists():
-            return None
-        try:
-            store = cls(h5py.File(path, "r+"), path)
-        except BlockingIOError as error:
-            raise OutputError(f"{path}: another extraction is writing it; wait for it") from error
-        except OSError:
-            return None
-        try:
-            if text_attribute(store._file, "request") == request and store._consistent():
-                for start in range(0, len(store), 256):
-                    store.codes[start : start + 256]  # a block never written cannot be read
-                store._tell(store.labels.tolist(), store.paths, store.digests, store.skipped)
-                if text_attribute(store._file, "told") == store._told_digest():
-                    store._dtype = store.codes.dtype
-                    return store
-        except Exception:  # what a crash left may hold anything; it is made anew
-            pass
-        store.close()
-        return None
-
-    def encode(self, codes: NDArray[np.float32]) -> list[bytes]:
-        """Turn codes into the bytes that are stored; any thread may.
-
-        Parameters
-        ----------
-        codes : ndarray of float32, shape (n_images, *code_shape)
-            The codes.
-
-        Returns
-        -------
-        list of bytes
-            For each image its chunk of the file, compressed.
-
-        Raises
-        ------
-        OutputError
-            The codes are too large or too small for the stored dtype.
-        """
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
-            stored = codes.astype(self._dtype)
-        if not np.isfinite(stored).all() and np.isfinite(codes).all():
-            raise OutputError(
-                f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
-                "pass --dtype float32"
-            )
-        if codes.any() and not stored.any():
-            raise OutputError(
-                f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
-                "pass --dtype float32"
-            )
-        return [_compress(each.tobytes()) for each in stored]
-
-    def append(
-        self,
-        codes: NDArray[np.float32] | Sequence[bytes],
-        labels: Sequence[int],
-        paths: Sequence[str],
-        digests: Sequence[str],
-        skipped: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Add images and, as pairs of path and reason, the ones that were skipped.
-
-        The codes are of shape (n_images, *code_shape), or what `encode` made of them.
-
-        Raises
-        ------
-        OutputError
-            The codes do not fit the stored dtype, or the disk refuses them.
-        """
-        chunks = self.encode(codes) if isinstance(codes, np.ndarray) else codes
-        try:
-            _extend_chunks(self._file["codes"], chunks)
-            _extend(self._file["labels"], list(labels))
-            _extend(self._file["paths"], [_encode(path) for path in paths])
-            _extend(self._file["digests"], [digest.encode() for digest in digests])
-            _extend(self._file["skipped/paths"], [_encode(path) for path, _ in skipped])
-            _extend(self._file["skipped/reasons"], [_encode(reason) for _, reason in skipped])
-            self._tell(labels, paths, digests, skipped)
-            self._file.attrs["told"] = self._told_digest()
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({_reason(error)})") from error
-
-    def discard(self) -> None:
-        """Close the file and remove it."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
-    def finish(self, path: Path) -> None:
-        """Mark the file complete, close it and give it its final name."""
-        try:
-            self._file.attrs["complete"] = True
-            for name in ("request", "told"):
-                del self._file.attrs[name]
-            self.close()
-            self.path.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({_reason(error)})") from error
-        self.path = path
-
     @property
     def codes(self) -> Any:
         """The codes, an HDF5 dataset of shape (n_images, *code_shape); index it to read."""
         return self._file["codes"]
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the codes are laid out as `rows` needs them; `codes` reads any layout."""
+        codes = self.codes
+        plain = not (codes.shuffle or codes.fletcher32 or codes.scaleoffset)
+        whole = codes.chunks == (1, *codes.shape[1:])
+        return bool(whole and plain and codes.compression == "gzip")
+
+    def rows(self, places: Iterable[int]) -> Iterator[NDArray[Any]]:
+        """Give the codes at some places, flattened, quicker than `codes` and in any thread.
+
+        Raises
+        ------
+        FileFormatError
+            A row is damaged.
+        """
+        codes = self.codes
+        n_bytes, dtype = math.prod(codes.shape[1:]) * codes.dtype.itemsize, codes.dtype
+        beginning = [0] * (codes.ndim - 1)
+        for place in places:
+            try:
+                with phil:
+                    chunk = codes.id.read_direct_chunk((int(place), *beginning))[1]
+                # Decompressed here and not by HDF5, which lets only one thread do that.
+                content = zlib.decompress(chunk, bufsize=n_bytes)
+                if len(content) != n_bytes:
+                    raise ValueError(f"{len(content)} bytes, not {n_bytes}")
+            except (zlib.error, ValueError, OSError, RuntimeError) as error:
+                raise FileFormatError(
+                    f"{self.path}: the codes at place {place} are damaged ({_reason(error)}); "
+                    "extract it again"
+                ) from error
+            yield np.frombuffer(content, dtype)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -298,14 +265,24 @@ class CodeStore:
         """Where the images came from, as the user named it."""
         return str(self._file.attrs["source"])
 
+    @property
+    def max_pixels(self) -> int | None:
+        """An image with more pixels was skipped; None if the file does not tell."""
+        value = self._file.attrs.get("max_pixels")
+        return None if value is None else int(value)
+
+    def chunk(self, place: int) -> bytes:
+        """Return the codes at a place as `compress` made them."""
+        if not self.by_row:
+            return compress(self.codes[place].tobytes())
+        codes = self.codes
+        with phil:
+            chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
+        return chunk
+
     def __len__(self) -> int:
         """Return the number of images with codes."""
         return int(self._file["labels"].shape[0])
-
-    @property
-    def n_seen(self) -> int:
-        """Number of images dealt with, the skipped ones included."""
-        return len(self) + int(self._file["skipped/paths"].shape[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -335,9 +312,7 @@ class CodeStore:
                 "install a newer cnncodes"
             )
         if not self._file.attrs.get("complete", False):
-            raise FileFormatError(
-                f"{self.path}: is unfinished; run the same cnncodes extract again to go on with it"
-            )
+            raise FileFormatError(f"{self.path}: {UNFINISHED}")
         try:
             names, labels = self.class_names, self.labels
             whole = (
@@ -358,23 +333,6 @@ class CodeStore:
         if not whole:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
 
-    def _tell(
-        self,
-        labels: Sequence[int],
-        paths: Sequence[str],
-        digests: Sequence[str],
-        skipped: Sequence[tuple[str, str]],
-    ) -> None:
-        """Digest what is stored beside the codes, which has no checksum of its own."""
-        images, skips = self._told
-        for label, path, digest in zip(labels, paths, digests, strict=True):
-            images.update(json.dumps([label, _stored(path), digest]).encode())
-        for path, reason in skipped:
-            skips.update(json.dumps([_stored(path), _stored(reason)]).encode())
-
-    def _told_digest(self) -> str:
-        return "".join(each.hexdigest() for each in self._told)
-
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""
         images = {self._file[name].shape[0] for name in ("codes", "labels", "paths", "digests")}
@@ -388,48 +346,35 @@ def text_attribute(file: h5py.File, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _open_hdf5(path: Path, mode: str) -> h5py.File:
+def is_journal(path: Path) -> bool:
+    """Tell whether a file holds the codes of an extraction that has not ended."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(JOURNAL_SIGNATURE)) == JOURNAL_SIGNATURE
+    except OSError:
+        return False
+
+
+def _open_hdf5(path: Path) -> h5py.File:
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file; make one with: cnncodes extract")
+    if is_journal(path):
+        raise FileFormatError(f"{path}: {UNFINISHED}")
     try:
-        return h5py.File(path, mode)
+        return h5py.File(path)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be opened as HDF5 ({_reason(error)})") from error
 
 
-def _compress(content: bytes) -> bytes:
-    """Deflate, looking for runs of one byte only: codes are mostly zeros, and it is quick."""
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return deflate.compress(content) + deflate.flush()
-
-
-def _growing(
-    group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], *, chunk: int, **options: Any
-) -> None:
-    """Create an empty dataset that grows along its first axis."""
-    group.create_dataset(
-        name,
-        shape=(0, *shape),
-        maxshape=(None, *shape),
-        chunks=(chunk, *shape),
-        dtype=dtype,
-        **options,
-    )
-
-
-def _extend(dataset: h5py.Dataset, values: Any) -> None:
-    if len(values):
-        before = dataset.shape[0]
-        dataset.resize(before + len(values), axis=0)
-        dataset[before:] = values
-
-
-def _extend_chunks(dataset: h5py.Dataset, chunks: Sequence[bytes]) -> None:
-    """Add rows that are compressed already, each a chunk of its own."""
-    before = dataset.shape[0]
-    dataset.resize(before + len(chunks), axis=0)
-    for row, chunk in enumerate(chunks, start=before):
-        dataset.id.write_direct_chunk((row, *[0] * (dataset.ndim - 1)), chunk)
+def _describe(file: h5py.File, info: CodesInfo) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["kind"] = "codes"
+    file.attrs["backbone"] = json.dumps(info.backbone.to_metadata())
+    file.attrs["backbone_sha256"] = info.backbone_sha256
+    file.attrs["class_names"] = json.dumps(info.class_names)
+    file.attrs["source"] = _encode(info.source)
+    file.attrs["max_pixels"] = info.max_pixels
+    file.attrs["complete"] = True
 
 
 def _stored(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,6 +112,7 @@ class Workers:
         finish: Callable[[NDArray[np.float32]], Result],
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        known: Container[str] = (),
     ) -> Generator[tuple[list[LoadedImage], Result | None], None, None]:
         """Compute the codes of many files.
 
@@ -123,6 +124,8 @@ class Workers:
             Given the codes of a batch; called in the worker.
         max_pixels : int
             As for `decode_image`.
+        known : container of str
+            SHA-256 of files that are read only, not decoded.
 
         Yields
         ------
@@ -134,12 +137,13 @@ class Workers:
 
         def work(start: int) -> tuple[list[LoadedImage], Result | None]:
             images = [
-                load_image(index, files[index], self.network.info.input_size, max_pixels)
+                load_image(index, files[index], size, max_pixels, known)
                 for index in range(start, min(start + self.batch_size, len(files)))
             ]
             pixels = [image.pixels for image in images if image.pixels is not None]
             return images, finish(self.network.extract(np.stack(pixels))) if pixels else None
 
+        size = self.network.info.input_size
         pool = ThreadPoolExecutor(self.number, thread_name_prefix="worker")
         waiting: deque[Future[tuple[list[LoadedImage], Result | None]]] = deque()
         try:

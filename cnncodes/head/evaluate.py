@@ -22,7 +22,7 @@ from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, in_batches, load_images
 from cnncodes.extract.sources import find_images
-from cnncodes.extract.store import CodeStore
+from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.head.metrics import Figures, measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
@@ -300,7 +300,7 @@ class _Model:
 def _is_codes_file(path: Path) -> bool:
     if path.is_dir():
         return False
-    return path.suffix == ".h5" or (path.is_file() and bool(h5py.is_hdf5(path)))
+    return path.suffix == ".h5" or is_journal(path) or (path.is_file() and h5py.is_hdf5(path))
 
 
 def _evaluate_codes(

@@ -66,18 +66,12 @@ class CodeRows:
         TrainingError
             A code is not finite.
         """
-        order = np.argsort(places, kind="stable")
-        wanted = self._rows[places[order]]
-        X = np.empty((len(wanted), self.n_features), np.float32)
-        # HDF5 is slow at picking, and decodes whole chunks: neighbours are read in one piece.
-        codes = self._store.codes
-        far = np.diff(wanted) > codes.chunks[0]
-        far |= np.diff(wanted // _TOGETHER) > 0
-        for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
-            if len(run):
-                first, last = wanted[run[0]], wanted[run[-1]]
-                stretch = codes[first : last + 1].reshape(last + 1 - first, -1)
-                X[order[run]] = _as_float32(stretch[wanted[run] - first])
+        X = np.empty((len(places), self.n_features), np.float32)
+        if self._store.by_row:
+            for row, codes in zip(X, self._store.rows(self._rows[places]), strict=True):
+                row[:] = _as_float32(codes)
+        else:
+            self._pick_in_stretches(places, X)
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
@@ -89,6 +83,20 @@ class CodeRows:
                     "again, with --dtype float32 if they overflow"
                 )
         return X
+
+    def _pick_in_stretches(self, places: NDArray[np.intp], X: NDArray[np.float32]) -> None:
+        """Read a file in which several images may share a chunk, which is decoded as a whole."""
+        order = np.argsort(places, kind="stable")
+        wanted = self._rows[places[order]]
+        # HDF5 is slow at picking: neighbours are read in one piece.
+        codes = self._store.codes
+        far = np.diff(wanted) > codes.chunks[0]
+        far |= np.diff(wanted // _TOGETHER) > 0
+        for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
+            if len(run):
+                first, last = wanted[run[0]], wanted[run[-1]]
+                stretch = codes[first : last + 1].reshape(last + 1 - first, -1)
+                X[order[run]] = _as_float32(stretch[wanted[run] - first])
 
     def chunks(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the number of the file's chunk that each image is in."""
@@ -124,7 +132,6 @@ def read_ahead(
     tuple
         One of `asked`, and what was read.
     """
-    # While one decodes, which HDF5 lets only one thread do, the other converts.
     with ThreadPoolExecutor(2, thread_name_prefix="read") as readers:
         ahead: deque[tuple[Asked, Future[Read]]] = deque()
         for each in asked:

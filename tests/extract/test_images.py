@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,7 @@ from cnncodes.extract.images import (
     in_batches,
     load_image,
     load_images,
+    prepare_image,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -259,6 +262,89 @@ def test_limits_the_pixels_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -
 def test_resizes_as_pillow_does(size: int) -> None:
     expected = PHOTO.resize((size, size), Image.Resampling.BILINEAR)
     assert (decode_image(FILES["PNG"], size) == np.asarray(expected)).all()
+
+
+LARGE = Image.fromarray(load_sample_image("china.jpg"))  # 640 × 427
+EXACT = np.asarray(LARGE.resize((24, 24), Image.Resampling.BILINEAR)).astype(int)
+SHRUNK = {
+    "JPEG": (LARGE, "JPEG", {"quality": 95}),
+    "JPEG, progressive": (LARGE, "JPEG", {"quality": 95, "progressive": True}),
+    "JPEG, CMYK": (LARGE.convert("CMYK"), "JPEG", {"quality": 95}),
+    "PNG": (LARGE, "PNG", {}),
+    "PNG, transparent": (LARGE.convert("RGBA"), "PNG", {}),
+    "PNG, palette": (LARGE.quantize(256), "PNG", {}),
+    "WebP": (LARGE, "WEBP", {"lossless": True}),
+}
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_shrinks_large_images_almost_as_pillow_does(name: str) -> None:
+    image, layout, options = SHRUNK[name]
+    pixels = decode_image(encoded(image, layout, **options), 24)
+    difference = np.abs(pixels - EXACT)
+    assert difference.mean() < (2.5 if "palette" in name else 1)
+
+
+@pytest.mark.parametrize("layout", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(97, 97), (127, 191), (801, 205)])
+def test_shrinks_to_the_very_edge(layout: str, size: tuple[int, int]) -> None:
+    """Sizes that no factor divides: each column of the ramp must come out where it belongs."""
+    ramp = np.linspace(0, 255, size[0])[None].repeat(size[1], axis=0)
+    image = Image.fromarray(ramp.astype(np.uint8))
+    expected = np.asarray(image.resize((12, 12), Image.Resampling.BILINEAR)).astype(int)
+    options = {"quality": 100} if layout == "JPEG" else {}
+    pixels = decode_image(encoded(image, layout, **options), 12)[..., 0]
+    assert np.abs(pixels - expected).max() <= 2  # a pixel's worth would be 20
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("layout", ["JPEG", "PNG", "TIFF"])
+def test_turns_a_large_image_upright(layout: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode_image(encoded(LARGE, layout, exif=exif), 24)
+    plain = decode_image(encoded(LARGE, layout), 24)
+    # Pillow turns a TIFF before anything else, so its blocks of pixels begin at other edges.
+    assert np.abs(pixels - UPRIGHT[orientation](plain).astype(int)).mean() < 1.5
+
+
+def test_leaves_small_images_as_they_are() -> None:
+    side = 4 * 24 - 1  # one more is shrunk
+    image = LARGE.crop((0, 0, side, side))
+    content = encoded(image, "JPEG")
+    with Image.open(io.BytesIO(content)) as opened:
+        expected = opened.resize((24, 24), Image.Resampling.BILINEAR)
+    assert (decode_image(content, 24) == np.asarray(expected)).all()
+
+
+def test_keeps_an_opened_image_as_it_is() -> None:
+    with Image.open(io.BytesIO(encoded(LARGE, "JPEG"))) as opened:
+        pixels = prepare_image(opened, 24)
+        assert opened.size == LARGE.size
+    assert np.abs(pixels - EXACT).mean() < 1
+
+
+def memory_of(n_threads: int) -> int:
+    """Peak memory in bytes of decoding an image of 36 megapixels in some threads at once."""
+    code = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from cnncodes.extract.images import decode_image
+buffer = io.BytesIO()
+Image.new("RGBA", (6000, 6000), (9, 9, 9, 99)).save(buffer, "PNG", compress_level=1)
+content = buffer.getvalue()
+with ThreadPoolExecutor(int(sys.argv[1])) as pool:
+    list(pool.map(lambda _: decode_image(content, 24), range(int(sys.argv[1]))))
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    command = [sys.executable, "-c", code, str(n_threads)]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is told in other units elsewhere")
+def test_large_images_take_the_memory_of_one() -> None:
+    assert memory_of(6) < memory_of(1) + 100_000_000  # each has 144 MB of pixels
 
 
 def test_shrinks_with_antialiasing() -> None:

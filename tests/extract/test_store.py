@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes import CodeStore
-from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.errors import FileFormatError
+from cnncodes.extract.journal import Journal
+from cnncodes.extract.store import CodesInfo
 from tests.extract.test_backbone import INFO
 
 N_IMAGES = 5
@@ -27,32 +27,38 @@ DIGESTS = [f"{index:064x}" for index in range(N_IMAGES)]
 SKIPPED = [("odd.png", "empty file"), ("öde.png", "damaged: 日本")]
 
 
-def create(path: Path, **options: object) -> CodeStore:
+def create(path: Path, **options: object) -> Journal:
+    """Start a journal."""
     values = {
         "backbone": INFO,
         "backbone_sha256": "ab" * 32,
         "code_shape": (2, 2, 3),
         "dtype": "float32",
         "source": "photos",
-        "class_names": ["cat", "dog"],
-        "request": "the request",
+        "class_names": ("cat", "dog"),
+        "max_pixels": 1000,
     }
-    return CodeStore.create(path, **(values | options))
+    return Journal.open(path, CodesInfo(**(values | options)), "the request")
 
 
-def append(store: CodeStore, codes: np.ndarray = CODES, **options: object) -> None:
+def append(journal: Journal, codes: np.ndarray = CODES, **options: object) -> None:
     values = {"labels": LABELS, "paths": PATHS, "digests": DIGESTS, "skipped": SKIPPED}
-    store.append(codes, **(values | options))
+    journal.append(codes, **(values | options))
+
+
+def write(path: Path, codes: np.ndarray = CODES, **info: object) -> Path:
+    """Write a codes file."""
+    with create(path.with_suffix(".partial"), **info) as journal:
+        append(journal, codes)
+        journal.finish(path)
+    assert not journal.path.exists()
+    return path
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A complete codes file, alone in its folder."""
-    store = create(tmp_path / "codes.h5.partial", source="my/phötos")
-    append(store)
-    store.finish(tmp_path / "codes.h5")
-    assert [each.name for each in tmp_path.iterdir()] == ["codes.h5"]
-    return tmp_path / "codes.h5"
+    return write(tmp_path / "codes.h5", source="my/phötos")
 
 
 def refusal(path: Path) -> str:
@@ -70,7 +76,8 @@ def test_is_laid_out_as_written_down(written: Path) -> None:
         assert set(file["skipped"]) == {"paths", "reasons"}
         assert file["codes"].dtype == np.float32
         assert file["codes"].compression == "gzip"
-        assert file["codes"].chunks[1:] == (2, 2, 3)
+        assert not file["codes"].shuffle
+        assert file["codes"].chunks == (1, 2, 2, 3)
         assert (file["codes"][:] == CODES).all()
         assert file["labels"].dtype == np.int32
         assert file["labels"][:].tolist() == LABELS
@@ -83,6 +90,7 @@ def test_is_laid_out_as_written_down(written: Path) -> None:
     assert attributes["complete"]
     assert json.loads(attributes.pop("class_names")) == ["cat", "dog"]
     assert json.loads(attributes.pop("backbone")) == INFO.to_metadata()
+    assert attributes.pop("max_pixels") == 1000
     assert {key: str(value) for key, value in attributes.items() if key != "complete"} == {
         "format": "1",
         "kind": "codes",
@@ -102,62 +110,16 @@ def test_gives_back_what_was_stored(written: Path) -> None:
         assert store.backbone == INFO
         assert store.backbone_sha256 == "ab" * 32
         assert store.source == "my/phötos"
-        assert (len(store), store.n_seen) == (N_IMAGES, N_IMAGES + len(SKIPPED))
+        assert store.max_pixels == 1000
+        assert len(store) == N_IMAGES
     with h5py.File(written, "r+"):  # closed, or it would be locked
         pass
 
 
 def test_stores_half_precision_within_rounding(tmp_path: Path) -> None:
-    with create(tmp_path / "codes.h5", dtype="float16") as store:
-        append(store)
+    with CodeStore.open(write(tmp_path / "codes.h5", dtype="float16")) as store:
         assert store.codes.dtype == np.float16
         np.testing.assert_allclose(store.codes[:], CODES, rtol=2**-11)
-
-
-def test_grows_batch_by_batch(tmp_path: Path) -> None:
-    n_images = 70_000 // 12  # so many that there is more than one chunk
-    codes = np.random.default_rng(0).normal(size=(n_images, 2, 2, 3)).astype(np.float32)
-    with create(tmp_path / "codes.h5") as store:
-        for start in range(0, n_images, 1000):
-            part = codes[start : start + 1000]
-            n = len(part)
-            append(store, part, labels=[0] * n, paths=["a"] * n, digests=["b"] * n, skipped=())
-        append(store, codes[:0], labels=[], paths=[], digests=[], skipped=[("c", "why")])
-        assert store.codes.chunks[0] < n_images
-        assert (store.codes[:] == codes).all()
-        assert (len(store), store.n_seen) == (n_images, n_images + 1)
-
-
-@pytest.mark.parametrize("largest", [65_504, 65_505, 1e6, -1e6])
-def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: float) -> None:
-    codes = CODES.copy()
-    codes[1, 0, 1, 2] = largest
-    with create(tmp_path / "half.h5", dtype="float16") as store:
-        if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
-            with pytest.raises(OutputError) as caught:
-                append(store, codes)
-            assert "codes up to 1000000 do not fit float16; pass --dtype float32" in str(
-                caught.value
-            )
-            assert len(store) == 0
-        else:
-            append(store, codes)
-            assert store.codes[1, 0, 1, 2] == 65_504
-    with create(tmp_path / "single.h5") as store:
-        append(store, codes)
-        assert (store.codes[:] == codes).all()
-
-
-def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
-    tiny = CODES * 1e-10 / np.abs(CODES).max()
-    with create(tmp_path / "half.h5", dtype="float16") as store:
-        with pytest.raises(OutputError, match=r"at most 1.0e-10 vanish in float16; pass --dtype"):
-            append(store, tiny)
-        assert len(store) == 0
-        append(store, np.zeros_like(CODES))  # zeros are no loss
-    with create(tmp_path / "single.h5") as store:
-        append(store, tiny)
-        assert (store.codes[:] == tiny).all()
 
 
 # Names as a file system gives them: any bytes but these two.
@@ -174,13 +136,13 @@ def test_keeps_every_file_name(
 ) -> None:
     path = tmp_path_factory.mktemp("names") / "codes.h5"
     class_names = sorted({name for name, _ in names})
-    store = create(path.with_suffix(".partial"), source=source, class_names=class_names)
+    journal = create(path.with_suffix(".partial"), source=source, class_names=tuple(class_names))
     n = len(names)
     paths = [f"{folder}/{name}" for folder, name in names]
     codes = np.zeros((n, 2, 2, 3), np.float32)
     digests = ["0" * 64] * n
-    append(store, codes, labels=[0] * n, paths=paths, digests=digests, skipped=names)
-    store.finish(path)
+    append(journal, codes, labels=[0] * n, paths=paths, digests=digests, skipped=names)
+    journal.finish(path)
     with CodeStore.open(path) as store:
         assert store.paths == paths
         assert store.skipped == names
@@ -190,9 +152,9 @@ def test_keeps_every_file_name(
 
 def test_holds_thousands_of_classes(tmp_path: Path) -> None:
     names = [f"class number {number:06}" for number in range(20_000)]
-    store = create(tmp_path / "codes.h5.partial", class_names=names)
-    append(store, labels=[0, 1, 19_999, -1, 7])
-    store.finish(tmp_path / "codes.h5")
+    with create(tmp_path / "codes.h5.partial", class_names=tuple(names)) as journal:
+        append(journal, labels=[0, 1, 19_999, -1, 7])
+        journal.finish(tmp_path / "codes.h5")
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert store.class_names == names
 
@@ -217,13 +179,16 @@ def test_refuses_a_truncated_file(written: Path, share: float) -> None:
 
 
 def test_refuses_an_unfinished_file(tmp_path: Path) -> None:
-    with create(tmp_path / "codes.h5") as store:
-        append(store)
-    assert "is unfinished; run the same cnncodes extract again" in refusal(tmp_path / "codes.h5")
+    with create(tmp_path / "codes.h5.partial") as journal:
+        append(journal)
+    message = refusal(tmp_path / "codes.h5.partial")
+    assert "is unfinished; run the same cnncodes extract again" in message
 
 
 def shorten(file: h5py.File, name: str) -> None:
-    file[name].resize(file[name].shape[0] - 1, axis=0)
+    values, dtype = file[name][:-1], file[name].dtype
+    del file[name]
+    file.create_dataset(name, data=values, dtype=dtype)
 
 
 def swap(file: h5py.File, name: str, value: object) -> None:
@@ -274,103 +239,3 @@ def test_refuses_a_file_that_contradicts_itself(written: Path, damage: str) -> N
     assert reason in refusal(written)
     with h5py.File(written, "r+"):  # closed in spite of it, or it would be locked
         pass
-
-
-def test_goes_on_with_an_unfinished_file(tmp_path: Path) -> None:
-    path = tmp_path / "codes.h5"
-    assert CodeStore.resume(path, "the request") is None
-    with create(path) as store:
-        append(store)
-    resumed = CodeStore.resume(path, "the request")
-    assert resumed is not None
-    assert resumed.n_seen == N_IMAGES + len(SKIPPED)
-    append(resumed, skipped=())
-    resumed.finish(path)
-    with CodeStore.open(path) as store:
-        assert store.paths == 2 * PATHS
-        assert (store.codes[:] == np.concatenate([CODES, CODES])).all()
-
-
-def test_does_not_go_on_with_another_request(tmp_path: Path) -> None:
-    with create(tmp_path / "codes.h5") as store:
-        append(store)
-    assert CodeStore.resume(tmp_path / "codes.h5", "another request") is None
-    with h5py.File(tmp_path / "codes.h5", "r+"):  # closed again
-        pass
-
-
-UNUSABLE = [name for name in DAMAGE if "too short" in name or "missing" in name]
-
-
-@pytest.mark.parametrize("damage", [*UNUSABLE, "codes a folder", "text", "half", "gap"])
-def test_does_not_go_on_with_a_damaged_file(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "codes.h5"
-    with create(path) as store:
-        append(store)
-    if damage == "text":
-        path.write_text("no codes")
-    elif damage == "half":
-        os.truncate(path, path.stat().st_size // 2)
-    elif damage == "gap":  # as when the machine stops while codes are being written
-        with h5py.File(path) as file:
-            chunk = file["codes"].id.get_chunk_info(0)
-        with path.open("r+b") as file:
-            file.seek(chunk.byte_offset)
-            file.write(b"\0" * chunk.size)
-    else:
-        with h5py.File(path, "r+") as file:
-            DAMAGE[damage][0](file)
-    assert CodeStore.resume(path, "the request") is None
-
-
-def test_lets_only_one_write(tmp_path: Path) -> None:
-    path = tmp_path / "codes.h5"
-    create(path).close()
-    hold = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('held', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        for request in ("the request", "another request"):
-            with pytest.raises(OutputError) as caught:
-                CodeStore.resume(path, request)
-            assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
-        other.communicate("go\n")
-    resumed = CodeStore.resume(path, "the request")
-    assert resumed is not None
-    resumed.close()
-
-
-def test_never_starts_on_top_of_another_file(tmp_path: Path, written: Path) -> None:
-    before = written.read_bytes()
-    for path in (written, tmp_path, tmp_path / "missing" / "codes.h5"):
-        with pytest.raises(OutputError, match="cannot be created"):
-            create(path)
-    assert written.read_bytes() == before
-
-
-def test_is_gone_when_discarded(tmp_path: Path) -> None:
-    store = create(tmp_path / "codes.h5")
-    append(store)
-    store.discard()
-    assert not list(tmp_path.iterdir())
-
-
-def test_tells_when_it_cannot_be_finished(tmp_path: Path) -> None:
-    store = create(tmp_path / "codes.h5.partial")
-    (tmp_path / "codes.h5").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
-        store.finish(tmp_path / "codes.h5")
-
-
-def test_goes_on_after_a_path_with_a_null_byte(tmp_path: Path) -> None:
-    path = tmp_path / "codes.h5"
-    with create(path) as store:
-        append(store, skipped=[("a\0b.jpg", "cannot be read")])
-    resumed = CodeStore.resume(path, "the request")
-    assert resumed is not None
-    with resumed:
-        assert resumed.skipped == [("a\\0b.jpg", "cannot be read")]

@@ -58,9 +58,10 @@ def digits(tmp_path):
         mix = np.random.default_rng(0).standard_normal((64, n_features))
         X, y = np.maximum(X[:400] @ mix, 0) / 30 + 1, y[:400]
         path = tmp_path / "digits.h5"
-        with create(path, code_shape=(n_features,), class_names=list("0123456789")) as store:
-            store.append(X, y.tolist(), ["x"] * 400, ["0" * 64] * 400)
-            store.finish(path)
+        info = {"code_shape": (n_features,), "class_names": tuple("0123456789")}
+        with create(path.with_suffix(".partial"), **info) as journal:
+            journal.append(X, y.tolist(), ["x"] * 400, ["0" * 64] * 400)
+            journal.finish(path)
         return path
 
     return made

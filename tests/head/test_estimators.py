@@ -31,6 +31,7 @@ from cnncodes.head.estimators import NAMED, check_agreement, check_size
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import LINEAR, train_head
 from tests.conftest import error_of, run_command
+from tests.extract.test_store import create
 from tests.head.test_bundle import save_pooling_backbone
 from tests.head.test_train import info_of, labels_in, measured, train_json
 
@@ -83,19 +84,10 @@ def output(tmp_path):
 
 def relabelled(codes, path, n_classes):
     """Copy codes with the images dealt out to so many classes; a digit is in few of them."""
-    with (
-        CodeStore.open(codes) as store,
-        CodeStore.create(
-            path.with_suffix(".partial"),
-            backbone=store.backbone,
-            backbone_sha256=store.backbone_sha256,
-            code_shape=store.codes.shape[1:],
-            dtype="float32",
-            source=store.source,
-            class_names=[f"class {number:02}" for number in range(n_classes)],
-            request="",
-        ) as copy,
-    ):
+    names = tuple(f"class {number:02}" for number in range(n_classes))
+    with CodeStore.open(codes) as store:
+        info = {"code_shape": store.codes.shape[1:], "class_names": names}
+        copy = create(path.with_suffix(".partial"), **info)
         labels = np.sort(np.arange(len(store)) % n_classes).tolist()
         copy.append(store.codes[:], labels, store.paths, store.digests)
         copy.finish(path)

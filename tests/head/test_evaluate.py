@@ -18,6 +18,7 @@ from cnncodes.head.head_onnx import build_head
 from cnncodes.head.split import split_by_class
 from cnncodes.model_file import BackboneInfo, HeadInfo, image_key
 from tests.conftest import error_of
+from tests.extract.test_store import create
 
 BACKBONE = BackboneInfo("vgg16", "imagenet", 32, "pool", "avg", "float32", 1e-6, "noise", "a test")
 SHA256 = "ab" * 32
@@ -64,20 +65,12 @@ def write_codes(path, codes, labels, names, *, paths=None, skipped=(), source="p
     """A codes file; the digest of image i is that of the text i."""
     codes = np.asarray(codes, np.float32)
     n = len(codes)
-    store = CodeStore.create(
-        path,
-        backbone=BACKBONE,
-        backbone_sha256=SHA256,
-        code_shape=codes.shape[1:],
-        dtype="float32",
-        source=str(source),
-        class_names=names,
-        request="",
-    )
+    info = {"backbone": BACKBONE, "backbone_sha256": SHA256, "class_names": tuple(names)}
+    info |= {"code_shape": codes.shape[1:], "source": str(source)}
     digests = [digest_of(number) for number in range(n)]
-    with store:
-        store.append(codes, labels, paths or [f"{i}.png" for i in range(n)], digests, skipped)
-        store.finish(path)
+    with create(path.with_suffix(".partial"), **info) as journal:
+        journal.append(codes, labels, paths or [f"{i}.png" for i in range(n)], digests, skipped)
+        journal.finish(path)
     return path
 
 

@@ -15,7 +15,7 @@ from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.progress import Progress
-from tests.extract.test_backbone import INFO
+from tests.extract.test_store import create
 
 N_IMAGES = 200
 
@@ -30,20 +30,16 @@ def digits(tmp_path: Path):
 
     def made(n_classes: int, n_images: int = N_IMAGES):
         X, y = load_digits(n_class=n_classes, return_X_y=True)
-        store = CodeStore.create(
-            tmp_path / f"{len(opened)}.h5",
-            backbone=INFO,
-            backbone_sha256="",
-            code_shape=(64,),
-            dtype="float16",
-            source="digits",
-            class_names=[str(number) for number in range(n_classes)],
-            request="",
-        )
-        opened.append(store)
-        store.append(X[:N_IMAGES] + 3, y[:N_IMAGES].tolist(), ["x"] * N_IMAGES, ["0"] * N_IMAGES)
+        path = tmp_path / f"{len(opened)}.h5"
+        names = tuple(map(str, range(n_classes)))
+        info = {"code_shape": (64,), "dtype": "float16", "class_names": names}
+        with create(path.with_suffix(".partial"), **info) as journal:
+            labels = y[:N_IMAGES].tolist()
+            journal.append(X[:N_IMAGES] + 3, labels, ["x"] * N_IMAGES, ["0" * 64] * N_IMAGES)
+            journal.finish(path)
+        opened.append(CodeStore.open(path))
         chosen = np.arange(0, N_IMAGES, N_IMAGES // n_images)[:n_images]
-        return CodeRows(store, chosen), y[chosen].astype(np.int32)
+        return CodeRows(opened[-1], chosen), y[chosen].astype(np.int32)
 
     yield made
     for store in opened:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cnncodes import CodeStore
+from cnncodes.errors import FileFormatError
 from cnncodes.head.rows import CodeRows, read_ahead
+from tests.extract.test_store import create
 
 
 @given(chosen=st.sets(st.integers(0, 119), min_size=1), size=st.integers(1, 50))
@@ -35,23 +39,72 @@ def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None
     np.testing.assert_array_equal(picked, expected.reshape(len(places), 2048))
 
 
+def write_rows(path: Path, X: np.ndarray, dtype: str = "float32") -> Path:
+    """Write a codes file of which only the codes matter."""
+    with create(path.with_suffix(".partial"), code_shape=X.shape[1:], dtype=dtype) as journal:
+        journal.append(X, [0] * len(X), ["x"] * len(X), ["0" * 64] * len(X))
+        journal.finish(path)
+    return path
+
+
+def lay_out(path: Path, **layout: object) -> None:
+    """Lay the codes of a file out in another way."""
+    with h5py.File(path, "r+") as file:
+        values = file["codes"][:]
+        del file["codes"]
+        file.create_dataset("codes", data=values, **layout)
+
+
+# What other programs may write.
+LAYOUTS = [
+    {"chunks": (16, 2048), "compression": "gzip", "shuffle": True},
+    {"chunks": (1, 2048), "compression": "gzip", "shuffle": True},
+    {"chunks": (1, 2048), "compression": "gzip", "fletcher32": True},
+    {"chunks": (1, 2048), "compression": "lzf"},
+    {"chunks": (7, 100)},
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_other_layouts_are_read_too(codes: Path, tmp_path: Path, layout: dict[str, object]) -> None:
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    lay_out(path, **layout)
+    places = np.random.default_rng(0).permutation(120)
+    with CodeStore.open(codes) as store, CodeStore.open(path) as other:
+        values = store.codes[:]
+        picked = CodeRows(other, np.arange(120)).pick(places)
+    np.testing.assert_array_equal(picked, values[places].astype(np.float32))
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", bytes.fromhex("789c030000000001")])
+def test_damaged_row_is_named(codes: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path) as file:
+        chunk = file["codes"].id.get_chunk_info(70)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(content.ljust(chunk.size, b"\0"))
+    with CodeStore.open(path) as store:
+        rows = CodeRows(store, np.arange(120))
+        assert np.isfinite(rows.read(0, 70)).all()
+        with pytest.raises(FileFormatError, match=r"codes\.h5: the codes at place 70 are damaged"):
+            rows.read(60, 80)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_every_float16_is_read_as_it_is(tmp_path: Path, dtype: str) -> None:
-    from tests.extract.test_store import create
-
     values = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
     values = values[np.isfinite(values)].reshape(-1, 8)
-    with create(tmp_path / "codes.h5", code_shape=(8,), dtype=dtype) as store:
-        store.append(values, [0] * len(values), ["x"] * len(values), ["0"] * len(values))
+    with CodeStore.open(write_rows(tmp_path / "codes.h5", values, dtype)) as store:
         read = CodeRows(store, np.arange(len(values))).read(0, len(values))
     np.testing.assert_array_equal(read, values)
 
 
 def test_sum_that_overflows_is_not_taken_for_an_infinite_code(tmp_path: Path) -> None:
-    from tests.extract.test_store import create
-
-    with create(tmp_path / "codes.h5", code_shape=(3,), dtype="float32") as store:
-        store.append(np.full((1, 3), 3e38, np.float32), [0], ["x"], ["0"])
+    path = write_rows(tmp_path / "codes.h5", np.full((1, 3), 3e38, np.float32))
+    with CodeStore.open(path) as store:
         assert CodeRows(store, np.arange(1)).read(0, 1).tolist() == [[np.float32(3e38)] * 3]
 
 
@@ -67,11 +120,8 @@ def test_next_is_read_while_one_is_worked_on_and_in_order() -> None:
 
 @pytest.mark.parametrize("spread", [1, 300])
 def test_far_apart_rows_are_found(tmp_path: Path, spread: int) -> None:
-    from tests.extract.test_store import create
-
-    with create(tmp_path / "codes.h5", code_shape=(2,), dtype="float32") as store:
-        n = 1000
-        values = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
-        store.append(values, [0] * n, ["x"] * n, ["0"] * n)
-        rows = np.arange(0, n, spread)
+    n = 1000
+    values = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
+    rows = np.arange(0, n, spread)
+    with CodeStore.open(write_rows(tmp_path / "codes.h5", values)) as store:
         np.testing.assert_array_equal(CodeRows(store, rows).read(0, len(rows)), values[rows])

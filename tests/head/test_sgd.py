@@ -19,7 +19,6 @@ from sklearn.datasets import load_digits
 
 from cnncodes import CodeStore
 from cnncodes.errors import OutputError, TrainingError
-from cnncodes.extract import store as store_module
 from cnncodes.head import SGDSoftmax, sgd
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
@@ -27,6 +26,7 @@ from cnncodes.head.sgd import StandardisedRows, fit_sgd, measured
 from cnncodes.head.train import train_head
 from tests.conftest import Run
 from tests.extract.test_store import create
+from tests.head.test_rows import lay_out
 from tests.head.test_softmax import InMemory
 from tests.test_output import unprivileged
 
@@ -36,13 +36,13 @@ PER_CHUNK = (1, 7, 100)
 
 def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7) -> Path:
     """Write a codes file of which each chunk holds so many images."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "CHUNK_BYTES", per_chunk * X.shape[1] * 4)
-        names = [f"{number:02}" for number in range(y.max() + 1)]
-        store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names)
+    names = [f"{number:02}" for number in range(y.max() + 1)]
+    store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=tuple(names))
     paths = [f"{index}.png" for index in range(len(X))]
     store.append(X, y.tolist(), paths, [f"{index:064x}" for index in range(len(X))])
     store.finish(path)
+    if per_chunk > 1:
+        lay_out(path, chunks=(per_chunk, X.shape[1]), compression="gzip")
     return path
 
 

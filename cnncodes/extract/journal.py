@@ -1,0 +1,316 @@
+"""Codes on their way to a codes file: a journal, to which is only ever appended.
+
+A record holds a batch, with its length and a checksum. Whatever ends the work, a kill or a power
+failure included, leaves whole records and perhaps a torn one, which is cut off when the work goes
+on. ``docs/file-formats.md`` describes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import OutputError
+from cnncodes.extract.store import JOURNAL_SIGNATURE, CodesInfo, Rows, compress, write_codes
+from cnncodes.output import replacing
+
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+_FRAME = struct.Struct("<QI")  # length and CRC-32 of what follows
+
+
+class Journal:
+    """The unfinished codes of a collection of images, on disk.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    info : CodesInfo
+        What is common to all images.
+    n_images : int
+        Images with codes.
+    n_unlabelled : int
+        Those of them without a label.
+    skipped : list of (str, str)
+        Path and reason of each image that could not be used.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, info: CodesInfo) -> None:
+        self._file = file
+        self._end = 0  # of the last whole record
+        self._checkpoint = time.monotonic()
+        self.path = path
+        self.info = info
+        self.n_images = self.n_unlabelled = 0
+        self.skipped: list[tuple[str, str]] = []
+
+    @classmethod
+    def open(cls, path: Path, info: CodesInfo, request: str) -> Journal:
+        """Go on with the journal of the same extraction, or start one in its place.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        info : CodesInfo
+            What is common to all images.
+        request : str
+            Identifies the images, so that only the same extraction is gone on with.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written, or another process is writing it.
+        """
+        header = json.dumps({"request": request, **info.to_json()}).encode()
+        try:
+            journal = cls(_open_locked(path), path, info)
+            try:
+                if not journal._resume(header):
+                    journal._start(header)
+            except BaseException:
+                journal._file.close()
+                raise
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({_reason(error)})") from error
+        return journal
+
+    @property
+    def n_seen(self) -> int:
+        """Number of images dealt with, the skipped ones included."""
+        return self.n_images + len(self.skipped)
+
+    def encode(self, codes: NDArray[np.float32]) -> list[bytes]:
+        """Turn codes into the bytes that are stored; any thread may.
+
+        Parameters
+        ----------
+        codes : ndarray of float32, shape (n_images, *code_shape)
+            The codes.
+
+        Returns
+        -------
+        list of bytes
+            For each image its chunk of the codes file, compressed.
+
+        Raises
+        ------
+        OutputError
+            The codes are too large or too small for the stored dtype.
+        """
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
+            stored = codes.astype(self.info.dtype)
+        if not np.isfinite(stored).all() and np.isfinite(codes).all():
+            raise OutputError(
+                f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
+                "pass --dtype float32"
+            )
+        if codes.any() and not stored.any():
+            raise OutputError(
+                f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
+                "pass --dtype float32"
+            )
+        return [compress(each.tobytes()) for each in stored]
+
+    def append(
+        self,
+        codes: NDArray[np.float32] | Sequence[bytes],
+        labels: Sequence[int],
+        paths: Sequence[str],
+        digests: Sequence[str],
+        skipped: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Add images and, as pairs of path and reason, the ones that were skipped.
+
+        The codes are of shape (n_images, *code_shape), or what `encode` made of them.
+
+        Raises
+        ------
+        OutputError
+            The codes do not fit the stored dtype, or the disk refuses them; what was added
+            before is kept.
+        """
+        chunks = self.encode(codes) if isinstance(codes, np.ndarray) else codes
+        rows = Rows(list(chunks), list(labels), list(paths), list(digests), list(skipped))
+        told = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
+        try:
+            self._write(b"\n".join([json.dumps(told).encode(), b"".join(rows.chunks)]))
+            self._count(rows)
+            if time.monotonic() - self._checkpoint > SECONDS_BETWEEN_CHECKPOINTS:
+                self._sync()
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({_reason(error)}); it keeps {self.n_seen} "
+                "images, and the same command goes on from there"
+            ) from error
+
+    def finish(self, output: Path, *, overwrite: bool = True) -> None:
+        """Make the codes file of what was added, and remove the journal.
+
+        The file depends on the images alone, not on how often the work was interrupted.
+
+        Parameters
+        ----------
+        output : Path
+            The codes file.
+        overwrite : bool
+            Whether a file that stands there may be replaced.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written; the journal stays.
+        """
+        with replacing(output, overwrite=overwrite) as temporary:
+            write_codes(temporary, self.info, self.rows(), self.n_images)
+        self.discard()
+
+    def rows(self) -> Iterator[Rows]:
+        """Give what was added, in order."""
+        self._file.seek(len(JOURNAL_SIGNATURE))
+        records = _records(self._file)
+        next(records)  # the header
+        return map(_rows, records)
+
+    def discard(self) -> None:
+        """Close the journal and remove it."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the journal, which stays."""
+        if not self._file.closed:
+            try:
+                self._sync()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self, header: bytes) -> None:
+        self._file.truncate(0)
+        self._write(header, before=JOURNAL_SIGNATURE)
+        self._sync()
+
+    def _resume(self, header: bytes) -> bool:
+        """Count what is there and cut a torn end off; False if it is of another extraction."""
+        self._file.seek(0)
+        if self._file.read(len(JOURNAL_SIGNATURE)) != JOURNAL_SIGNATURE:
+            return False
+        records = _records(self._file)
+        if next(records, None) != header:
+            return False
+        self._end = self._file.tell()
+        for record in records:
+            self._count(_rows(record))
+            self._end = self._file.tell()
+        self._file.truncate(self._end)
+        return True
+
+    def _count(self, rows: Rows) -> None:
+        self.n_images += len(rows.labels)
+        self.n_unlabelled += sum(label < 0 for label in rows.labels)
+        self.skipped += rows.skipped
+
+    def _write(self, record: bytes, before: bytes = b"") -> None:
+        """Add a record, whole or not at all."""
+        content = b"".join([before, _FRAME.pack(len(record), zlib.crc32(record)), record])
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except BaseException:  # an interrupt too
+            self._file.truncate(self._end)
+            raise
+        self._end += len(content)
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._checkpoint = time.monotonic()
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    """Give the whole records from here on; the file's position is then behind the last of them."""
+    size = os.fstat(file.fileno()).st_size
+    while True:
+        start = file.tell()
+        frame = file.read(_FRAME.size)
+        if len(frame) == _FRAME.size:
+            length, checksum = _FRAME.unpack(frame)
+            # A length that is damaged must not have gigabytes read.
+            record = file.read(length) if length <= size - start else b""
+            if len(record) == length and zlib.crc32(record) == checksum:
+                yield record
+                continue
+        return
+
+
+def _rows(record: bytes) -> Rows:
+    line, _, content = record.partition(b"\n")
+    told = json.loads(line)
+    chunks, start = [], 0
+    for size in told["chunks"]:
+        chunks.append(content[start : start + size])
+        start += size
+    skipped = [(path, reason) for path, reason in told["skipped"]]
+    return Rows(chunks, told["labels"], told["paths"], told["digests"], skipped)
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """Open a file for one process alone; the lock ends with the process, however it ends."""
+    while True:
+        file = path.open("a+b", buffering=0)
+        try:
+            _lock(file)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(f"{path}: another extraction is writing it; wait for it") from error
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the one who held the lock has removed the file
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        file.seek(2**31 - 1)  # behind the end: what is locked cannot be read by others
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError from error
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
