@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes import __version__
 from cnncodes.errors import FileFormatError, OutputError
-from cnncodes.model_file import BackboneInfo
+from cnncodes.model_file import BackboneInfo, later_format
 
 FORMAT = "1"
 # Every HDF5 library reads gzip. A chunk is an image, so that images are compressed, copied and
@@ -117,6 +118,7 @@ class CodeStore:
             raise OutputError(f"{path}: cannot be created ({_reason(error)})") from error
         file.attrs["format"] = FORMAT
         file.attrs["kind"] = "codes"
+        file.attrs["created_with"] = _versions()
         file.attrs["backbone"] = json.dumps(backbone.to_metadata())
         file.attrs["backbone_sha256"] = backbone_sha256
         file.attrs["class_names"] = json.dumps(list(class_names))
@@ -298,6 +300,11 @@ class CodeStore:
         """Where the images came from, as the user named it."""
         return str(self._file.attrs["source"])
 
+    @property
+    def created_with(self) -> str:
+        """The versions of what made the file; empty if it does not say."""
+        return text_attribute(self._file, "created_with")
+
     def __len__(self) -> int:
         """Return the number of images with codes."""
         return int(self._file["labels"].shape[0])
@@ -330,10 +337,7 @@ class CodeStore:
             )
         version = text_attribute(self._file, "format")
         if version != FORMAT:
-            raise FileFormatError(
-                f"{self.path}: is in format {version!r}, this release reads format {FORMAT}; "
-                "install a newer cnncodes"
-            )
+            raise later_format(self.path, version, text_attribute(self._file, "created_with"))
         if not self._file.attrs.get("complete", False):
             raise FileFormatError(
                 f"{self.path}: is unfinished; run the same cnncodes extract again to go on with it"
@@ -380,6 +384,16 @@ class CodeStore:
         images = {self._file[name].shape[0] for name in ("codes", "labels", "paths", "digests")}
         skips = {self._file[name].shape[0] for name in ("skipped/paths", "skipped/reasons")}
         return len(images) == len(skips) == 1
+
+
+def _versions() -> str:
+    """Name what the codes depend on, but for the backbone."""
+    import onnxruntime
+    import PIL
+
+    return (
+        f"cnncodes {__version__}, onnxruntime {onnxruntime.__version__}, Pillow {PIL.__version__}"
+    )
 
 
 def text_attribute(file: h5py.File, name: str) -> str:
