@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training
     from cnncodes.progress import Progress
+    from cnncodes.verify import Verification
 
 SKIPPED_SHOWN = 5
 WORTHWHILE = 1.1  # times the speed
@@ -232,6 +233,19 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
         for note in curve.notes:
             click.echo(f"  note: {shown(note)}")
     click.echo(f"written to {shown(str(path))}")
+
+
+def print_verification(verification: Verification) -> None:
+    """Print what was looked at, and all that is wrong."""
+    click.echo(f"{shown(str(verification.path))}: {verification.kind}")
+    for each in verification.checked:
+        click.echo(f"  looked at: {shown(each)}")
+    if verification.largest_difference is not None:
+        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+    for fault in verification.faults:
+        click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
+    if not verification.faults:
+        click.echo("  nothing is wrong")
 
 
 def print_top(top: int, classifier: Classifier) -> None:

@@ -47,6 +47,7 @@ ALLOWED = {
     "cnncodes.model_file": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.verify": {"numpy", "PIL"},
 }
 
 
