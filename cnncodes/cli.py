@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from cnncodes import __version__
-from cnncodes.errors import CnncodesError, SaturationWarning, SourceError
+from cnncodes.errors import CnncodesError, FileFormatError, SaturationWarning, SourceError
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
@@ -37,6 +37,7 @@ from cnncodes.printing import (
     print_table,
     print_top,
     print_training,
+    print_verification,
 )
 from cnncodes.text import shown
 
@@ -774,6 +775,56 @@ def info(file: Path, as_json: bool) -> None:
         print_json(described)
     else:
         click.echo(as_text(described))
+
+
+@main.command(
+    **_help(
+        "Check that a file is whole, and of these images and this network.",
+        "cnncodes verify codes.h5 --source photos --backbone inception_v3.onnx",
+    )
+)
+@click.argument("file", type=_path())
+@click.option("--source", type=_path(), help="codes: compare the images with their digests.")
+@click.option(
+    "--backbone",
+    type=_path(),
+    metavar="FILE",
+    help="Is the file of this network? With --source, compute codes of some images again.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="How many images to compute again.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=100_000_000,
+    show_default=True,
+    help="An image with more pixels is not computed again.",
+)
+@json_option
+def verify(file: Path, as_json: bool, **options: Any) -> None:
+    """Check a codes file, a backbone, a head or an app from end to end.
+
+    Every code is read, and a model is run. All that is wrong is printed; the exit code is 1 then.
+    """
+    from cnncodes.progress import Progress
+    from cnncodes.verify import verify as check
+
+    with Progress("verify", "images") as progress:
+        result = check(file, progress=progress, **options)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print_verification(result)
+    if result.faults:
+        first = result.faults[0]
+        raise FileFormatError(
+            f"{file}: {len(result.faults)} found wrong; the first, {first.subject}: {first.problem}"
+        )
 
 
 @main.command(

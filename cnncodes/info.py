@@ -9,6 +9,7 @@ from typing import Any
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.images import SIGNATURE_LENGTH, has_image_signature
 from cnncodes.extract.sources import find_images
+from cnncodes.model_check import check_model
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.text import shown
 
@@ -36,7 +37,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     FileFormatError
-        There is no such file, or it cannot be read.
+        There is no such file, it cannot be read, or it is a model that may not be opened.
     SourceError
         A folder holds no images, or contradicts itself.
     """
@@ -106,6 +107,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
             "source": store.source,
             **_describe_backbone(store.backbone),
             "backbone_sha256": store.backbone_sha256,
+            "created_with": store.created_with,
         }
 
 
@@ -145,6 +147,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
     kind = metadata.get(PREFIX + "kind")
     if kind not in ("backbone", "head", "app"):
         return {"what": "an ONNX model, not one of cnncodes", **shapes}
+    check_model(path)
     if metadata.get(PREFIX + "format") != FORMAT:
         return {"what": f"a cnncodes {kind} of another format", **shapes}
     if kind == "backbone":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
 from cnncodes.machine import available_threads
+from cnncodes.model_check import check_model
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
+MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096  # more come from no folder of classes
+WRITTEN_OPSET, WRITTEN_IR = 18, 8  # those of our own files
 # Largest magnitude of an int8 weight: all 8 bits, or 7 where sums of two products in 16 bits
 # saturate (255 · 63 · 2 fits, 255 · 127 · 2 does not).
 FULL_WEIGHTS, REDUCED_WEIGHTS = 127, 63
@@ -121,7 +125,7 @@ class BackboneInfo:
             raise FileFormatError(
                 f"{path}: the metadata entry {error.args[0]} is missing; export it again"
             ) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"{path}: the metadata are damaged ({error}); export it again"
             ) from error
@@ -182,6 +186,11 @@ class HeadInfo:
             labels = json.loads(metadata[PREFIX + "labels"])
             if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
                 raise ValueError("the labels are not a list of names")
+            if len(labels) > MAX_LABELS or max(map(len, labels), default=0) > MAX_LABEL_LENGTH:
+                raise ValueError(
+                    f"more than {MAX_LABELS:,} labels, or one of more than {MAX_LABEL_LENGTH:,} "
+                    "characters"
+                )
             training = json.loads(metadata[PREFIX + "training"])
             if not isinstance(training, dict):
                 raise ValueError("the training is not an object")
@@ -201,7 +210,7 @@ class HeadInfo:
                 ),
                 created_with=metadata[PREFIX + "created_with"],
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"{path}: the metadata are damaged ({error}); make the file again"
             ) from error
@@ -299,16 +308,40 @@ def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
     if PREFIX + "format" not in metadata:
         raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
     if metadata[PREFIX + "format"] != FORMAT:
-        raise FileFormatError(
-            f"{path}: is in format {metadata[PREFIX + 'format']!r}, this release reads "
-            f"format {FORMAT}; install a newer cnncodes"
-        )
+        made_with = metadata.get(PREFIX + "created_with", "")
+        raise later_format(path, metadata[PREFIX + "format"], made_with)
     found = metadata.get(PREFIX + "kind", "file of no kind")
     if found not in kinds:
         needed = " or ".join(map(_with_article, kinds))
         raise FileFormatError(
             f"{path}: is {_with_article(found)}, but {needed} is needed; {remedy}"
         )
+
+
+def later_format(path: Path, version: str, created_with: str) -> FileFormatError:
+    """Return the error of a file in a format that this release does not read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    version : str
+        Its format.
+    created_with : str
+        What it says of the versions it was made with; may be empty.
+
+    Returns
+    -------
+    FileFormatError
+        It names a release that reads the file, if the file does.
+    """
+    made_with = created_with.partition(",")[0]
+    named = re.fullmatch(r"cnncodes [0-9][0-9A-Za-z.+]{0,40}", made_with)
+    release = f"{made_with}, with which it was made, or later" if named else "a newer cnncodes"
+    return FileFormatError(
+        f"{path}: is in format {version[:40]!r}, this release reads format {FORMAT}; install "
+        f"{release}"
+    )
 
 
 def _with_article(noun: str) -> str:
@@ -372,7 +405,7 @@ def find_provider(name: str) -> str:
 def open_session(
     path: Path, *kinds: str, threads: int | None = None, provider: str = DEFAULT_PROVIDER
 ) -> tuple[InferenceSession, dict[str, str]]:
-    """Open one of our models in onnxruntime, after looking at what it says of itself.
+    """Open one of our models in onnxruntime, after looking at what is in it.
 
     Parameters
     ----------
@@ -396,7 +429,8 @@ def open_session(
     Raises
     ------
     FileFormatError
-        The file is absent, unreadable, foreign, of a later format or of another kind.
+        The file is absent, unreadable, foreign, of a later format or of another kind; or it
+        needs other files or operators, as `check_model` says.
     ParameterError
         The provider is not there or cannot start.
     """
@@ -405,7 +439,11 @@ def open_session(
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "no such file"
         raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
+    outline = check_model(path)
+    check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
+    # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
     full_name = find_provider(provider)
@@ -416,14 +454,17 @@ def open_session(
         )
     except Exception as error:  # onnxruntime has no common base class for its errors
         reason = str(error).strip().partition("\n")[0]
+        is_later = outline.opset > WRITTEN_OPSET or outline.ir_version > WRITTEN_IR
+        remedy = (
+            f"; it is of opset {outline.opset} and IR version {outline.ir_version}, and "
+            f"onnxruntime {onnxruntime.__version__} may be too old for it: install a newer one"
+        )
         raise FileFormatError(
-            f"{path}: cannot be opened as an ONNX model{how} ({reason})"
+            f"{path}: cannot be opened as an ONNX model{how} ({reason}){remedy * is_later}"
         ) from error
     if full_name not in session.get_providers():  # onnxruntime goes on without it
         raise ParameterError(
             f"--provider {provider}: is built into this onnxruntime, but cannot start here; "
             "install what it needs, or leave --provider out"
         )
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    check_kind(metadata, path, *kinds)
-    return session, metadata
+    return session, outline.metadata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training
     from cnncodes.progress import Progress
+    from cnncodes.verify import Verification
 
 SKIPPED_SHOWN = 5
 WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
+_FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard input
 
 
 def print_json(value: Any) -> None:
@@ -236,6 +239,19 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
     click.echo(f"written to {shown(str(path))}")
 
 
+def print_verification(verification: Verification) -> None:
+    """Print what was looked at, and all that is wrong."""
+    click.echo(f"{shown(str(verification.path))}: {verification.kind}")
+    for each in verification.checked:
+        click.echo(f"  looked at: {shown(each)}")
+    if verification.largest_difference is not None:
+        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+    for fault in verification.faults:
+        click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
+    if not verification.faults:
+        click.echo("  nothing is wrong")
+
+
 def print_top(top: int, classifier: Classifier) -> None:
     """Say on standard error, once, if more classes are asked for than there are."""
     n_classes = len(classifier.labels)
@@ -264,12 +280,12 @@ def print_csv(found: Iterable[FilePrediction]) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "probability", "problem"])
     for image in found:
-        path = shown(str(image.path))
+        path = _cell(str(image.path))
         if image.problem:
             n_unusable += 1
-            writer.writerow([path, "", "", "", shown(image.problem)])
+            writer.writerow([path, "", "", "", _cell(image.problem)])
         for rank, each in enumerate(image.predictions, start=1):
-            writer.writerow([path, rank, shown(each.label), f"{each.probability:.6f}", ""])
+            writer.writerow([path, rank, _cell(each.label), f"{each.probability:.6f}", ""])
     return n_unusable
 
 
@@ -278,6 +294,11 @@ def print_list(found: Iterable[FilePrediction]) -> int:
     images = [asdict(image) for image in found]
     print_json(images)
     return sum(bool(image["problem"]) for image in images)
+
+
+def _cell(text: str) -> str:
+    """Escape text for a CSV file; a spreadsheet takes one after an apostrophe for no formula."""
+    return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
 def _print_classes(classes: list[ClassFigures], caution: str) -> None:

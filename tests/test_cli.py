@@ -24,6 +24,7 @@ from cnncodes.head.evaluate import evaluate
 from cnncodes.head.predict import predict_inputs
 from cnncodes.head.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
+from cnncodes.verify import verify
 from tests.conftest import Run, error_of, run_process
 
 COMMANDS = {
@@ -36,6 +37,7 @@ COMMANDS = {
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier],
     "bench": [benchmark],
+    "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
 OWN = {"as_json", "layout", "list_all", "output", "top"}
@@ -61,6 +63,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "predict",
         "bench",
         "info",
+        "verify",
         "demo",
     ]
 

@@ -43,9 +43,11 @@ ALLOWED = {
     "cnncodes.head.evaluate": {"numpy", "PIL", "h5py", "sklearn", "scipy"},
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.machine": set(),
+    "cnncodes.model_check": set(),
     "cnncodes.model_file": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.verify": {"numpy", "PIL"},
 }
 
 

@@ -127,6 +127,9 @@ def test_backbone_with_a_damaged_number(entry, value):
         ("labels", "{}"),
         ("labels", "null"),
         ("labels", '["cat", 2]'),
+        ("labels", json.dumps(["cat", "d" * 4097])),
+        ("labels", json.dumps(["cat"] * 100_001)),
+        ("labels", "[" * 100_000),
         ("training", "{"),
         ("training", "7"),
         ("training", "null"),
@@ -181,6 +184,22 @@ def test_another_format_is_refused(number):
     said = str(caught.value)
     assert said.startswith(f"here.onnx: is in format '{number}', this release reads format 1")
     assert said.endswith("install a newer cnncodes")
+
+
+@pytest.mark.parametrize(
+    ("made_with", "remedy"),
+    [
+        ("cnncodes 7.1.0rc1, onnx 2.0", "cnncodes 7.1.0rc1, with which it was made, or later"),
+        ("cnncodes 7.1.0", "cnncodes 7.1.0, with which it was made, or later"),
+        ("cnncodes from evil.example", "a newer cnncodes"),
+        ("another 7.1.0", "a newer cnncodes"),
+    ],
+)
+def test_release_that_reads_a_later_format_is_named(made_with, remedy):
+    entries = {"cnncodes.format": "2", "cnncodes.created_with": made_with}
+    with pytest.raises(FileFormatError) as caught:
+        check_kind(HEAD.to_metadata("head") | entries, HERE, "head")
+    assert str(caught.value).endswith(f"; install {remedy}")
 
 
 @pytest.mark.parametrize(

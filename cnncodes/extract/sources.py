@@ -8,7 +8,9 @@ A source is one of three things:
 
 Images are found by their first bytes as well as by their ending: a photograph without an
 ending is found, and a text called ``.jpg`` is listed, so that decoding it can tell why it is
-left out. Hidden files and folders are passed over. The order is that of the names.
+left out. Hidden files and folders are passed over, and so are links to folders but for class
+folders; of these the links that lead back to the source or to another class. The order is that of
+the names.
 """
 
 from __future__ import annotations
@@ -105,8 +107,7 @@ def _from_folder(source: Path) -> list[tuple[str, str]]:
     """Give path and label of each image of a folder; the label is "" in a flat one."""
     children = _children(source)
     flat = [Path(entry.path) for entry in children if _is_image(entry)]
-    classes = [entry.name for entry in children if _is_folder(entry, follow_symlinks=True)]
-    below = {name: images_below(source / name) for name in sorted(classes)}
+    below = {name: images_below(source / name) for name in _class_folders(source, children)}
     labelled = [
         (path.relative_to(source).as_posix(), name) for name in below for path in below[name]
     ]
@@ -116,6 +117,22 @@ def _from_folder(source: Path) -> list[tuple[str, str]]:
             f"{flat[0].name}); move them into one, or list all images in a CSV file"
         )
     return labelled or [(path.name, "") for path in sorted(flat)]
+
+
+def _class_folders(source: Path, children: list[os.DirEntry[str]]) -> list[str]:
+    """Name the class folders, sorted; a link back to images that are listed anyway is none."""
+    folders = [entry for entry in children if _is_folder(entry, follow_symlinks=True)]
+    root, names = source.resolve(), []
+    listed: set[Path] = set()
+    above = {root, *root.parents}
+    for entry in sorted(folders, key=lambda entry: (entry.is_symlink(), entry.name)):
+        target = Path(entry.path).resolve()
+        leads_back = target in above or not listed.isdisjoint((target, *target.parents))
+        if not (entry.is_symlink() and leads_back):
+            names.append(entry.name)
+            listed.add(target)
+            above.update(target.parents)
+    return sorted(names)
 
 
 def _from_csv(source: Path) -> list[tuple[str, str]]:

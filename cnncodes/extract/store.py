@@ -21,8 +21,9 @@ import numpy as np
 from h5py._objects import phil  # h5py's lock, which its direct reading and writing do not take
 from numpy.typing import NDArray
 
+from cnncodes import __version__
 from cnncodes.errors import FileFormatError
-from cnncodes.model_file import BackboneInfo
+from cnncodes.model_file import BackboneInfo, later_format
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -266,6 +267,11 @@ class CodeStore:
         return str(self._file.attrs["source"])
 
     @property
+    def created_with(self) -> str:
+        """The versions of what made the file; empty if it does not say."""
+        return text_attribute(self._file, "created_with")
+
+    @property
     def max_pixels(self) -> int | None:
         """An image with more pixels was skipped; None if the file does not tell."""
         value = self._file.attrs.get("max_pixels")
@@ -307,10 +313,7 @@ class CodeStore:
             )
         version = text_attribute(self._file, "format")
         if version != FORMAT:
-            raise FileFormatError(
-                f"{self.path}: is in format {version!r}, this release reads format {FORMAT}; "
-                "install a newer cnncodes"
-            )
+            raise later_format(self.path, version, text_attribute(self._file, "created_with"))
         if not self._file.attrs.get("complete", False):
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
         try:
@@ -338,6 +341,16 @@ class CodeStore:
         images = {self._file[name].shape[0] for name in ("codes", "labels", "paths", "digests")}
         skips = {self._file[name].shape[0] for name in ("skipped/paths", "skipped/reasons")}
         return len(images) == len(skips) == 1
+
+
+def _versions() -> str:
+    """Name what the codes depend on, but for the backbone."""
+    import onnxruntime
+    import PIL
+
+    return (
+        f"cnncodes {__version__}, onnxruntime {onnxruntime.__version__}, Pillow {PIL.__version__}"
+    )
 
 
 def text_attribute(file: h5py.File, name: str) -> str:
@@ -369,6 +382,7 @@ def _open_hdf5(path: Path) -> h5py.File:
 def _describe(file: h5py.File, info: CodesInfo) -> None:
     file.attrs["format"] = FORMAT
     file.attrs["kind"] = "codes"
+    file.attrs["created_with"] = _versions()
     file.attrs["backbone"] = json.dumps(info.backbone.to_metadata())
     file.attrs["backbone_sha256"] = info.backbone_sha256
     file.attrs["class_names"] = json.dumps(info.class_names)

@@ -116,10 +116,12 @@ class Classifier:
         warn_of_saturation(self.path, self.info.backbone)
         self.labels = self.info.labels
         self.input_size = self.info.backbone.input_size
-        given = [(each.name, each.shape[1:]) for each in self._session.get_inputs()]
-        wanted = [("images", [self.input_size, self.input_size, 3])]
-        taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
-        if given != wanted or taken != [("probabilities", [len(self.labels)])]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        given, taken = (
+            [(each.name, each.type, each.shape[1:]) for each in ends] for ends in (inputs, outputs)
+        )
+        wanted = [("images", "tensor(uint8)", [self.input_size, self.input_size, 3])]
+        if given != wanted or taken != [("probabilities", "tensor(float)", [len(self.labels)])]:
             raise FileFormatError(
                 f"{self.path}: its input or output is not that of an app; bundle it again"
             )

@@ -296,3 +296,20 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
 def test_refuses_a_table_it_cannot_use(tmp_path: Path, content: str, reason: str) -> None:
     source = table(tmp_path, content)
     assert refusal(source).startswith(f"{source}{reason}")
+
+
+@pytest.mark.parametrize("target", [".", "..", "cat", "cat/old"])
+def test_class_that_links_to_what_is_listed_anyway(tmp_path: Path, target: str) -> None:
+    source = fill(tmp_path / "photos", "cat/a.jpg", "cat/old/b.jpg", "dog/c.jpg")
+    (source / "again").symlink_to(source / target)
+    assert find_images(source).paths == ("cat/a.jpg", "cat/old/b.jpg", "dog/c.jpg")
+
+
+def test_classes_that_link_to_folders_elsewhere(tmp_path: Path) -> None:
+    fill(tmp_path / "all", "cat/a.jpg", "dog/b.jpg")
+    source = fill(tmp_path / "photos", ".all/emu/c.jpg")
+    for name, target in (("cat", "../all/cat"), ("dog", "../all/dog"), ("emu", ".all/emu")):
+        (source / name).symlink_to(target)
+    for name, target in (("cats", "../all/cat"), ("pets", "../all")):  # the same images again
+        (source / name).symlink_to(target)
+    assert find_images(source).paths == ("cat/a.jpg", "dog/b.jpg", "emu/c.jpg")

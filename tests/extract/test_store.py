@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -91,6 +92,9 @@ def test_is_laid_out_as_written_down(written: Path) -> None:
     assert json.loads(attributes.pop("class_names")) == ["cat", "dog"]
     assert json.loads(attributes.pop("backbone")) == INFO.to_metadata()
     assert attributes.pop("max_pixels") == 1000
+    names = ["cnncodes", "onnxruntime", "pillow"]
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    assert attributes.pop("created_with").lower() == versions
     assert {key: str(value) for key, value in attributes.items() if key != "complete"} == {
         "format": "1",
         "kind": "codes",
@@ -202,6 +206,10 @@ def swap(file: h5py.File, name: str, value: object) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "later format": (lambda file: file.attrs.update(format="2"), "is in format '2'"),
+    "later format, release named": (
+        lambda file: file.attrs.update(format="2", created_with="cnncodes 7.1.0, onnxruntime 3"),
+        "install cnncodes 7.1.0, with which it was made, or later",
+    ),
     "no format": (lambda file: file.attrs.pop("format"), "is in format ''"),
     "too large a label": (lambda file: swap(file, "labels", [0, 1, 2, 0, 0]), "contradicts itself"),
     "too small a label": (

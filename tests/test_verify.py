@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+
+from cnncodes import CodeStore
+from tests.conftest import Run, error_of, run_command
+
+
+@pytest.fixture
+def copied(codes: Path, photos: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A codes file and its images, to damage."""
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(codes, tmp_path / "codes.h5")
+    return tmp_path / "codes.h5", tmp_path / "photos"
+
+
+def faults(*arguments: object) -> list[tuple[str, str]]:
+    """Verify what must fail; return all that is wrong."""
+    result = run_command("verify", *arguments, "--json", exit_code=1)
+    found = [(each["subject"], each["problem"]) for each in json.loads(result.stdout)["faults"]]
+    said = result.stderr.splitlines()[-1]
+    assert said.endswith(f": {len(found)} found wrong; the first, {found[0][0]}: {found[0][1]}")
+    return found
+
+
+def test_codes_images_and_network_that_belong_together(
+    run: Run, codes: Path, photos: Path, small_backbone: Path
+) -> None:
+    options = ("--source", photos, "--backbone", small_backbone, "--sample", 5)
+    result = json.loads(run("verify", codes, *options, "--json").stdout)
+    assert (result["kind"], result["faults"]) == ("codes", [])
+    assert 0 < result["largest_difference"] < 0.001, "float16 rounds"
+    printed = run("verify", codes, *options).stdout
+    assert "the codes of 5 images, computed again" in printed
+    assert printed.endswith("  nothing is wrong\n")
+
+
+@pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
+def test_models_of_ours(
+    kind: str, run: Run, small_backbone: Path, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(kind)
+    printed = run(
+        "verify", path, *([] if "back" in kind else ["--backbone", small_backbone])
+    ).stdout
+    assert printed.startswith(f"{path}: {kind.removeprefix('small_')}\n")
+    assert printed.endswith("  nothing is wrong\n")
+
+
+def test_images_that_are_not_those_of_the_codes(copied: tuple[Path, Path]) -> None:
+    codes, photos = copied
+    changed, missing, moved = (sorted((photos / name).iterdir())[0] for name in "123")
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    missing.unlink()
+    moved.rename(photos / "4" / "new.png")
+    names = [path.relative_to(photos).as_posix() for path in (changed, missing, moved)]
+    assert faults(codes, "--source", photos) == [
+        (names[0], "has changed"),
+        (names[1], "is not in the source"),
+        (names[2], "is not in the source"),
+        ("4/new.png", "is in the source only"),
+    ]
+
+
+def test_image_with_another_label(copied: tuple[Path, Path], tmp_path: Path) -> None:
+    codes, photos = copied
+    with CodeStore.open(codes) as store:
+        rows = [
+            f"{path},{store.class_names[label]}"
+            for path, label in zip(store.paths, store.labels, strict=True)
+        ]
+    rows[0] = rows[0][:-1] + "9"
+    (photos / "list.csv").write_text("\n".join(["path,label", *rows]))
+    (found,) = faults(codes, "--source", photos / "list.csv")
+    assert found[1] == "is labelled '9' in the source, '0' in the codes"
+
+
+def test_skipped_image_is_no_news(
+    run: Run, small_backbone: Path, copied: tuple[Path, Path]
+) -> None:
+    codes, photos = copied
+    (photos / "3" / "broken.jpg").write_text("no image")
+    run("extract", small_backbone, photos, "-o", codes, "--overwrite")
+    run("verify", codes, "--source", photos)
+
+
+def test_codes_that_are_damaged(copied: tuple[Path, Path]) -> None:
+    codes, _ = copied
+    with h5py.File(codes, "r+") as file:
+        paths = [path.decode() for path in file["paths"][:]]
+        file["codes"][3, 0] = np.nan
+        file["codes"].id.write_direct_chunk((5, 0), b"no gzip")
+    assert faults(codes) == [
+        (paths[3], "its codes are not finite"),
+        (paths[5], "its codes cannot be decoded"),
+    ]
+
+
+def test_codes_that_were_never_written(copied: tuple[Path, Path]) -> None:
+    """HDF5 would give zeros."""
+    codes, _ = copied
+    with h5py.File(codes, "r+") as file:
+        dataset = file["codes"]
+        shape, dtype = dataset.shape, dataset.dtype
+        del file["codes"]
+        file.create_dataset("codes", shape, dtype, chunks=(1, shape[1]), compression="gzip")
+        file["codes"][:100] = 1
+    assert faults(codes) == [(str(codes), "20 of 120 blocks of codes are absent")]
+
+
+def test_codes_that_the_network_does_not_give(
+    copied: tuple[Path, Path], small_backbone: Path
+) -> None:
+    codes, photos = copied
+    with h5py.File(codes, "r+") as file:
+        path = file["paths"][7].decode()
+        file["codes"][7] = file["codes"][7] * np.float16(1.01)
+    options = ("--source", photos, "--backbone", small_backbone, "--sample", 120)
+    ((subject, problem),) = faults(codes, *options)
+    assert subject == path
+    assert problem.startswith("its codes differ by 0.0")
+
+
+def test_another_network(
+    copied: tuple[Path, Path], small_backbone: Path, head: Path, app: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(small_backbone))
+    model.doc_string = "another"
+    onnx.save(model, str(tmp_path / "other.onnx"))
+    for file in (copied[0], head, app):
+        ((subject, problem),) = faults(file, "--backbone", tmp_path / "other.onnx")
+        assert subject == str(file)
+        assert problem.startswith("is of a network with SHA-256 ")
+
+
+@pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
+def test_model_that_gives_no_numbers(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = onnx.load(str(request.getfixturevalue(kind)))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims):
+            nothing = np.full(tensor.dims, np.nan, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(nothing, tensor.name))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path))
+    ((_, problem),) = faults(path)
+    assert problem in ("gives codes that are not finite", "gives numbers that are no probabilities")
+
+
+def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a text")
+    assert "cannot be opened as an ONNX model" in error_of("verify", tmp_path / "text")
+    assert "cannot be read (No such file" in error_of("verify", tmp_path / "absent")
+    assert "cannot be read (Is a directory" in error_of("verify", tmp_path)
+    assert "--source is for a codes file" in error_of("verify", app, "--source", photos)
