@@ -39,7 +39,7 @@ Runs = Mapping[str, Sequence[dict[str, Any]]]
 def told(machine: str, runs: Runs) -> str:
     """Lay out all that was measured; what was not is left out."""
     parts = [f"Machine: {machine}.\n"]
-    names = [key.split("/")[1] for key in runs if key.endswith("/network")]
+    names = list(dict.fromkeys(key.split("/")[1] for key in runs if "/many/" in key))
     parts += [speed(name, runs) for name in names]
     if names:
         parts.append(targets(names, runs))

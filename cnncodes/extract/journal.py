@@ -26,7 +26,7 @@ from cnncodes.extract.store import JOURNAL_SIGNATURE, CodesInfo, Rows, compress,
 from cnncodes.output import replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
-_FRAME = struct.Struct("<QI")  # length and CRC-32 of what follows
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 
 
 class Journal:
@@ -172,8 +172,11 @@ class Journal:
         OutputError
             The file cannot be written; the journal stays.
         """
-        with replacing(output, overwrite=overwrite) as temporary:
-            write_codes(temporary, self.info, self.rows(), self.n_images)
+        try:
+            with replacing(output, overwrite=overwrite) as temporary:
+                write_codes(temporary, self.info, self.rows(), self.n_images)
+        except OutputError as error:
+            raise OutputError(f"{error}; {self.path} keeps the codes until then") from error
         self.discard()
 
     def rows(self) -> Iterator[Rows]:
@@ -234,7 +237,8 @@ class Journal:
 
     def _write(self, record: bytes, before: bytes = b"") -> None:
         """Add a record, whole or not at all."""
-        content = b"".join([before, _FRAME.pack(len(record), zlib.crc32(record)), record])
+        length = _LENGTH.pack(len(record))
+        content = b"".join([before, length, _checksum(length, record), record])
         rest = memoryview(content)
         try:
             while rest:
@@ -249,20 +253,26 @@ class Journal:
         self._checkpoint = time.monotonic()
 
 
+def _checksum(length: bytes, record: bytes) -> bytes:
+    """Return the CRC-32 of both: that of nothing is 0, as in the zeros a power failure leaves."""
+    return _CHECKSUM.pack(zlib.crc32(record, zlib.crc32(length)))
+
+
 def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Give the whole records from here on; the file's position is then behind the last of them."""
+    """Give the whole records from here on; after each the file's position is behind it."""
     size = os.fstat(file.fileno()).st_size
     while True:
         start = file.tell()
-        frame = file.read(_FRAME.size)
-        if len(frame) == _FRAME.size:
-            length, checksum = _FRAME.unpack(frame)
-            # A length that is damaged must not have gigabytes read.
-            record = file.read(length) if length <= size - start else b""
-            if len(record) == length and zlib.crc32(record) == checksum:
-                yield record
-                continue
-        return
+        length, checksum = file.read(_LENGTH.size), file.read(_CHECKSUM.size)
+        if len(checksum) < _CHECKSUM.size:
+            return
+        (n_bytes,) = _LENGTH.unpack(length)
+        if n_bytes > size - start:  # a damaged length must not have gigabytes read
+            return
+        record = file.read(n_bytes)
+        if len(record) < n_bytes or _checksum(length, record) != checksum:
+            return
+        yield record
 
 
 def _rows(record: bytes) -> Rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -142,8 +143,11 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
                 ("skipped/reasons", [reason for _, reason in told.skipped]),
             ):
                 file.create_dataset(name, data=list(map(_encode, values)), dtype=_TEXT)
-    except RuntimeError as error:  # as some of HDF5's functions tell of a full disk
-        raise OSError(_reason(error)) from error
+    except (OSError, RuntimeError) as error:  # HDF5 raises either, and tells the cause in a text
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise OSError(_reason(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 class CodeStore:

@@ -24,6 +24,7 @@ from cnncodes.progress import Progress
 from tests.conftest import Run, error_of
 from tests.extract.test_backbone import write_backbone
 from tests.extract.test_images import encoded
+from tests.head.test_rows import lay_out
 
 
 @pytest.fixture(scope="module")
@@ -308,21 +309,18 @@ def test_goes_on_after_an_interruption(run: Run, backbone: Path, odd: Path, outp
         assert [path for path, _ in store.skipped] == list(ODD)
 
 
-@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
-def test_is_not_misled_by_what_a_crash_left(
-    run: Run, backbone: Path, few: Path, output: Path, place: float
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_goes_on_from_a_journal_that_is_torn(
+    run: Run, backbone: Path, few: Path, output: Path, share: float
 ) -> None:
-    interrupt(backbone, few, output, batch_size=4)
+    whole = output.with_name("whole.h5")
+    run("extract", backbone, few, "-o", whole)
+    interrupt(backbone, few, output, n_batches=9)
     partial = output.with_name("codes.h5.partial")
-    content = bytearray(partial.read_bytes())
-    start = int(place * len(content))
-    content[start : start + 64] = bytes(byte ^ 255 for byte in content[start : start + 64])
-    partial.write_bytes(content)
+    os.truncate(partial, int(share * partial.stat().st_size))
     run("extract", backbone, few, "-o", output)
-    assert_codes_are_of(output, backbone, few)
-    with CodeStore.open(output) as store:
-        assert [path[0] for path in store.paths] == [*"000022227777"]
-        assert store.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert output.read_bytes() == whole.read_bytes()
+    assert left_in(output.parent) == ["codes.h5", "whole.h5"]
 
 
 def test_starts_anew_for_another_request(
@@ -364,36 +362,211 @@ main(prog_name="cnncodes")
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_command_goes_on_when_given_again(
-    run: Run, small_backbone: Path, photos: Path, tmp_path: Path, output: Path
+    run: Run, small_backbone: Path, photos: Path, tmp_path: Path, output: Path, number: int
 ) -> None:
-    source = tmp_path / "many"
-    for folder in photos.iterdir():
-        shutil.copytree(folder, source / folder.name / "once")
-        shutil.copytree(folder, source / folder.name / "twice")
-    arguments = ("extract", small_backbone, source, "-o", output, "--dtype", "float32")
+    arguments = ("extract", small_backbone, photos, "-o", output)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", TALKATIVE, *arguments], **pipes) as command:
         for _ in range(4):  # by then three images are in the file
-            assert re.match(r"extract: \d+ of 240 images", command.stderr.readline())
-        command.send_signal(signal.SIGINT)
+            assert re.match(r"extract: \d+ of 120 images", command.stderr.readline())
+        command.send_signal(number)
         printed, errors = command.communicate()
     partial = output.with_name("codes.h5.partial")
     assert command.returncode == 1
     assert printed == ""
     *lines, error = errors.splitlines()
-    assert all(re.match(r"extract: \d+ of 240 images", line) for line in lines)
+    assert all(re.match(r"extract: \d+ of 120 images", line) for line in lines)
     start = f"Error: interrupted; {re.escape(str(partial))} keeps"
-    (n_kept,) = re.fullmatch(rf"{start} (\d+) of 240 images; the same .+", error).groups()
-    assert 3 <= int(n_kept) < 240
+    (n_kept,) = re.fullmatch(rf"{start} (\d+) of 120 images; the same .+", error).groups()
+    assert 3 <= int(n_kept) < 120
     assert left_in(output.parent) == [partial.name]
+    said = error_of("train", partial, "-o", tmp_path / "head.onnx")
+    assert "is unfinished; run the same cnncodes extract again to go on with it" in said
+    assert "unfinished codes" in run("info", partial).output
     result = run(*arguments)
     assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output
     assert left_in(output.parent) == ["codes.h5"]
     whole = tmp_path / "whole.h5"
-    run("extract", small_backbone, source, "-o", whole, "--dtype", "float32")
-    with CodeStore.open(output) as resumed, CodeStore.open(whole) as expected:
-        assert resumed.paths == expected.paths
-        assert resumed.labels.tolist() == expected.labels.tolist()
-        assert resumed.digests == expected.digests
-        np.testing.assert_allclose(resumed.codes[:], expected.codes[:], rtol=1e-5, atol=1e-8)
+    run("extract", small_backbone, photos, "-o", whole)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_second_extraction_is_told_of_the_first(
+    backbone: Path, few: Path, output: Path, run: Run
+) -> None:
+    said = []
+
+    class Watching(Progress):
+        def advance(self, amount: int) -> None:
+            if not said:
+                said.append(error_of("extract", backbone, few, "-o", output))
+
+    extract(backbone, few, output, progress=Watching("extract", "images"))
+    partial = output.with_name("codes.h5.partial")
+    assert said == [f"Error: {partial}: another extraction is writing it; wait for it"]
+    assert_codes_are_of(output, backbone, few)
+
+
+def test_image_that_vanishes_meanwhile_is_skipped(
+    backbone: Path, few: Path, tmp_path: Path, output: Path
+) -> None:
+    source = shutil.copytree(few, tmp_path / "source")
+    last = max(source.rglob("*.png"))
+
+    class Removing(Progress):
+        def begin(self, total: int, done: int = 0, unit: str | None = None) -> None:
+            last.unlink()
+
+    done = extract(backbone, source, output, progress=Removing("extract", "images"))
+    reason = "cannot be read: No such file or directory"
+    assert done.skipped == [(str(last.relative_to(source)), reason)]
+    assert done.n_images == 11
+
+
+def test_does_not_heed_the_clock(
+    backbone: Path, few: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backwards = iter(range(10**9, 0, -(10**6)))
+    monkeypatch.setattr("time.time", lambda: next(backwards))
+    assert 0 <= extract(backbone, few, output).seconds < 1000
+    assert_codes_are_of(output, backbone, few)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows no such limit")
+@pytest.mark.parametrize("limit", [2_000, 4_000, 6_000])
+def test_disk_that_refuses_more_loses_nothing(
+    run: Run, backbone: Path, few: Path, output: Path, limit: int
+) -> None:
+    """A limit on the size of files stands for a full disk or a quota: writing stops midway."""
+    whole = output.with_name("whole.h5")
+    run("extract", backbone, few, "-o", whole)
+    code = "import resource, sys; from cnncodes.cli import main; limit = int(sys.argv.pop(1)); "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); main(prog_name='cnncodes')"
+    command = [sys.executable, "-c", code, str(limit), "extract", backbone, few, "-o", output]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written (File too large)" in done.stderr
+    partial = output.with_name("codes.h5.partial")
+    assert left_in(output.parent) == [partial.name, "whole.h5"]
+    told = run("extract", backbone, few, "-o", output).output
+    assert "went on after" in told
+    assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may mount")
+def test_full_disk_loses_nothing(run: Run, backbone: Path, few: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        output = disk / "codes.h5"
+        said = error_of("extract", backbone, few, "-o", output)
+        assert "cannot be written (No space left on device)" in said
+        assert left_in(disk) == ["codes.h5.partial"]
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        assert "went on after" in run("extract", backbone, few, "-o", output).output
+        run("extract", backbone, few, "-o", tmp_path / "whole.h5")
+        assert output.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def changing(few: Path, tmp_path: Path) -> Path:
+    """A source that may be changed."""
+    return shutil.copytree(few, tmp_path / "changing")
+
+
+def change_everything(source: Path) -> None:
+    """Remove, change, move, rename, copy and add images, and add a class and what is no image."""
+    zero, two, seven = (sorted((source / name).iterdir()) for name in "027")
+    zero[0].unlink()
+    zero[1].write_bytes(encoded(Image.new("L", (8, 8), 99), "PNG"))
+    two[0].rename(source / "7" / "moved.png")
+    two[1].rename(two[1].with_name("renamed.png"))
+    shutil.copy(seven[0], source / "7" / "copied.png")
+    (source / "new").mkdir()
+    (source / "new" / "new.png").write_bytes(encoded(Image.new("L", (8, 8), 200), "PNG"))
+    (source / "new" / "text.jpg").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_update_is_as_if_made_anew(
+    run: Run, small_backbone: Path, changing: Path, output: Path, dtype: str
+) -> None:
+    options = ("--dtype", dtype)
+    run("extract", small_backbone, changing, "-o", output, *options)
+    change_everything(changing)
+    updating = ("extract", small_backbone, changing, "-o", output, *options, "--update")
+    told = json.loads(run(*updating, "--json").stdout)
+    assert (told["n_images"], told["n_reused"]) == (13, 11)
+    fresh = output.with_name("fresh.h5")
+    run("extract", small_backbone, changing, "-o", fresh, *options)
+    assert output.read_bytes() == fresh.read_bytes()
+    again = run(*updating).output
+    assert "\n  13 images had codes in the file that was there\n" in again
+    assert output.read_bytes() == fresh.read_bytes()
+    assert left_in(output.parent) == ["codes.h5", "fresh.h5"]
+
+
+def test_update_of_nothing_is_an_extraction(
+    run: Run, backbone: Path, few: Path, output: Path
+) -> None:
+    assert "codes in the file" not in run("extract", backbone, few, "-o", output, "--update").output
+    assert_codes_are_of(output, backbone, few)
+
+
+def test_update_that_is_interrupted_leaves_the_old_file_and_goes_on(
+    run: Run, backbone: Path, changing: Path, output: Path
+) -> None:
+    run("extract", backbone, changing, "-o", output)
+    before = output.read_bytes()
+    change_everything(changing)
+    progress = Interrupting("extract", "images")
+    progress.n_batches = 6
+    with pytest.raises(KeyboardInterrupt):
+        extract(backbone, changing, output, update=True, progress=progress)
+    assert output.read_bytes() == before
+    told = json.loads(run("extract", backbone, changing, "-o", output, "--update", "--json").stdout)
+    assert told["n_resumed"] == 6
+    run("extract", backbone, changing, "-o", output.with_name("fresh.h5"))
+    assert output.read_bytes() == output.with_name("fresh.h5").read_bytes()
+
+
+def test_update_refuses_codes_of_another_kind(
+    run: Run, backbone: Path, few: Path, tmp_path: Path, output: Path
+) -> None:
+    run("extract", backbone, few, "-o", output)
+    before = output.read_bytes()
+    other = write_backbone(tmp_path / "other.onnx", factor=2)
+    for arguments, what in (
+        ((other,), "another backbone"),
+        ((backbone, "--dtype", "float32"), "another --dtype (float16, not float32)"),
+        ((backbone, "--max-pixels", "77"), "another --max-pixels (100000000, not 77)"),
+    ):
+        said = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
+        assert f"{output}: was made with {what}" in said
+        assert output.read_bytes() == before
+        assert left_in(output.parent) == ["codes.h5"]
+
+
+def test_update_refuses_what_is_no_codes_file(backbone: Path, few: Path, output: Path) -> None:
+    output.write_text("mine")
+    said = error_of("extract", backbone, few, "-o", output, "--update")
+    assert f"{output}: cannot be opened as HDF5" in said
+    assert output.read_text() == "mine"
+
+
+def test_update_takes_codes_of_another_layout(
+    run: Run, backbone: Path, few: Path, output: Path
+) -> None:
+    run("extract", backbone, few, "-o", output)
+    before = output.read_bytes()
+    lay_out(output, chunks=(5, 3), compression="gzip", shuffle=True)
+    run("extract", backbone, few, "-o", output, "--update")
+    assert output.read_bytes() == before

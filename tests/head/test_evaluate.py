@@ -408,6 +408,9 @@ def test_unfinished_codes(small):
     with h5py.File(small[1], "r+") as file:
         file.attrs["complete"] = False
     assert f"{small[1]}: is unfinished" in error_of("evaluate", *small)
+    journal = small[1].with_name("codes.h5.partial")
+    create(journal).close()
+    assert f"{journal}: is unfinished" in error_of("evaluate", small[0], journal)
 
 
 def test_codes_that_are_not_finite(small):

@@ -1,0 +1,261 @@
+"""The journal of an extraction: what is in it after anything that may have happened to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnncodes import CodeStore
+from cnncodes.errors import OutputError
+from cnncodes.extract.journal import Journal
+from tests.extract.test_backbone import INFO
+from tests.extract.test_store import (
+    CODES,
+    DIGESTS,
+    LABELS,
+    N_IMAGES,
+    PATHS,
+    SKIPPED,
+    append,
+    create,
+)
+
+N_BATCHES = 4
+
+
+def write_batches(path: Path, n_batches: int = N_BATCHES) -> list[int]:
+    """Add the same images some times; return where the header and each record end."""
+    ends = []
+    with create(path) as journal:
+        ends.append(path.stat().st_size)
+        for _ in range(n_batches):
+            append(journal)
+            ends.append(path.stat().st_size)
+    return ends
+
+
+def finished(path: Path) -> bytes:
+    """Finish a journal; return what is in the codes file."""
+    output = path.with_suffix(".h5")
+    with create(path) as journal:
+        journal.finish(output)
+    assert not path.exists()
+    return output.read_bytes()
+
+
+def test_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    for n_batches in range(N_BATCHES):
+        with create(path) as journal:
+            assert journal.n_images == n_batches * N_IMAGES
+            assert journal.n_unlabelled == n_batches * LABELS.count(-1)
+            assert journal.n_seen == n_batches * (N_IMAGES + len(SKIPPED))
+            assert journal.skipped == n_batches * SKIPPED
+            append(journal)
+    finished(path)
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert (store.codes[:] == np.concatenate(N_BATCHES * [CODES])).all()
+        assert store.labels.tolist() == N_BATCHES * LABELS
+        assert (store.paths, store.digests) == (N_BATCHES * PATHS, N_BATCHES * DIGESTS)
+        assert store.skipped == N_BATCHES * SKIPPED
+
+
+def test_file_does_not_tell_how_the_images_came(tmp_path: Path) -> None:
+    write_batches(tmp_path / "interrupted.partial", 1)
+    write_batches(tmp_path / "interrupted.partial", 1)
+    write_batches(tmp_path / "at once.partial", 2)
+    with create(tmp_path / "one batch.partial") as journal:
+        twice = {"labels": 2 * LABELS, "paths": 2 * PATHS, "digests": 2 * DIGESTS}
+        append(journal, np.concatenate([CODES, CODES]), **twice, skipped=2 * SKIPPED)
+    made = {finished(path) for path in tmp_path.glob("*.partial")}
+    assert len(made) == 1
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_torn_at_any_byte_keeps_all_whole_records(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """As a kill or a full disk leaves it, or a power failure, with anything behind the tear."""
+    path = tmp_path_factory.mktemp("torn") / "codes.partial"
+    ends = write_batches(path)
+    cut = data.draw(st.integers(0, ends[-1]))
+    behind = data.draw(st.one_of(st.binary(max_size=50), st.just(b"\0" * 64)))
+    path.write_bytes(path.read_bytes()[:cut] + behind)
+    n_whole = max(0, sum(end <= cut for end in ends) - 1)
+    with create(path) as journal:
+        assert journal.n_images == n_whole * N_IMAGES
+        for _ in range(N_BATCHES - n_whole):
+            append(journal)
+    other = path.with_name("other.partial")
+    write_batches(other)
+    assert finished(path) == finished(other)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_damage_of_any_bit_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "codes.partial"
+    ends = write_batches(path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    n_before = max(0, sum(end <= place for end in ends) - 1)
+    with create(path) as journal:
+        assert journal.n_images == n_before * N_IMAGES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": ("cat",)},
+        {"dtype": "float16"},
+        {"code_shape": (12,)},
+        {"backbone_sha256": "cd" * 32},
+        {"source": "elsewhere"},
+        {"max_pixels": 7},
+    ],
+    ids=str,
+)
+def test_other_extraction_starts_anew(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "codes.partial"
+    write_batches(path)
+    with create(path, **change) as journal:
+        assert journal.n_seen == 0
+    with create(path) as journal:
+        assert journal.n_seen == 0
+
+
+def test_other_images_start_anew(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    write_batches(path)
+    with create(path) as journal:
+        info = journal.info
+    with Journal.open(path, info, "another request") as journal:
+        assert journal.n_seen == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"cnncodes-j1\n", b"\x89HDF\r\n\x1a\n" * 99])
+def test_anything_else_in_its_place_starts_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "codes.partial"
+    path.write_bytes(content)
+    with create(path) as journal:
+        assert journal.n_seen == 0
+        append(journal)
+    with create(path) as journal:
+        assert journal.n_images == N_IMAGES
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from tests.extract.test_store import append, create
+journal = create(Path(sys.argv[1]))
+append(journal)
+print("held", flush=True)
+input()
+"""
+
+
+def test_lets_only_one_write(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        before = path.read_bytes()
+        for change in ({}, {"source": "elsewhere"}):
+            with pytest.raises(OutputError) as caught:
+                create(path, **change)
+            assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
+        assert path.read_bytes() == before
+        other.kill()  # the lock goes with the process
+    with create(path) as journal:
+        assert journal.n_images == N_IMAGES
+
+
+def test_is_gone_when_discarded(tmp_path: Path) -> None:
+    journal = create(tmp_path / "codes.partial")
+    append(journal)
+    journal.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_cannot_be_started_where_nothing_can_be(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "codes.partial"):
+        with pytest.raises(OutputError, match="cannot be written"):
+            create(path)
+
+
+def test_stays_when_it_cannot_be_finished(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    write_batches(tmp_path / "codes.partial")
+    with create(tmp_path / "codes.partial") as journal:
+        with pytest.raises(OutputError, match="is a folder"):
+            journal.finish(tmp_path / "folder")
+        with pytest.raises(OutputError, match="exists already"):
+            journal.finish(tmp_path / "file", overwrite=False)
+    assert (tmp_path / "file").read_text() == "mine"
+    with create(tmp_path / "codes.partial") as journal:
+        assert journal.n_images == N_BATCHES * N_IMAGES
+    names = sorted(each.name for each in tmp_path.iterdir())
+    assert names == ["codes.partial", "file", "folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+def test_journal_that_was_removed_meanwhile_is_finished_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    write_batches(path)
+    with create(path) as journal:
+        path.unlink()
+        append(journal)
+        journal.finish(tmp_path / "codes.h5")
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert len(store) == (N_BATCHES + 1) * N_IMAGES
+    assert os.listdir(tmp_path) == ["codes.h5"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("largest", [65_504, 65_505, 1e6, -1e6])
+def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: float) -> None:
+    codes = CODES.copy()
+    codes[1, 0, 1, 2] = largest
+    with create(tmp_path / "half.partial", dtype="float16") as journal:
+        if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
+            with pytest.raises(OutputError) as caught:
+                append(journal, codes)
+            told = "codes up to 1000000 do not fit float16; pass --dtype float32"
+            assert told in str(caught.value)
+            assert journal.n_images == 0
+        else:
+            append(journal, codes)
+            journal.finish(tmp_path / "half.h5")
+            with CodeStore.open(tmp_path / "half.h5") as store:
+                assert store.codes[1, 0, 1, 2] == 65_504
+    with create(tmp_path / "single.partial") as journal:
+        append(journal, codes)
+        journal.finish(tmp_path / "single.h5")
+    with CodeStore.open(tmp_path / "single.h5") as store:
+        assert (store.codes[:] == codes).all()
+
+
+def test_keeps_a_path_with_a_null_byte_and_one_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    odd = [("a\0b.jpg", "cannot be read"), ("\udcff\n.jpg", "empty file")]
+    with create(path) as journal:
+        append(journal, skipped=odd)
+    with create(path) as journal:
+        assert journal.skipped == odd
+        journal.finish(tmp_path / "codes.h5")
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert store.skipped == [("a\\0b.jpg", "cannot be read"), odd[1]]
+        assert store.backbone == INFO
