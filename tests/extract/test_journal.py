@@ -259,3 +259,14 @@ def test_keeps_a_path_with_a_null_byte_and_one_that_is_no_utf8(tmp_path: Path) -
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert store.skipped == [("a\\0b.jpg", "cannot be read"), odd[1]]
         assert store.backbone == INFO
+
+
+def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
+    tiny = CODES * 1e-10 / np.abs(CODES).max()
+    with create(tmp_path / "half.partial", dtype="float16") as journal:
+        with pytest.raises(OutputError, match=r"at most 1.0e-10 vanish in float16; pass --dtype"):
+            append(journal, tiny)
+        assert journal.n_images == 0
+        append(journal, np.zeros_like(CODES))  # zeros are no loss
+    with create(tmp_path / "single.partial", dtype="float32") as journal:
+        append(journal, tiny)
