@@ -86,7 +86,14 @@ def test_commands_and_programs_run(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/benchmarks.md", "docs/file-formats.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/benchmarks.md",
+        "docs/file-formats.md",
+        "docs/reliability.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
@@ -100,3 +107,17 @@ def test_layout_in_contributing_is_that_of_the_package() -> None:
     package = ROOT / "cnncodes"
     there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
     assert listed == there
+
+
+def test_each_fault_is_backed_by_a_test_that_is_there() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs" / "reliability.md").read_text("utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| fault", "| ---"))
+    ]
+    assert len(rows) > 5
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text("utf-8"), row

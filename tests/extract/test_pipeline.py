@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cnncodes import Backbone, CodeStore
-from cnncodes.errors import ImageError
+from cnncodes.errors import ImageError, OutputError
 from cnncodes.extract.images import decode_image
 from cnncodes.extract.pipeline import extract
 from cnncodes.progress import Progress
@@ -25,6 +25,7 @@ from tests.conftest import Run, error_of
 from tests.extract.test_backbone import write_backbone
 from tests.extract.test_images import encoded
 from tests.head.test_rows import lay_out
+from tests.test_output import unprivileged
 
 
 @pytest.fixture(scope="module")
@@ -473,6 +474,30 @@ def test_full_disk_loses_nothing(run: Run, backbone: Path, few: Path, tmp_path: 
         assert output.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_folder_that_becomes_read_only_keeps_what_was_done(
+    run: Run, backbone: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
+    network, source = Path(shutil.copy(backbone, "own.onnx")), Path(shutil.copytree(few, "photos"))
+    source.chmod(0o755)
+    locked = Path("locked")
+
+    class Locking(Progress):
+        def advance(self, amount: int) -> None:
+            locked.chmod(0o555)
+
+    with unprivileged(tmp_path):
+        locked.mkdir()
+        with pytest.raises(OutputError, match="the folder locked cannot be written to; locked/"):
+            extract(network, source, locked / "codes.h5", progress=Locking("extract", "images"))
+        locked.chmod(0o755)
+    assert left_in(locked) == ["codes.h5.partial"]
+    assert (
+        "went on after 12 images"
+        in run("extract", network, source, "-o", locked / "codes.h5").output
+    )
 
 
 @pytest.fixture
