@@ -1,0 +1,305 @@
+"""Give our commands damaged files, and watch what they do.
+
+Usage: python -m tests.fuzz.run [--images N] [--codes N] [--models N] [--seed S] [--found DIR]
+
+Each mutant goes through the commands that take such a file, in a process that is watched: no
+traceback, no message but the one line that was meant, no control character on the terminal, no
+hang, no memory beyond a gigabyte, nothing written but the result that was asked for. What fails is
+kept in ``--found``, with the command. The same seed makes the same mutants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from tests.fuzz.files import Chain
+from tests.fuzz.mutants import KINDS, make
+
+SECONDS = 5.0
+MEGABYTES = 1000
+MAKING_SECONDS = 120.0
+NUMBERS = {"images": 20_000, "codes": 5_000, "models": 5_000}
+UNPLANNED = "--debug shows where"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A mutant that did what no file may do.
+
+    Attributes
+    ----------
+    kind : str
+        What it is a mutant of.
+    number : int
+        Which one.
+    how : str
+        How it was made.
+    fault : str
+        What it did.
+    """
+
+    kind: str
+    number: int
+    how: str
+    fault: str
+
+
+def commands(kind: str, path: Path, chain: Chain, out: Path) -> Iterator[list[object]]:
+    """List the commands that take such a file."""
+    if kind == "images":
+        yield ["predict", chain.app, path, "--format", "json"]
+        return
+    yield ["info", path]
+    if kind == "codes":
+        yield ["train", path, "-o", out / "head.onnx", "--C", 1]
+        yield ["evaluate", chain.head, path, "--include-training"]
+    elif path.name.endswith("backbone.onnx"):
+        yield ["extract", path, chain.photos, "-o", out / "codes.h5"]
+    elif path.name.endswith("head.onnx"):
+        yield ["evaluate", path, chain.codes, "--include-training"]
+        yield ["bundle", chain.backbone, path, "-o", out / "app.onnx"]
+    else:
+        yield ["predict", path, chain.photo(), "--format", "json"]
+
+
+def fault_of(command: Sequence[object], out: Path) -> str:
+    """Run a command in this process; return what is wrong with what it did, or ""."""
+    from cnncodes.cli import main
+
+    result = CliRunner().invoke(main, [str(each) for each in command])
+    said = f"{command[0]}: "
+    if result.exit_code not in (0, 1):
+        return f"{said}exit code {result.exit_code}"
+    last = result.stderr.splitlines()[-1] if result.stderr else ""
+    if UNPLANNED in result.stderr or "Traceback" in result.output:
+        return said + last
+    if result.exit_code and not last.startswith("Error: "):
+        return f"{said}fails without an error: {last!r}"
+    if any(not letter.isprintable() and letter != "\n" for letter in result.output):
+        return f"{said}prints control characters"
+    if result.exit_code and any(out.iterdir()):
+        left = [each.name for each in out.iterdir()]
+        return f"{said}fails and leaves {', '.join(left)}"
+    return ""
+
+
+def try_whole_files(kind: str, chain: Chain, out: Path) -> None:
+    """Run the commands on files that are whole, since the first time they import much."""
+    files = {"images": [chain.photo()], "codes": [chain.codes]}
+    for path in files.get(kind, [chain.backbone, chain.head, chain.app]):
+        for command in commands(kind, path, chain, out):
+            fault = fault_of(command, out)
+            assert not fault, fault
+            empty(out)
+
+
+def reset_peak() -> None:
+    """Let the most memory of this process be counted from now on."""
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
+def peak_megabytes() -> int:
+    """Return the most memory resident since then."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def work(kind: str, seed: int, folder: Path) -> None:
+    """Make and try the mutants whose numbers come on standard input; runs watched."""
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # the machine is not to suffer
+    chain = Chain.make(folder / "chain")
+    out = folder / "out"
+    allowed = set(folder.rglob("*"))
+    try_whole_files(kind, chain, out)
+    for line in sys.stdin:
+        mutant = make(kind, seed, int(line), chain)
+        path = folder / f"mutant.{mutant.suffix}"
+        path.write_bytes(mutant.content)
+        large, how = len(mutant.content) > 1 << 20, mutant.how
+        del mutant
+        if large:
+            gc.collect()
+        reset_peak()
+        _tell({"made": how})
+        fault = ""
+        for command in commands(kind, path, chain, out):
+            fault = fault or fault_of(command, out)
+            empty(out)
+        if peak_megabytes() > MEGABYTES:
+            fault = fault or f"takes {peak_megabytes():,} MB"
+        path.unlink()
+        strange = set(folder.rglob("*")) - allowed
+        if strange:
+            fault = fault or f"leaves {', '.join(each.name for each in strange)}"
+            for each in strange:
+                each.unlink()
+        _tell({"fault": fault})
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a folder."""
+    for left in folder.iterdir():
+        left.unlink()
+
+
+def _tell(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+class Worker:
+    """A watched process that tries mutants of a kind.
+
+    Parameters
+    ----------
+    kind : str
+        Of what.
+    seed : int
+        Which ones.
+    folder : Path
+        Where it works; holds the chain of small files.
+    """
+
+    def __init__(self, kind: str, seed: int, folder: Path) -> None:
+        self._arguments = ("--work", kind, "--seed", str(seed), "--folder", str(folder))
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def try_mutant(self, number: int) -> tuple[str, str]:
+        """Try a mutant; return how it was made, and what is wrong with what it did."""
+        if self._process is None:
+            for left in self._folder.glob("mutant.*"):
+                left.unlink()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.fuzz.run", *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        made = self._answer(MAKING_SECONDS)
+        if made is None:
+            raise RuntimeError(f"{' '.join(self._arguments)}: mutant {number} cannot be made")
+        done = self._answer(SECONDS)
+        if done is not None:
+            return made["made"], done["fault"]
+        code = self._process.poll()
+        self.close()
+        return made["made"], f"takes over {SECONDS:g} s" if code is None else f"crashes ({code})"
+
+    def _answer(self, seconds: float) -> dict[str, Any] | None:
+        """Wait for a line; None if none comes in time, or the process has ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        line = self._process.stdout.readline() if ready else ""
+        if ready and not line:
+            self._process.wait()
+        answer: dict[str, Any] | None = json.loads(line) if line else None
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def fuzz(
+    kind: str, numbers: Sequence[int], *, seed: int, folder: Path, keep: Path | None = None
+) -> list[Finding]:
+    """Try mutants of a kind.
+
+    Parameters
+    ----------
+    kind : {"images", "codes", "models"}
+        Mutants of what.
+    numbers : sequence of int
+        Which ones.
+    seed : int
+        Seed of all mutants.
+    folder : Path
+        An empty folder to work in.
+    keep : Path, optional
+        Where the mutants that fail are kept.
+
+    Returns
+    -------
+    list of Finding
+        What was found, in order.
+    """
+    for name in ("out", "chain"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    chain = Chain.make(folder / "chain")
+    worker = Worker(kind, seed, folder)
+    found = []
+    try:
+        for number in numbers:
+            how, fault = worker.try_mutant(number)
+            if fault:
+                found.append(Finding(kind, number, how, fault))
+                if keep is not None:
+                    mutant = make(kind, seed, number, chain)
+                    name = f"{kind}-{seed}-{number}.{mutant.suffix}"
+                    (keep / name).write_bytes(mutant.content)
+    finally:
+        worker.close()
+    return found
+
+
+def main() -> None:
+    """Try all mutants asked for, and report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for kind, number in NUMBERS.items():
+        parser.add_argument(f"--{kind}", type=int, default=number, help="mutants to try")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
+    parser.add_argument("--seed", type=int, default=0, help="of all mutants")
+    parser.add_argument("--found", type=Path, default=Path("found"), help="what fails goes here")
+    parser.add_argument("--work", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(options.work, options.seed, options.folder)
+        return
+    options.found.mkdir(exist_ok=True)
+    found: list[Finding] = []
+    for kind in NUMBERS:
+        n_mutants, started = getattr(options, kind), time.monotonic()
+        numbers = range(options.first, options.first + n_mutants)
+        with tempfile.TemporaryDirectory() as folder:
+            new = fuzz(kind, numbers, seed=options.seed, folder=Path(folder), keep=options.found)
+        found += new
+        seconds = time.monotonic() - started
+        sys.stdout.write(f"{kind}: {n_mutants} mutants in {seconds:.0f} s, {len(new)} findings\n")
+        faults = Counter((each.how, each.fault[:120]) for each in new)
+        for (how, fault), times in faults.most_common():
+            first = next(each.number for each in new if each.fault.startswith(fault))
+            sys.stdout.write(f"  {times:5} × {how}, as number {first}: {fault}\n")
+    report = options.found / f"report-{options.seed}.json"
+    report.write_text(json.dumps([asdict(each) for each in found], indent=1), "utf-8")
+    raise SystemExit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
