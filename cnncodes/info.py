@@ -84,7 +84,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             kind, complete = text_attribute(file, "kind"), file.attrs.get("complete")
             keras = "layer_names" in file.attrs or "layers" in file
-    except OSError as error:
+    except Exception as error:  # HDF5 tells of damage in several ways
         reason = str(error).partition("\n")[0]
         return {"what": "an HDF5 file that cannot be opened", "reason": reason}
     if kind != "codes":

@@ -468,3 +468,18 @@ def open_session(
             "install what it needs, or leave --provider out"
         )
     return session, outline.metadata
+
+
+def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
+    """Run a session on one input; return one output.
+
+    Raises
+    ------
+    FileFormatError
+        The model at `path` opens but cannot be computed.
+    """
+    try:
+        return session.run([output], {name: values})[0]
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        reason = str(error).strip().partition("\n")[0]
+        raise FileFormatError(f"{path}: cannot be run ({reason}); make the file again") from error

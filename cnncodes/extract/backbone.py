@@ -15,6 +15,7 @@ from cnncodes.model_file import (
     DEFAULT_PROVIDER,
     BackboneInfo,
     open_session,
+    run_session,
     warn_of_saturation,
 )
 
@@ -99,7 +100,10 @@ class Backbone:
         ------
         ParameterError
             The images have another dtype or shape.
+        FileFormatError
+            The network cannot be computed.
         """
         check_pixels(images, self.info.input_size)
-        codes: NDArray[np.float32] = self._session.run(["codes"], {"images": images})[0]
+        codes: NDArray[np.float32]
+        codes = run_session(self._session, self.path, "codes", "images", images)
         return codes

@@ -31,6 +31,7 @@ UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with i
 JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -324,12 +325,15 @@ class CodeStore:
             names, labels = self.class_names, self.labels
             whole = (
                 self._consistent()
+                and self._holds_codes()
                 and isinstance(names, list)
                 and all(isinstance(name, str) for name in names)
                 and labels.dtype == np.int32
                 and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
                 and bool(self.backbone and self.backbone_sha256)
                 and all(map(_SHA256.fullmatch, self.digests))
+                and isinstance(self._file.attrs["source"], str)
+                and isinstance((*self.paths, *self.skipped), tuple)  # they can be read
             )
         except FileFormatError:  # the description of the backbone is not one
             whole = False
@@ -339,6 +343,18 @@ class CodeStore:
             ) from error
         if not whole:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+
+    def _holds_codes(self) -> bool:
+        """Whether the codes are stored in this file, in chunks, and no more than fit into it."""
+        codes = self._file["codes"]
+        return (
+            codes.dtype in (np.float16, np.float32)
+            and codes.ndim > 1
+            and codes.chunks is not None
+            and not codes.is_virtual
+            and not codes.external
+            and codes.nbytes <= LARGEST_RATIO * self.path.stat().st_size
+        )
 
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""

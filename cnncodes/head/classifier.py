@@ -29,6 +29,7 @@ from cnncodes.model_file import (
     DEFAULT_PROVIDER,
     HeadInfo,
     open_session,
+    run_session,
     warn_of_saturation,
 )
 
@@ -225,7 +226,7 @@ class Classifier:
         """
         check_pixels(images, self.input_size)
         probabilities: NDArray[np.float32]
-        probabilities = self._session.run(["probabilities"], {"images": images})[0]
+        probabilities = run_session(self._session, self.path, "probabilities", "images", images)
         return probabilities
 
     def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:

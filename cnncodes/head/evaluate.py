@@ -34,6 +34,7 @@ from cnncodes.model_file import (
     HeadInfo,
     check_same_network,
     open_session,
+    run_session,
     warn_of_saturation,
 )
 from cnncodes.progress import Progress
@@ -270,7 +271,7 @@ class _Model:
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run a batch; refuse what are no probabilities."""
         found: NDArray[np.float32]
-        found = self._session.run(["probabilities"], {self._input: batch})[0]
+        found = run_session(self._session, self.path, "probabilities", self._input, batch)
         if not (np.abs(found.sum(axis=1) - 1) < 1e-3).all() or found.min(initial=0) < 0:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
         return found

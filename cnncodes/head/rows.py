@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import TrainingError
+from cnncodes.errors import FileFormatError, TrainingError
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
@@ -65,13 +65,21 @@ class CodeRows:
         ------
         TrainingError
             A code is not finite.
+        FileFormatError
+            Codes cannot be decoded.
         """
         X = np.empty((len(places), self.n_features), np.float32)
         if self._store.by_row:
             for row, codes in zip(X, self._store.rows(self._rows[places]), strict=True):
                 row[:] = _as_float32(codes)
         else:
-            self._pick_in_stretches(places, X)
+            try:
+                self._pick_in_stretches(places, X)
+            except (OSError, RuntimeError) as error:  # a chunk that HDF5 cannot decode
+                reason = str(error).partition("\n")[0]
+                raise FileFormatError(
+                    f"{self._store.path}: its codes are damaged ({reason}); extract them again"
+                ) from error
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))

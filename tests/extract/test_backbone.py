@@ -169,3 +169,17 @@ def test_refuses_metadata_it_cannot_use(
 def test_refuses_a_graph_that_is_not_as_said(tmp_path: Path, options: dict[str, object]) -> None:
     path = write_backbone(tmp_path / "odd.onnx", **options)
     assert "its input or output is not that of a backbone; export it again" in refusal(path)
+
+
+def test_network_that_opens_but_cannot_be_computed(tmp_path: Path) -> None:
+    path = write_backbone(tmp_path / "broken.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(
+        helper.make_tensor("shape", TensorProto.INT64, (4,), [0, SIZE, SIZE + 1, 3])
+    )
+    model.graph.node[0].output[0] = "cast"
+    model.graph.node.insert(1, helper.make_node("Reshape", ["cast", "shape"], ["numbers"]))
+    onnx.save(model, path)
+    backbone = Backbone(path)
+    with pytest.raises(FileFormatError, match=r"broken\.onnx: cannot be run \("):
+        backbone.extract(np.zeros((1, SIZE, SIZE, 3), np.uint8))

@@ -227,6 +227,22 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "backbone not JSON": (lambda file: file.attrs.update(backbone="vgg16"), "is damaged"),
     "backbone no mapping": (lambda file: file.attrs.update(backbone="5"), ""),
     "codes a folder": (lambda file: swap(file, "codes", h5py.Group), ""),
+    "codes in one piece": (lambda file: swap(file, "codes", CODES), "contradicts itself"),
+    "codes elsewhere": (
+        lambda file: (
+            swap(file, "codes", None)
+            or file.create_dataset("codes", CODES.shape, "f4", external="/dev/zero")
+        ),
+        "contradicts itself",
+    ),
+    "codes larger than the file": (
+        lambda file: (
+            swap(file, "codes", None)
+            or file.create_dataset("codes", (5, 10**9), "f2", chunks=(1, 10**6), compression="gzip")
+        ),
+        "contradicts itself",
+    ),
+    "no source": (lambda file: file.attrs.pop("source"), "is damaged"),
     "labels one number": (lambda file: swap(file, "labels", 3), ""),
     "labels text": (lambda file: swap(file, "labels", [b"cat"] * 5), ""),
     "digest no SHA-256": (lambda file: file["digests"].__setitem__(2, b"ab" * 31 + b"zz"), ""),
