@@ -246,6 +246,6 @@ def test_command_keeps_its_bar_apart_from_its_result(
             r"[━─]{24} extract: \d+ of 120 images, \d+\.\d a second, \d:\d\d left", bar
         )
     assert start == end == ""
-    assert result.count("\n") == 1
+    assert result.count("\n") == 2
     assert "120 images, 10 classes" in result
     assert "\x1b" not in result
