@@ -12,6 +12,7 @@ nothing beyond numpy, onnxruntime and Pillow.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from cnncodes.extract.backbone import Backbone
     from cnncodes.extract.store import CodeStore
     from cnncodes.head.classifier import Classifier, Prediction
+
+# onnxruntime's own builds send usage data to its maker, and mark the machine with an identifier on
+# disk; this must be said before it is loaded. Who wants it can set the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Backbone", "Classifier", "CnncodesError", "CodeStore", "Prediction", "__version__"]

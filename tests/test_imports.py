@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,15 @@ def test_public_names_are_there() -> None:
     assert set(cnncodes.__all__) == set(dir(cnncodes))
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = cnncodes.Nonsense
+
+
+def test_onnxruntime_leaves_no_identifier_behind(
+    small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    """It would send usage data otherwise, and writes to the home folder what it sends."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "cnncodes", "extract", small_backbone, photos]
+    subprocess.run([*map(str, command), "-o", tmp_path / "c.h5"], check=True, env=environment)
+    assert list(home.rglob("*")) == []
