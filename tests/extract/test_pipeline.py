@@ -482,6 +482,7 @@ def test_folder_that_becomes_read_only_keeps_what_was_done(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
     network, source = Path(shutil.copy(backbone, "own.onnx")), Path(shutil.copytree(few, "photos"))
+    source.chmod(0o755)  # the copy is as private as what pytest made
     locked = Path("locked")
 
     class Locking(Progress):
