@@ -28,7 +28,7 @@ from cnncodes.model_file import DEFAULT_PROVIDER
 # onnxruntime computes the images of a batch one after another, layer by layer. In float32 more
 # than one at a time gives no more images a second, and takes more memory; in int8 a layer is so
 # short that fetching its weights counts, and values are a quarter as large.
-BATCH_SIZES = {"float32": 1, "int8": 8}
+BATCH_SIZES = {"float32": 1, "int8": 4}
 AHEAD = 4  # batches a worker
 # What a worker takes at most: an image of 16 million pixels while it is decoded, and for each
 # pixel of the input the outputs of VGG's first layers, the largest there are.
