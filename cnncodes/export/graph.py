@@ -69,6 +69,11 @@ class Graph:
         """Name of the only output."""
         return str(self._template.graph.output[0].name)
 
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant; return its name."""
+        self.constants[name] = value
+        return name
+
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
         """Return for each tensor the nodes that read it."""
         found: dict[str, list[onnx.NodeProto]] = defaultdict(list)

@@ -5,7 +5,8 @@
 3. The graph is written in integers (`integer`) with several settings; other images choose the
    one whose codes are nearest to the float ones.
 4. Should even that be too far away, the convolutions that cost most stay float.
-5. Images that took no part in 2 to 4 measure what is printed and stored.
+5. What is chosen gets shapes that onnxruntime is quick with (`kernels`).
+6. Images that took no part in 2 to 4 measure what is printed and stored.
 
 onnx and onnxruntime are all it needs.
 """
@@ -32,6 +33,7 @@ from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.export.calibration import METHODS, Range, measure_ranges, run_graph
 from cnncodes.export.graph import Graph
 from cnncodes.export.integer import Settings, convolutions, observed_tensors, quantize_graph
+from cnncodes.export.kernels import fold_batch, group_pixels
 from cnncodes.export.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, load_images
@@ -192,6 +194,8 @@ def quantize_backbone(
     fold_preprocessing(graph, network.info.input_size)
     limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
     quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
+    group_pixels(quantized)
+    fold_batch(quantized)
     with replacing(output, overwrite=overwrite) as temporary:
         codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
         closeness = compare_codes(network.extract(parts[2]), codes)
