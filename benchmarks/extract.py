@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from extract_page import PACKAGES, told
-from page import cnncodes, cosines, machine, peak_megabytes, run_apart, write_section
+from page import cnncodes, machine, peak_megabytes, run_apart, write_section
 from peers import CONTENDERS, SESSION, SIZE, Contender, Images, Network, session_as_it_comes
 
 N_READY = {"inception_v3": 128}  # images in memory; a slower network has fewer
@@ -117,8 +117,9 @@ def resized(images: Iterable[Any]) -> Images:
 
 def prepare(network: Network) -> dict[str, Any]:
     """Make the files of a network that are not there yet, and codes to compare with."""
-    if not network.float32.exists():
-        cnncodes("export", network.name, "--weights", network.weights, "-o", network.float32)
+    for path, how in ((network.float32, "--winograd"), (network.plain, "--no-winograd")):
+        if not path.exists():
+            cnncodes("export", network.name, "--weights", network.weights, how, "-o", path)
     if not network.int8.exists():
         calibration = write_images(network.folder / "calibration", N_CALIBRATION, seed=1)
         cnncodes("quantize", network.float32, "--images", calibration, "-o", network.int8)
@@ -127,12 +128,12 @@ def prepare(network: Network) -> dict[str, Any]:
         import openvino as ov
 
         data = nncf.Dataset([resized([image]) for image in crops(N_CALIBRATION, seed=1)])
-        model = ov.Core().read_model(network.float32)
+        model = ov.Core().read_model(network.plain)
         quantized = nncf.quantize(model, data, subset_size=N_CALIBRATION)
         ov.save_model(quantized, network.nncf, compress_to_fp16=False)
     images = resized(crops(N_READY.get(network.name, N_READY_ELSE), seed=0))
     np.save(network.images, images)
-    np.save(network.codes, session_as_it_comes(network, images, "float32")())
+    np.save(network.codes, session_as_it_comes(network, images, "plain")())
     return {"weights": weights_of(network.float32), "denormal": denormal_share(network.float32)}
 
 
@@ -172,8 +173,10 @@ def measure_many(contender: Contender, network: Network) -> dict[str, float]:
         passes += 1
     rate = passes * len(images) / (time.perf_counter() - started)
     peak = peak_megabytes()
-    cosine = cosines(np.load(network.codes), codes).mean()
-    return {"rate": rate, "megabytes": peak, "cosine": float(cosine)}
+    from cnncodes.export.quantize import compare_codes
+
+    cosine = compare_codes(np.load(network.codes), codes).cosine
+    return {"rate": rate, "megabytes": peak, "cosine": cosine}
 
 
 def measure_one(contender: Contender, network: Network, started: float) -> dict[str, float]:

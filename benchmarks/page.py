@@ -15,9 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
@@ -57,14 +54,6 @@ def peak_megabytes() -> float:
             return int(found[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Return the cosine between each image's codes in two arrays (n_images, …)."""
-    one, other = (each.reshape(len(each), -1).astype(np.float32) for each in (first, second))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    found: NDArray[Any] = np.einsum("ij,ij->i", one, other) / lengths
-    return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCH_SIZE = 8
-SESSION = "onnxruntime as it comes, batch 8"
+SESSION = "onnxruntime as it comes, our file, batch 8"
 SIZE = 224
 
 Images = NDArray[np.uint8]
@@ -48,13 +48,18 @@ class Network:
         return self.folder / f"{self.name}.onnx"
 
     @property
+    def plain(self) -> Path:
+        """The same without Winograd's convolutions, as the converter made it."""
+        return self.folder / f"{self.name}.plain.onnx"
+
+    @property
     def int8(self) -> Path:
         """What ``cnncodes quantize`` made."""
         return self.folder / f"{self.name}.int8.onnx"
 
     @property
     def nncf(self) -> Path:
-        """What NNCF, OpenVINO's own tool, made of the float32 file."""
+        """What NNCF, OpenVINO's own tool, made of the plain file."""
         return self.folder / f"{self.name}.nncf.xml"
 
     @property
@@ -96,8 +101,12 @@ class Contender:
     one: Way | None = None
 
 
-def keras_predict(network: Network, images: Images) -> Compute:
-    """Do what the reference experiment did: Keras's network without its top, `predict`."""
+def keras_predict(network: Network, images: Images, prepared: bool) -> Compute:
+    """Do what the reference experiment did: Keras's network without its top, `predict`.
+
+    Like all others it begins with bytes, unless they are `prepared` before: as numbers, through
+    Keras's own ``preprocess_input``.
+    """
     import importlib
 
     import keras
@@ -110,15 +119,20 @@ def keras_predict(network: Network, images: Images) -> Compute:
     build = getattr(keras.applications, spec.keras_class)
     model = build(include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3))
     module = importlib.import_module(f"keras.applications.{spec.keras_module}")
-    ready = module.preprocess_input(images.astype(np.float32))
-    return lambda: np.asarray(model.predict(ready, verbose=0))
+
+    def prepare() -> NDArray[np.float32]:
+        ready: NDArray[np.float32] = module.preprocess_input(images.astype(np.float32))
+        return ready
+
+    ready = prepare() if prepared else None
+    return lambda: np.asarray(model.predict(prepare() if ready is None else ready, verbose=0))
 
 
-def session_as_it_comes(network: Network, images: Images, precision: str) -> Compute:
-    """Open our file in onnxruntime without any option, and give it a batch at a time."""
+def session_as_it_comes(network: Network, images: Images, file: str) -> Compute:
+    """Open one of the files in onnxruntime without any option, and give it a batch at a time."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(getattr(network, precision))
+    session = onnxruntime.InferenceSession(getattr(network, file))
     return in_turn(lambda batch: session.run(["codes"], {"images": batch})[0], images)
 
 
@@ -180,7 +194,7 @@ def pytorch(network: Network, images: Images, bf16: bool) -> Compute:
     import torch
     from torch_graph import read_graph
 
-    run = read_graph(network.float32, torch.bfloat16 if bf16 else torch.float32)
+    run = read_graph(network.plain, torch.bfloat16 if bf16 else torch.float32)
 
     def codes_of(batch: Images) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -224,9 +238,9 @@ def openvino_contenders(label: str, file: str, precision: str, hint: str) -> lis
 
 def our_contenders(precision: str) -> list[Contender]:
     """List onnxruntime by itself and as we use it."""
-    plain = partial(session_as_it_comes, precision=precision)
+    session = partial(session_as_it_comes, file=precision)
     return [
-        Contender(SESSION, "onnxruntime", precision, plain, plain),
+        Contender(SESSION, "onnxruntime", precision, session, session),
         Contender(
             "cnncodes",
             *("cnncodes", precision, partial(backbone_in_threads, precision=precision)),
@@ -236,7 +250,15 @@ def our_contenders(precision: str) -> list[Contender]:
 
 
 _ALL = [
-    Contender("Keras predict, batch 32", "keras", "float32", keras_predict, keras_predict),
+    Contender(
+        "Keras predict, batch 32",
+        *("keras", "float32"),
+        *(partial(keras_predict, prepared=False),) * 2,
+    ),
+    Contender(
+        "Keras predict, batch 32, images prepared before",
+        *("keras prepared", "float32", partial(keras_predict, prepared=True)),
+    ),
     *(
         Contender(
             "PyTorch, channels last, batch 8",
@@ -245,9 +267,14 @@ _ALL = [
         )
         for bf16 in (False, True)
     ),
+    Contender(
+        "onnxruntime as it comes, plain file, batch 8",
+        *("onnxruntime", "float32"),
+        *(partial(session_as_it_comes, file="plain"),) * 2,
+    ),
     *our_contenders("float32"),
-    *openvino_contenders("", "float32", "float32", "f32"),
-    *openvino_contenders("", "float32", "bf16", "bf16"),
+    *openvino_contenders("", "plain", "float32", "f32"),
+    *openvino_contenders("", "plain", "bf16", "bf16"),
     *our_contenders("int8"),
     *openvino_contenders(", our file", "int8", "int8", "f32"),
     *openvino_contenders(", file of NNCF", "nncf", "int8", "f32"),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from page import cnncodes, cosines, machine, table, weights_told, write_section
+from page import cnncodes, machine, table, weights_told, write_section
 
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.sources import find_images, images_below
@@ -75,8 +75,9 @@ def compare(stores: tuple[CodeStore, CodeStore], images: Images) -> str:
         one, other = (
             reader.pick(rows[block]) for reader, rows in zip(readers, images.rows, strict=True)
         )
-        errors = np.linalg.norm(one - other, axis=1) / np.linalg.norm(one, axis=1)
-        found.append(np.stack([cosines(one, other), errors]))
+        lengths = np.linalg.norm(one, axis=1)
+        cosines = (one * other).sum(axis=1) / lengths / np.linalg.norm(other, axis=1)
+        found.append(np.stack([cosines, np.linalg.norm(one - other, axis=1) / lengths]))
     cosine, error = np.concatenate(found, axis=1)
     row = [
         *(len(cosine), f"{cosine.mean():.4f}", f"≥ {LEAST_COSINE}"),

@@ -86,6 +86,14 @@ class Graph:
         """Return for each tensor the node that makes it."""
         return {name: node for node in self.nodes for name in node.output}
 
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shapes of all tensors, as far as they can be told; 0 is an unknown length."""
+        inferred = onnx.shape_inference.infer_shapes(self.model()).graph
+        return {
+            value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
+            for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        }
+
     def model(self, outputs: Iterable[str] | None = None) -> onnx.ModelProto:
         """Build a model.
 

@@ -3,8 +3,8 @@
 1. The network is built by ``keras.applications`` and given its weights.
 2. It is cut after the wanted layer and pooled if asked for; Keras's own ``preprocess_input`` is
    put in front, so that the file takes plain 8-bit RGB.
-3. tf2onnx converts it and `simplify` makes it plain; input and output get their names, the
-   batch stays free.
+3. tf2onnx converts it, `simplify` makes it plain and `use_winograd` quicker; input and output
+   get their names, the batch stays free.
 4. onnx checks the structure, and onnxruntime's codes are compared with Keras's on photographs
    and noise. Only then does the file get its name.
 
@@ -69,6 +69,7 @@ def export_backbone(
     pool: str = "none",
     layer: str | None = None,
     seed: int = 0,
+    winograd: bool = True,
     overwrite: bool = False,
 ) -> Export:
     """Export one Keras network, without its top, to ONNX.
@@ -90,6 +91,9 @@ def export_backbone(
         The Keras layer whose output becomes the codes, by default the last.
     seed : int
         Seed of random weights.
+    winograd : bool
+        Whether 3 × 3 convolutions are written with fewer multiplications where that is quicker
+        on a processor; other runtimes may rather see the convolutions.
     overwrite : bool
         Whether a file at `output` may be replaced.
 
@@ -120,7 +124,7 @@ def export_backbone(
         keras.utils.set_random_seed(seed)
         base = _build(spec, weights, input_size)
         network = _cut(base, layer, pool, spec)
-        model = _to_onnx(network, spec, input_size)
+        model = _to_onnx(network, spec, input_size, winograd)
         images, described = _parity_images(input_size)
         expected = _keras_codes(network, spec, images)
 
@@ -344,13 +348,15 @@ def _preprocess(spec: BackboneSpec) -> Any:
     return getattr(keras.applications, spec.keras_module).preprocess_input
 
 
-def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
+def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) -> Any:
     """Convert the network with its preprocessing; return an ``onnx.ModelProto``."""
     import keras
     import tensorflow
     import tf2onnx
 
+    from cnncodes.export.graph import Graph
     from cnncodes.export.simplify import simplify
+    from cnncodes.export.winograd import use_winograd
 
     shape = (input_size, input_size, 3)
     images = keras.Input(shape, dtype="uint8", name="images")
@@ -361,6 +367,10 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int) -> Any:
     )
     model = simplify(model)
     _rename_output(model, "codes")
+    if winograd:
+        graph = Graph(model)
+        use_winograd(graph)
+        model = graph.model()
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     unused = [each for each in model.opset_import if each.domain != ""]

@@ -22,8 +22,6 @@ PIXELS_IN_GROUP = 4
 # With so few places an image, weights are read again for too few of them.
 FEW_PLACES = 64
 
-Shape = list[int]
-
 
 def group_pixels(graph: Graph) -> bool:
     """Let the first convolution take four pixels of a row at once, as one of 12 channels.
@@ -41,7 +39,7 @@ def group_pixels(graph: Graph) -> bool:
     bool
         Whether there was such a convolution.
     """
-    producers, shapes = graph.producers(), _shapes(graph)
+    producers, shapes = graph.producers(), graph.shapes()
     node = next((each for each in graph.nodes if each.op_type == "Conv"), None)
     if node is None or not _can_group(graph, node, shapes):
         return False
@@ -102,7 +100,7 @@ def group_pixels(graph: Graph) -> bool:
     return True
 
 
-def _can_group(graph: Graph, node: onnx.NodeProto, shapes: dict[str, Shape]) -> bool:
+def _can_group(graph: Graph, node: onnx.NodeProto, shapes: dict[str, list[int]]) -> bool:
     producers = graph.producers()
     if not _is_integer(node, producers, graph.consumers()):
         return False
@@ -148,7 +146,7 @@ def fold_batch(graph: Graph) -> int:
     int
         Number of convolutions that take a batch as one image.
     """
-    producers, consumers, shapes = graph.producers(), graph.consumers(), _shapes(graph)
+    producers, consumers, shapes = graph.producers(), graph.consumers(), graph.shapes()
     replaced: dict[str, list[onnx.NodeProto]] = {}
     stacked: dict[str, str] = {}  # bytes of a batch, by those of its images
     folded = 0
@@ -197,7 +195,7 @@ def _is_integer(
     ] == [*["DequantizeLinear"] * len(node.input), "QuantizeLinear"]
 
 
-def _keeps_rows(node: onnx.NodeProto, shapes: dict[str, Shape]) -> bool:
+def _keeps_rows(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> bool:
     """Whether a window one row high makes a row of each row, of which there are few."""
     _, _, height, width = shapes[node.output[0]]
     pads = pads_of(node)
@@ -207,15 +205,6 @@ def _keeps_rows(node: onnx.NodeProto, shapes: dict[str, Shape]) -> bool:
         and pads[0] == pads[2] == 0
         and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
     )
-
-
-def _shapes(graph: Graph) -> dict[str, Shape]:
-    """Return the shapes of a graph's tensors, 0 for what is not known."""
-    inferred = onnx.shape_inference.infer_shapes(graph.model()).graph
-    return {
-        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
 
 
 def _reshape(graph: Graph, source: str, result: str, shape: Sequence[int]) -> onnx.NodeProto:

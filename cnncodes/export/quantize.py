@@ -35,6 +35,7 @@ from cnncodes.export.graph import Graph
 from cnncodes.export.integer import Settings, convolutions, observed_tensors, quantize_graph
 from cnncodes.export.kernels import fold_batch, group_pixels
 from cnncodes.export.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
+from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, load_images
 from cnncodes.extract.sources import find_images
@@ -189,6 +190,7 @@ def quantize_backbone(
     parts = np.split(pixels, [half, len(pixels) - rest])
     reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
     graph = Graph.load(backbone)
+    restore_convolutions(graph)
     pad_in_pooling(graph)
     convolve_before_pooling(graph)
     fold_preprocessing(graph, network.info.input_size)

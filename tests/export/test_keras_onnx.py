@@ -17,8 +17,11 @@ import pytest
 from cnncodes import Backbone
 from cnncodes.errors import ParameterError
 from cnncodes.export.backbones import BACKBONES
+from cnncodes.export.graph import Graph
 from cnncodes.export.keras_onnx import export_backbone
+from cnncodes.export.winograd import restore_convolutions
 from tests.conftest import Exports, run_process
+from tests.export.networks import codes_of, operators
 
 CODE_SHAPES = {
     "inception_v3": (5, 5, 2048),
@@ -31,6 +34,7 @@ CODE_SHAPES = {
 BEFORE_THE_NETWORK = {"Cast", "Slice", "Concat", "Sub", "Add", "Mul", "Transpose"}
 IN_THE_NETWORK = {"Conv", "Relu", "Clip", "Sigmoid", "Add", "Mul", "Concat", "Pad", "Transpose"}
 IN_THE_NETWORK |= {"MaxPool", "AveragePool", "GlobalAveragePool"}
+OF_WINOGRAD = {"Reshape", "Einsum", "MatMul", "DepthToSpace", "Slice"}
 
 # Builds the network again from the same seed, by Keras's public functions alone.
 KERAS_CODES = """
@@ -115,14 +119,11 @@ def test_batch_normalization_is_folded_into_the_convolutions(name: str, tmp_path
 
 @pytest.mark.parametrize("name", CODE_SHAPES)
 def test_figures_in_the_table_are_those_of_the_graph(name: str, exports: Exports) -> None:
-    graph = onnx.shape_inference.infer_shapes(onnx.load(str(exports.get(name)))).graph
-    weights = {each.name: list(each.dims) for each in graph.initializer}
-    shapes = {
-        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    kernels = [weights[node.input[1]] for node in convolutions]
+    graph = Graph.load(exports.get(name))
+    restore_convolutions(graph)
+    shapes = graph.shapes()
+    convolutions = [node for node in graph.nodes if node.op_type == "Conv"]
+    kernels = [graph.constants[node.input[1]].shape for node in convolutions]
     # Random weights have biases of zero, which the graph may leave out: trained ones have all.
     n_parameters = sum(math.prod(kernel) + kernel[0] for kernel in kernels)
     n_multiply_adds = sum(
@@ -160,11 +161,23 @@ print(json.dumps(refused))
 
 @pytest.mark.parametrize("name", CODE_SHAPES)
 def test_operators_are_those_that_every_runtime_has(name: str, exports: Exports) -> None:
-    model = onnx.load(str(exports.get(name)))
-    operators = [node.op_type for node in model.graph.node]
-    assert set(operators) <= BEFORE_THE_NETWORK | IN_THE_NETWORK
-    assert operators.count("Transpose") == 2  # to channels first and back
-    assert [each.domain for each in model.opset_import] == [""]
+    graph = Graph.load(exports.get(name))
+    assert set(operators(graph)) <= BEFORE_THE_NETWORK | IN_THE_NETWORK | OF_WINOGRAD
+    assert [each.domain for each in graph.model().opset_import] == [""]
+    restore_convolutions(graph)
+    assert set(operators(graph)) <= BEFORE_THE_NETWORK | IN_THE_NETWORK
+    assert operators(graph).count("Transpose") == 2  # to channels first and back
+
+
+def test_winograd_can_be_left_out(exports: Exports) -> None:
+    options = ("--input-size", "64", "--layer", "block2_pool")
+    quick = Graph.load(exports.get("vgg16", *options))
+    plain = Graph.load(exports.get("vgg16", *options, "--no-winograd"))
+    assert restore_convolutions(plain) == 0
+    assert restore_convolutions(quick) == 2
+    assert operators(quick) == operators(plain)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(codes_of(quick, images), codes_of(plain, images))
 
 
 def test_every_row_of_the_table_is_tested() -> None:
