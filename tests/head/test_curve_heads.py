@@ -23,7 +23,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.split import split_by_class
 from tests.conftest import error_of
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def digits(tmp_path):
         path = tmp_path / "digits.h5"
         info = {"code_shape": (n_features,), "class_names": tuple("0123456789")}
         with create(path.with_suffix(".partial"), **info) as journal:
-            journal.append(X, y.tolist(), ["x"] * 400, ["0" * 64] * 400)
+            told = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": ["0" * 64] * 400}
+            append(journal, X, **told, skipped=[])
             journal.finish(path)
         return path
 

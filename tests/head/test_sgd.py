@@ -25,7 +25,7 @@ from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.sgd import StandardisedRows, fit_sgd, measured
 from cnncodes.head.train import train_head
 from tests.conftest import Run
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 from tests.head.test_rows import lay_out
 from tests.head.test_softmax import InMemory
 from tests.test_output import unprivileged
@@ -39,7 +39,8 @@ def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7)
     names = [f"{number:02}" for number in range(y.max() + 1)]
     store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=tuple(names))
     paths = [f"{index}.png" for index in range(len(X))]
-    store.append(X, y.tolist(), paths, [f"{index:064x}" for index in range(len(X))])
+    digests = [f"{index:064x}" for index in range(len(X))]
+    append(store, X, labels=y.tolist(), paths=paths, digests=digests, skipped=[])
     store.finish(path)
     if per_chunk > 1:
         lay_out(path, chunks=(per_chunk, X.shape[1]), compression="gzip")
