@@ -255,7 +255,7 @@ def train_head(
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
-            created_with=_versions(head),
+            created_with=versions(*["skl2onnx"] * isinstance(head, EstimatorHead)),
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
@@ -363,10 +363,10 @@ def _sample(parts: Split) -> NDArray[np.intp]:
     return np.sort(np.concatenate(some))
 
 
-def _versions(head: LinearHead | EstimatorHead) -> str:
-    packages = ["scikit-learn"] + (["skl2onnx"] if isinstance(head, EstimatorHead) else [])
-    versions = [f"{package} {version(package)}" for package in packages]
-    return ", ".join([f"cnncodes {__version__}", *versions])
+def versions(*packages: str) -> str:
+    """Name the versions of this package, of scikit-learn and of others."""
+    named = [f"{package} {version(package)}" for package in ("scikit-learn", *packages)]
+    return ", ".join([f"cnncodes {__version__}", *named])
 
 
 def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:
