@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from cnncodes.head import SGDSoftmax, sgd
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.sgd import StandardisedRows, fit_sgd, measured
+from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
 from tests.conftest import Run
 from tests.extract.test_store import append, create
@@ -431,7 +433,6 @@ def test_damage_of_any_bit_does_no_harm(
     path.write_bytes(damaged)
     y = np.arange(140, dtype=np.int32) % 4
     weights = fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path)[0]
-    assert not path.exists()
     np.testing.assert_array_equal(weights, expected)
 
 
@@ -450,6 +451,22 @@ def checkpoint(opened, tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path, on_epoch=stop)
     return path, path.read_bytes(), fit_sgd(opened[7], y, parameters={"epochs": 2})[0]
+
+
+def test_failure_after_the_last_epoch_does_not_cost_the_training(
+    files, tmp_path, output, save_always, whole
+):
+    """As that of the disk or an interrupt: the checkpoint goes only when the head is there."""
+    damaged = Path(shutil.copy(files[7], tmp_path / "damaged.h5"))
+    with h5py.File(damaged, "r+") as file:
+        tested = split_by_class(file["labels"][:], 0.7).test[-1]
+        file["codes"][tested, 0] = np.nan
+    with pytest.raises(TrainingError, match="are not finite"):
+        train(damaged, output)
+    assert left_in(output.parent) == ["head.onnx.partial"]
+    assert train(files[7], output) == []
+    assert left_in(output.parent) == ["head.onnx"]
+    assert output.read_bytes() == whole
 
 
 def test_interrupt_before_the_first_checkpoint_promises_nothing(files, output, interrupted):
