@@ -247,6 +247,7 @@ def test_from_training_to_labels(codes, small_backbone, photos, tmp_path, output
         found = {each.label: each.probability for each in classifier.predict(photos / paths[row])}
         # Codes are stored in float16, and an app computes them in float32.
         assert [found[label] for label in "0123456789"] == pytest.approx(wanted, abs=0.02)
+    assert classifier.predict_proba(np.empty((0, 75, 75, 3), np.uint8)).shape == (0, 10)
     printed = run("predict", app, photos / paths[0]).stdout
     assert printed.split()[1] == classifier.predict(photos / paths[0])[0].label
 
