@@ -187,12 +187,21 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the journal, which stays."""
-        if not self._file.closed:
-            try:
-                self._sync()
-            finally:
-                self._file.close()
+        """Close the journal, which stays.
+
+        Raises
+        ------
+        OutputError
+            What was added last may not be on the disk.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._sync()
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({reason_of(error)})") from error
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -203,12 +212,20 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OutputError:
+            if not isinstance(error, OutputError):  # else the disk's failure is told already
+                raise
 
     def _start(self, header: bytes) -> None:
-        self._file.truncate(0)
-        self._write(header, before=JOURNAL_SIGNATURE)
-        self._sync()
+        try:
+            self._file.truncate(0)
+            self._write(header, before=JOURNAL_SIGNATURE)
+            self._sync()
+        except BaseException:  # an interrupt too
+            self.discard()
+            raise
 
     def _resume(self, header: bytes) -> bool:
         """Count what is there and cut a torn end off; False if it is of another extraction."""
