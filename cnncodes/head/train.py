@@ -258,7 +258,7 @@ def train_head(
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
-            created_with=versions(*["skl2onnx"] * isinstance(head, EstimatorHead)),
+            created_with=versions("skl2onnx") if isinstance(head, EstimatorHead) else versions(),
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
