@@ -47,7 +47,7 @@ def write_codes(
 ) -> None:
     """Write codes in which classes are clouds in a space of 128 dimensions."""
     from cnncodes.extract.journal import Journal
-    from cnncodes.extract.store import CodesInfo
+    from cnncodes.extract.store import CodesInfo, Rows
     from cnncodes.model_file import BackboneInfo
 
     backbone = BackboneInfo(
@@ -75,12 +75,14 @@ def write_codes(
         latent = centres[batch] + spread * generator.standard_normal((n, 128), np.float32)
         noise = generator.standard_normal((n, n_features), np.float32)
         codes = latent @ projection / np.sqrt(1 + spread**2) * 0.7 + 0.7 * noise - 1.4
-        journal.append(
-            np.maximum(codes, 0).reshape(-1, *code_shape),
+        rows = Rows(
+            chunks=journal.encode(np.maximum(codes, 0).reshape(-1, *code_shape)),
             labels=batch.tolist(),
             paths=[f"{start + index}" for index in range(n)],
             digests=[f"{start + index:064x}" for index in range(n)],
+            skipped=[],
         )
+        journal.append(rows)
     journal.finish(path)
 
 

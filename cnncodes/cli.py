@@ -151,8 +151,8 @@ def _help(summary: str, example: str) -> dict[str, str]:
     return {"short_help": summary, "epilog": f"Example: {example}"}
 
 
-def _path(**options: Any) -> click.Path:
-    return click.Path(path_type=Path, **options)
+def _path() -> click.Path:
+    return click.Path(path_type=Path, readable=False)  # told by what reads it, as any failure
 
 
 def overwrite_option(command: Command) -> Command:
@@ -689,7 +689,9 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     )
 )
 @click.argument("app", type=_path())
-@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
+@click.argument(
+    "images", nargs=-1, required=True, type=click.Path(readable=False), metavar="IMAGE..."
+)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes.")
 @click.option(
     "--format",

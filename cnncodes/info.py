@@ -125,6 +125,11 @@ def _describe_curve(path: Path) -> dict[str, Any]:
         "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
         "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
         "seeds": max(len(p.accuracies) for curve in curves for p in curve.points),
+        # One command makes all curves of a file.
+        "split": curves[0].split,
+        "train_fraction": curves[0].train_fraction,
+        "seed": curves[0].seed,
+        "created_with": curves[0].created_with,
     }
 
 

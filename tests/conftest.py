@@ -6,6 +6,7 @@ does is tested without it ever being imported.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,10 +41,15 @@ def error_of(*arguments: object, stdin: bytes | None = None) -> str:
     return run_command(*arguments, exit_code=1, stdin=stdin).stderr.splitlines()[-1]
 
 
-def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own."""
+def run_process(
+    *arguments: object, bound_by_permissions: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own; root may pass over permissions unless it gives up."""
+    command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
+    if bound_by_permissions and os.getuid() == 0:
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     return subprocess.run(
-        [sys.executable, "-m", "cnncodes", *map(str, arguments)],
+        command,
         capture_output=True,
         text=True,
         check=False,

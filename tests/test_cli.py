@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,73 @@ def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
     debugged = run_process("--debug", "predict", missing, "x.jpg")
     assert debugged.returncode == 1
     assert "Traceback" in debugged.stderr
+
+
+@pytest.mark.parametrize(
+    ("locked", "command"),
+    [
+        ("network.onnx", "extract network.onnx images -o new"),
+        ("network.onnx", "quantize network.onnx --images images -o new"),
+        ("network.onnx", "bench network.onnx"),
+        ("head.onnx", "bundle network.onnx head.onnx -o new"),
+        ("head.onnx", "evaluate head.onnx codes.h5"),
+        ("codes.h5", "evaluate head.onnx codes.h5"),
+        ("codes.h5", "train codes.h5 -o new"),
+        ("codes.h5", "curve codes.h5 -o new"),
+        ("codes.h5", "verify codes.h5"),
+        ("app.onnx", "predict app.onnx images"),
+        ("app.onnx", "info app.onnx"),
+        ("images", "extract network.onnx images -o new"),
+        ("images", "predict app.onnx images"),
+        ("list.csv", "extract network.onnx list.csv -o new"),
+    ],
+)
+def test_file_that_may_not_be_read_is_told(chain: Path, locked: str, command: str) -> None:
+    names = {"new", *(path.name for path in chain.iterdir())}
+    arguments = [chain / word if word in names else word for word in command.split()]
+    mode = (chain / locked).stat().st_mode
+    (chain / locked).chmod(0)
+    done = run_process(*arguments, bound_by_permissions=True)
+    (chain / locked).chmod(mode)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {chain / locked}: ")
+    assert "Permission denied" in done.stderr
+    assert "--debug" not in done.stderr  # told on purpose, not by accident
+    assert not (chain / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def chain(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_backbone: Path,
+    photos: Path,
+    codes: Path,
+    head: Path,
+    app: Path,
+) -> Path:
+    """A folder with a file of each kind."""
+    folder = tmp_path_factory.mktemp("chain")
+    files = {"network.onnx": small_backbone, "codes.h5": codes, "head.onnx": head, "app.onnx": app}
+    for name, file in files.items():
+        shutil.copy(file, folder / name)
+    (folder / "list.csv").write_text("path,label\n")
+    (folder / "images").mkdir()
+    for number, image in enumerate(sorted(photos.rglob("*.png"))[:2]):
+        shutil.copy(image, folder / "images" / f"{number}.png")
+    return folder
+
+
+def test_image_that_may_not_be_read_does_not_stop_the_others(chain: Path) -> None:
+    images = [chain / "images" / f"{number}.png" for number in range(2)]
+    images[0].chmod(0)
+    done = run_process("predict", chain / "app.onnx", *images, bound_by_permissions=True)
+    images[0].chmod(0o644)
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert first == f"{images[0]}  cannot be read: Permission denied"
+    assert second.startswith(f"{images[1]}  ")
+    assert second.endswith("%")
 
 
 def test_provider_reaches_the_network(

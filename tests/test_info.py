@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cnncodes.head.curve import read_curves
 from tests.conftest import error_of, run_command
 
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
@@ -369,6 +370,10 @@ def test_learning_curve(codes, tmp_path):
         "backbones": ["inception_v3, random:0 weights"],
         "images_a_class": [2, 3],
         "seeds": 2,
+        "split": "stratified",
+        "train_fraction": 0.7,
+        "seed": 0,
+        "created_with": read_curves(path)[0].created_with,
     }
     assert info_text(path)["images a class"] == "2, 3"
 

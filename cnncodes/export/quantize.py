@@ -37,7 +37,7 @@ from cnncodes.export.kernels import fold_batch, group_pixels
 from cnncodes.export.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, load_images
+from cnncodes.extract.images import DEFAULT_MAX_PIXELS, digest_images, load_images
 from cnncodes.extract.sources import find_images
 from cnncodes.machine import available_threads
 from cnncodes.model_file import (
@@ -185,7 +185,7 @@ def quantize_backbone(
             f"{backbone}: is {network.info.precision} already; quantize the float32 file"
         )
     progress = progress or Progress("quantize", "images")
-    pixels = _sample(Path(images), network.info.input_size, n_images, seed, progress)
+    pixels, sample = _sample(Path(images), network.info.input_size, n_images, seed, progress)
     half, rest = len(pixels) // 2, len(pixels) // 4
     parts = np.split(pixels, [half, len(pixels) - rest])
     reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
@@ -201,7 +201,7 @@ def quantize_backbone(
     with replacing(output, overwrite=overwrite) as temporary:
         codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
         closeness = compare_codes(network.extract(parts[2]), codes)
-        info = _describe(network, settings, half, closeness)
+        info = _describe(network, settings, half, closeness, sample)
         model = quantized.model()
         model.producer_version = __version__
         onnx.helper.set_model_props(model, info.to_metadata())
@@ -242,13 +242,14 @@ def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> 
 
 def _sample(
     source: Path, size: int, n_images: int, seed: int, progress: Progress
-) -> NDArray[np.uint8]:
-    """Load images drawn at random; those that cannot be used are passed over."""
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Load images drawn at random, and tell which; those that cannot be used are passed over."""
     files = find_images(source).files()
     order = np.random.default_rng(seed).permutation(len(files))
     wanted = min(n_images, len(files))
     progress.begin(wanted, unit="images read")
     pixels: list[NDArray[np.uint8]] = []
+    digests: list[str] = []
     loaded = load_images(
         [files[place] for place in order],
         size,
@@ -259,6 +260,7 @@ def _sample(
     for image in loaded:
         if image.pixels is not None:
             pixels.append(image.pixels)
+            digests.append(image.digest)
             progress.advance(1)
         if len(pixels) == wanted:
             break
@@ -268,7 +270,8 @@ def _sample(
             f"{source}: {len(pixels)} of its {len(files)} images can be used, {MIN_IMAGES} or more "
             "are needed; give a folder with more of them"
         )
-    return np.stack(pixels)
+    drawn = {"seed": seed, "images": len(pixels), "images_sha256": digest_images(digests)}
+    return np.stack(pixels), drawn
 
 
 def _choose(
@@ -351,11 +354,16 @@ def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -
 
 
 def _describe(
-    network: Backbone, settings: Settings, n_calibration: int, closeness: Closeness
+    network: Backbone,
+    settings: Settings,
+    n_calibration: int,
+    closeness: Closeness,
+    sample: dict[str, Any],
 ) -> BackboneInfo:
     described = {
         **asdict(settings),
         "floats": len(settings.floats),
+        **sample,
         "calibration_images": n_calibration,
         **{key: round(value, 6) for key, value in asdict(closeness).items()},
     }

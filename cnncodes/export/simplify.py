@@ -34,9 +34,7 @@ def simplify(model: ModelProto) -> ModelProto:
     del model.graph.value_info[:]  # the shapes below would contradict it
     _pool_globally(model)
     _drop_idle_reshapes(model)
-    read = {name for node in model.graph.node for name in node.input}
-    for each in [each for each in model.graph.initializer if each.name not in read]:
-        model.graph.initializer.remove(each)
+    _put_constants_in_order(model)
     return model
 
 
@@ -86,6 +84,23 @@ def _drop_idle_reshapes(model: ModelProto) -> None:
                     reader.input[index] = node.input[0]
         if node.output[0] not in {value.name for value in model.graph.output}:
             model.graph.node.remove(node)
+
+
+def _put_constants_in_order(model: ModelProto) -> None:
+    """Give constants numbers and places as they are read, and drop those that are not.
+
+    tf2onnx goes through sets of names, so its own names and order differ from run to run.
+    """
+    constants = {each.name: each for each in model.graph.initializer}
+    read = dict.fromkeys(name for node in model.graph.node for name in node.input)
+    ours = enumerate(name for name in read if name in constants)
+    names = {name: f"constant_{number}" for number, name in ours}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for old, new in names.items():
+        constants[old].name = new
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants[old] for old in names)
 
 
 def _constants(model: ModelProto) -> dict[str, list[int]]:

@@ -310,6 +310,22 @@ def load_image(
     return LoadedImage(index, pixels, digest, "")
 
 
+def digest_images(digests: Iterable[str]) -> str:
+    """Return one digest of many images, whatever their order.
+
+    Parameters
+    ----------
+    digests : iterable of str
+        SHA-256 of each image's file, hexadecimal.
+
+    Returns
+    -------
+    str
+        SHA-256 of the sorted and joined digests, hexadecimal.
+    """
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
 def load_images(
     paths: Sequence[Path],
     size: int,

@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import OutputError
-from cnncodes.extract.store import JOURNAL_SIGNATURE, CodesInfo, Rows, compress, write_codes
+from cnncodes.extract.store import (
+    JOURNAL_SIGNATURE,
+    CodesInfo,
+    Rows,
+    compress,
+    reason_of,
+    write_codes,
+)
 from cnncodes.output import replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -83,7 +90,7 @@ class Journal:
                 journal._file.close()
                 raise
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({_reason(error)})") from error
+            raise OutputError(f"{path}: cannot be written ({reason_of(error)})") from error
         return journal
 
     @property
@@ -123,26 +130,14 @@ class Journal:
             )
         return [compress(each.tobytes()) for each in stored]
 
-    def append(
-        self,
-        codes: NDArray[np.float32] | Sequence[bytes],
-        labels: Sequence[int],
-        paths: Sequence[str],
-        digests: Sequence[str],
-        skipped: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Add images and, as pairs of path and reason, the ones that were skipped.
-
-        The codes are of shape (n_images, *code_shape), or what `encode` made of them.
+    def append(self, rows: Rows) -> None:
+        """Add images, whose codes `encode` has made chunks of, and the ones that were skipped.
 
         Raises
         ------
         OutputError
-            The codes do not fit the stored dtype, or the disk refuses them; what was added
-            before is kept.
+            The disk refuses them; what was added before is kept.
         """
-        chunks = self.encode(codes) if isinstance(codes, np.ndarray) else codes
-        rows = Rows(list(chunks), list(labels), list(paths), list(digests), list(skipped))
         told = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
         try:
             self._write(b"\n".join([json.dumps(told).encode(), b"".join(rows.chunks)]))
@@ -151,7 +146,7 @@ class Journal:
                 self._sync()
         except OSError as error:
             raise OutputError(
-                f"{self.path}: cannot be written ({_reason(error)}); it keeps {self.n_seen} "
+                f"{self.path}: cannot be written ({reason_of(error)}); it keeps {self.n_seen} "
                 "images, and the same command goes on from there"
             ) from error
 
@@ -192,12 +187,21 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the journal, which stays."""
-        if not self._file.closed:
-            try:
-                self._sync()
-            finally:
-                self._file.close()
+        """Close the journal, which stays.
+
+        Raises
+        ------
+        OutputError
+            What was added last may not be on the disk.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._sync()
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({reason_of(error)})") from error
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -208,12 +212,20 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OutputError:
+            if not isinstance(error, OutputError):  # else the disk's failure is told already
+                raise
 
     def _start(self, header: bytes) -> None:
-        self._file.truncate(0)
-        self._write(header, before=JOURNAL_SIGNATURE)
-        self._sync()
+        try:
+            self._file.truncate(0)
+            self._write(header, before=JOURNAL_SIGNATURE)
+            self._sync()
+        except BaseException:  # an interrupt too
+            self.discard()
+            raise
 
     def _resume(self, header: bytes) -> bool:
         """Count what is there and cut a torn end off; False if it is of another extraction."""
@@ -320,7 +332,3 @@ else:
 
     def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -177,7 +177,7 @@ def extract(
                     rows = _rows(images, n_resumed, batch, chunks or [], earlier)
                     if on_error == "fail":
                         _refuse(rows.skipped)
-                    journal.append(*vars(rows).values())
+                    journal.append(rows)
                     if progress is not None:
                         progress.advance(len(batch))
             if journal.n_images == 0:

@@ -147,7 +147,7 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     except (OSError, RuntimeError) as error:  # HDF5 raises either, and tells the cause in a text
         number = re.search(r"errno = (\d+)", str(error))
         if number is None:
-            raise OSError(_reason(error)) from error
+            raise OSError(reason_of(error)) from error
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
@@ -223,7 +223,7 @@ class CodeStore:
                     raise ValueError(f"{len(content)} bytes, not {n_bytes}")
             except (zlib.error, ValueError, OSError, RuntimeError) as error:
                 raise FileFormatError(
-                    f"{self.path}: the codes at place {place} are damaged ({_reason(error)}); "
+                    f"{self.path}: the codes at place {place} are damaged ({reason_of(error)}); "
                     "extract it again"
                 ) from error
             yield np.frombuffer(content, dtype)
@@ -333,13 +333,14 @@ class CodeStore:
                 and bool(self.backbone and self.backbone_sha256)
                 and all(map(_SHA256.fullmatch, self.digests))
                 and isinstance(self._file.attrs["source"], str)
-                and isinstance((*self.paths, *self.skipped), tuple)  # they can be read
             )
+            if whole:
+                _ = self.paths, self.skipped  # raises if they cannot be read
         except FileFormatError:  # the description of the backbone is not one
             whole = False
         except Exception as error:  # HDF5 objects of any kind may stand where ours belong
             raise FileFormatError(
-                f"{self.path}: is damaged ({_reason(error)}); extract it again"
+                f"{self.path}: is damaged ({reason_of(error)}); extract it again"
             ) from error
         if not whole:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
@@ -396,7 +397,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path)
     except OSError as error:
-        raise FileFormatError(f"{path}: cannot be opened as HDF5 ({_reason(error)})") from error
+        raise FileFormatError(f"{path}: cannot be opened as HDF5 ({reason_of(error)})") from error
 
 
 def _describe(file: h5py.File, info: CodesInfo) -> None:
@@ -425,5 +426,6 @@ def _decode(dataset: h5py.Dataset) -> list[str]:
     return [value.decode("utf-8", "surrogateescape") for value in dataset[:]]
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Tell in few words, without a file's name, what the system or HDF5 raised."""
     return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]

@@ -64,10 +64,16 @@ def bundle(
         ("probabilities", (len(info.labels),))
     ]:
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
-    first, second = (onnx.load(str(path), format="protobuf") for path in (backbone, head))
-    for model in (first, second):
+    models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
+    for model in models:
         del model.metadata_props[:]  # they differ, and merge_models refuses that
-        _drop_unused_domains(model)
+        _clean_domains(model)
+    # Ours are of the same versions; files made elsewhere or by another release may not be.
+    opset, ir_version = max(map(_opset, models)), max(model.ir_version for model in models)
+    first, second = (
+        _in_versions(model, opset, ir_version, path)
+        for model, path in zip(models, (backbone, head), strict=True)
+    )
     joined = onnx.compose.merge_models(
         first,
         onnx.compose.add_prefix(second, "head/"),  # names inside the two graphs may clash
@@ -75,11 +81,35 @@ def bundle(
         name="cnncodes_app",
         producer_name="cnncodes",
     )
+    _clean_domains(joined)
     _rename_output(joined)
     helper.set_model_props(joined, info.to_metadata("app"))
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(joined, temporary)
     return info
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model uses."""
+    return max((each.version for each in model.opset_import if not each.domain), default=0)
+
+
+def _in_versions(
+    model: onnx.ModelProto, opset: int, ir_version: int, path: Path
+) -> onnx.ModelProto:
+    """Bring a model to a later version of the operators and of the format, or leave it as it is."""
+    old = _opset(model)
+    if old < opset:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as error:  # whatever the converter stumbled on
+            raise FileFormatError(
+                f"{path}: is of opset {old}, the other file of {opset}, and onnx cannot convert "
+                "it; make it again with this release"
+            ) from error
+    model.ir_version = ir_version
+    return model
 
 
 def _rename_output(model: onnx.ModelProto) -> None:
@@ -90,9 +120,9 @@ def _rename_output(model: onnx.ModelProto) -> None:
         node.output[:] = ["probabilities" if name == prefixed else name for name in node.output]
 
 
-def _drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Forget versions of operators that the graph does not use; the other graph's may differ."""
+def _clean_domains(model: onnx.ModelProto) -> None:
+    """Name each domain of operators once, and none that is not used: versions there may differ."""
     used = {"", *(node.domain for node in model.graph.node)}
-    kept = [each for each in model.opset_import if each.domain in used]
+    kept = {each.domain: each for each in model.opset_import if each.domain in used}
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(kept.values())

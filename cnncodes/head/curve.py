@@ -67,6 +67,20 @@ class Curve:
         The codes file.
     backbone, weights : str
         The network, and whose weights it has.
+    backbone_sha256 : str
+        SHA-256 of the network's file.
+    images_sha256 : str
+        `digest_images` of all images that train a head of the curve or test.
+    split : {"stratified", "first"}
+        How the images were split.
+    train_fraction : float
+        Share of each class from which the training images were drawn.
+    seed : int
+        Seed of the split and of the draws.
+    class_weight : "balanced" or None
+        Whether rare classes weigh as much as common ones.
+    created_with : str
+        The versions of what made the curve.
     n_classes : int
         Classes.
     n_test : int
@@ -80,6 +94,13 @@ class Curve:
     codes: str
     backbone: str
     weights: str
+    backbone_sha256: str
+    images_sha256: str
+    split: str
+    train_fraction: float
+    seed: int
+    class_weight: str | None
+    created_with: str
     n_classes: int
     n_test: int
     points: tuple[CurvePoint, ...]
@@ -187,12 +208,24 @@ def _curve(value: Any) -> Curve:
     _require(sizes == sorted(set(sizes)), "the points do not increase")
     n_seeds = {len(point.accuracies) for point in points}
     _require(len(n_seeds) == 1, "the points have different numbers of seeds")
+    seed, class_weight = value.get("seed"), value.get("class_weight")
+    _require(type(seed) is int and seed >= 0, "seed must be a whole number from 0 on")
+    _require(class_weight in (None, "balanced"), "class_weight must be balanced or null")
+    fraction = _number(value.get("train_fraction"), "train_fraction")
+    _require(0 < fraction < 1, "train_fraction is not between 0 and 1")
     notes = _entry(value, "notes", list)
     _require(all(isinstance(note, str) for note in notes), "notes must be a list of texts")
     return Curve(
         codes=_entry(value, "codes", str),
         backbone=_entry(value, "backbone", str),
         weights=_entry(value, "weights", str),
+        backbone_sha256=_entry(value, "backbone_sha256", str),
+        images_sha256=_entry(value, "images_sha256", str),
+        split=_entry(value, "split", str),
+        train_fraction=fraction,
+        seed=seed,
+        class_weight=class_weight,
+        created_with=_entry(value, "created_with", str),
         n_classes=_count(value, "n_classes", 2),
         n_test=_count(value, "n_test"),
         points=points,

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.extract.images import digest_images
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
@@ -34,7 +35,7 @@ from cnncodes.head.gram import (
 )
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.head.train import check_strength, labelled_classes, notes_on_split
+from cnncodes.head.train import check_strength, labelled_classes, notes_on_split, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
@@ -59,6 +60,8 @@ class _Plan:
         The test part.
     train : dict of int to list of ndarray of intp
         For each number of images a class the training images of each seed.
+    split, train_fraction, seed
+        How they were split and drawn, as for `split_by_class`.
     notes : list of str
         What the user should know of the data.
     """
@@ -68,6 +71,9 @@ class _Plan:
     y: NDArray[np.int32]
     test: NDArray[np.intp]
     train: dict[int, list[NDArray[np.intp]]]
+    split: str
+    train_fraction: float
+    seed: int
     notes: list[str]
 
 
@@ -155,7 +161,7 @@ def learning_curves(
     _compare(plans)
     if progress:
         progress.begin(sum(len(draws) for plan in plans for draws in plan.train.values()))
-    curves = [_measure(plan, C, class_weight, seed, progress) for plan in plans]
+    curves = [_measure(plan, C, class_weight, progress) for plan in plans]
     save_curves(curves, output, overwrite=overwrite)
     if chart is not None:
         save_figure(learning_curve_figure(curves), chart, overwrite=overwrite)
@@ -179,7 +185,7 @@ def _plan(
         names = [store.class_names[number] for number in classes]
         notes += notes_on_split(store, classes, y, parts)
     notes += _notes_on_sizes(sizes, np.bincount(y[parts.train]), names)
-    return _Plan(path, names, y, parts.test, draws, notes)
+    return _Plan(path, names, y, parts.test, draws, split, train_fraction, seed, notes)
 
 
 def draw_images(
@@ -265,12 +271,13 @@ def _compare(plans: list[_Plan]) -> None:
 
 
 def _measure(
-    plan: _Plan, C: float | str, class_weight: str | None, seed: int, progress: Progress | None
+    plan: _Plan, C: float | str, class_weight: str | None, progress: Progress | None
 ) -> Curve:
     """Fit and test every head of a curve."""
     rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
     with CodeStore.open(plan.path) as store:
-        codes, backbone = CodeRows(store, rows), store.backbone
+        codes, backbone, sha256 = CodeRows(store, rows), store.backbone, store.backbone_sha256
+        images_sha256 = digest_images(codes.digests())
         block = rows_that_stay(codes.n_features)
         K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
@@ -278,7 +285,7 @@ def _measure(
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
         train = np.searchsorted(rows, draw)
-        logits, used = fit_part(K, train, test, plan.y[draw], model, C, seed)
+        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed)
         return float((logits.argmax(axis=1) == truth).mean()), used
 
     points = []
@@ -299,6 +306,13 @@ def _measure(
         codes=str(plan.path),
         backbone=backbone.backbone,
         weights=backbone.weights,
+        backbone_sha256=sha256,
+        images_sha256=images_sha256,
+        split=plan.split,
+        train_fraction=plan.train_fraction,
+        seed=plan.seed,
+        class_weight=class_weight,
+        created_with=versions(),
         n_classes=len(plan.names),
         n_test=len(plan.test),
         points=tuple(points),

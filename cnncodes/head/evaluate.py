@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, in_batches, load_images
+from cnncodes.extract.images import (
+    DEFAULT_MAX_PIXELS,
+    LoadedImage,
+    digest_images,
+    in_batches,
+    load_images,
+)
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.head.metrics import Figures, measure
@@ -419,14 +425,13 @@ def _evaluation(
     notes: list[str],
 ) -> Evaluation:
     labels = list(model.info.labels)
-    digests = "".join(sorted(digest for _, digest in images))
     return Evaluation(
         model=model.describe(),
         data=EvaluatedData(
             path=str(selection.data),
             source=source,
             include_training=selection.include_training,
-            images_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+            images_sha256=digest_images(digest for _, digest in images),
         ),
         figures=measure(probabilities, y, labels),
         mistakes=_mistakes(probabilities, y, labels, images),

@@ -118,7 +118,8 @@ def fit_sgd(
     parameters : dict, optional
         Parameters of `SGDSoftmax`.
     checkpoint : Path, optional
-        Where to keep what an interrupted training needs to go on; removed at the end.
+        Where to keep what an interrupted training needs to go on. It stays, for the caller to
+        remove once the head is written.
     on_epoch : callable, optional
         Given each `Epoch` when it ends.
     progress : Progress, optional
@@ -169,8 +170,6 @@ def fit_sgd(
         if not ours:
             raise
         raise KeyboardInterrupt("run the same command again to go on from there") from None
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     kept = model.history_[model.best_epoch_ - 1]
     fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
     if kept.validation_accuracy is not None:

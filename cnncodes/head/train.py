@@ -193,6 +193,7 @@ def train_head(
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[codes])
     _check_parameters(estimator, C, class_weight, sgd)
+    checkpoint = output.with_name(output.name + ".partial") if estimator == "sgd" else None
     with CodeStore.open(codes) as store, warnings.catch_warnings():
         # Told where there are few images a class; these targets are classes for certain.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
@@ -214,7 +215,7 @@ def train_head(
                 targets,
                 seed=seed,
                 parameters=sgd,
-                checkpoint=output.with_name(output.name + ".partial"),
+                checkpoint=checkpoint,
                 on_epoch=on_epoch,
                 progress=progress,
             )
@@ -237,6 +238,8 @@ def train_head(
             notes=notes,
         )
         if training.train.loss is None or not np.isfinite(training.train.loss):
+            if checkpoint is not None:  # it would overflow again from there
+                checkpoint.unlink(missing_ok=True)
             raise TrainingError("the trained weights overflow; lower the learning rate")
         info = HeadInfo(
             labels=tuple(training.labels),
@@ -255,11 +258,13 @@ def train_head(
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
-            created_with=_versions(head),
+            created_with=versions("skl2onnx") if isinstance(head, EstimatorHead) else versions(),
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return training
 
 
@@ -363,10 +368,10 @@ def _sample(parts: Split) -> NDArray[np.intp]:
     return np.sort(np.concatenate(some))
 
 
-def _versions(head: LinearHead | EstimatorHead) -> str:
-    packages = ["scikit-learn"] + (["skl2onnx"] if isinstance(head, EstimatorHead) else [])
-    versions = [f"{package} {version(package)}" for package in packages]
-    return ", ".join([f"cnncodes {__version__}", *versions])
+def versions(*packages: str) -> str:
+    """Name the versions of this package, of scikit-learn and of others."""
+    named = [f"{package} {version(package)}" for package in ("scikit-learn", *packages)]
+    return ", ".join([f"cnncodes {__version__}", *named])
 
 
 def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cnncodes import CodeStore
-from tests.conftest import Run
+from tests.conftest import Run, run_process
 
 NAMES = [
     "new\nline",
@@ -136,13 +136,15 @@ def test_hostile_folder(run: Run, small_backbone: Path, tmp_path: Path) -> None:
     fill_things(third)
     (source / "again").symlink_to(".")
     (source / "above").symlink_to("..")
-    if os.getuid():
-        (third / "locked.jpg").write_bytes(saved(8, "JPEG"))
-        (third / "locked.jpg").chmod(0)
-        refused["locked.jpg"] = "cannot be read"
+    (third / "locked.jpg").write_bytes(saved(8, "JPEG"))
+    (third / "locked.jpg").chmod(0)
+    refused["locked.jpg"] = "cannot be read: Permission denied"
 
     codes, head, app = (tmp_path / name for name in ("codes.h5", "head.onnx", "app.onnx"))
-    said = [run("extract", small_backbone, source, "-o", codes).output]
+    arguments = ("extract", small_backbone, source, "-o", codes)
+    extracted = run_process(*arguments, bound_by_permissions=True)
+    assert extracted.returncode == 0, extracted.stderr
+    said = [extracted.stdout + extracted.stderr]
     with CodeStore.open(codes) as store:
         assert set(store.paths) == usable
         assert len(store) == len(usable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -89,16 +90,26 @@ def test_seed_draws_other_images(
     run_command(
         "quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64, "--seed", 1
     )
-    assert path.read_bytes() != int8.read_bytes()
+    told = [json.loads(Backbone(each).info.quantization) for each in (int8, path)]
+    assert [each["seed"] for each in told] == [0, 1]
+    assert [each["images"] for each in told] == [64, 64]
+    assert told[0]["images_sha256"] != told[1]["images_sha256"]
 
 
 def test_reduced_weights_use_seven_bits(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
-    path = tmp_path / "reduced.onnx"
-    arguments = ["--images", photos, "-o", path, "--n-images", 16, "--weights", "reduced"]
+    path, some = tmp_path / "reduced.onnx", tmp_path / "some"
+    some.mkdir()
+    for number, image in enumerate(sorted(photos.rglob("*.png"))[:16]):
+        shutil.copy(image, some / f"{number}.png")
+    arguments = ["--images", some, "-o", path, "--n-images", 99, "--weights", "reduced"]
     printed = run_command("quantize", small_backbone, *arguments).stdout
     assert "weights of 7 bits" in printed
     assert all(np.abs(each).max() == 63 for each in weights_of(path))
-    assert json.loads(Backbone(path).info.quantization)["weight_limit"] == 63
+    told = json.loads(Backbone(path).info.quantization)
+    assert told["weight_limit"] == 63
+    digests = sorted(hashlib.sha256(each.read_bytes()).hexdigest() for each in some.iterdir())
+    assert told["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert told["images"] == 16
 
 
 def test_output_has_a_name_of_its_own(small_backbone: Path, photos: Path, tmp_path: Path) -> None:

@@ -112,3 +112,11 @@ def test_output_keeps_its_name_though_its_reshape_is_idle() -> None:
 def test_pooling_at_the_end_keeps_its_shape() -> None:
     model = model_of([node("ReduceMean", "x axes", "y", keepdims=0)], axes=[2, 3])
     assert simplified(model) == ["ReduceMean"]
+
+
+def test_names_and_order_of_constants_do_not_show() -> None:
+    """A converter that goes through sets gives others each time."""
+    one = model_of([node("Mul", "x a", "m"), node("Add", "m b", "y")], a=X[0], b=X[1])
+    two = model_of([node("Mul", "x b", "m"), node("Add", "m a", "y")], a=X[1], b=X[0])
+    assert simplified(one) == simplified(two) == ["Mul", "Add"]
+    assert simplify(one).SerializeToString() == simplify(two).SerializeToString()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cnncodes import CodeStore
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.journal import Journal
-from cnncodes.extract.store import CodesInfo
+from cnncodes.extract.store import CodesInfo, Rows
 from tests.extract.test_backbone import INFO
 
 N_IMAGES = 5
@@ -44,7 +44,7 @@ def create(path: Path, **options: object) -> Journal:
 
 def append(journal: Journal, codes: np.ndarray = CODES, **options: object) -> None:
     values = {"labels": LABELS, "paths": PATHS, "digests": DIGESTS, "skipped": SKIPPED}
-    journal.append(codes, **(values | options))
+    journal.append(Rows(journal.encode(codes), **(values | options)))
 
 
 def write(path: Path, codes: np.ndarray = CODES, **info: object) -> Path:
@@ -246,6 +246,8 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "labels one number": (lambda file: swap(file, "labels", 3), ""),
     "labels text": (lambda file: swap(file, "labels", [b"cat"] * 5), ""),
     "digest no SHA-256": (lambda file: file["digests"].__setitem__(2, b"ab" * 31 + b"zz"), ""),
+    "paths numbers": (lambda file: swap(file, "paths", [1, 2, 3, 4, 5]), "is damaged"),
+    "reasons numbers": (lambda file: swap(file, "skipped/reasons", [1, 2]), "is damaged"),
     "skipped no folder": (lambda file: swap(file, "skipped", [1, 2]), ""),
 }
 for _name in ("codes", "labels", "paths", "digests", "skipped/paths", "skipped/reasons"):

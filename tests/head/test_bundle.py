@@ -10,6 +10,7 @@ import pytest
 from cnncodes.extract.images import decode_image
 from cnncodes.model_file import BackboneInfo, HeadInfo
 from tests.conftest import error_of
+from tests.extract.test_backbone import write_backbone
 
 
 def session_of(path):
@@ -90,6 +91,73 @@ def test_app_of_codes_with_three_axes(tmp_path, photos, run):
     wanted = session_of(head).run(["probabilities"], {"codes": codes_of_it})[0]
     assert np.abs(session_of(app).run(None, {"images": image})[0] - wanted).max() < 1e-6
     assert wanted.max() > 0.2
+
+
+def with_versions(model, path, opset, ir_version=8):
+    """Save a copy of a model that says it is of other versions."""
+    changed = onnx.load(str(model))
+    changed.opset_import[0].version, changed.ir_version = opset, ir_version
+    onnx.checker.check_model(changed, full_check=True)
+    onnx.save(changed, str(path))
+    return path
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(18, 8), (13, 8), (21, 10), (13, 10)])
+def test_versions_of_the_two_files_may_differ(tmp_path, photos, run, opset, ir_version):
+    """Means over axes are written otherwise from opset 18 on, where the backbone is of 13."""
+    backbone, codes, plain, head, app = (
+        tmp_path / name for name in ("b.onnx", "c.h5", "plain.onnx", "h.onnx", "a.onnx")
+    )
+    write_backbone(backbone)
+    run("extract", backbone, photos, "-o", codes)
+    run("train", codes, "-o", plain)
+    with_versions(plain, head, opset, ir_version)
+    run("bundle", backbone, head, "-o", app)
+    made = onnx.load(str(app))
+    assert [(each.domain, each.version) for each in made.opset_import] == [("", max(13, opset))]
+    assert made.ir_version == ir_version
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    codes_of_them = session_of(backbone).run(["codes"], {"images": images})[0]
+    wanted = session_of(head).run(["probabilities"], {"codes": codes_of_them})[0]
+    assert np.abs(session_of(app).run(None, {"images": images})[0] - wanted).max() < 1e-6
+    assert np.ptp(wanted, axis=0).max() > 1e-3, "the images must differ for this to say anything"
+
+
+def save_scanning_backbone(path):
+    """Save a network with the Scan of opset 8, which onnx cannot bring to a later one."""
+    helper = onnx.helper
+    row = helper.make_tensor_value_info("row", onnx.TensorProto.FLOAT, [4, 3])
+    same = helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, [4, 3])
+    body = helper.make_graph([helper.make_node("Abs", ["row"], ["same"])], "body", [row], [same])
+    write_backbone(path)
+    model = onnx.load(str(path))
+    cast = model.graph.node[0]
+    nodes = [
+        helper.make_node("Sub", ["numbers", "numbers"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "height"], ["heights"]),
+        helper.make_node("ReduceMean", ["heights"], ["height of each"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Cast", ["height of each"], ["lengths"], to=onnx.TensorProto.INT64),
+        helper.make_node("Scan", ["lengths", "numbers"], ["rows"], body=body, num_scan_inputs=1),
+        helper.make_node("ReduceMean", ["rows"], ["codes"], axes=[1, 2], keepdims=0),
+    ]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend([cast, *nodes])
+    model.graph.initializer.append(helper.make_tensor("height", onnx.TensorProto.FLOAT, (), [4]))
+    model.opset_import[0].version = 8
+    onnx.save(model, str(path))
+
+
+def test_version_that_cannot_be_converted(tmp_path, photos, run):
+    backbone, codes, head = (tmp_path / name for name in ("b.onnx", "c.h5", "h.onnx"))
+    save_scanning_backbone(backbone)
+    run("extract", backbone, photos, "-o", codes)
+    run("train", codes, "-o", head)
+    said = error_of("bundle", backbone, head, "-o", tmp_path / "a.onnx")
+    assert said == (
+        f"Error: {backbone}: is of opset 8, the other file of 18, and onnx cannot convert it; "
+        "make it again with this release"
+    )
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_names_types_and_batch_of_any_size(app):

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -22,8 +23,9 @@ from cnncodes.head.charts import (
     reliability_figure,
     save_figure,
 )
-from cnncodes.head.curve import Curve, CurvePoint
+from cnncodes.head.curve import CurvePoint
 from cnncodes.head.metrics import Bin
+from tests.head.test_curve import CURVES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -33,7 +35,8 @@ def make_curve(codes="codes.h5", backbone="vgg16", weights="imagenet", shift=0.0
         CurvePoint(2**power, 10 * 2**power, 1.0, (0.4 + 0.05 * power + shift, 0.5 + 0.05 * power))
         for power in range(n)
     ]
-    return Curve(codes, backbone, weights, 10, 36, tuple(points), ())
+    named = {"codes": codes, "backbone": backbone, "weights": weights, "n_classes": 10}
+    return replace(CURVES[0], **named, points=tuple(points), notes=())
 
 
 def line_of(axes, number):
@@ -99,7 +102,7 @@ def test_one_point_makes_a_chart(tmp_path):
 
 def test_crowded_ticks_are_thinned_and_the_largest_kept():
     points = tuple(CurvePoint(number, number, 1.0, (0.5,)) for number in range(1, 51))
-    (axes,) = learning_curve_figure([Curve("c.h5", "vgg16", "imagenet", 2, 9, points, ())]).axes
+    (axes,) = learning_curve_figure([replace(make_curve(), points=points)]).axes
     ticks = [int(tick.get_text()) for tick in axes.get_xticklabels()]
     assert ticks[-1] == 50
     assert {1, 2, 3} <= set(ticks)

@@ -19,11 +19,21 @@ from cnncodes.head.curve import (
     save_curves,
 )
 
+ORIGIN = {
+    "backbone_sha256": "ab" * 32,
+    "images_sha256": "cd" * 32,
+    "split": "stratified",
+    "train_fraction": 0.7,
+    "seed": 2**40,
+    "class_weight": None,
+    "created_with": "a test",
+}
 CURVES = [
     Curve(
         codes="fo\udcff.h5",  # a file name need not be UTF-8
         backbone="vgg16",
         weights="imagenet",
+        **ORIGIN,
         n_classes=3,
         n_test=40,
         points=(
@@ -32,7 +42,16 @@ CURVES = [
         ),
         notes=("1 of 3 classes have fewer than 10 training images: Zürich\n",),
     ),
-    Curve("b.h5", "inception_v3", "random:0", 2, 1, (CurvePoint(1, 2, 1.0, (1.0,)),), ()),
+    Curve(
+        codes="b.h5",
+        backbone="inception_v3",
+        weights="random:0",
+        **(ORIGIN | {"split": "first", "class_weight": "balanced"}),
+        n_classes=2,
+        n_test=1,
+        points=(CurvePoint(1, 2, 1.0, (1.0,)),),
+        notes=(),
+    ),
 ]
 VALID = curves_to_json(CURVES)
 
@@ -129,6 +148,11 @@ def test_file_tells_mean_and_deviation():
         (("curves", 0, "points", 0, "deviation"), 0, "deviation is not that of accuracies"),
         (("curves", 0, "n_classes"), 1, "n_classes must be a whole number"),
         (("curves", 0, "n_test"), ..., "n_test must be a whole number"),
+        (("curves", 0, "seed"), -1, "seed must be a whole number from 0 on"),
+        (("curves", 0, "seed"), True, "seed must be a whole number from 0 on"),
+        (("curves", 0, "class_weight"), [], "class_weight must be balanced or null"),
+        (("curves", 0, "train_fraction"), 1, "train_fraction is not between 0 and 1"),
+        (("curves", 0, "split"), ..., "split must be a text"),
         (("curves", 0, "notes", 0), 5, "notes must be a list of texts"),
         (("curves", 0, "codes"), None, "codes must be a text"),
     ],

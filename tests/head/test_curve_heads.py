@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -23,7 +25,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.split import split_by_class
 from tests.conftest import error_of
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def digits(tmp_path):
         path = tmp_path / "digits.h5"
         info = {"code_shape": (n_features,), "class_names": tuple("0123456789")}
         with create(path.with_suffix(".partial"), **info) as journal:
-            journal.append(X, y.tolist(), ["x"] * 400, ["0" * 64] * 400)
+            told = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": ["0" * 64] * 400}
+            append(journal, X, **told, skipped=[])
             journal.finish(path)
         return path
 
@@ -192,6 +195,26 @@ def test_result_and_file_tell_the_same(codes, output, run):
         assert point["C"] in (0.1, 0.3, 1, 3, 10, 30, 100)
     assert curve["points"][1]["mean"] > 0.5, "chance is 0.1"
     assert [each.codes for each in read_curves(output)] == [str(codes)]
+
+
+def test_file_tells_what_it_was_made_from(codes, photos, small_backbone, output, run):
+    options = ("--per-class", "100", "--seeds", "2", "--seed", "5", "--C", "1")
+    options += ("--train-fraction", "0.5", "--class-weight", "balanced")
+    (curve,) = curve_json(run, codes, "-o", output, *options)
+    digests = sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.rglob("*.png")
+    )
+    told = {key: curve[key] for key in ("split", "train_fraction", "seed", "class_weight")}
+    assert told == {
+        "split": "stratified",
+        "train_fraction": 0.5,
+        "seed": 5,
+        "class_weight": "balanced",
+    }
+    assert curve["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert curve["backbone_sha256"] == hashlib.sha256(small_backbone.read_bytes()).hexdigest()
+    versions = [f"{name} {version(name)}" for name in ("cnncodes", "scikit-learn")]
+    assert curve["created_with"] == ", ".join(versions)
 
 
 def test_table(codes, output, run):

@@ -31,7 +31,7 @@ from cnncodes.head.estimators import NAMED, check_agreement, check_size
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import LINEAR, train_head
 from tests.conftest import error_of, run_command
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 from tests.head.test_bundle import save_pooling_backbone
 from tests.head.test_train import info_of, labels_in, measured, train_json
 
@@ -89,7 +89,8 @@ def relabelled(codes, path, n_classes):
         info = {"code_shape": store.codes.shape[1:], "class_names": names}
         copy = create(path.with_suffix(".partial"), **info)
         labels = np.sort(np.arange(len(store)) % n_classes).tolist()
-        copy.append(store.codes[:], labels, store.paths, store.digests)
+        told = {"paths": store.paths, "digests": store.digests}
+        append(copy, store.codes[:], labels=labels, **told, skipped=[])
         copy.finish(path)
     return path
 
@@ -246,6 +247,7 @@ def test_from_training_to_labels(codes, small_backbone, photos, tmp_path, output
         found = {each.label: each.probability for each in classifier.predict(photos / paths[row])}
         # Codes are stored in float16, and an app computes them in float32.
         assert [found[label] for label in "0123456789"] == pytest.approx(wanted, abs=0.02)
+    assert classifier.predict_proba(np.empty((0, 75, 75, 3), np.uint8)).shape == (0, 10)
     printed = run("predict", app, photos / paths[0]).stdout
     assert printed.split()[1] == classifier.predict(photos / paths[0])[0].label
 

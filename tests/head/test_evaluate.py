@@ -18,7 +18,7 @@ from cnncodes.head.head_onnx import build_head
 from cnncodes.head.split import split_by_class
 from cnncodes.model_file import BackboneInfo, HeadInfo, image_key
 from tests.conftest import error_of
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 
 BACKBONE = BackboneInfo("vgg16", "imagenet", 32, "pool", "avg", "float32", 1e-6, "noise", "a test")
 SHA256 = "ab" * 32
@@ -69,7 +69,9 @@ def write_codes(path, codes, labels, names, *, paths=None, skipped=(), source="p
     info |= {"code_shape": codes.shape[1:], "source": str(source)}
     digests = [digest_of(number) for number in range(n)]
     with create(path.with_suffix(".partial"), **info) as journal:
-        journal.append(codes, labels, paths or [f"{i}.png" for i in range(n)], digests, skipped)
+        paths = paths or [f"{i}.png" for i in range(n)]
+        told = {"labels": labels, "paths": paths, "digests": digests, "skipped": list(skipped)}
+        append(journal, codes, **told)
         journal.finish(path)
     return path
 

@@ -15,7 +15,7 @@ from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.progress import Progress
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 
 N_IMAGES = 200
 
@@ -34,8 +34,8 @@ def digits(tmp_path: Path):
         names = tuple(map(str, range(n_classes)))
         info = {"code_shape": (64,), "dtype": "float16", "class_names": names}
         with create(path.with_suffix(".partial"), **info) as journal:
-            labels = y[:N_IMAGES].tolist()
-            journal.append(X[:N_IMAGES] + 3, labels, ["x"] * N_IMAGES, ["0" * 64] * N_IMAGES)
+            told = {"paths": ["x"] * N_IMAGES, "digests": ["0" * 64] * N_IMAGES}
+            append(journal, X[:N_IMAGES] + 3, labels=y[:N_IMAGES].tolist(), **told, skipped=[])
             journal.finish(path)
         opened.append(CodeStore.open(path))
         chosen = np.arange(0, N_IMAGES, N_IMAGES // n_images)[:n_images]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cnncodes import CodeStore
 from cnncodes.errors import FileFormatError
 from cnncodes.head.rows import CodeRows, read_ahead
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 
 
 @given(chosen=st.sets(st.integers(0, 119), min_size=1), size=st.integers(1, 50))
@@ -42,7 +42,8 @@ def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None
 def write_rows(path: Path, X: np.ndarray, dtype: str = "float32") -> Path:
     """Write a codes file of which only the codes matter."""
     with create(path.with_suffix(".partial"), code_shape=X.shape[1:], dtype=dtype) as journal:
-        journal.append(X, [0] * len(X), ["x"] * len(X), ["0" * 64] * len(X))
+        told = {"labels": [0] * len(X), "paths": ["x"] * len(X), "digests": ["0" * 64] * len(X)}
+        append(journal, X, **told, skipped=[])
         journal.finish(path)
     return path
 

@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,9 +24,10 @@ from cnncodes.head import SGDSoftmax, sgd
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
 from cnncodes.head.sgd import StandardisedRows, fit_sgd, measured
+from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
 from tests.conftest import Run
-from tests.extract.test_store import create
+from tests.extract.test_store import append, create
 from tests.head.test_rows import lay_out
 from tests.head.test_softmax import InMemory
 from tests.test_output import unprivileged
@@ -39,7 +41,8 @@ def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7)
     names = [f"{number:02}" for number in range(y.max() + 1)]
     store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=tuple(names))
     paths = [f"{index}.png" for index in range(len(X))]
-    store.append(X, y.tolist(), paths, [f"{index:064x}" for index in range(len(X))])
+    digests = [f"{index:064x}" for index in range(len(X))]
+    append(store, X, labels=y.tolist(), paths=paths, digests=digests, skipped=[])
     store.finish(path)
     if per_chunk > 1:
         lay_out(path, chunks=(per_chunk, X.shape[1]), compression="gzip")
@@ -430,7 +433,6 @@ def test_damage_of_any_bit_does_no_harm(
     path.write_bytes(damaged)
     y = np.arange(140, dtype=np.int32) % 4
     weights = fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path)[0]
-    assert not path.exists()
     np.testing.assert_array_equal(weights, expected)
 
 
@@ -449,6 +451,22 @@ def checkpoint(opened, tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path, on_epoch=stop)
     return path, path.read_bytes(), fit_sgd(opened[7], y, parameters={"epochs": 2})[0]
+
+
+def test_failure_after_the_last_epoch_does_not_cost_the_training(
+    files, tmp_path, output, save_always, whole
+):
+    """As that of the disk or an interrupt: the checkpoint goes only when the head is there."""
+    damaged = Path(shutil.copy(files[7], tmp_path / "damaged.h5"))
+    with h5py.File(damaged, "r+") as file:
+        tested = split_by_class(file["labels"][:], 0.7).test[-1]
+        file["codes"][tested, 0] = np.nan
+    with pytest.raises(TrainingError, match="are not finite"):
+        train(damaged, output)
+    assert left_in(output.parent) == ["head.onnx.partial"]
+    assert train(files[7], output) == []
+    assert left_in(output.parent) == ["head.onnx"]
+    assert output.read_bytes() == whole
 
 
 def test_interrupt_before_the_first_checkpoint_promises_nothing(files, output, interrupted):

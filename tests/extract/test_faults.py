@@ -1,0 +1,158 @@
+"""A disk that fails: one line tells, what was done is kept, and the next run ends as any other.
+
+A small library, preloaded, lets calls on certain files fail with EIO. So nothing of ours is
+replaced: the interpreter and HDF5 meet the error where a disk would give it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.extract.test_backbone import write_backbone
+from tests.extract.test_pipeline import left_in
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+# As `python -m cnncodes`, but the system is asked after each batch to write to the disk.
+CAREFUL = """
+from cnncodes.cli import main
+from cnncodes.extract import journal
+journal.SECONDS_BETWEEN_CHECKPOINTS = 0
+main(prog_name="cnncodes")
+"""
+Faulty = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="libraries are preloaded otherwise there"),
+    pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, such as gcc"),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    subprocess.run(
+        [str(COMPILER), "-shared", "-fPIC", "-Wall", "-Werror", source, "-o", path, "-ldl"],
+        check=True,
+    )
+    return path
+
+
+@pytest.fixture
+def faulty(library: Path, backbone: Path, photos: Path, output: Path) -> Faulty:
+    """Extract on a disk that fails: which calls, on files of which name, after how many."""
+
+    def extract(call: str, name: str, after: int, *options: str) -> subprocess.CompletedProcess:
+        faults = {"FAULT_CALL": call, "FAULT_NAME": name, "FAULT_AFTER": str(after)}
+        command = [sys.executable, "-c", CAREFUL, "extract", backbone, photos, "-o", output]
+        return subprocess.run(
+            [*map(str, command), "--threads", "1", *options],
+            env={**os.environ, **faults, "LD_PRELOAD": str(library)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return extract
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    return write_backbone(tmp_path / "mean.onnx")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results" / "codes.h5"
+
+
+@pytest.fixture
+def whole(run: Run, backbone: Path, photos: Path, tmp_path: Path) -> bytes:
+    """What the codes file is without a fault."""
+    run("extract", backbone, photos, "-o", tmp_path / "whole.h5")
+    return (tmp_path / "whole.h5").read_bytes()
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert "Input/output error" in done.stderr
+    assert "--debug" not in done.stderr  # told on purpose, not by accident
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "after", "n_kept"),
+    [
+        ("write", ".partial", 0, 0),
+        ("write", ".partial", 1, 0),
+        ("write", ".partial", 8, 7),  # the header comes first
+        ("fsync", ".partial", 0, 0),
+        ("fsync", ".partial", 8, 8),
+        ("read", ".partial", 9, 120),  # when it becomes the codes file
+        ("write", "/.cnncodes-", 0, 120),
+        ("write", "/.cnncodes-", 3, 120),
+        ("write", "/.cnncodes-", 99, 120),
+        ("fsync", "/.cnncodes-", 0, 120),
+    ],
+)
+def test_disk_that_fails_loses_nothing(
+    run: Run,
+    faulty: Faulty,
+    backbone: Path,
+    photos: Path,
+    output: Path,
+    whole: bytes,
+    call: str,
+    name: str,
+    after: int,
+    n_kept: int,
+) -> None:
+    assert_one_line(faulty(call, name, after))
+    assert left_in(output.parent) == (["codes.h5.partial"] if n_kept else [])
+    told = run("extract", backbone, photos, "-o", output).output
+    found = re.search(r"went on after (\d+) images", told)
+    assert (int(found[1]) if found else 0) == n_kept
+    assert output.read_bytes() == whole
+    assert left_in(output.parent) == ["codes.h5"]
+
+
+def test_journal_that_cannot_be_read_is_not_started_anew(
+    run: Run, faulty: Faulty, backbone: Path, photos: Path, output: Path, whole: bytes
+) -> None:
+    assert_one_line(faulty("write", ".partial", 61))
+    kept = output.with_name("codes.h5.partial").read_bytes()
+    for after in (0, 2, 30):
+        assert_one_line(faulty("read", ".partial", after))
+        assert output.with_name("codes.h5.partial").read_bytes() == kept
+    assert "went on after 60 images" in run("extract", backbone, photos, "-o", output).output
+    assert output.read_bytes() == whole
+
+
+def test_image_that_cannot_be_read_is_skipped_or_ends_it(
+    run: Run, faulty: Faulty, backbone: Path, photos: Path, output: Path, whole: bytes
+) -> None:
+    image = sorted(photos.rglob("*.png"))[70].relative_to(photos)
+    reason = f"{image}: cannot be read: Input/output error"
+    ended = faulty("read", str(image), 0, "--on-error", "fail")
+    assert_one_line(ended)
+    assert ended.stderr == f"Error: {reason}; mend or remove it, or pass --on-error skip\n"
+    arguments = ("extract", backbone, photos, "-o", output)
+    assert "went on after 70 images" in run(*arguments).output
+    assert output.read_bytes() == whole
+    output.unlink()
+    skipped = faulty("read", str(image), 0)
+    assert (skipped.returncode, skipped.stderr) == (0, "")
+    assert f"  1 images skipped, listed in the file; the first:\n    {reason}\n" in skipped.stdout
+    assert "119 images had codes in the file that was there" in run(*arguments, "--update").output
+    assert output.read_bytes() == whole
