@@ -312,6 +312,20 @@ class CodeStore:
 
     def _check(self) -> None:
         """Refuse a file that is not a whole codes file of this format."""
+        try:
+            self._check_kind()
+            whole = self._is_whole()
+        except FileFormatError:
+            raise
+        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
+            raise FileFormatError(
+                f"{self.path}: is damaged ({_reason(error)}); extract it again"
+            ) from error
+        if not whole:
+            raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+
+    def _check_kind(self) -> None:
+        """Refuse a file that is another one or not finished."""
         if text_attribute(self._file, "kind") != "codes":
             raise FileFormatError(
                 f"{self.path}: an HDF5 file, but not one of codes; make one with: cnncodes extract"
@@ -321,28 +335,27 @@ class CodeStore:
             raise later_format(self.path, version, text_attribute(self._file, "created_with"))
         if not self._file.attrs.get("complete", False):
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
+
+    def _is_whole(self) -> bool:
+        """Whether all that belongs to a codes file is there, and goes together."""
+        if not (self._consistent() and self._holds_codes()):  # before as much is read as it claims
+            return False
         try:
-            names, labels = self.class_names, self.labels
-            whole = (
-                self._consistent()
-                and self._holds_codes()
-                and isinstance(names, list)
-                and all(isinstance(name, str) for name in names)
-                and labels.dtype == np.int32
-                and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
-                and bool(self.backbone and self.backbone_sha256)
-                and all(map(_SHA256.fullmatch, self.digests))
-                and isinstance(self._file.attrs["source"], str)
-                and isinstance((*self.paths, *self.skipped), tuple)  # they can be read
-            )
-        except FileFormatError:  # the description of the backbone is not one
-            whole = False
-        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
-            raise FileFormatError(
-                f"{self.path}: is damaged ({_reason(error)}); extract it again"
-            ) from error
-        if not whole:
-            raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+            described = bool(self.backbone and self.backbone_sha256)
+        except FileFormatError:
+            described = False
+        names, labels = self.class_names, self.labels
+        return (
+            described
+            and isinstance(names, list)
+            and all(isinstance(name, str) for name in names)
+            and labels.dtype == np.int32
+            and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
+            and all(map(_SHA256.fullmatch, self.digests))
+            and isinstance(self._file.attrs["source"], str)
+            # What follows can be read, whatever it is.
+            and isinstance((*self.paths, *self.skipped, self.created_with, self.max_pixels), tuple)
+        )
 
     def _holds_codes(self) -> bool:
         """Whether the codes are stored in this file, in chunks, and no more than fit into it."""
