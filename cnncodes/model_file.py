@@ -445,7 +445,7 @@ def open_session(
     # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads or available_threads()
-    options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+    options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
     full_name = find_provider(provider)
     how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
     try:
