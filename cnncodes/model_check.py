@@ -44,8 +44,8 @@ OPERATORS = frozenset(
     Transpose Trilu Unsqueeze Where Xor
 
     ArrayFeatureExtractor Binarizer FeatureVectorizer Imputer LabelEncoder LinearClassifier
-    LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsembleClassifier
-    TreeEnsembleRegressor
+    LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler
+    TreeEnsembleClassifier TreeEnsembleRegressor
     """.split()  # noqa: SIM905
 )
 # For each message the fields that hold others of interest, and which. All of a graph is in it.

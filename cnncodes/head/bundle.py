@@ -64,7 +64,22 @@ def bundle(
         ("probabilities", (len(info.labels),))
     ]:
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
-    first, second = (onnx.load(str(path), format="protobuf") for path in (backbone, head))
+    with replacing(output, overwrite=overwrite) as temporary:
+        try:
+            joined = _join(*(onnx.load(str(path), format="protobuf") for path in (backbone, head)))
+            helper.set_model_props(joined, info.to_metadata("app"))
+            save_checked(joined, temporary)
+        except OSError:
+            raise
+        except Exception as error:  # onnx has no common base class for its errors
+            reason = str(error).strip().partition("\n")[0]
+            raise FileFormatError(
+                f"{head}: cannot be joined to {backbone} ({reason}); make it again"
+            ) from error
+    return info
+
+
+def _join(first: onnx.ModelProto, second: onnx.ModelProto) -> onnx.ModelProto:
     for model in (first, second):
         del model.metadata_props[:]  # they differ, and merge_models refuses that
         _drop_unused_domains(model)
@@ -76,10 +91,7 @@ def bundle(
         producer_name="cnncodes",
     )
     _rename_output(joined)
-    helper.set_model_props(joined, info.to_metadata("app"))
-    with replacing(output, overwrite=overwrite) as temporary:
-        save_checked(joined, temporary)
-    return info
+    return joined
 
 
 def _rename_output(model: onnx.ModelProto) -> None:
