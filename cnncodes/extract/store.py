@@ -32,6 +32,8 @@ JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
+# What h5py raises for a chunk that is damaged, and for one that was never written.
+_UNREADABLE = (OSError, RuntimeError, MemoryError)
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -221,11 +223,8 @@ class CodeStore:
                 content = zlib.decompress(chunk, bufsize=n_bytes)
                 if len(content) != n_bytes:
                     raise ValueError(f"{len(content)} bytes, not {n_bytes}")
-            except (zlib.error, ValueError, OSError, RuntimeError) as error:
-                raise FileFormatError(
-                    f"{self.path}: the codes at place {place} are damaged ({_reason(error)}); "
-                    "extract it again"
-                ) from error
+            except (zlib.error, ValueError, *_UNREADABLE) as error:
+                raise self._damage(place, error) from error
             yield np.frombuffer(content, dtype)
 
     @property
@@ -283,13 +282,28 @@ class CodeStore:
         return None if value is None else int(value)
 
     def chunk(self, place: int) -> bytes:
-        """Return the codes at a place as `compress` made them."""
-        if not self.by_row:
-            return compress(self.codes[place].tobytes())
+        """Return the codes at a place as `compress` made them.
+
+        Raises
+        ------
+        FileFormatError
+            They are damaged.
+        """
         codes = self.codes
-        with phil:
-            chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
+        try:
+            if not self.by_row:
+                return compress(codes[place].tobytes())
+            with phil:
+                chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
+        except _UNREADABLE as error:
+            raise self._damage(place, error) from error
         return chunk
+
+    def _damage(self, place: int, error: Exception) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path}: the codes at place {place} are damaged ({_reason(error)}); extract it "
+            "again"
+        )
 
     def __len__(self) -> int:
         """Return the number of images with codes."""
