@@ -90,8 +90,10 @@ def commands(kind: str, path: Path, chain: Chain, out: Path) -> Iterator[list[ob
     if kind == "codes":
         yield ["train", path, "-o", out / "head.onnx", "--C", 1]
         yield ["evaluate", chain.head, path, "--include-training"]
+        yield ["verify", path, "--source", chain.photos, "--backbone", chain.backbone]
     elif path.name.endswith("backbone.onnx"):
         yield ["extract", path, chain.photos, "-o", out / "codes.h5"]
+        yield ["quantize", path, "--images", chain.photos, "-o", out / "int8.onnx", "--n-images", 8]
     elif path.name.endswith("head.onnx"):
         yield ["evaluate", path, chain.codes, "--include-training"]
         yield ["bundle", chain.backbone, path, "-o", out / "app.onnx"]
