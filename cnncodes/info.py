@@ -82,7 +82,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
 
     try:
         with h5py.File(path) as file:
-            kind, complete = text_attribute(file, "kind"), file.attrs.get("complete")
+            kind, complete = text_attribute(file, "kind"), bool(file.attrs.get("complete"))
             keras = "layer_names" in file.attrs or "layers" in file
     except Exception as error:  # HDF5 tells of damage in several ways
         reason = str(error).partition("\n")[0]

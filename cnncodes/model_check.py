@@ -3,6 +3,11 @@
 An ONNX file is a message of protobuf, which is read here as far as needed and without copying:
 numbers of fields, lengths, and what stands in some of them. The names of the messages and the
 numbers of their fields are those of ``onnx.proto``. It needs nothing but the standard library.
+
+Only operators are let through whose results are of a size that follows from that of their inputs.
+Others, such as Expand or Resize, make gigabytes of one number in a small file, and a Loop need not
+end. The list is of those allowed and not of those refused, so that it stays right when ONNX gets
+new ones. It is longer than what our own files need, so that a network from elsewhere can be used.
 """
 
 from __future__ import annotations
@@ -12,15 +17,41 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from cnncodes.errors import FileFormatError
 
 MAX_METADATA = 16_000_000  # bytes
+MAX_PARTS = 200_000  # nodes, tensors and so on, each some hundred bytes while it waits
+MAX_PADDING = 1024  # on one side
+MAX_PADDED = 256  # bytes of a tensor that tells how much to pad: two numbers for each dimension
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+OPERATORS = frozenset(
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
+    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress
+    Concat Constant ConstantOfShape Conv ConvInteger Cos Cosh CumSum DepthToSpace
+    DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Flatten Floor Gather
+    GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log
+    LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not Or PRelu Pad Pow QLinearConv
+    QLinearMatMul QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Scan
+    ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
+    Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu TopK
+    Transpose Trilu Unsqueeze Where Xor
+
+    ArrayFeatureExtractor Binarizer FeatureVectorizer Imputer LabelEncoder LinearClassifier
+    LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler
+    TreeEnsembleClassifier TreeEnsembleRegressor
+    """.split()  # noqa: SIM905
+)
 # For each message the fields that hold others of interest, and which. All of a graph is in it.
 MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 8: "OperatorSet", 14: "Entry", 20: "Training", 25: "Function"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Graph": {1: "Node", 5: "Initializer", 11: "Input", 15: "SparseTensor"},
     "Training": {1: "Graph", 2: "Graph"},
     "Function": {7: "Node", 11: "Attribute"},
     "Node": {5: "Attribute"},
@@ -32,12 +63,16 @@ MESSAGES: dict[str, dict[int, str]] = {
         22: "SparseTensor",
         23: "SparseTensor",
     },
-    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "SparseTensor": {},
     "OperatorSet": {},
     "Entry": {},
     "Tensor": {},
+    "Initializer": {},
+    "Input": {},
 }
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
+# Which input tells an operator a size, and what must have made that input.
+SIZED = {"ConstantOfShape": (0, "Shape"), "Pad": (1, "small numbers")}
 # Trees and support vectors are millions of numbers, each a field (7 and 8 of an attribute).
 _NUMBERS = re.compile(rb"(?:\x3d.{4}){1,1000}|(?:\x40[\x80-\xff]{0,9}[\0-\x7f]){1,1000}", re.DOTALL)
 
@@ -64,10 +99,12 @@ class ModelOutline:
 
 
 def check_model(path: Path) -> ModelOutline:
-    """Look through an ONNX file, and refuse one that reaches outside of itself.
+    """Refuse an ONNX file that reaches outside of itself, or could make much of little.
 
-    Its weights must all be inside, and its operators those of ONNX: onnxruntime has others that
-    open files.
+    Its weights must all be inside, and its operators among `OPERATORS`: onnxruntime has others
+    that open files. Where an operator is told a size after all, it must be a small number, or
+    the size of another value. There must be no functions, which can call each other without
+    measure, and no sparse tensors, which claim any size.
 
     Parameters
     ----------
@@ -99,17 +136,14 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
     metadata: dict[str, str] = {}
     ir_version = opset = metadata_bytes = 0
     has_graph = False
-    for name, scalars in _messages(model):
+    sizes = _Sizes(model)
+    for name, scalars, place in _messages(model):
         if name == "Model":
             ir_version = _number(scalars, 1)
         elif name == "OperatorSet" and _text(model, scalars, 1) in DOMAINS[:2]:
             opset = max(opset, _number(scalars, 2))
         elif name == "Graph":
             has_graph = True
-        elif name == "Tensor":
-            _refuse_external(model, scalars, path)
-        elif name in ("Node", "Function"):
-            _refuse_domain(_text(model, scalars, 7 if name == "Node" else 10), path)
         elif name == "Entry":
             metadata_bytes += sum(
                 value.stop - value.start for value in scalars.values() if isinstance(value, slice)
@@ -120,9 +154,81 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
                     "never writes that many: make the file again"
                 )
             metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)
+        else:
+            _check_part(model, name, scalars, place, path)
+            sizes.add(name, scalars, place)
     if not has_graph:
         raise ValueError("it has no graph")
+    for operator in sizes.unknown():
+        _refuse(path, f"tells the operator {operator!r} a size that is not known beforehand")
     return ModelOutline(metadata, ir_version, opset)
+
+
+def _check_part(model: mmap.mmap, name: str, scalars: Scalars, place: slice, path: Path) -> None:
+    """Refuse what is not opened wherever it stands."""
+    if name in ("Tensor", "Initializer"):
+        _refuse_external(model, scalars, path)
+    elif name == "SparseTensor":
+        _refuse(path, "has sparse tensors, which claim any size")
+    elif name == "Function":
+        _refuse(path, "has functions, which can call each other without measure")
+    elif name == "Attribute" and _text(model, scalars, 1) in ("pads", "paddings"):
+        if not all(map(_is_small, _integers(model, place))):
+            _refuse(path, f"pads by more than {MAX_PADDING:,} on a side")
+    elif name == "Node":
+        _refuse_domain(_text(model, scalars, 7), path)
+        operator = _text(model, scalars, 4)
+        if operator not in OPERATORS:
+            _refuse(path, f"uses the operator {operator!r}, whose results may have any size")
+
+
+def _refuse(path: Path, fault: str) -> NoReturn:
+    raise FileFormatError(
+        f"{path}: {fault}, so it is not opened; make the file with cnncodes, or without that"
+    )
+
+
+class _Sizes:
+    """What makes the values that tell operators a size.
+
+    Parameters
+    ----------
+    model : mmap.mmap
+        The file.
+    """
+
+    def __init__(self, model: mmap.mmap) -> None:
+        self._model = model
+        self._makers: dict[str, str] = {}
+        self._told: list[tuple[str, str]] = []
+
+    def add(self, name: str, scalars: Scalars, place: slice) -> None:
+        """Note which values a part of the file makes, and which tell it a size."""
+        if name == "Input":
+            self._note(_text(self._model, scalars, 1), "input")
+        elif name == "Initializer":
+            numbers = _raw_integers(self._model, scalars)
+            small = bool(numbers) and all(map(_is_small, numbers))
+            self._note(_text(self._model, scalars, 8), "small numbers" if small else "numbers")
+        elif name == "Node":
+            operator = _text(self._model, scalars, 4)
+            inputs, outputs = _ends(self._model, place)
+            for output in outputs:
+                self._note(output, operator)
+            if operator in SIZED:
+                which = SIZED[operator][0]
+                self._told.extend((operator, each) for each in inputs[which : which + 1])
+
+    def unknown(self) -> Iterator[str]:
+        """Give the operators that are told a size by anything else than they should be."""
+        for operator, value in self._told:
+            if self._makers.get(value) != SIZED[operator][1]:
+                yield operator
+
+    def _note(self, value: str, maker: str) -> None:
+        """Note what makes a value; graphs inside each other may have two of a name."""
+        if self._makers.setdefault(value, maker) != maker:
+            self._makers[value] = "either"
 
 
 def _refuse_external(model: mmap.mmap, scalars: Scalars, path: Path) -> None:
@@ -141,25 +247,30 @@ def _refuse_domain(domain: str, path: Path) -> None:
         )
 
 
-def _messages(model: mmap.mmap) -> Iterator[tuple[str, Scalars]]:
-    """Give the messages of `MESSAGES`, the outer ones first, and what else is in each."""
-    waiting = [("Model", 0, len(model))]
+def _messages(model: mmap.mmap) -> Iterator[tuple[str, Scalars, slice]]:
+    """Give the messages of `MESSAGES`, the outer ones first: name, what else is in it, place."""
+    waiting = [("Model", slice(0, len(model)))]
     while waiting:
-        name, start, end = waiting.pop()
+        name, place = waiting.pop()
         scalars: Scalars = {}
         inner = MESSAGES[name]
-        for number, kind, value in _fields(model, start, end):
+        for number, kind, value in _fields(model, place):
             if kind == BYTES and number in inner and isinstance(value, slice):
-                waiting.append((inner[number], value.start, value.stop))
+                waiting.append((inner[number], value))
+                if len(waiting) > MAX_PARTS:
+                    raise ValueError(f"more than {MAX_PARTS:,} parts")
             else:
                 scalars[number, kind] = value  # where a field comes twice the last counts
-        yield name, scalars
+        yield name, scalars, place
 
 
-def _fields(model: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int | slice]]:
-    """Give number, kind and value of the fields between two places; of bytes where they are."""
+def _fields(
+    model: mmap.mmap, place: slice, *, skip: bool = True
+) -> Iterator[tuple[int, int, int | slice]]:
+    """Give number, kind and value of the fields at a place; of bytes where they are."""
+    start, end = place.start, place.stop
     while start < end:
-        numbers = _NUMBERS.match(model, start, end)
+        numbers = _NUMBERS.match(model, start, end) if skip else None
         if numbers:
             start = numbers.end()
             continue
@@ -199,6 +310,42 @@ def _number(scalars: Scalars, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
+def _is_small(number: int) -> bool:
+    """Whether a number of 64 bits, read without its sign, is no more than may be padded."""
+    number %= 2**64
+    return min(number, 2**64 - number) <= MAX_PADDING
+
+
 def _text(model: mmap.mmap, scalars: Scalars, number: int) -> str:
     value = scalars.get((number, BYTES), slice(0, 0))
     return model[value].decode("utf-8") if isinstance(value, slice) else ""
+
+
+def _raw_integers(model: mmap.mmap, scalars: Scalars) -> list[int]:
+    """Return what a tensor of int64 tells that may be how much to pad; else nothing."""
+    place = scalars.get((9, BYTES))
+    if not isinstance(place, slice) or place.stop - place.start > MAX_PADDED:
+        return []
+    content = model[place]
+    return [int.from_bytes(content[at : at + 8], "little") for at in range(0, len(content), 8)]
+
+
+def _ends(model: mmap.mmap, place: slice) -> tuple[list[str], list[str]]:
+    """Return the names of a node's inputs and outputs."""
+    names: tuple[list[str], list[str]] = [], []
+    for number, kind, value in _fields(model, place):
+        if kind == BYTES and number in (1, 2) and isinstance(value, slice):
+            names[number - 1].append(model[value].decode("utf-8"))
+    return names
+
+
+def _integers(model: mmap.mmap, place: slice) -> Iterator[int]:
+    """Give the integers of an attribute, which stand one by one or packed."""
+    for number, _, value in _fields(model, place, skip=False):
+        if number == 8 and isinstance(value, int):
+            yield value
+        elif number == 8 and isinstance(value, slice):
+            start = value.start
+            while start < value.stop:
+                each, start = _varint(model, start, value.stop)
+                yield each

@@ -31,6 +31,7 @@ FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
 MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096  # more come from no folder of classes
+MAX_DEPTH = 20  # of JSON in JSON
 WRITTEN_OPSET, WRITTEN_IR = 18, 8  # those of our own files
 # Largest magnitude of an int8 weight: all 8 bits, or 7 where sums of two products in 16 bits
 # saturate (255 · 63 · 2 fits, 255 · 127 · 2 does not).
@@ -119,8 +120,7 @@ class BackboneInfo:
             if not all(isinstance(value, str) for value in text.values()):
                 raise TypeError("an entry is not a string")
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
-            if not isinstance(json.loads(text.get("quantization") or "{}"), dict):
-                raise ValueError("the quantization is not an object")
+            _check_object(json.loads(text.get("quantization") or "{}"), "quantization")
         except KeyError as error:
             raise FileFormatError(
                 f"{path}: the metadata entry {error.args[0]} is missing; export it again"
@@ -192,8 +192,7 @@ class HeadInfo:
                     "characters"
                 )
             training = json.loads(metadata[PREFIX + "training"])
-            if not isinstance(training, dict):
-                raise ValueError("the training is not an object")
+            _check_object(training, "training")
             keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True).hex()
             if len(keys) % (2 * KEY_BYTES):
                 raise ValueError("the training images are cut off")
@@ -214,6 +213,22 @@ class HeadInfo:
             raise FileFormatError(
                 f"{path}: the metadata are damaged ({error}); make the file again"
             ) from error
+
+
+def _check_object(value: Any, name: str) -> None:
+    """Refuse what is no JSON object, or one nested so deep that it could not be printed."""
+    if not isinstance(value, dict):
+        raise ValueError(f"the {name} is not an object")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
 
 
 def image_key(digest: str) -> str:
@@ -445,7 +460,7 @@ def open_session(
     # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads or available_threads()
-    options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+    options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
     full_name = find_provider(provider)
     how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
     try:

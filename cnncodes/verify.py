@@ -163,7 +163,7 @@ def _verify_codes(
             strangers = list(_counted(_image_faults(store, images), progress))
             faults += strangers
             if network is not None and network.code_shape == store.codes.shape[1:]:
-                unfit = {fault.subject for fault in strangers}
+                unfit = {fault.subject for fault in faults}
                 known = [row for row, path in enumerate(store.paths) if path not in unfit]
                 rows = np.random.default_rng(0).permutation(known)[:sample].tolist()
                 checked.append(f"the codes of {len(rows)} images, computed again")
@@ -197,7 +197,7 @@ def _code_faults(store: CodeStore) -> Iterator[Fault | None]:
         try:
             if not np.isfinite(codes[row]).all():
                 yield Fault(path, "its codes are not finite")
-        except OSError:
+        except (OSError, RuntimeError):  # HDF5 raises either
             yield Fault(path, "its codes cannot be decoded")
         yield None
 

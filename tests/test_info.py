@@ -158,6 +158,15 @@ def test_damaged_codes(codes, tmp_path):
     assert said.endswith("extract it again")
 
 
+def test_codes_that_are_neither_finished_nor_not(codes, tmp_path, run):
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["complete"] = [True, False]
+    assert "an HDF5 file that cannot be opened" in run("info", path).stdout
+    assert f"{path}: is damaged (" in error_of("train", path, "-o", tmp_path / "head.onnx")
+
+
 def test_truncated_hdf5(codes, tmp_path):
     path = tmp_path / "codes.h5"
     path.write_bytes(codes.read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""ONNX files from strangers: what reaches outside of its own file is not opened."""
+"""ONNX files from strangers: what reaches outside of itself, or makes much of it, is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from cnncodes import Backbone, Classifier
 from cnncodes.errors import FileFormatError
-from cnncodes.model_check import check_model
+from cnncodes.model_check import OPERATORS, check_model
 from cnncodes.model_file import open_session
 from tests.conftest import error_of
 
@@ -105,31 +105,13 @@ def constant() -> ModelProto:
 
 
 def constants() -> ModelProto:
-    node = helper.make_node("Anything", ["x"], ["y"])
+    node = helper.make_node("Constant", [], ["y"])
     node.attribute.add(name="list", type=onnx.AttributeProto.TENSORS).tensors.append(external())
     return model_of(node)
 
 
 def branch() -> GraphProto:
     return model_of(initializer=external()).graph
-
-
-def sparse() -> onnx.SparseTensorProto:
-    return onnx.SparseTensorProto(values=external(), dims=[1])
-
-
-def sparse_initializer() -> ModelProto:
-    model = model_of()
-    model.graph.sparse_initializer.append(sparse())
-    return model
-
-
-def function() -> ModelProto:
-    model = model_of()
-    model.functions.append(
-        helper.make_function("", "F", ["x"], ["y"], list(constant().graph.node), [])
-    )
-    return model
 
 
 def training() -> ModelProto:
@@ -157,11 +139,8 @@ def flag_alone() -> ModelProto:
         lambda: model_of(initializer=external()),
         constant,
         constants,
-        lambda: model_of(helper.make_node("If", ["x"], ["y"], then_branch=branch())),
+        lambda: model_of(helper.make_node("Scan", ["x"], ["y"], body=branch())),
         lambda: model_of(helper.make_node("Scan", ["x"], ["y"], bodies=[branch(), branch()])),
-        lambda: model_of(helper.make_node("Constant", [], ["y"], sparse_value=sparse())),
-        sparse_initializer,
-        function,
         training,
         after_many_numbers,
         flag_alone,
@@ -178,17 +157,158 @@ def test_weights_elsewhere_are_found_wherever_they_are(
 @pytest.mark.parametrize("domain", ["com.microsoft", "mine", "ai.onnx.preview.training", "\x1b"])
 def test_operators_of_others_are_refused(domain: str, tmp_path: Path) -> None:
     node = helper.make_node("Relu", ["x"], ["y"], domain=domain)
-    inside = helper.make_node("If", ["x"], ["y"], then_branch=model_of(node).graph)
-    with_function = model_of()
-    with_function.functions.append(helper.make_function(domain, "F", ["x"], ["y"], [], []))
-    for model in (model_of(node), model_of(inside), with_function):
+    inside = helper.make_node("Scan", ["x"], ["y"], body=model_of(node).graph)
+    for model in (model_of(node), model_of(inside)):
         with pytest.raises(FileFormatError, match=r"uses operators of '.*', not of ONNX alone"):
             check_model(save(model, tmp_path))
 
 
-@pytest.mark.parametrize("domain", ["", "ai.onnx", "ai.onnx.ml"])
-def test_operators_of_onnx_are_let_through(domain: str, tmp_path: Path) -> None:
-    check_model(save(model_of(helper.make_node("Relu", ["x"], ["y"], domain=domain)), tmp_path))
+@pytest.mark.parametrize(
+    ("domain", "operator"), [("", "Relu"), ("ai.onnx", "Relu"), ("ai.onnx.ml", "Normalizer")]
+)
+def test_operators_of_onnx_are_let_through(domain: str, operator: str, tmp_path: Path) -> None:
+    check_model(save(model_of(helper.make_node(operator, ["x"], ["y"], domain=domain)), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *("Expand", "Tile", "Range", "Resize", "Upsample", "OneHot", "EyeLike", "RandomNormal"),
+        *(
+            "ConvTranspose",
+            "GridSample",
+            "ImageDecoder",
+            "Loop",
+            "If",
+            "SequenceMap",
+            "Mine",
+            "\x1b",
+        ),
+    ],
+)
+def test_operators_that_make_much_of_little_are_refused(operator: str, tmp_path: Path) -> None:
+    node = helper.make_node(operator, ["x"], ["y"])
+    inside = helper.make_node("Scan", ["x"], ["y"], body=model_of(node).graph)
+    for model in (model_of(node), model_of(inside)):
+        with pytest.raises(FileFormatError) as error:
+            check_model(save(model, tmp_path))
+        assert f"uses the operator {operator!r}, whose results may have any size" in str(
+            error.value
+        )
+
+
+def test_list_of_operators_has_those_of_onnx_only() -> None:
+    assert {each.name for each in onnx.defs.get_all_schemas()} >= OPERATORS
+
+
+def test_functions_are_refused(tmp_path: Path) -> None:
+    model = model_of()
+    model.functions.append(helper.make_function("", "F", ["x"], ["y"], [], []))
+    with pytest.raises(FileFormatError, match="has functions, which can call each other"):
+        check_model(save(model, tmp_path))
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    sparse = onnx.SparseTensorProto(dims=[2**40])
+    with_weights = model_of()
+    with_weights.graph.sparse_initializer.append(sparse)
+    for model in (
+        with_weights,
+        model_of(helper.make_node("Constant", [], ["y"], sparse_value=sparse)),
+    ):
+        with pytest.raises(FileFormatError, match="has sparse tensors, which claim any size"):
+            check_model(save(model, tmp_path))
+
+
+def zeros(shape_of: str = "x") -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    return (
+        helper.make_node("Shape", [shape_of], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+    )
+
+
+def test_constant_is_as_large_as_something_that_is_there(tmp_path: Path) -> None:
+    check_model(save(model_of(*zeros()), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: model_of(zeros()[1]),
+        lambda: model_of(zeros()[1], initializer=numbers("shape", 2**40)),
+        lambda: model_of(helper.make_node("Mul", ["x", "x"], ["shape"]), zeros()[1]),
+        # The shape that is meant is another one of that name, in a graph inside.
+        lambda: model_of(
+            zeros()[0],
+            helper.make_node(
+                "Scan",
+                ["x"],
+                ["y"],
+                body=model_of(zeros()[1], initializer=numbers("shape", 2**40)).graph,
+            ),
+        ),
+    ],
+)
+def test_constant_of_any_size_is_refused(model: Callable[[], ModelProto], tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="tells the operator 'ConstantOfShape' a size that"):
+        check_model(save(model(), tmp_path))
+
+
+def numbers(name: str, *values: int) -> TensorProto:
+    return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+PAD = helper.make_node("Pad", ["x", "pads"], ["y"])
+
+
+def test_padding_by_little_is_let_through(tmp_path: Path) -> None:
+    check_model(save(model_of(PAD, initializer=numbers("pads", -1, 0, 3, 1024)), tmp_path))
+    pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[9, 9], pads=[-1, 0, 3, 1024])
+    check_model(save(model_of(pool), tmp_path))
+
+
+@pytest.mark.parametrize("number", [1025, -1025, 2**31, 2**62, -(2**63)])
+def test_padding_by_much_is_refused(number: int, tmp_path: Path) -> None:
+    for operator in ("Conv", "Pad"):
+        node = helper.make_node(operator, ["x"], ["y"], pads=[1, number])
+        with pytest.raises(FileFormatError, match="pads by more than 1,024 on a side"):
+            check_model(save(model_of(node), tmp_path))
+    with pytest.raises(FileFormatError, match="tells the operator 'Pad' a size that is not known"):
+        check_model(save(model_of(PAD, initializer=numbers("pads", 1, number)), tmp_path))
+
+
+def test_padding_is_found_in_the_other_way_that_protobuf_reads(tmp_path: Path) -> None:
+    attribute = b"\x2a\x0b\x0a\x04pads\x42\x03\x01\xd0\x0f"
+    path = save(model_of(), tmp_path)
+    path.write_bytes(path.read_bytes() + b"\x3a\x15\x0a\x13\x22\x04Conv" + attribute)
+    read = ModelProto.FromString(path.read_bytes()).graph.node[-1]
+    assert list(read.attribute[0].ints) == [1, 2000]
+    with pytest.raises(FileFormatError, match="pads by more than 1,024 on a side"):
+        check_model(path)
+
+
+def test_padding_that_is_computed_is_refused(tmp_path: Path) -> None:
+    model = model_of(helper.make_node("Mul", ["x", "x"], ["pads"]), PAD)
+    with pytest.raises(FileFormatError, match="tells the operator 'Pad' a size that is not known"):
+        check_model(save(model, tmp_path))
+
+
+def test_parts_without_end_are_refused(tmp_path: Path) -> None:
+    model = model_of()
+    model.graph.node.extend([onnx.NodeProto(op_type="Relu")] * 200_001)
+    with pytest.raises(FileFormatError, match="more than 200,000 parts"):
+        check_model(save(model, tmp_path))
+
+
+def test_onnxruntime_alone_would_make_much_of_little() -> None:
+    """Else the check were for nothing."""
+    model = model_of(zeros()[1], initializer=numbers("shape", 50_000_000))
+    model.graph.output[0].name = "zeros"
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "many"
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {"x": np.zeros(1, np.float32)})
+    assert made.nbytes > 100_000 * len(content)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

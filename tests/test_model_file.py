@@ -134,6 +134,8 @@ def test_backbone_with_a_damaged_number(entry, value):
         ("training", "7"),
         ("training", "null"),
         ("training", '["sgd"]'),
+        ("training", '{"a":' * 21 + "1" + "}" * 21),
+        ("training", '{"a":' + "[" * 400 + "]" * 400 + "}"),
         ("backbone_info", "vgg16"),
         ("backbone_info", "7"),
         ("backbone_info", "null"),

@@ -91,16 +91,19 @@ def test_skipped_image_is_no_news(
     run("verify", codes, "--source", photos)
 
 
-def test_codes_that_are_damaged(copied: tuple[Path, Path]) -> None:
-    codes, _ = copied
+def test_codes_that_are_damaged(copied: tuple[Path, Path], small_backbone: Path) -> None:
+    codes, photos = copied
     with h5py.File(codes, "r+") as file:
         paths = [path.decode() for path in file["paths"][:]]
         file["codes"][3, 0] = np.nan
         file["codes"].id.write_direct_chunk((5, 0), b"no gzip")
-    assert faults(codes) == [
+    damaged = [
         (paths[3], "its codes are not finite"),
         (paths[5], "its codes cannot be decoded"),
     ]
+    assert faults(codes) == damaged
+    # They are not compared with new ones.
+    assert faults(codes, "--source", photos, "--backbone", small_backbone) == damaged
 
 
 def test_codes_that_were_never_written(copied: tuple[Path, Path]) -> None:

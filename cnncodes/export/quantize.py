@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -29,7 +30,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import FileFormatError, ParameterError, SourceError
+from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SourceError
 from cnncodes.export.calibration import METHODS, Range, measure_ranges, run_graph
 from cnncodes.export.graph import Graph
 from cnncodes.export.integer import Settings, convolutions, observed_tensors, quantize_graph
@@ -189,27 +190,42 @@ def quantize_backbone(
     half, rest = len(pixels) // 2, len(pixels) // 4
     parts = np.split(pixels, [half, len(pixels) - rest])
     reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
-    graph = Graph.load(backbone)
-    restore_convolutions(graph)
-    pad_in_pooling(graph)
-    convolve_before_pooling(graph)
-    fold_preprocessing(graph, network.info.input_size)
-    limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
-    quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
-    group_pixels(quantized)
-    fold_batch(quantized)
-    with replacing(output, overwrite=overwrite) as temporary:
-        codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
-        closeness = compare_codes(network.extract(parts[2]), codes)
-        info = _describe(network, settings, half, closeness, sample)
-        model = quantized.model()
-        model.producer_version = __version__
-        onnx.helper.set_model_props(model, info.to_metadata())
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, str(temporary))
-        speeds = _compare_speeds(network, Backbone(temporary), parts[2])
-        sizes = (backbone.stat().st_size, temporary.stat().st_size)
+    with _as_format_errors(backbone):
+        graph = Graph.load(backbone)
+        restore_convolutions(graph)
+        pad_in_pooling(graph)
+        convolve_before_pooling(graph)
+        fold_preprocessing(graph, network.info.input_size)
+        limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
+        quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
+        group_pixels(quantized)
+        fold_batch(quantized)
+        with replacing(output, overwrite=overwrite) as temporary:
+            codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
+            closeness = compare_codes(network.extract(parts[2]), codes)
+            info = _describe(network, settings, half, closeness, sample)
+            model = quantized.model()
+            model.producer_version = __version__
+            onnx.helper.set_model_props(model, info.to_metadata())
+            onnx.checker.check_model(model, full_check=True)
+            onnx.save(model, str(temporary))
+            speeds = _compare_speeds(network, Backbone(temporary), parts[2])
+            sizes = (backbone.stat().st_size, temporary.stat().st_size)
     return Quantization(output, info, settings, half, closeness, speeds, sizes)
+
+
+@contextmanager
+def _as_format_errors(backbone: Path) -> Iterator[None]:
+    """Tell in one line that a network which can be run cannot be rewritten."""
+    try:
+        yield
+    except (CnncodesError, MemoryError, OSError):
+        raise
+    except Exception as error:  # onnx and onnxruntime have no common base class for their errors
+        reason = str(error).strip().partition("\n")[0]
+        raise FileFormatError(
+            f"{backbone}: cannot be quantized ({reason}); export it again, or use it as it is"
+        ) from error
 
 
 def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> Closeness:

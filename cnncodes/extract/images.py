@@ -3,7 +3,8 @@
 Rules, in this order:
 
 1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
-2. The pixel count is checked in the header, before anything is decoded.
+2. The pixel count is checked in the header, before anything is decoded. A progressive JPEG with
+   ever so many scans is refused too: decoding goes over all pixels for each of them.
 3. Of an animation or a stack the first frame is used.
 4. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
    twice the pixels wanted in both directions.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +54,7 @@ SIGNATURES = (
     b"MM\0*",
 )
 SIGNATURE_LENGTH = 12
+MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 LARGE = 16_000_000  # pixels
 STRIP = 1_000_000  # pixels
 UPRIGHT = {
@@ -63,6 +66,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd7]")  # of a JPEG, with a length behind it
 _one_large = Lock()
 # Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
 # each thread; larger ones go back to the system.
@@ -107,7 +111,8 @@ def decode_image(
     Raises
     ------
     ImageError
-        The file is empty, not an image, damaged, too large, or of 32 bits a channel.
+        The file is empty, not an image, damaged, too large, of 32 bits a channel, or a JPEG of
+        more than `MAX_SCANS` scans.
     """
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
@@ -123,6 +128,8 @@ def decode_image(
             raise ImageError(
                 f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
             )
+        if image.info.get("progressive") and _n_scans(content) > MAX_SCANS:
+            raise ImageError(f"more than {MAX_SCANS} scans: save it again")
         n_pixels = image.width * image.height
         drafted = image.draft(None, (2 * size, 2 * size))  # only JPEG knows how
         if not image.info.get("progressive"):  # else all of it is in memory, whatever the scale
@@ -192,6 +199,17 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
         raise ImageError(f"more than {_pixels(max_pixels)} (--max-pixels)") from error
     except Exception as error:
         raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def _n_scans(content: bytes) -> int:
+    """Count the scans of a JPEG, as far as `MAX_SCANS` and one."""
+    n_scans, place = 0, 2
+    while n_scans <= MAX_SCANS and (found := _MARKER.search(content, place)):
+        if found[0] == b"\xff\xd9":
+            break
+        n_scans += found[0] == b"\xff\xda"
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return n_scans
 
 
 def _pixels(number: int) -> str:

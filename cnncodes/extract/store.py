@@ -32,6 +32,8 @@ JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
+# What h5py raises for a chunk that is damaged, and for one that was never written.
+_UNREADABLE = (OSError, RuntimeError, MemoryError)
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -221,11 +223,8 @@ class CodeStore:
                 content = zlib.decompress(chunk, bufsize=n_bytes)
                 if len(content) != n_bytes:
                     raise ValueError(f"{len(content)} bytes, not {n_bytes}")
-            except (zlib.error, ValueError, OSError, RuntimeError) as error:
-                raise FileFormatError(
-                    f"{self.path}: the codes at place {place} are damaged ({reason_of(error)}); "
-                    "extract it again"
-                ) from error
+            except (zlib.error, ValueError, *_UNREADABLE) as error:
+                raise self._damage(place, error) from error
             yield np.frombuffer(content, dtype)
 
     @property
@@ -283,13 +282,28 @@ class CodeStore:
         return None if value is None else int(value)
 
     def chunk(self, place: int) -> bytes:
-        """Return the codes at a place as `compress` made them."""
-        if not self.by_row:
-            return compress(self.codes[place].tobytes())
+        """Return the codes at a place as `compress` made them.
+
+        Raises
+        ------
+        FileFormatError
+            They are damaged.
+        """
         codes = self.codes
-        with phil:
-            chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
+        try:
+            if not self.by_row:
+                return compress(codes[place].tobytes())
+            with phil:
+                chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
+        except _UNREADABLE as error:
+            raise self._damage(place, error) from error
         return chunk
+
+    def _damage(self, place: int, error: Exception) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path}: the codes at place {place} are damaged ({reason_of(error)}); extract it "
+            "again"
+        )
 
     def __len__(self) -> int:
         """Return the number of images with codes."""
@@ -312,6 +326,20 @@ class CodeStore:
 
     def _check(self) -> None:
         """Refuse a file that is not a whole codes file of this format."""
+        try:
+            self._check_kind()
+            whole = self._is_whole()
+        except FileFormatError:
+            raise
+        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
+            raise FileFormatError(
+                f"{self.path}: is damaged ({reason_of(error)}); extract it again"
+            ) from error
+        if not whole:
+            raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+
+    def _check_kind(self) -> None:
+        """Refuse a file that is another one or not finished."""
         if text_attribute(self._file, "kind") != "codes":
             raise FileFormatError(
                 f"{self.path}: an HDF5 file, but not one of codes; make one with: cnncodes extract"
@@ -321,29 +349,26 @@ class CodeStore:
             raise later_format(self.path, version, text_attribute(self._file, "created_with"))
         if not self._file.attrs.get("complete", False):
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
+
+    def _is_whole(self) -> bool:
+        """Whether all that belongs to a codes file is there, and goes together."""
+        if not (self._consistent() and self._holds_codes()):  # before as much is read as it claims
+            return False
         try:
-            names, labels = self.class_names, self.labels
-            whole = (
-                self._consistent()
-                and self._holds_codes()
-                and isinstance(names, list)
-                and all(isinstance(name, str) for name in names)
-                and labels.dtype == np.int32
-                and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
-                and bool(self.backbone and self.backbone_sha256)
-                and all(map(_SHA256.fullmatch, self.digests))
-                and isinstance(self._file.attrs["source"], str)
-            )
-            if whole:
-                _ = self.paths, self.skipped  # raises if they cannot be read
-        except FileFormatError:  # the description of the backbone is not one
-            whole = False
-        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
-            raise FileFormatError(
-                f"{self.path}: is damaged ({reason_of(error)}); extract it again"
-            ) from error
-        if not whole:
-            raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
+            described = bool(self.backbone and self.backbone_sha256)
+        except FileFormatError:
+            described = False
+        names, labels = self.class_names, self.labels
+        _ = self.paths, self.skipped, self.created_with, self.max_pixels  # raise if not readable
+        return (
+            described
+            and isinstance(names, list)
+            and all(isinstance(name, str) for name in names)
+            and labels.dtype == np.int32
+            and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
+            and all(map(_SHA256.fullmatch, self.digests))
+            and isinstance(self._file.attrs["source"], str)
+        )
 
     def _holds_codes(self) -> bool:
         """Whether the codes are stored in this file, in chunks, and no more than fit into it."""

@@ -64,6 +64,22 @@ def bundle(
         ("probabilities", (len(info.labels),))
     ]:
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
+    with replacing(output, overwrite=overwrite) as temporary:
+        try:
+            joined = _join(backbone, head)
+            helper.set_model_props(joined, info.to_metadata("app"))
+            save_checked(joined, temporary)
+        except (OSError, FileFormatError):
+            raise
+        except Exception as error:  # onnx has no common base class for its errors
+            reason = str(error).strip().partition("\n")[0]
+            raise FileFormatError(
+                f"{head}: cannot be joined to {backbone} ({reason}); make it again"
+            ) from error
+    return info
+
+
+def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
     for model in models:
         del model.metadata_props[:]  # they differ, and merge_models refuses that
@@ -83,10 +99,7 @@ def bundle(
     )
     _clean_domains(joined)
     _rename_output(joined)
-    helper.set_model_props(joined, info.to_metadata("app"))
-    with replacing(output, overwrite=overwrite) as temporary:
-        save_checked(joined, temporary)
-    return info
+    return joined
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -33,6 +33,7 @@ from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import read_all
 from cnncodes.machine import available_threads
+from cnncodes.model_check import OPERATORS
 from cnncodes.model_file import HeadInfo
 
 N_COMPONENTS = 256
@@ -95,7 +96,7 @@ class EstimatorHead:
         self._model = model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = available_threads()
-        options.log_severity_level = 3  # errors reach us as exceptions, the rest is chatter
+        options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -325,6 +326,9 @@ def _convert(
     constants = [each for each in graph.initializer if each.name in used]  # some were the label's
     head = make_head(graph.node, constants, code_shape, n_classes, opsets)
     onnx.checker.check_model(head, full_check=True)
+    unknown = sorted({node.op_type for node in head.graph.node} - OPERATORS)
+    if unknown:
+        raise ValueError(f"its graph needs the operator {unknown[0]}, which is not opened")
     return head
 
 

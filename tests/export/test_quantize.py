@@ -17,6 +17,7 @@ from cnncodes.errors import ParameterError, SaturationWarning
 from cnncodes.export.quantize import compare_codes, quantize_backbone
 from cnncodes.model_file import BackboneInfo
 from tests.conftest import Exports, Run, error_of, run_command
+from tests.fuzz.files import Chain
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,18 @@ def test_another_network_is_refused_whatever_is_allowed(
 def test_int8_is_not_quantized_again(int8: Path, photos: Path, tmp_path: Path) -> None:
     line = error_of("quantize", int8, "--images", photos, "-o", tmp_path / "twice.onnx")
     assert line.startswith(f"Error: {int8}: is int8 already")
+
+
+def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
+    """It can be run, since onnxruntime does not heed what it says of its codes."""
+    path = Chain.make(tmp_path).backbone
+    there = sorted(tmp_path.iterdir())
+    model = onnx.load(str(path))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2**62
+    onnx.save(model, str(path))
+    said = error_of("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx")
+    assert f"{path}: cannot be quantized (" in said
+    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_too_few_images(small_backbone: Path, photos: Path, tmp_path: Path) -> None:

@@ -250,6 +250,31 @@ def test_refuses_a_huge_image_by_its_header(width: int, height: int) -> None:
     assert "damaged" not in reason  # it would be, had anyone tried to decode it
 
 
+def with_scans(n_scans: int, between: bytes = b"") -> bytes:
+    """A progressive JPEG that repeats its last scan, each of which goes over all pixels."""
+    content = encoded(Image.new("L", (16, 16), 77), "JPEG", progressive=True, quality=95)
+    start = content.rindex(b"\xff\xda")
+    scans = (n_scans - content.count(b"\xff\xda")) * (content[start:-2] + between)
+    return content[:start] + scans + content[start:]
+
+
+@pytest.mark.parametrize("between", [b"", b"\0", b"\xff\xff", b"\xff\xd0", b"\xff\xfe\0\2"])
+def test_refuses_a_jpeg_of_scans_without_end(between: bytes) -> None:
+    # Pillow takes either, so that it is our limit that is met.
+    assert (decode_image(with_scans(50, between), 16) == 77).all()
+    assert np.asarray(Image.open(io.BytesIO(with_scans(51, between)))).tolist() == [[77] * 16] * 16
+    assert reason_of(with_scans(51, between)) == "more than 50 scans: save it again"
+
+
+def test_scans_are_those_of_the_image_itself() -> None:
+    """Not those of a smaller one in its metadata, or of what follows the end."""
+    many = with_scans(100)
+    segment = b"\xff\xe1" + struct.pack(">H", len(many) + 2) + many
+    content = with_scans(40)
+    content = content[:2] + segment + content[2:] + many
+    assert (decode_image(content, 16) == 77).all()
+
+
 def test_limits_the_pixels_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(Image.new("RGB", (30, 20), "red"), "PNG")
     # Pillow's own limit must not forbid what the caller allows.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -585,6 +586,21 @@ def test_update_refuses_what_is_no_codes_file(backbone: Path, few: Path, output:
     said = error_of("extract", backbone, few, "-o", output, "--update")
     assert f"{output}: cannot be opened as HDF5" in said
     assert output.read_text() == "mine"
+
+
+def test_update_refuses_codes_that_are_not_there(
+    run: Run, backbone: Path, few: Path, output: Path
+) -> None:
+    run("extract", backbone, few, "-o", output)
+    with h5py.File(output, "r+") as file:
+        codes = file["codes"]
+        shape, dtype = codes.shape, codes.dtype
+        del file["codes"]
+        file.create_dataset("codes", shape, dtype, chunks=(1, *shape[1:]), compression="gzip")
+    before = output.read_bytes()
+    said = error_of("extract", backbone, few, "-o", output, "--update")
+    assert f"{output}: the codes at place 0 are damaged (" in said
+    assert output.read_bytes() == before
 
 
 def test_update_takes_codes_of_another_layout(

@@ -182,6 +182,13 @@ def test_refuses_a_truncated_file(written: Path, share: float) -> None:
     assert "cannot be opened as HDF5" in refusal(written)
 
 
+def test_refuses_a_file_whose_texts_are_lost(written: Path) -> None:
+    content = written.read_bytes()
+    assert content.count(b"GCOL"), "the heap of texts must have this mark to lose it"
+    written.write_bytes(content.replace(b"GCOL", b"GONE"))
+    assert "is damaged (" in refusal(written)
+
+
 def test_refuses_an_unfinished_file(tmp_path: Path) -> None:
     with create(tmp_path / "codes.h5.partial") as journal:
         append(journal)
@@ -226,6 +233,8 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "classes no list": (lambda file: file.attrs.update(class_names="5"), ""),
     "backbone not JSON": (lambda file: file.attrs.update(backbone="vgg16"), "is damaged"),
     "backbone no mapping": (lambda file: file.attrs.update(backbone="5"), ""),
+    "JSON without end": (lambda file: file.attrs.update(class_names="[" * 20_000), "is damaged"),
+    "not so many pixels": (lambda file: file.attrs.update(max_pixels="many"), "is damaged"),
     "codes a folder": (lambda file: swap(file, "codes", h5py.Group), ""),
     "codes in one piece": (lambda file: swap(file, "codes", CODES), "contradicts itself"),
     "codes elsewhere": (

@@ -25,6 +25,7 @@ BYTES = bytes.fromhex("00 01 7f 80 fe ff")
 NUMBERS = (0, 1, 2, 3, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 BOMB_EVERY = 100
 TEXTS = ("", "{}", "[]", "null", "9" * 5000, "-1", "nan", '"\\ud800"', "[" * 2000, "\x1b[2J\n", "∞")
+TEXTS += ('{"a":' * 400 + "1" + "}" * 400,)
 
 
 @dataclass(frozen=True)

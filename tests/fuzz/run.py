@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from click.testing import CliRunner
 from tests.fuzz.files import Chain
 from tests.fuzz.mutants import KINDS, make
 
-SECONDS = 5.0
+SECONDS = 5.0  # of all processors together, whatever else the machine does
+HANGING_SECONDS = 30.0
 MEGABYTES = 1000
 MAKING_SECONDS = 120.0
 NUMBERS = {"images": 20_000, "codes": 5_000, "models": 5_000}
 UNPLANNED = "--debug shows where"
+HANGS = f"has not ended after {HANGING_SECONDS:g} s"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,25 @@ class Finding:
     fault: str
 
 
+@dataclass
+class Report:
+    """What came of some mutants.
+
+    Attributes
+    ----------
+    found : list of Finding
+        What was found, in order.
+    megabytes : int
+        The most memory that one of the others took.
+    seconds : float
+        The most processor time that one of the others took.
+    """
+
+    found: list[Finding] = field(default_factory=list)
+    megabytes: int = 0
+    seconds: float = 0.0
+
+
 def commands(kind: str, path: Path, chain: Chain, out: Path) -> Iterator[list[object]]:
     """List the commands that take such a file."""
     if kind == "images":
@@ -69,8 +90,10 @@ def commands(kind: str, path: Path, chain: Chain, out: Path) -> Iterator[list[ob
     if kind == "codes":
         yield ["train", path, "-o", out / "head.onnx", "--C", 1]
         yield ["evaluate", chain.head, path, "--include-training"]
+        yield ["verify", path, "--source", chain.photos, "--backbone", chain.backbone]
     elif path.name.endswith("backbone.onnx"):
         yield ["extract", path, chain.photos, "-o", out / "codes.h5"]
+        yield ["quantize", path, "--images", chain.photos, "-o", out / "int8.onnx", "--n-images", 8]
     elif path.name.endswith("head.onnx"):
         yield ["evaluate", path, chain.codes, "--include-training"]
         yield ["bundle", chain.backbone, path, "-o", out / "app.onnx"]
@@ -136,20 +159,24 @@ def work(kind: str, seed: int, folder: Path) -> None:
         if large:
             gc.collect()
         reset_peak()
+        started = time.process_time()
         _tell({"made": how})
         fault = ""
         for command in commands(kind, path, chain, out):
             fault = fault or fault_of(command, out)
             empty(out)
-        if peak_megabytes() > MEGABYTES:
-            fault = fault or f"takes {peak_megabytes():,} MB"
+        seconds, megabytes = time.process_time() - started, peak_megabytes()
+        if megabytes > MEGABYTES:
+            fault = fault or f"takes {megabytes:,} MB"
+        if seconds > SECONDS:
+            fault = fault or f"takes {seconds:.1f} s"
         path.unlink()
         strange = set(folder.rglob("*")) - allowed
         if strange:
             fault = fault or f"leaves {', '.join(each.name for each in strange)}"
             for each in strange:
                 each.unlink()
-        _tell({"fault": fault})
+        _tell({"fault": fault, "megabytes": megabytes, "seconds": seconds})
 
 
 def empty(folder: Path) -> None:
@@ -181,8 +208,14 @@ class Worker:
         self._folder = folder
         self._process: subprocess.Popen[str] | None = None
 
-    def try_mutant(self, number: int) -> tuple[str, str]:
-        """Try a mutant; return how it was made, and what is wrong with what it did."""
+    def try_mutant(self, number: int) -> dict[str, Any]:
+        """Try a mutant; return how it was made, and what it did."""
+        done = self._try(number)
+        if done["fault"] == HANGS:  # perhaps the machine was halted
+            done = self._try(number)
+        return done
+
+    def _try(self, number: int) -> dict[str, Any]:
         if self._process is None:
             for left in self._folder.glob("mutant.*"):
                 left.unlink()
@@ -200,12 +233,12 @@ class Worker:
         made = self._answer(MAKING_SECONDS)
         if made is None:
             raise RuntimeError(f"{' '.join(self._arguments)}: mutant {number} cannot be made")
-        done = self._answer(SECONDS)
+        done = self._answer(HANGING_SECONDS)
         if done is not None:
-            return made["made"], done["fault"]
+            return made | done
         code = self._process.poll()
         self.close()
-        return made["made"], f"takes over {SECONDS:g} s" if code is None else f"crashes ({code})"
+        return made | {"fault": HANGS if code is None else f"crashes ({code})"}
 
     def _answer(self, seconds: float) -> dict[str, Any] | None:
         """Wait for a line; None if none comes in time, or the process has ended."""
@@ -228,7 +261,7 @@ class Worker:
 
 def fuzz(
     kind: str, numbers: Sequence[int], *, seed: int, folder: Path, keep: Path | None = None
-) -> list[Finding]:
+) -> Report:
     """Try mutants of a kind.
 
     Parameters
@@ -246,26 +279,43 @@ def fuzz(
 
     Returns
     -------
-    list of Finding
-        What was found, in order.
+    Report
+        What came of them.
     """
     for name in ("out", "chain"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     chain = Chain.make(folder / "chain")
     worker = Worker(kind, seed, folder)
-    found = []
+    report = Report()
     try:
         for number in numbers:
-            how, fault = worker.try_mutant(number)
-            if fault:
-                found.append(Finding(kind, number, how, fault))
-                if keep is not None:
-                    mutant = make(kind, seed, number, chain)
-                    name = f"{kind}-{seed}-{number}.{mutant.suffix}"
-                    (keep / name).write_bytes(mutant.content)
+            done = worker.try_mutant(number)
+            if not done["fault"]:
+                report.megabytes = max(report.megabytes, done["megabytes"])
+                report.seconds = max(report.seconds, done["seconds"])
+                continue
+            report.found.append(Finding(kind, number, done["made"], done["fault"]))
+            if keep is not None:
+                mutant = make(kind, seed, number, chain)
+                name = f"{kind}-{seed}-{number}.{mutant.suffix}"
+                (keep / name).write_bytes(mutant.content)
     finally:
         worker.close()
-    return found
+    return report
+
+
+def summary(kind: str, n_mutants: int, report: Report) -> str:
+    """Tell what came of some mutants, in a line, and a line for each kind of finding."""
+    lines = [
+        f"{n_mutants:,} {kind}: {len(report.found)} findings; "
+        f"at most {report.megabytes:,} MB, {report.seconds:.1f} s"
+    ]
+    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for each in report.found:
+        alike[each.how, each.fault[:120]].append(each.number)
+    for (how, fault), numbers in sorted(alike.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {len(numbers):5} × {how}, as number {numbers[0]}: {fault}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -285,19 +335,16 @@ def main() -> None:
     options.found.mkdir(exist_ok=True)
     found: list[Finding] = []
     for kind in NUMBERS:
-        n_mutants, started = getattr(options, kind), time.monotonic()
-        numbers = range(options.first, options.first + n_mutants)
+        numbers = range(options.first, options.first + getattr(options, kind))
+        if not numbers:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            new = fuzz(kind, numbers, seed=options.seed, folder=Path(folder), keep=options.found)
-        found += new
-        seconds = time.monotonic() - started
-        sys.stdout.write(f"{kind}: {n_mutants} mutants in {seconds:.0f} s, {len(new)} findings\n")
-        faults = Counter((each.how, each.fault[:120]) for each in new)
-        for (how, fault), times in faults.most_common():
-            first = next(each.number for each in new if each.fault.startswith(fault))
-            sys.stdout.write(f"  {times:5} × {how}, as number {first}: {fault}\n")
-    report = options.found / f"report-{options.seed}.json"
-    report.write_text(json.dumps([asdict(each) for each in found], indent=1), "utf-8")
+            report = fuzz(kind, numbers, seed=options.seed, folder=Path(folder), keep=options.found)
+        found += report.found
+        sys.stdout.write(summary(kind, len(numbers), report) + "\n")
+        sys.stdout.flush()
+    listed = options.found / f"report-{options.seed}.json"
+    listed.write_text(json.dumps([asdict(each) for each in found], indent=1), "utf-8")
     raise SystemExit(bool(found))
 
 

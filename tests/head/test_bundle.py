@@ -208,6 +208,15 @@ def test_head_with_another_number_of_labels_is_refused(small_backbone, head, tmp
     assert str(damaged) in error_of("bundle", small_backbone, damaged, "-o", tmp_path / "app.onnx")
 
 
+def test_head_that_cannot_be_joined_is_refused(small_backbone, head, tmp_path):
+    model = onnx.load(str(head))
+    model.ir_version = 7
+    onnx.save(model, str(tmp_path / "head.onnx"))
+    said = error_of("bundle", small_backbone, tmp_path / "head.onnx", "-o", tmp_path / "app.onnx")
+    assert f"{tmp_path / 'head.onnx'}: cannot be joined to {small_backbone} (IR version " in said
+    assert [each.name for each in tmp_path.iterdir()] == ["head.onnx"]
+
+
 def test_swapped_arguments(small_backbone, head, tmp_path):
     said = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
     assert f"{head}: is a head, but a backbone is needed" in said

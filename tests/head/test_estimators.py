@@ -10,18 +10,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from skl2onnx import update_registered_converter
+from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import AdaBoostClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC
 
 from cnncodes import Classifier, CodeStore
@@ -63,6 +65,10 @@ class Flat(GaussianNB):
 
 class Unknown(GaussianNB):
     """No class that skl2onnx has heard of."""
+
+
+class Guessing(GaussianNB):
+    """A class whose conversion makes use of an operator that is not opened."""
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +342,38 @@ def test_estimator_that_fails(plain_codes, output, estimator, said):
         train_head(plain_codes, output, estimator=estimator)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+    assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "operator"),
+    [
+        (AdaBoostClassifier(n_estimators=3), "ConstantOfShape"),
+        (make_pipeline(PCA(3), PolynomialFeatures(), GaussianNB()), "ConstantOfShape"),
+        (KNeighborsClassifier(3), "Scan"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else name_of(each),
+)
+def test_head_of_odd_operators_can_be_opened(plain_codes, output, run, estimator, operator):
+    train_head(plain_codes, output, estimator=estimator)
+    assert operator in {node.op_type for node in onnx.load(str(output)).graph.node}
+    result = run("evaluate", output, plain_codes, "--json")
+    assert json.loads(result.stdout)["figures"]["accuracy"] > 0.1
+
+
+def test_operator_that_would_not_be_opened_is_told_before(plain_codes, output):
+    def shape(operator):
+        operator.outputs[0].type = Int64TensorType([None])
+        operator.outputs[1].type = FloatTensorType([None, 10])
+
+    def convert(scope, operator, container):
+        for made in operator.outputs:
+            container.add_node("RandomUniform", [], [made.full_name], shape=[1, 10])
+
+    options = {"zipmap": [False]}
+    update_registered_converter(Guessing, "Guessing", shape, convert, options=options)
+    with pytest.raises(TrainingError, match=r"^Guessing: .*operator RandomUniform,"):
+        train_head(plain_codes, output, estimator=Guessing())
     assert not list(output.parent.iterdir())
 
 
