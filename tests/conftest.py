@@ -18,8 +18,10 @@ from hypothesis import settings
 
 from cnncodes.cli import main
 from cnncodes.demo import write_digits
+from tests.export.keras_process import KerasProcess, command
 
 Run = Callable[..., Result]
+SMALL_BACKBONE = ("inception_v3", "--input-size", "75", "--pool", "avg")
 
 settings.register_profile("cnncodes", deadline=None)  # how long a test takes tells nothing
 settings.load_profile("cnncodes")
@@ -63,19 +65,27 @@ def run() -> Run:
 
 
 class Exports:
-    """Networks with random weights, each exported once a session, when first asked for."""
+    """Networks with random weights, each exported once a session."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._begun: dict[Path, KerasProcess] = {}
+
+    def begin(self, name: str, *options: str) -> Path:
+        """Have a network exported with these options while other things are done."""
+        path = self._folder / f"{name}{''.join(options)}.onnx"
+        if path not in self._begun:
+            words = ("export", name, "--weights", "random", *options, "-o", str(path))
+            self._begun[path] = KerasProcess(command, *words, log=path)
+        return path
 
     def get(self, name: str, *options: str) -> Path:
         """Return the file of a network exported with these options."""
-        path = self._folder / f"{name}{''.join(options)}.onnx"
-        if not path.exists():
-            done = run_process("export", name, "--weights", "random", *options, "-o", path)
-            assert done.returncode == 0, done.stderr
-            # TensorFlow's chatter must not reach the terminal: one line of ours, no other.
-            assert done.stderr.count("\n") == 1, done.stderr
+        path = self.begin(name, *options)
+        done = self._begun[path].result()
+        assert done.returncode == 0, done.stderr
+        # TensorFlow's chatter must not reach the terminal: one line of ours, no other.
+        assert done.stderr.count("\n") == 1, done.stderr
         return path
 
 
@@ -87,7 +97,14 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 @pytest.fixture(scope="session")
 def small_backbone(exports: Exports) -> Path:
     """InceptionV3 on 75 × 75 pixels, pooled: the real graph, quick enough for every test."""
-    return exports.get("inception_v3", "--input-size", "75", "--pool", "avg")
+    return exports.get(*SMALL_BACKBONE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_backbone_begun(request: pytest.FixtureRequest, exports: Exports) -> None:
+    """Most tests want it, and those that come first leave a processor idle."""
+    if any("small_backbone" in each.fixturenames for each in request.session.items):
+        exports.begin(*SMALL_BACKBONE)
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,24 @@ from cnncodes.errors import ParameterError, SaturationWarning
 from cnncodes.export.quantize import compare_codes, quantize_backbone
 from cnncodes.model_file import BackboneInfo
 from tests.conftest import Exports, Run, error_of, run_command
+from tests.export.networks import Network
 from tests.fuzz.files import Chain
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, photos: Path) -> Path:
-    """`small_backbone` in int8."""
+def quantized(
+    tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, photos: Path
+) -> tuple[Path, str]:
+    """`small_backbone` in int8, and what was printed."""
     path = tmp_path_factory.mktemp("int8") / "small.int8.onnx"
-    run_command("quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64)
-    return path
+    arguments = ("quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64)
+    return path, run_command(*arguments).stdout
+
+
+@pytest.fixture(scope="module")
+def int8(quantized: tuple[Path, str]) -> Path:
+    """`small_backbone` in int8."""
+    return quantized[0]
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +72,13 @@ def test_every_convolution_is_in_integers(int8: Path) -> None:
 
 
 def test_what_is_printed_is_in_the_file(
-    run: Run, int8: Path, small_backbone: Path, photos: Path, tmp_path: Path
+    run: Run, quantized: tuple[Path, str], small_backbone: Path, photos: Path, tmp_path: Path
 ) -> None:
+    int8, text = quantized
     path = tmp_path / "again.onnx"
+    path.write_text("to be replaced")
     arguments = ("quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64)
-    printed = json.loads(run(*arguments, "--json").stdout)
+    printed = json.loads(run(*arguments, "--overwrite", "--json").stdout)
     described = json.loads(run("info", path, "--json").stdout)
     assert described["precision"] == "int8"
     assert described["quantization"]["cosine"] == pytest.approx(
@@ -79,31 +90,39 @@ def test_what_is_printed_is_in_the_file(
     assert printed["file_sizes"] == [small_backbone.stat().st_size, path.stat().st_size]
     assert min(printed["images_per_second"]) > 0
     assert path.read_bytes() == int8.read_bytes()  # same images, same seed: same file
-    text = run(*arguments, "--overwrite").stdout
     assert "cosine 0.9" in text
     assert "size" in text
 
 
-def test_seed_draws_other_images(
-    small_backbone: Path, photos: Path, int8: Path, tmp_path: Path
+def test_seed_draws_other_images(photos: Path, tmp_path: Path) -> None:
+    network = Network(16)
+    model = network.graph(network.conv_relu(network.pixels(), 8)).model()
+    info = BackboneInfo("vgg16", "random:0", 16, "pool", "none", "float32", 0.0, "none", "test")
+    onnx.helper.set_model_props(model, info.to_metadata())
+    onnx.save(model, str(tmp_path / "network.onnx"))
+    contents, told = [], []
+    for seed in (0, 0, 1):
+        arguments = ("--images", photos, "--n-images", 64, "--seed", seed, "--overwrite")
+        run_command("quantize", tmp_path / "network.onnx", *arguments)
+        contents.append((tmp_path / "network.int8.onnx").read_bytes())
+        told.append(json.loads(Backbone(tmp_path / "network.int8.onnx").info.quantization))
+    assert contents[0] == contents[1] != contents[2]
+    assert [each["seed"] for each in told] == [0, 0, 1]
+    assert [each["images"] for each in told] == [64, 64, 64]
+    assert told[0]["images_sha256"] != told[2]["images_sha256"]
+
+
+def test_reduced_weights_use_seven_bits_and_output_has_a_name_of_its_own(
+    small_backbone: Path, photos: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "other.onnx"
-    run_command(
-        "quantize", small_backbone, "--images", photos, "-o", path, "--n-images", 64, "--seed", 1
-    )
-    told = [json.loads(Backbone(each).info.quantization) for each in (int8, path)]
-    assert [each["seed"] for each in told] == [0, 1]
-    assert [each["images"] for each in told] == [64, 64]
-    assert told[0]["images_sha256"] != told[1]["images_sha256"]
-
-
-def test_reduced_weights_use_seven_bits(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
-    path, some = tmp_path / "reduced.onnx", tmp_path / "some"
+    backbone, path = tmp_path / "mine.onnx", tmp_path / "mine.int8.onnx"
+    shutil.copy(small_backbone, backbone)
+    some = tmp_path / "some"
     some.mkdir()
     for number, image in enumerate(sorted(photos.rglob("*.png"))[:16]):
         shutil.copy(image, some / f"{number}.png")
-    arguments = ["--images", some, "-o", path, "--n-images", 99, "--weights", "reduced"]
-    printed = run_command("quantize", small_backbone, *arguments).stdout
+    arguments = ["--images", some, "--n-images", 99, "--weights", "reduced"]
+    printed = run_command("quantize", backbone, *arguments).stdout
     assert "weights of 7 bits" in printed
     assert all(np.abs(each).max() == 63 for each in weights_of(path))
     told = json.loads(Backbone(path).info.quantization)
@@ -111,13 +130,6 @@ def test_reduced_weights_use_seven_bits(small_backbone: Path, photos: Path, tmp_
     digests = sorted(hashlib.sha256(each.read_bytes()).hexdigest() for each in some.iterdir())
     assert told["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
     assert told["images"] == 16
-
-
-def test_output_has_a_name_of_its_own(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
-    backbone = tmp_path / "mine.onnx"
-    shutil.copy(small_backbone, backbone)
-    run_command("quantize", backbone, "--images", photos, "--n-images", 8)
-    assert (tmp_path / "mine.int8.onnx").exists()
 
 
 def test_whole_chain_in_int8(int8: Path, int8_codes: Path, photos: Path, tmp_path: Path) -> None:
@@ -155,7 +167,7 @@ def test_precisions_are_not_mixed_by_accident(
 def test_another_network_is_refused_whatever_is_allowed(
     exports: Exports, head: Path, tmp_path: Path
 ) -> None:
-    other = exports.get("vgg16", "--input-size", "32", "--pool", "avg")
+    other = exports.get("vgg16", "--input-size", "32")
     line = error_of("bundle", other, head, "-o", tmp_path / "app.onnx", "--allow-mixed")
     assert "another backbone" in line
 
