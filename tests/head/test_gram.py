@@ -194,7 +194,7 @@ def test_more_images_than_features_are_left_to_scikit_learn():
     np.testing.assert_array_equal(ours.coef_, theirs.coef_)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_folds_start_from_the_fit_before_and_end_where_a_fresh_one_does(seed):
     generator = np.random.default_rng(seed)
