@@ -4,7 +4,8 @@ Rules, in this order:
 
 1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
 2. The pixel count is checked in the header, before anything is decoded. A progressive JPEG with
-   ever so many scans is refused too: decoding goes over all pixels for each of them.
+   ever so many scans is refused too: decoding goes over all pixels for each of them. So is one of
+   ever so many segments of EXIF.
 3. Of an animation or a stack the first frame is used.
 4. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
    twice the pixels wanted in both directions.
@@ -66,7 +67,9 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd7]")  # of a JPEG, with a length behind it
+MAX_EXIF = 100  # segments of 64 kB in a JPEG, which Pillow joins one by one
+_MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")  # of a JPEG, with a length behind it
+_END, _SCAN, _EXIF = 0xD9, 0xDA, 0xE1
 _one_large = Lock()
 # Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
 # each thread; larger ones go back to the system.
@@ -112,7 +115,7 @@ def decode_image(
     ------
     ImageError
         The file is empty, not an image, damaged, too large, of 32 bits a channel, or a JPEG of
-        more than `MAX_SCANS` scans.
+        more than `MAX_SCANS` scans or `MAX_EXIF` segments of EXIF.
     """
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
@@ -120,6 +123,8 @@ def decode_image(
         raise ImageError("empty file")
     if not has_image_signature(content[:SIGNATURE_LENGTH]):
         raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
+    if content.startswith(SIGNATURES[0]) and _n_exif(content) > MAX_EXIF:
+        raise ImageError(f"more than {MAX_EXIF} segments of EXIF: save it again")
     with (
         _as_image_errors(max_pixels),
         Image.open(io.BytesIO(content), formats=FORMATS) as image,
@@ -203,13 +208,31 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
 
 def _n_scans(content: bytes) -> int:
     """Count the scans of a JPEG, as far as `MAX_SCANS` and one."""
-    n_scans, place = 0, 2
-    while n_scans <= MAX_SCANS and (found := _MARKER.search(content, place)):
-        if found[0] == b"\xff\xd9":
+    n_scans = 0
+    for marker, _ in _segments(content):
+        n_scans += marker == _SCAN
+        if marker == _END or n_scans > MAX_SCANS:
             break
-        n_scans += found[0] == b"\xff\xda"
-        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
     return n_scans
+
+
+def _n_exif(content: bytes) -> int:
+    """Count the segments of EXIF in a JPEG, as far as `MAX_EXIF` and one."""
+    n_exif = 0
+    for marker, place in _segments(content):
+        n_exif += marker == _EXIF and content[place : place + 4] == b"Exif"
+        if marker == _SCAN or n_exif > MAX_EXIF:
+            break
+    return n_exif
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Give the marker of each segment of a JPEG, and where what it holds begins."""
+    place = 2
+    while found := _MARKER.search(content, place):
+        start = found.end() + 2
+        yield found[0][1], start
+        place = found.end() + int.from_bytes(content[found.end() : start], "big")
 
 
 def _pixels(number: int) -> str:

@@ -266,6 +266,15 @@ def test_refuses_a_jpeg_of_scans_without_end(between: bytes) -> None:
     assert reason_of(with_scans(51, between)) == "more than 50 scans: save it again"
 
 
+@pytest.mark.parametrize("between", [b"", b"\xff\xd8", b"\xff\x01", b"\xff\xff"])
+def test_refuses_a_jpeg_of_exif_without_end(between: bytes) -> None:
+    content = encoded(Image.new("L", (16, 16), 77), "JPEG", quality=95)
+    segment = b"\xff\xe1\0\x0aExif\0\0ab"
+    assert (decode_image(content[:2] + 100 * segment + content[2:], 16) == 77).all()
+    said = reason_of(content[:2] + 101 * (between + segment) + content[2:])
+    assert said == "more than 100 segments of EXIF: save it again"
+
+
 def test_scans_are_those_of_the_image_itself() -> None:
     """Not those of a smaller one in its metadata, or of what follows the end."""
     many = with_scans(100)
