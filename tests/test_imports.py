@@ -87,6 +87,30 @@ def test_command_that_predicts_imports_no_more_than_it_needs(app: Path, photos: 
     assert found == {"click", "numpy", "onnxruntime", "PIL"}
 
 
+def test_chain_leaves_tensorflow_alone(
+    small_backbone: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it load what draws, in an environment that has all of it."""
+    monkeypatch.chdir(tmp_path)
+    code = """
+import sys
+from cnncodes.cli import main
+backbone, photos = sys.argv[1:]
+for words in (
+    ["extract", backbone, photos, "-o", "codes.h5"],
+    ["train", "codes.h5", "-o", "head.onnx"],
+    ["evaluate", "head.onnx", "codes.h5"],
+    ["bundle", backbone, "head.onnx", "-o", "app.onnx"],
+    ["predict", "app.onnx", photos],
+    ["verify", "codes.h5", "--source", photos, "--backbone", backbone],
+    ["info", "app.onnx"],
+):
+    main.main(words, standalone_mode=False)
+"""
+    unneeded = {"jinja2", "keras", "matplotlib", "skl2onnx", "tensorflow", "tf2onnx"}
+    assert imported_by(code, small_backbone, photos) == set(HEAVY) - unneeded
+
+
 def test_classifier_imports_no_more_than_a_small_program_has(app: Path, photos: Path) -> None:
     image = next(photos.rglob("*.png"))
     code = (

@@ -103,26 +103,6 @@ def test_chain_runs_without_tensorflow_and_network(
     assert image in printed
 
 
-def test_chain_does_not_look_for_tensorflow(
-    base: Environment, small_backbone: Path, photos: Path, tmp_path: Path
-) -> None:
-    code = """
-import sys
-from cnncodes.cli import main
-backbone, photos = sys.argv[1:]
-for words in (
-    ["extract", backbone, photos, "-o", "codes.h5"],
-    ["train", "codes.h5", "-o", "head.onnx"],
-    ["bundle", backbone, "head.onnx", "-o", "app.onnx"],
-    ["predict", "app.onnx", photos],
-):
-    main.main(words, standalone_mode=False)
-print(sorted({"tensorflow", "keras", "tf2onnx"} & set(sys.modules)))
-"""
-    printed = base.offline("python", "-c", code, str(small_backbone), str(photos), cwd=tmp_path)
-    assert printed.splitlines()[-1] == "[]"
-
-
 def test_export_without_tensorflow_names_the_extra(base: Environment, tmp_path: Path) -> None:
     done = subprocess.run(
         [base.folder / "bin" / "cnncodes", "export", "vgg16"],
