@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from page import medians, table, weights_told
-from peers import CONTENDERS
+from peers import CONTENDERS, KERAS_ON_BATCH, KERAS_PREDICT
 
 PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "torch", "openvino", "nncf")
 
@@ -92,16 +92,16 @@ def targets(names: Sequence[str], runs: Runs) -> str:
     for name in names:
         many = below(f"speed/{name}/many", runs)
         for precision in ("float32", "int8"):
-            ours = best(many, "cnncodes", precision)
+            rate = many[best(many, "cnncodes", precision)]["rate"]
             for peer, label, goals in (
-                (best(many, "keras", "float32"), "", BESIDE_KERAS),
+                (f"{KERAS_PREDICT} (float32)", "", BESIDE_KERAS),
+                (f"{KERAS_ON_BATCH} (float32)", "", {}),
                 (best(many, "openvino", precision), "the best of OpenVINO: ", BESIDE_OPENVINO),
             ):
                 goal = goals.get((name, precision))
-                if goal is not None:
-                    ratio = many[ours]["rate"] / many[peer]["rate"]
-                    beside = f"{label}{CONTENDERS[peer].label.removeprefix('OpenVINO, ')}"
-                    rows.append([name, precision, beside, f"{ratio:.2f} ×", f"≥ {goal:.2f} ×"])
+                beside = f"{label}{CONTENDERS[peer].label.removeprefix('OpenVINO, ')}"
+                ratio = f"{rate / many[peer]['rate']:.2f} ×"
+                rows.append([name, precision, beside, ratio, f"≥ {goal:.2f} ×" if goal else "–"])
     header = ["network", "cnncodes in", "beside", "images a second", "aimed at"]
     return table(header, rows)
 

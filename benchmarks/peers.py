@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BATCH_SIZE = 8
+BATCH_SIZE, KERAS_BATCH_SIZE = 8, 32
+KERAS_PREDICT, KERAS_ON_BATCH = "Keras predict, batch 32", "Keras predict_on_batch, batch 32"
 SESSION = "onnxruntime as it comes, our file, batch 8"
 SIZE = 224
 
@@ -101,11 +102,12 @@ class Contender:
     one: Way | None = None
 
 
-def keras_predict(network: Network, images: Images, prepared: bool) -> Compute:
-    """Do what the reference experiment did: Keras's network without its top, `predict`.
+def keras_network(network: Network, images: Images, at_once: bool) -> Compute:
+    """Use Keras's network without its top, in batches of 32 images.
 
-    Like all others it begins with bytes, unless they are `prepared` before: as numbers, through
-    Keras's own ``preprocess_input``.
+    Like all others it begins with bytes, which Keras's own ``preprocess_input`` turns to numbers.
+    `at_once` is what the reference experiment did: all images, then ``predict``. Otherwise
+    batch after batch, ``predict_on_batch``, which has no input pipeline to wait for.
     """
     import importlib
 
@@ -120,12 +122,13 @@ def keras_predict(network: Network, images: Images, prepared: bool) -> Compute:
     model = build(include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3))
     module = importlib.import_module(f"keras.applications.{spec.keras_module}")
 
-    def prepare() -> NDArray[np.float32]:
-        ready: NDArray[np.float32] = module.preprocess_input(images.astype(np.float32))
+    def prepared(some: Images) -> NDArray[np.float32]:
+        ready: NDArray[np.float32] = module.preprocess_input(some.astype(np.float32))
         return ready
 
-    ready = prepare() if prepared else None
-    return lambda: np.asarray(model.predict(prepare() if ready is None else ready, verbose=0))
+    if at_once:
+        return lambda: np.asarray(model.predict(prepared(images), KERAS_BATCH_SIZE, verbose=0))
+    return in_turn(lambda some: model.predict_on_batch(prepared(some)), images, KERAS_BATCH_SIZE)
 
 
 def session_as_it_comes(network: Network, images: Images, file: str) -> Compute:
@@ -250,14 +253,9 @@ def our_contenders(precision: str) -> list[Contender]:
 
 
 _ALL = [
-    Contender(
-        "Keras predict, batch 32",
-        *("keras", "float32"),
-        *(partial(keras_predict, prepared=False),) * 2,
-    ),
-    Contender(
-        "Keras predict, batch 32, images prepared before",
-        *("keras prepared", "float32", partial(keras_predict, prepared=True)),
+    *(
+        Contender(label, "keras", "float32", *(partial(keras_network, at_once=at_once),) * 2)
+        for label, at_once in ((KERAS_PREDICT, True), (KERAS_ON_BATCH, False))
     ),
     *(
         Contender(
