@@ -234,10 +234,14 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
 
 
 def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as content:
+            while part := content.read(1 << 20):
+                digest.update(part)
     except OSError:
         return ""
+    return digest.hexdigest()
 
 
 def _recomputed(

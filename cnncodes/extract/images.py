@@ -3,9 +3,9 @@
 Rules, in this order:
 
 1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
-2. The pixel count is checked in the header, before anything is decoded. A progressive JPEG with
-   ever so many scans is refused too: decoding goes over all pixels for each of them. So is one of
-   ever so many segments of EXIF.
+2. The size of the file is checked before it is read, and the pixel count in the header before
+   anything is decoded. A progressive JPEG with ever so many scans is refused too: decoding goes
+   over all pixels for each of them. So is one of ever so many segments of EXIF.
 3. Of an animation or a stack the first frame is used.
 4. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
    twice the pixels wanted in both directions.
@@ -16,9 +16,9 @@ Rules, in this order:
 8. The EXIF orientation is applied.
 9. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
 
-Images of many pixels are decoded one at a time, however many threads there are, so that they take
-the memory of one. Training and prediction share this module, so both see the same pixels. It
-needs numpy and Pillow only.
+Large files are read and images of many pixels decoded one at a time, however many threads there
+are, so that they take the memory of one. Training and prediction share this module, so both see
+the same pixels. It needs numpy and Pillow only.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,8 @@ SIGNATURES = (
 SIGNATURE_LENGTH = 12
 MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 LARGE = 16_000_000  # pixels
+LARGE_FILE = 64_000_000  # bytes; as many may stand beside the pixels
+BYTES_A_PIXEL = 6  # three channels of 16 bits, not compressed
 STRIP = 1_000_000  # pixels
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,7 +73,7 @@ UPRIGHT = {
 MAX_EXIF = 100  # segments of 64 kB in a JPEG, which Pillow joins one by one
 _MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")  # of a JPEG, with a length behind it
 _END, _SCAN, _EXIF = 0xD9, 0xDA, 0xE1
-_one_large = Lock()
+_one_large = RLock()  # taken for a large file, and again for its pixels
 # Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
 # each thread; larger ones go back to the system.
 Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
@@ -119,6 +122,7 @@ def decode_image(
     """
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    check_size(len(content), max_pixels)
     if not content:
         raise ImageError("empty file")
     if not has_image_signature(content[:SIGNATURE_LENGTH]):
@@ -167,6 +171,28 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """
     with _as_image_errors():
         return _prepared(image, size)
+
+
+def check_size(n_bytes: int, max_pixels: int) -> None:
+    """Refuse a file that is larger than an image can need.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Its size.
+    max_pixels : int
+        As many as the image may have.
+
+    Raises
+    ------
+    ImageError
+        It is larger.
+    """
+    limit = BYTES_A_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
+    if n_bytes > limit:
+        raise ImageError(
+            f"larger than the {limit / 1e6:,.0f} MB that an image of --max-pixels can need"
+        )
 
 
 def check_pixels(images: NDArray[np.uint8], size: int) -> None:
@@ -334,13 +360,21 @@ def load_image(
     A failure is told in the result, not raised.
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            # A pipe would be waited for; a folder gives an error of its own.
-            return LoadedImage(index, None, "", "cannot be read: not a file")
-        content = path.read_bytes()
+        large = _size_of(path, max_pixels) > LARGE_FILE
+        with _one_large if large else nullcontext():
+            return _read_and_decode(index, path, size, max_pixels, known)
+    except ImageError as error:
+        reason = str(error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
-        reason = getattr(error, "strerror", None) or str(error)
-        return LoadedImage(index, None, "", f"cannot be read: {reason}")
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return LoadedImage(index, None, "", reason)
+
+
+def _read_and_decode(
+    index: int, path: Path, size: int, max_pixels: int, known: Container[str]
+) -> LoadedImage:
+    """Hold the content of the file no longer than this takes."""
+    content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest in known:
         return LoadedImage(index, None, digest, "")
@@ -349,6 +383,16 @@ def load_image(
     except ImageError as error:
         return LoadedImage(index, None, digest, " ".join(str(error).split()))
     return LoadedImage(index, pixels, digest, "")
+
+
+def _size_of(path: Path, max_pixels: int) -> int:
+    """Return the size of a file in bytes; refuse what no image of so many pixels needs."""
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        # A pipe would be waited for; a folder gives an error of its own.
+        raise ImageError("cannot be read: not a file")
+    check_size(status.st_size, max_pixels)
+    return status.st_size
 
 
 def digest_images(digests: Iterable[str]) -> str:

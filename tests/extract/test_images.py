@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -446,6 +447,31 @@ def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:
     assert folder == LoadedImage(2, None, "", "cannot be read: Is a directory")
     assert text.problem == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
     assert text.digest == hashlib.sha256(b"no image").hexdigest()
+
+
+def test_refuses_a_file_larger_than_its_pixels_can_need(tmp_path: Path) -> None:
+    """A film, a stack of a microscope or a file with a hole would fill the memory."""
+    stack = tmp_path / "stack.tif"
+    stack.write_bytes(encoded(Image.fromarray(RGB), "TIFF"))
+    os.truncate(stack, 700_000_000)
+    refused = load_image(0, stack, SIDE)
+    assert refused.problem == "larger than the 664 MB that an image of --max-pixels can need"
+    assert (refused.pixels, refused.digest) == (None, "")
+
+
+def test_large_files_are_used_one_at_a_time(tmp_path: Path) -> None:
+    stacks = [tmp_path / f"{number}.tif" for number in range(3)]
+    for stack in stacks:
+        stack.write_bytes(encoded(Image.fromarray(RGB), "TIFF"))
+        os.truncate(stack, 100_000_000)
+    tracemalloc.start()
+    try:
+        loaded = list(load_images(stacks, SIDE, threads=3, ahead=3))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [image.problem for image in loaded] == [""] * 3
+    assert peak < 150_000_000
 
 
 def test_does_not_wait_for_a_pipe(tmp_path: Path) -> None:

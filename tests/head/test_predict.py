@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -89,6 +90,12 @@ def test_standard_input_that_is_no_image(app, content, problem, run):
     result = run("predict", app, "-", stdin=content, exit_code=1)
     assert result.stdout.startswith(f"-  {problem}")
     assert result.stderr == "Error: 1 of the images could not be used, as said above\n"
+
+
+def test_standard_input_without_end(app, classifier):
+    with Path("/dev/zero").open("rb") as endless:
+        (found,) = predict_inputs(classifier, ["-"], endless)
+    assert found.problem.startswith("larger than the 664 MB that an image")
 
 
 def test_file_called_dash(app, classifier, files, tmp_path, monkeypatch, run):
