@@ -21,6 +21,7 @@ from click.core import ParameterSource
 from cnncodes import __version__
 from cnncodes.errors import CnncodesError, FileFormatError, SaturationWarning, SourceError
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
+from cnncodes.machine import give_memory_back
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.printing import (
     print_backbones,
@@ -56,6 +57,7 @@ class Program(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command; with ``--debug`` let its traceback through."""
+        give_memory_back()
         if context.params["debug"]:
             return super().invoke(context)
         with warnings.catch_warnings():
@@ -236,7 +238,7 @@ def main(debug: bool) -> None:
     "--winograd/--no-winograd",
     default=True,
     show_default=True,
-    help="Write 3 × 3 convolutions with fewer multiplications; quicker in onnxruntime on a CPU.",
+    help="Write convolutions with fewer multiplications; quicker in onnxruntime on a CPU.",
 )
 @overwrite_option
 @json_option

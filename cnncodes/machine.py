@@ -1,16 +1,20 @@
-"""What of the machine is ours: processors and memory, in a container too.
+"""What of the machine is ours, processors and memory, in a container too; and what we give back.
 
 A container's limits stand in files of its control group (cgroups(7)), of version 1 or 2.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/")
+_MMAP_THRESHOLD = -3  # glibc's malloc.h
+_LARGE_BLOCK = 2**20
 
 
 def available_threads(root: Path = ROOT) -> int:
@@ -66,6 +70,18 @@ def available_memory(root: Path = ROOT) -> int | None:
                 reclaimable = _field(group / "memory.stat", cache) or 0
                 free = min(free, numbers[0] - numbers[1] + reclaimable)
     return max(0, free)
+
+
+def give_memory_back() -> None:
+    """Have large blocks go back to the system when they are freed, where the allocator is glibc's.
+
+    By itself it keeps blocks of up to 32 MB, once one as large was freed. onnxruntime copies
+    weights several times while it opens a file: 100 MB and more would stay in memory unused.
+    It is for programs, since the allocator is that of the whole process.
+    """
+    if hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

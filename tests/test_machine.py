@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,28 @@ def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
 def test_this_machine() -> None:
     assert 1 <= available_threads() <= PROCESSORS
     assert available_memory() is None or available_memory() > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is for glibc's allocator only")
+def test_large_blocks_go_back_to_the_system() -> None:
+    """After a block of 30 MB was freed, glibc by itself keeps one of 20 MB that is freed."""
+    script = """
+import ctypes, re
+from cnncodes.machine import give_memory_back
+give_memory_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+def filled(megabytes):
+    block = libc.malloc(megabytes * 2**20)
+    ctypes.memset(block, 1, megabytes * 2**20)
+    return block
+libc.free(filled(30))
+before = resident()
+blocks = [filled(20), libc.malloc(1000)]
+assert resident() > before + 15
+libc.free(blocks[0])
+assert resident() < before + 5
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
