@@ -486,13 +486,18 @@ def open_session(
 
 
 def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
-    """Run a session on one input; return one output.
+    """Run a session on one input; return one output, which is of numbers.
 
     Raises
     ------
     FileFormatError
         The model at `path` opens but cannot be computed.
     """
+    if len(values) == 0:  # some operators refuse it
+        import numpy as np
+
+        (shape,) = (each.shape for each in session.get_outputs() if each.name == output)
+        return np.empty((0, *shape[1:]), np.float32)
     try:
         return session.run([output], {name: values})[0]
     except Exception as error:  # onnxruntime has no common base class for its errors

@@ -71,6 +71,10 @@ def noise(n_images: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), np.uint8)
 
 
+def test_no_images_have_no_codes(small_backbone: Path) -> None:
+    assert Backbone(small_backbone).extract(noise(0, 75)).shape == (0, 2048)
+
+
 def test_says_what_it_is(small_backbone: Path) -> None:
     backbone = Backbone(small_backbone)
     assert backbone.code_shape == (2048,)
