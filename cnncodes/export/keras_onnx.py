@@ -92,8 +92,8 @@ def export_backbone(
     seed : int
         Seed of random weights.
     winograd : bool
-        Whether 3 × 3 convolutions are written with fewer multiplications where that is quicker
-        on a processor; other runtimes may rather see the convolutions.
+        Whether convolutions are written with fewer multiplications where that is quicker on a
+        processor; other runtimes may rather see the convolutions.
     overwrite : bool
         Whether a file at `output` may be replaced.
 

@@ -1,40 +1,86 @@
-"""3 × 3 convolutions with a quarter of the multiplications, in standard operators.
+"""Convolutions with fewer multiplications, in standard operators.
 
-1. A tile of 6 × 6 values makes 4 × 4 results. Seen as polynomials, tile and window are evaluated
-   at six points, multiplied there, and the products interpolated: 36 multiplications instead of
-   144. The sums over channels happen at the points, as 36 matrix products. (Lavin and Gray 2016,
-   "Fast Algorithms for Convolutional Neural Networks"; Winograd 1980.)
-2. The points are 0, ±√½, ±√2 and ∞. Rounding errors depend on them: these err by 2e-6 of the
-   largest result, the usual 0, ±1, ±2 and ∞ by 1e-5, a plain convolution by 5e-7.
-3. The file keeps the weights of the convolution; onnxruntime evaluates them at the points when
-   it loads the file, and then needs four times the memory for them.
-4. Transforming costs more than it saves where there are few channels or places, so a
-   convolution is rewritten only where `_is_worthwhile` expects a gain.
+1. Rows, columns or both are brought to points, where a convolution is a product (`bilinear`).
+   The sums over channels happen at each point by itself: a convolution with a group of channels
+   for each point. (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks";
+   Mathieu, Henaff and LeCun 2014, "Fast Training of Convolutional Networks through FFTs".)
+2. All is done in NHWC, where bringing a row to the points is a matrix product with all of its
+   channels at once, and the points come to lie as groups of channels without being moved.
+3. The file keeps the weights of the convolution; onnxruntime brings them to the points when it
+   loads the file, and then needs more memory for them: 2 to 8 times as much.
+4. Transforming costs more than it saves where there are few channels, and weights that serve few
+   places must be read for little. `_cost` expects what a way takes; the plain convolution stays
+   unless another is clearly quicker.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
+from cnncodes.export.bilinear import POINTS, TAPS_OF_TILES, Way, in_tiles, whole_row
 from cnncodes.export.graph import Graph, as_float32, attribute, pads_of
 
-TILE, WINDOW = 4, 3
-SPAN = TILE + WINDOW - 1
-POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-# As timed, in multiplications: to bring one channel of a tile to the points or back. And how many
-# tiles a weight must serve to be worth the memory it takes.
-_CHANNEL_COST, _FEWEST_TILES = 4000, 30
+TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
+# As timed, in multiplications: to read a weight; to make or unmake a number at a point, of a span
+# of so many; and how much more that is where these numbers do not fit the cache, in bytes.
+_READ_COST = 8
+_POINT_COST, _SPAN_COST = 40, 4.5
+_CACHE, _BEYOND_CACHE = 8 * 2**20, 2
+_WORTHWHILE = 0.85
+# Weights of so many bytes must serve so many tiles to be worth the memory they take.
+_LARGE, _FEWEST_TILES = 16 * 2**20, 30
 _MARK = "winograd"
 
 
+@dataclass(frozen=True)
+class _Convolution:
+    """A convolution of stride 1, and how rows and columns are brought to points, if they are."""
+
+    n_in: int
+    n_out: int
+    kernel: tuple[int, int]
+    size: tuple[int, int]
+    pads: tuple[int, int]
+    ways: tuple[Way | None, Way | None] = (None, None)
+
+    @property
+    def new_size(self) -> list[int]:
+        """Height and width of the result."""
+        each = zip(self.size, self.pads, self.kernel, strict=True)
+        return [length + 2 * pad - taps + 1 for length, pad, taps in each]
+
+    @property
+    def points(self) -> list[int]:
+        """Points of a tile in each direction; 1 where there are none."""
+        return [way.n_points if way else 1 for way in self.ways]
+
+    @property
+    def places(self) -> list[int]:
+        """Tiles in each direction; places of the image where there are none."""
+        return [
+            way.n_tiles if way else length for way, length in zip(self.ways, self.size, strict=True)
+        ]
+
+    @property
+    def window(self) -> list[int]:
+        """The window that is left."""
+        return [1 if way else taps for way, taps in zip(self.ways, self.kernel, strict=True)]
+
+    @property
+    def window_pads(self) -> list[int]:
+        """The padding that is left."""
+        return [0 if way else pad for way, pad in zip(self.ways, self.pads, strict=True)]
+
+
 def use_winograd(graph: Graph) -> int:
-    """Rewrite the 3 × 3 convolutions of a float graph that become quicker by it, in place.
+    """Rewrite the convolutions of a float graph that become quicker by it, in place.
 
     Parameters
     ----------
@@ -48,8 +94,8 @@ def use_winograd(graph: Graph) -> int:
     """
     shapes, nodes, rewritten = graph.shapes(), [], 0
     for node in graph.nodes:
-        if _is_usual(graph, node) and _is_worthwhile(shapes[node.input[0]], shapes[node.output[0]]):
-            nodes += _rewritten(graph, node, shapes[node.input[0]], shapes[node.output[0]])
+        if _is_usual(graph, node) and (found := _quickest(graph, node, shapes[node.input[0]])):
+            nodes += _Writer(graph, node, found).write()
             rewritten += 1
         else:
             nodes.append(node)
@@ -65,6 +111,7 @@ def restore_convolutions(graph: Graph) -> int:
     int
         Number of convolutions restored.
     """
+    shapes = graph.shapes()
     parts: dict[str, dict[str, onnx.NodeProto]] = {}
     for node in graph.nodes:
         mark, _, part_of = node.name.partition("/")
@@ -75,23 +122,34 @@ def restore_convolutions(graph: Graph) -> int:
     for node in graph.nodes:
         if not node.name.startswith(f"{_MARK}/"):
             nodes.append(node)
-        elif node.name.startswith(f"{_MARK}/tiles/"):
+        elif node.name.startswith(f"{_MARK}/nhwc/"):
             result = node.name.split("/", 2)[2]
-            nodes.append(_restored(graph, result, parts[result]))
+            nodes.append(_restored(graph, node.input[0], result, parts[result], shapes))
     graph.nodes = nodes
     return len(parts)
 
 
-def _restored(graph: Graph, result: str, parts: dict[str, onnx.NodeProto]) -> onnx.NodeProto:
-    turned = graph.constants[parts["weights"].input[1]].transpose(1, 2, 0)
-    weights = as_float32(turned.reshape(*turned.shape[:2], WINDOW, WINDOW))
-    inputs = [parts["tiles"].input[0], graph.constant(f"{result}/weights", weights)]
+def _restored(
+    graph: Graph,
+    source: str,
+    result: str,
+    parts: dict[str, onnx.NodeProto],
+    shapes: dict[str, list[int]],
+) -> onnx.NodeProto:
+    stored = graph.constants[parts["weights"].input[1]]
+    n_points, *taps = graph.constants[parts["taps"].input[0]].shape
+    n_filters, n_in, *window = graph.constants[parts["filters"].input[1]].tolist()
+    n_out = n_filters // n_points
+    kernel = [there * left for there, left in zip(taps, window, strict=True)]
+    split = stored.reshape(*taps, n_out, n_in, *window).transpose(2, 3, 0, 4, 1, 5)
+    weights = as_float32(split.reshape(n_out, n_in, *kernel))
+    lengths = zip(shapes[source][2:], shapes[result][2:], kernel, strict=True)
+    pads = [(new + size - 1 - old) // 2 for old, new, size in lengths]
+    inputs = [source, graph.constant(f"{result}/weights", weights)]
     if "bias" in parts:
-        bias = graph.constants[parts["bias"].input[1]].reshape(-1)
-        inputs.append(graph.constant(f"{result}/bias", bias))
-    pads = 2 * pads_of(parts["tiles"])[:2]
+        inputs.append(parts["bias"].input[1])
     return helper.make_node(
-        "Conv", inputs, [result], name=result, kernel_shape=[WINDOW] * 2, pads=pads
+        "Conv", inputs, [result], name=result, kernel_shape=kernel, pads=2 * pads
     )
 
 
@@ -100,7 +158,7 @@ def _is_usual(graph: Graph, node: onnx.NodeProto) -> bool:
         return False
     pads = pads_of(node)
     return (
-        graph.constants[node.input[1]].shape[2:] == (WINDOW, WINDOW)
+        graph.constants[node.input[1]].ndim == 4
         and attribute(node, "group", 1) == 1
         and all(step == 1 for step in attribute(node, "strides", [1, 1]))
         and all(step == 1 for step in attribute(node, "dilations", [1, 1]))
@@ -109,91 +167,185 @@ def _is_usual(graph: Graph, node: onnx.NodeProto) -> bool:
     )
 
 
-def _is_worthwhile(source: list[int], result: list[int]) -> bool:
-    (_, n_in, *_), (_, n_out, height, width) = source, result
-    n_tiles = -(-height // TILE) * -(-width // TILE)
-    plain = WINDOW**2 * n_in * n_out * height * width
-    products = SPAN**2 * n_in * n_out * n_tiles
-    transforms = _CHANNEL_COST * (n_in + n_out) * n_tiles
-    return n_tiles >= _FEWEST_TILES and products + transforms < plain
+def _quickest(graph: Graph, node: onnx.NodeProto, shape: list[int]) -> _Convolution | None:
+    """Return the quickest way of a convolution; None if that is the plain one."""
+    n_out, n_in, *kernel = graph.constants[node.input[1]].shape
+    height, width = shape[2:]
+    pads = pads_of(node)
+    if not (height and width) or any(pad >= taps for pad, taps in zip(pads, kernel, strict=False)):
+        return None
+    plain = _Convolution(n_in, n_out, (kernel[0], kernel[1]), (height, width), (pads[0], pads[1]))
+    found = min(filter(_is_compact, _ways(plain)), key=_cost, default=plain)
+    return found if _cost(found) < _WORTHWHILE * _cost(plain) else None
 
 
-def _rewritten(
-    graph: Graph, node: onnx.NodeProto, source: list[int], result: list[int]
-) -> list[onnx.NodeProto]:
-    """Write a convolution as transforms and matrix products."""
-    (_, n_in, *size), (_, n_out, *new_size) = source, result
-    name, pads = node.output[0], pads_of(node)
-    n_rows, n_columns = (-(-each // TILE) for each in new_size)
-    n_tiles, n_points, n_places = n_rows * n_columns, SPAN**2, TILE**2
-    spans = [TILE * n_rows + WINDOW - 1, TILE * n_columns + WINDOW - 1]
-    ends = [span - length - pad for span, length, pad in zip(spans, size, pads, strict=False)]
-    to_points, of_weights, from_points = _transforms()
-    each_channel = np.tile(to_points.reshape(n_points, 1, SPAN, SPAN), (n_in, 1, 1, 1))
-    windows = graph.constant(f"{_MARK}/{n_in}/to_points", each_channel)
-    weights = graph.constant(f"{_MARK}/of_weights", of_weights)
-    back = graph.constant(f"{_MARK}/from_points", from_points)
-    nodes: list[onnx.NodeProto] = []
+def _ways(plain: _Convolution) -> Iterator[_Convolution]:
+    """Give all ways of a convolution that are considered, the plain one included."""
+    each_way: list[list[Way | None]] = []
+    for length, pad, taps in zip(plain.size, plain.pads, plain.kernel, strict=True):
+        ways: list[Way | None] = [None]
+        if taps == TAPS_OF_TILES:
+            ways += [in_tiles(length, pad, tile) for tile in POINTS]
+        elif taps > TAPS_OF_TILES:
+            ways.append(whole_row(length, pad, taps))
+        each_way.append(ways)
+    for rows, columns in product(*each_way):
+        yield _Convolution(
+            plain.n_in, plain.n_out, plain.kernel, plain.size, plain.pads, (rows, columns)
+        )
 
-    def add(part: str, kind: str, *inputs: str, **attributes: Any) -> str:
-        made = f"{_MARK}/{part}/{name}"
-        nodes.append(helper.make_node(kind, inputs, [made], name=made, **attributes))
+
+def _is_compact(how: _Convolution) -> bool:
+    """Whether the weights are worth the memory they take."""
+    n_bytes = 4 * how.n_in * how.n_out * int(np.prod(how.points) * np.prod(how.window))
+    n_tiles = int(np.prod([way.n_tiles for way in how.ways if way]))
+    return n_bytes <= _LARGE or n_tiles >= _FEWEST_TILES
+
+
+def _cost(how: _Convolution) -> float:
+    """Expect how long a way takes, in multiplications of a plain convolution."""
+    n_weights = how.n_in * how.n_out * int(np.prod(how.points) * np.prod(how.window))
+    sizes = zip(how.places, how.ways, how.new_size, strict=True)
+    n_places = int(np.prod([there if way else new for there, way, new in sizes]))
+    n_numbers = int(np.prod(how.points)) * n_places
+    spans = [way.span for way in how.ways if way]
+    transforms = len(spans) and (_POINT_COST + _SPAN_COST * max(spans)) * n_numbers
+    if 4 * n_numbers * max(how.n_in, how.n_out) > _CACHE:
+        transforms *= _BEYOND_CACHE
+    return n_weights * (n_places + _READ_COST) + transforms * (how.n_in + how.n_out)
+
+
+class _Writer:
+    """Writes one convolution as matrix products and a convolution with groups.
+
+    Parameters
+    ----------
+    graph : Graph
+        Gets the constants.
+    node : onnx.NodeProto
+        The convolution.
+    how : _Convolution
+        The way to write it.
+    """
+
+    def __init__(self, graph: Graph, node: onnx.NodeProto, how: _Convolution) -> None:
+        self._graph = graph
+        self._node = node
+        self._how = how
+        self._nodes: list[onnx.NodeProto] = []
+
+    def write(self) -> list[onnx.NodeProto]:
+        """Return the nodes; the last makes what the convolution made."""
+        node = self._node
+        last = self._add("nhwc", "Transpose", node.input[0], perm=TO_NHWC)
+        last = self._to_points(last)
+        last = self._sum_over_channels(last)
+        last = self._from_points(last)
+        if len(node.input) > 2:
+            last = self._add("bias", "Add", last, node.input[2])
+        self._add("nchw", "Transpose", last, perm=TO_NCHW)
+        self._nodes[-1].output[0] = node.output[0]
+        return self._nodes
+
+    def _to_points(self, last: str) -> str:
+        """From places and channels to tiles of rows, tiles of columns, and points and channels."""
+        how, (rows, columns) = self._how, self._how.ways
+        n_rows, n_columns = how.places
+        row_points, column_points = how.points
+        if columns:
+            last = self._tiles("columns", last, columns, axis=2)
+        if rows:
+            last = self._reshape(
+                "rows", last, -1, how.size[0], n_columns * column_points * how.n_in
+            )
+            last = self._tiles("by_row", last, rows, axis=1)
+            shape = (-1, n_rows, row_points, n_columns, column_points * how.n_in)
+            last = self._reshape("apart", last, *shape)
+            last = self._add("together", "Transpose", last, perm=[0, 1, 3, 2, 4])
+        n_channels = row_points * column_points * how.n_in
+        if how.window == [1, 1]:  # all tiles of all images in one column, which is quicker
+            return self._reshape("grouped", last, 1, -1, 1, n_channels)
+        return self._reshape("grouped", last, -1, n_rows, n_columns, n_channels)
+
+    def _tiles(self, part: str, last: str, way: Way, axis: int) -> str:
+        if way.places is not None:
+            places = self._graph.constant(f"{_MARK}/{way.name}/places", way.places)
+            last = self._add(f"{part}_in_tiles", "Gather", last, places, axis=axis)
+        matrix = way.to_points if way.places is not None else way.to_points[0]
+        to_points = self._graph.constant(f"{_MARK}/{way.name}/to_points", as_float32(matrix))
+        return self._add(f"{part}_to_points", "MatMul", to_points, last)
+
+    def _sum_over_channels(self, last: str) -> str:
+        how = self._how
+        n_points = int(np.prod(how.points))
+        by_axis = [way.of_weights if way else np.ones((1, 1)) for way in how.ways]
+        taps = [each.shape[1] for each in by_axis]
+        ways = "/".join(way.name if way else "" for way in how.ways)
+        of_weights = self._graph.constant(
+            f"{_MARK}/{ways}/of_weights", as_float32(np.kron(*by_axis).reshape(n_points, *taps))
+        )
+        of_weights = self._reshape("taps", of_weights, n_points, -1)
+        weights = self._graph.constants[self._node.input[1]]
+        split = (how.n_out, how.n_in, taps[0], how.window[0], taps[1], how.window[1])
+        stored = weights.reshape(split).transpose(2, 4, 0, 1, 3, 5)
+        name = self._graph.constant(
+            f"{_MARK}/weights/{self._node.output[0]}/stored",
+            as_float32(stored.reshape(taps[0] * taps[1], -1)),
+        )
+        filters = self._add("weights", "MatMul", of_weights, name)
+        filters = self._reshape("filters", filters, n_points * how.n_out, how.n_in, *how.window)
+        last = self._add("groups", "Transpose", last, perm=TO_NCHW)
+        last = self._add(
+            "products",
+            "Conv",
+            *(last, filters),
+            group=n_points,
+            kernel_shape=how.window,
+            pads=2 * how.window_pads,
+        )
+        return self._add("products_nhwc", "Transpose", last, perm=TO_NHWC)
+
+    def _from_points(self, last: str) -> str:
+        """From tiles and points back to places; what the last tiles have too much is cut off."""
+        how, (rows, columns) = self._how, self._how.ways
+        made = [
+            way.n_tiles if way else new for way, new in zip(how.ways, how.new_size, strict=True)
+        ]
+        row_points, column_points = how.points
+        if rows:
+            shape = (-1, made[0], made[1], row_points, column_points * how.n_out)
+            last = self._reshape("results", last, *shape)
+            last = self._add("results_apart", "Transpose", last, perm=[0, 1, 3, 2, 4])
+            last = self._reshape(
+                "results_by_row", last, -1, made[0], row_points, made[1] * column_points * how.n_out
+            )
+            last = self._results("rows", last, rows)
+            made[0] *= len(rows.from_points)
+        if columns:
+            last = self._reshape("results_by_column", last, -1, *made, column_points, how.n_out)
+            last = self._results("columns", last, columns)
+            made[1] *= len(columns.from_points)
+        last = self._reshape("results_in_place", last, -1, *made, how.n_out)
+        if made == how.new_size:
+            return last
+        ends = [
+            self._graph.constant(f"{_MARK}/cut/{self._node.output[0]}/{which}", np.array(value))
+            for which, value in (("first", [0, 0]), ("end", how.new_size), ("axes", [1, 2]))
+        ]
+        return self._add("cut", "Slice", last, *ends)
+
+    def _results(self, part: str, last: str, way: Way) -> str:
+        name = f"{_MARK}/{way.name}/from_points"
+        from_points = self._graph.constant(name, as_float32(way.from_points))
+        return self._add(f"{part}_from_points", "MatMul", from_points, last)
+
+    def _add(self, part: str, kind: str, *inputs: str, **attributes: Any) -> str:
+        made = f"{_MARK}/{part}/{self._node.output[0]}"
+        self._nodes.append(helper.make_node(kind, inputs, [made], name=made, **attributes))
         return made
 
-    def reshape(part: str, source: str, *shape: int) -> str:
-        sizes = graph.constant(f"{_MARK}/{part}/{name}/shape", np.array(shape, np.int64))
-        return add(part, "Reshape", source, sizes)
-
-    stored = graph.constants[node.input[1]].reshape(n_out, n_in, -1).transpose(2, 0, 1)
-    turned = graph.constant(f"{_MARK}/weights/{name}/turned", as_float32(stored))
-    filters = add("weights", "Einsum", weights, turned, equation="pw,woi->poi")
-
-    tiles = add(
-        "tiles",
-        "Conv",
-        *(node.input[0], windows),
-        group=n_in,
-        kernel_shape=[SPAN] * 2,
-        strides=[TILE] * 2,
-        pads=[*pads[:2], *ends],
-    )
-    by_channel = reshape("by_channel", tiles, -1, n_in, n_points, n_tiles)
-    by_point = add("by_point", "Transpose", by_channel, perm=[2, 1, 0, 3])
-    values = reshape("values", by_point, n_points, n_in, -1)
-    products = reshape("products", add("product", "MatMul", filters, values), n_points, -1)
-    places = add("places", "MatMul", back, products)
-    by_place = reshape("by_place", places, n_places, n_out, -1, n_tiles)
-    by_image = add("by_image", "Transpose", by_place, perm=[2, 0, 1, 3])
-    deep = reshape("deep", by_image, -1, n_places * n_out, n_rows, n_columns)
-    last = add("wide", "DepthToSpace", deep, blocksize=TILE, mode="DCR")
-    if [TILE * n_rows, TILE * n_columns] != new_size:
-        cut = [
-            graph.constant(f"{_MARK}/cut/{name}/{which}", np.array(value, np.int64))
-            for which, value in (("first", [0, 0]), ("end", new_size), ("axes", [2, 3]))
-        ]
-        last = add("cut", "Slice", last, *cut)
-    if len(node.input) > 2:
-        bias = graph.constants[node.input[2]].reshape(1, n_out, 1, 1)
-        last = add("bias", "Add", last, graph.constant(f"{_MARK}/bias/{name}/values", bias))
-    nodes[-1].output[0] = name
-    return nodes
-
-
-@cache
-def _transforms() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return what brings a tile to the points, what brings weights there, and the way back.
-
-    Returns
-    -------
-    tuple of ndarray of float32
-        Shapes (36, 36), (36, 9) and (16, 36): Cook's and Toom's algorithm in two dimensions.
-    """
-    tile, weights, back = np.zeros((SPAN, SPAN)), np.zeros((SPAN, WINDOW)), np.zeros((TILE, SPAN))
-    for row, point in enumerate(POINTS):
-        others = [other for other in POINTS if other != point]
-        tile[row, :-1] = np.poly(others)[::-1]
-        weights[row] = point ** np.arange(WINDOW) / np.prod(np.subtract(point, others))
-        back[:, row] = point ** np.arange(TILE)
-    tile[-1], weights[-1, -1], back[-1, -1] = np.poly(POINTS)[::-1], 1, 1
-    on_planes = [np.kron(each, each) for each in (tile, weights, back)]
-    return as_float32(on_planes[0]), as_float32(on_planes[1]), as_float32(on_planes[2])
+    def _reshape(self, part: str, source: str, *shape: int) -> str:
+        name = f"{_MARK}/{part}/{self._node.output[0]}/shape"
+        return self._add(
+            part, "Reshape", source, self._graph.constant(name, np.array(shape, np.int64))
+        )

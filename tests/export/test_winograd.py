@@ -7,18 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnncodes.export.graph import Graph
+from cnncodes.export.graph import Graph, attribute
 from cnncodes.export.winograd import restore_convolutions, use_winograd
 from tests.export.networks import Network, codes_of, images, operators, optimized
 
 
 def network(
-    size: int = 24, n_in: int = 128, n_out: int = 128, kernel: int = 3, **given: object
+    size: int = 24,
+    n_in: int = 128,
+    n_out: int = 128,
+    kernel: tuple[int, int] = (3, 3),
+    **given: object,
 ) -> Graph:
     """Return a network whose second convolution has so many channels."""
     made = Network(size)
     source = made.conv_relu(made.pixels(), n_in, 1)
-    return made.graph(made.conv_relu(source, n_out, kernel, **given))
+    values = made.random.normal(0, (n_in * kernel[0] * kernel[1]) ** -0.5, (n_out, n_in, *kernel))
+    pads = [taps // 2 for taps in kernel] * 2
+    return made.graph(made.conv_relu(source, n_out, weights=values, **{"pads": pads, **given}))
 
 
 def check(graph: Graph, expected_count: int = 1) -> None:
@@ -27,7 +33,7 @@ def check(graph: Graph, expected_count: int = 1) -> None:
     expected = codes_of(graph, pixels)
     assert use_winograd(graph) == expected_count
     codes = codes_of(graph, pixels)
-    np.testing.assert_allclose(codes, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(codes, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
     assert restore_convolutions(graph) == expected_count
     assert operators(graph) == [node.op_type for node in before.graph.node]
     np.testing.assert_array_equal(codes_of(graph, pixels), expected)
@@ -35,7 +41,7 @@ def check(graph: Graph, expected_count: int = 1) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    size=st.integers(25, 40),
+    size=st.integers(24, 40),
     n_in=st.sampled_from([128, 160]),
     n_out=st.sampled_from([128, 132]),
     pad=st.integers(0, 1),
@@ -44,6 +50,28 @@ def check(graph: Graph, expected_count: int = 1) -> None:
 def test_codes_stay_the_same(size: int, n_in: int, n_out: int, pad: int, bias: bool) -> None:
     values = None if bias else np.array([])
     check(network(size, n_in, n_out, pads=[pad] * 4, bias=values))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "pads", "points"),
+    [
+        (12, (1, 7), (0, 3), 22),
+        (12, (7, 1), (3, 0), 22),
+        (17, (1, 7), (0, 3), 29),
+        (16, (7, 1), (3, 0), 28),
+        (25, (5, 5), (2, 2), 40),
+        (25, (3, 3), (1, 1), 49),
+        (28, (3, 3), (1, 1), 36),
+        (30, (3, 3), (0, 1), 42),
+        (24, (7, 3), (3, 1), 40),
+    ],
+)
+def test_each_way(size: int, kernel: tuple[int, int], pads: tuple[int, int], points: int) -> None:
+    graph = network(size, kernel=kernel, pads=pads * 2)
+    check(graph)
+    use_winograd(graph)
+    (products,) = (node for node in graph.nodes if node.name.startswith("winograd/products/"))
+    assert attribute(products, "group", 1) == points
 
 
 def test_several_convolutions_in_a_row_and_side_by_side() -> None:
@@ -63,8 +91,8 @@ def test_convolution_that_makes_the_output() -> None:
 def test_onnxruntime_transforms_the_weights_when_it_loads_them() -> None:
     graph = network()
     use_winograd(graph)
-    assert "Einsum" in operators(graph)
-    assert "Einsum" not in [node.op_type for node in optimized(graph).graph.node]
+    assert operators(graph).count("MatMul") == 5
+    assert [node.op_type for node in optimized(graph).graph.node].count("MatMul") == 4
 
 
 def test_rounds_little_more_than_a_plain_convolution() -> None:
@@ -73,16 +101,16 @@ def test_rounds_little_more_than_a_plain_convolution() -> None:
     plain = codes_of(graph, pixels)
     use_winograd(graph)
     difference = np.abs(codes_of(graph, pixels) - plain).max() / np.abs(plain).max()
-    assert 0 < difference < 5e-6
+    assert 0 < difference < 1e-5
 
 
 @pytest.mark.parametrize(
     "graph",
     [
-        network(kernel=1),
-        network(kernel=5),
-        network(n_in=32),
-        network(size=16),
+        network(kernel=(1, 1)),
+        network(n_in=16),
+        network(size=5),
+        network(size=16, n_in=640, n_out=640),
         network(strides=[2, 2]),
         network(dilations=[2, 2], pads=[2] * 4),
         network(group=2),
