@@ -29,7 +29,17 @@ from typing import Any
 import numpy as np
 from extract_page import PACKAGES, told
 from page import cnncodes, machine, peak_megabytes, run_apart, write_section
-from peers import CONTENDERS, SESSION, SIZE, Contender, Images, Network, session_as_it_comes
+from peers import (
+    CONTENDERS,
+    KERAS_BATCH_SIZE,
+    SESSION,
+    SIZE,
+    Contender,
+    Images,
+    Network,
+    keras_function,
+    session_as_it_comes,
+)
 
 N_READY = {"inception_v3": 128}  # images in memory; a slower network has fewer
 N_READY_ELSE = 32
@@ -214,6 +224,18 @@ def measure_extract(backbone: Path, source: Path, output: Path, started: float) 
     }
 
 
+def measure_collection(network: Network, source: Path) -> dict[str, float]:
+    """Let Keras's ``predict`` compute the codes of a collection in one call, from memory."""
+    from PIL import Image
+
+    images = resized(map(Image.open, sorted(source.iterdir())))
+    compute = keras_function(network, at_once=True)
+    compute(images[:KERAS_BATCH_SIZE])
+    started = time.perf_counter()
+    compute(images)
+    return {"rate": len(images) / (time.perf_counter() - started), "megabytes": peak_megabytes()}
+
+
 class Results:
     """What was measured, in a JSON file: for each key a list with a result a round.
 
@@ -265,7 +287,7 @@ def run_speed(setup: Setup, results: Results) -> None:
 
 
 def run_files(setup: Setup, results: Results) -> None:
-    """Let ``cnncodes extract`` on files and the bare session on images in memory take turns."""
+    """Let ``cnncodes extract`` on files take turns with others on images in memory."""
     network = setup.network("inception_v3")
     results.forget("files")
     ask(network, "prepare")
@@ -277,6 +299,7 @@ def run_files(setup: Setup, results: Results) -> None:
             results.add(f"files/{precision}/bare", bare)
             done = ask(network, "extract", getattr(network, precision), source, output)
             results.add(f"files/{precision}/extract", done)
+        results.add("files/keras", ask(network, "collection", source))
     output.unlink()
 
 
@@ -323,6 +346,8 @@ def measure(asked: Sequence[str], network: Network, started: float) -> dict[str,
     kind, *arguments = asked
     if kind == "prepare":
         return prepare(network)
+    if kind == "collection":
+        return measure_collection(network, Path(arguments[0]))
     if kind == "extract":
         backbone, source, output = map(Path, arguments)
         return measure_extract(backbone, source, output, started)

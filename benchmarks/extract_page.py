@@ -127,8 +127,9 @@ def best(many: Mapping[str, dict[str, Any]], engine: str, precision: str) -> str
 
 
 def files(found: Mapping[str, dict[str, Any]]) -> str:
-    """Lay out ``extract`` on files beside the bare session."""
+    """Lay out ``extract`` on files beside the bare session and Keras."""
     rows = []
+    keras = found["keras"]["rate"]
     for precision, goal in BESIDE_SESSION.items():
         bare, done = found[f"{precision}/bare"], found[f"{precision}/extract"]
         rows.append(
@@ -136,13 +137,15 @@ def files(found: Mapping[str, dict[str, Any]]) -> str:
                 *(precision, f"{bare['rate']:.1f}", f"{done['rate']:.1f}"),
                 *(f"{done['rate'] / bare['rate']:.0%}", f"≥ {goal:.0%}"),
                 f"{done['whole_rate'] / bare['rate']:.0%}",
+                f"{done['rate'] / keras:.2f} ×",
             ]
         )
     header = ["inception_v3", "session, images a second", "extract", "share", "aimed at"]
-    header.append("with the start of the process")
+    header += ["with the start of the process", "beside Keras"]
     return f"""\
-`cnncodes extract` from JPEG files to a codes file, beside onnxruntime as it comes on images in \
-memory:
+`cnncodes extract` from JPEG files to a codes file, beside others on images in memory: \
+onnxruntime as it comes, and Keras's `predict`, in one call for all of them, of \
+{keras:.1f} images a second:
 
 {table(header, rows)}"""
 

@@ -105,9 +105,19 @@ class Contender:
 def keras_network(network: Network, images: Images, at_once: bool) -> Compute:
     """Use Keras's network without its top, in batches of 32 images.
 
-    Like all others it begins with bytes, which Keras's own ``preprocess_input`` turns to numbers.
     `at_once` is what the reference experiment did: all images, then ``predict``. Otherwise
     batch after batch, ``predict_on_batch``, which has no input pipeline to wait for.
+    """
+    compute = keras_function(network, at_once)
+    if at_once:
+        return lambda: compute(images)
+    return in_turn(compute, images, KERAS_BATCH_SIZE)
+
+
+def keras_function(network: Network, at_once: bool) -> Callable[[Images], NDArray[np.float32]]:
+    """Return what computes the codes of images, from bytes on as all others do.
+
+    Keras's own ``preprocess_input`` turns these to numbers.
     """
     import importlib
 
@@ -122,13 +132,13 @@ def keras_network(network: Network, images: Images, at_once: bool) -> Compute:
     model = build(include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3))
     module = importlib.import_module(f"keras.applications.{spec.keras_module}")
 
-    def prepared(some: Images) -> NDArray[np.float32]:
-        ready: NDArray[np.float32] = module.preprocess_input(some.astype(np.float32))
-        return ready
+    def compute(images: Images) -> NDArray[np.float32]:
+        prepared = module.preprocess_input(images.astype(np.float32))
+        if at_once:
+            return np.asarray(model.predict(prepared, KERAS_BATCH_SIZE, verbose=0))
+        return np.asarray(model.predict_on_batch(prepared))
 
-    if at_once:
-        return lambda: np.asarray(model.predict(prepared(images), KERAS_BATCH_SIZE, verbose=0))
-    return in_turn(lambda some: model.predict_on_batch(prepared(some)), images, KERAS_BATCH_SIZE)
+    return compute
 
 
 def session_as_it_comes(network: Network, images: Images, file: str) -> Compute:

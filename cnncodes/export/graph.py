@@ -14,6 +14,8 @@ from onnx import helper, numpy_helper
 
 from cnncodes.errors import FileFormatError
 
+TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]  # of a transpose
+
 
 class Graph:
     """The nodes and constants of a model, to be rewritten.

@@ -14,9 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from cnncodes.export.graph import Graph, attribute, node_like, pads_of
+from cnncodes.export.graph import TO_NCHW, TO_NHWC, Graph, attribute, node_like, pads_of
 
-TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 # The kernel takes groups of 4 channels: four pixels of three channels are the least that is whole.
 PIXELS_IN_GROUP = 4
 # With so few places an image, weights are read again for too few of them.

@@ -8,9 +8,9 @@
    channels at once, and the points come to lie as groups of channels without being moved.
 3. The file keeps the weights of the convolution; onnxruntime brings them to the points when it
    loads the file, and then needs more memory for them: 2 to 8 times as much.
-4. Transforming costs more than it saves where there are few channels, and weights that serve few
-   places must be read for little. `_cost` expects what a way takes; the plain convolution stays
-   unless another is clearly quicker.
+4. Transforming costs more than it saves where there are few channels, and so does reading more
+   weights where each serves few places. `_cost` expects what a way takes; the plain convolution
+   stays unless another is clearly quicker.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ import onnx
 from onnx import helper
 
 from cnncodes.export.bilinear import POINTS, TAPS_OF_TILES, Way, in_tiles, whole_row
-from cnncodes.export.graph import Graph, as_float32, attribute, pads_of
+from cnncodes.export.graph import TO_NCHW, TO_NHWC, Graph, as_float32, attribute, pads_of
 
-TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 # As timed, in multiplications: to read a weight; to make or unmake a number at a point, of a span
 # of so many; and how much more that is where these numbers do not fit the cache, in bytes.
 _READ_COST = 8
