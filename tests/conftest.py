@@ -7,6 +7,7 @@ does is tested without it ever being imported.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,10 @@ def run_process(
         text=True,
         check=False,
     )
+
+
+# A run in the background ignores Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
