@@ -262,8 +262,6 @@ class _Writer:
             last = self._reshape("apart", last, *shape)
             last = self._add("together", "Transpose", last, perm=[0, 1, 3, 2, 4])
         n_channels = row_points * column_points * how.n_in
-        if how.window == [1, 1]:  # all tiles of all images in one column, which is quicker
-            return self._reshape("grouped", last, 1, -1, 1, n_channels)
         return self._reshape("grouped", last, -1, n_rows, n_columns, n_channels)
 
     def _tiles(self, part: str, last: str, way: Way, axis: int) -> str:

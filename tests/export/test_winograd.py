@@ -34,6 +34,7 @@ def check(graph: Graph, expected_count: int = 1) -> None:
     assert use_winograd(graph) == expected_count
     codes = codes_of(graph, pixels)
     np.testing.assert_allclose(codes, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    assert codes_of(graph, pixels[:0]).shape == (0, *expected.shape[1:])
     assert restore_convolutions(graph) == expected_count
     assert operators(graph) == [node.op_type for node in before.graph.node]
     np.testing.assert_array_equal(codes_of(graph, pixels), expected)
