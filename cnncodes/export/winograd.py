@@ -273,6 +273,7 @@ class _Writer:
         return self._add(f"{part}_to_points", "MatMul", to_points, last)
 
     def _sum_over_channels(self, last: str) -> str:
+        """Convolve at each point, with weights brought there: (taps, n_out × n_in × window)."""
         how = self._how
         n_points = int(np.prod(how.points))
         by_axis = [way.of_weights if way else np.ones((1, 1)) for way in how.ways]
