@@ -81,7 +81,7 @@ def print_quantization(quantized: Quantization) -> None:
     sizes = [f"{size / 1e6:.1f} MB" for size in quantized.file_sizes]
     settings = quantized.settings
     bits = "8 bits" if settings.weight_limit == FULL_WEIGHTS else "7 bits"
-    click.echo(f"{shown(str(quantized.path))}: {quantized.info.backbone}, int8")
+    click.echo(f"{shown(str(quantized.path))}: {shown(quantized.info.backbone)}, int8")
     click.echo(
         f"  codes   cosine {near.cosine:.4f} to the float32 codes, at least "
         f"{near.min_cosine:.4f}; relative error {near.relative_error:.1%} (on {near.n_images} "

@@ -189,6 +189,16 @@ def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == there
 
 
+def test_network_of_a_hostile_name(photos: Path, tmp_path: Path) -> None:
+    path = Chain.make(tmp_path).backbone
+    model = onnx.load(str(path))
+    (name,) = (each for each in model.metadata_props if each.key == "cnncodes.backbone")
+    name.value = "vgg\x1b[31m"
+    onnx.save(model, str(path))
+    printed = run_command("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx").stdout
+    assert printed.splitlines()[0].endswith(r": vgg\x1b[31m, int8")
+
+
 def test_too_few_images(small_backbone: Path, photos: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
