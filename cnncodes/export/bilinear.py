@@ -6,7 +6,7 @@
    Computations".)
 2. `in_tiles` cuts a row into tiles and takes real points. A tile of m places needs m + taps − 1,
    but the more points, the larger the rounding errors: 6 points err by 1e-6 of the largest
-   result, 7 by 4e-6, a convolution as it is by 4e-7. The points are those that erred least of
+   result, 7 by up to 1e-5, a convolution as it is by 4e-7. The points are those that erred least of
    some hundred sets.
 3. `whole_row` takes the roots of unity, as a Fourier transform does, which round as well as no
    transform at all. Two conjugate ones are a complex product, of three real ones (Gauss). The

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -71,6 +71,11 @@ class _Convolution:
     def window(self) -> list[int]:
         """The window that is left."""
         return [1 if way else taps for way, taps in zip(self.ways, self.kernel, strict=True)]
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights at all points together."""
+        return self.n_in * self.n_out * int(np.prod(self.points) * np.prod(self.window))
 
     @property
     def window_pads(self) -> list[int]:
@@ -189,21 +194,17 @@ def _ways(plain: _Convolution) -> Iterator[_Convolution]:
             ways.append(whole_row(length, pad, taps))
         each_way.append(ways)
     for rows, columns in product(*each_way):
-        yield _Convolution(
-            plain.n_in, plain.n_out, plain.kernel, plain.size, plain.pads, (rows, columns)
-        )
+        yield replace(plain, ways=(rows, columns))
 
 
 def _is_compact(how: _Convolution) -> bool:
     """Whether the weights are worth the memory they take."""
-    n_bytes = 4 * how.n_in * how.n_out * int(np.prod(how.points) * np.prod(how.window))
     n_tiles = int(np.prod([way.n_tiles for way in how.ways if way]))
-    return n_bytes <= _LARGE or n_tiles >= _FEWEST_TILES
+    return 4 * how.n_weights <= _LARGE or n_tiles >= _FEWEST_TILES
 
 
 def _cost(how: _Convolution) -> float:
     """Expect how long a way takes, in multiplications of a plain convolution."""
-    n_weights = how.n_in * how.n_out * int(np.prod(how.points) * np.prod(how.window))
     sizes = zip(how.places, how.ways, how.new_size, strict=True)
     n_places = int(np.prod([there if way else new for there, way, new in sizes]))
     n_numbers = int(np.prod(how.points)) * n_places
@@ -211,7 +212,7 @@ def _cost(how: _Convolution) -> float:
     transforms = len(spans) and (_POINT_COST + _SPAN_COST * max(spans)) * n_numbers
     if 4 * n_numbers * max(how.n_in, how.n_out) > _CACHE:
         transforms *= _BEYOND_CACHE
-    return n_weights * (n_places + _READ_COST) + transforms * (how.n_in + how.n_out)
+    return how.n_weights * (n_places + _READ_COST) + transforms * (how.n_in + how.n_out)
 
 
 class _Writer:
