@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import FileFormatError
-from cnncodes.extract.images import SIGNATURE_LENGTH, has_image_signature
+from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.extract.sources import find_images
 from cnncodes.model_check import check_model
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
@@ -49,11 +49,11 @@ def describe(path: str | Path) -> dict[str, Any]:
             head = file.read(SIGNATURE_LENGTH)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    if head == JOURNAL_SIGNATURE:
+    if head.startswith(JOURNAL_SIGNATURE):
         return UNFINISHED_CODES
     if head.startswith(HDF5_SIGNATURE):
         return _describe_hdf5(path)
-    if has_image_signature(head):
+    if is_image(head):
         return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
     return (
         _describe_curve(path)
@@ -67,11 +67,12 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def _describe_source(path: Path) -> dict[str, Any]:
     images = find_images(path)
-    counts = {name: images.labels.count(number) for number, name in enumerate(images.class_names)}
     return {
         "what": "a source of images",
         "images": len(images.paths),
-        "images_by_class": counts or "no labels",
+        "images_by_class": images.class_counts() or "no labels",
+        **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
+        **({"notes": list(images.notes)} if images.notes else {}),
     }
 
 
@@ -104,6 +105,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
             "images_skipped": len(store.skipped),
             "code_shape": list(store.codes.shape[1:]),
             "dtype": str(store.codes.dtype),
+            **({} if store.white is None else {"white": store.white}),
             "source": store.source,
             **_describe_backbone(store.backbone),
             "backbone_sha256": store.backbone_sha256,

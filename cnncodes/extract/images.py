@@ -2,23 +2,28 @@
 
 Rules, in this order:
 
-1. Only JPEG, PNG, WebP, BMP, GIF and TIFF are opened, whatever the file is called.
+1. Only the formats that `formats` lists as decoded are opened, whatever the file is called.
 2. The size of the file is checked before it is read, and the pixel count in the header before
-   anything is decoded. A progressive JPEG with ever so many scans is refused too: decoding goes
-   over all pixels for each of them. So is one of ever so many segments of EXIF.
-3. Of an animation or a stack the first frame is used.
-4. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
+   anything is decoded. A progressive JPEG of very many scans is refused too: decoding goes over
+   all pixels for each of them. So is one of very many segments of EXIF, and a PPM of many pixels
+   in a variant that is decoded slowly.
+3. Camera raw, and a TIFF whose first image is a reduced preview, are refused. A JPEG whose end
+   marker is missing is used if its pixels are all there; one that lacks pixels is refused.
+4. Of an animation or a stack the first frame is used.
+5. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
    twice the pixels wanted in both directions.
-5. 16-bit grey is scaled to 8 bits; 32-bit pixels have no fixed white and are refused.
-6. Transparency is composited on white; everything becomes RGB.
-7. In each direction, where four times the pixels wanted are left or more, the mean of two or
-   more pixels takes their place, as many as leave at least twice the pixels wanted.
-8. The EXIF orientation is applied.
-9. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
+6. 16-bit grey is scaled to 8 bits. White is the value the caller gives, else the smallest of
+   255, 1,023, 4,095, 16,383 and 65,535 that no pixel exceeds: 10 and 12 bits are often stored in
+   16. 32-bit pixels have no fixed white and are refused.
+7. Transparency is composited on white; everything becomes RGB.
+8. In each direction, where four times the pixels wanted are left or more, the mean of two or
+   more pixels replaces them, as many as leave at least twice the pixels wanted.
+9. The EXIF orientation is applied.
+10. The image is resized to a square, bilinear and antialiased, its aspect ratio not kept.
 
 Large files are read and images of many pixels decoded one at a time, however many threads there
 are, so that they take the memory of one. Training and prediction share this module, so both see
-the same pixels. It needs numpy and Pillow only.
+the same pixels. It needs numpy and Pillow only; HEIC needs pillow-heif.
 """
 
 from __future__ import annotations
@@ -34,69 +39,59 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cnncodes.errors import ImageError, ParameterError
+from cnncodes.extract.formats import (
+    HEIF,
+    JPEG,
+    PPM,
+    RAW,
+    SIGNATURE_LENGTH,
+    TIFF,
+    Format,
+    format_of,
+    reason_not_decoded,
+    reason_of_suffix,
+)
+from cnncodes.extract.jpeg import (
+    END_MARKER,
+    MAX_EXIF,
+    MAX_SCANS,
+    has_end,
+    has_zeros,
+    is_whole,
+    n_exif,
+    n_scans,
+)
+from cnncodes.extract.pixels import check_white, to_pixels
 
 DEFAULT_MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff".split()  # noqa: SIM905
-)
-SIGNATURES = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"BM",
-    b"GIF87a",
-    b"GIF89a",
-    b"II*\0",
-    b"MM\0*",
-)
-SIGNATURE_LENGTH = 12
-MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 LARGE = 16_000_000  # pixels
 LARGE_FILE = 64_000_000  # bytes; as many may stand beside the pixels
+MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
 BYTES_A_PIXEL = 6  # three channels of 16 bits, not compressed
-STRIP = 1_000_000  # pixels
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-MAX_EXIF = 100  # segments of 64 kB in a JPEG, which Pillow joins one by one
-_MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")  # of a JPEG, with a length behind it
-_END, _SCAN, _EXIF = 0xD9, 0xDA, 0xE1
+_REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF 6.0, DNG 1.4
+_SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
+_NO_END = "its end marker is missing; its pixels are complete"
+_UNSUPPORTED = re.compile("unsupported|not supported|unknown|cannot handle|not available", re.I)
 _one_large = RLock()  # taken for a large file, and again for its pixels
 # Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
 # each thread; larger ones go back to the system.
 Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 
 
-def has_image_signature(head: bytes) -> bool:
-    """Tell from a file's first `SIGNATURE_LENGTH` bytes whether it is one of `FORMATS`.
-
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of a file.
-
-    Returns
-    -------
-    bool
-        Whether they are those of an image.
-    """
-    return head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
 def decode_image(
-    content: bytes, size: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    content: bytes,
+    size: int,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    white: int | None = None,
+    suffix: str = "",
 ) -> NDArray[np.uint8]:
     """Decode an image file to the pixels a backbone takes.
 
@@ -108,6 +103,11 @@ def decode_image(
         Height and width of the result, in pixels.
     max_pixels : int
         An image with more pixels is refused before it is decoded.
+    white : int, optional
+        The value of white in 16-bit grey, from 1 to 65,535; brighter pixels become white. By
+        default it is guessed from each image, as the module's text says.
+    suffix : str
+        Ending of the file's name. It tells formats without a signature, and camera raw.
 
     Returns
     -------
@@ -117,39 +117,87 @@ def decode_image(
     Raises
     ------
     ImageError
-        The file is empty, not an image, damaged, too large, of 32 bits a channel, or a JPEG of
-        more than `MAX_SCANS` scans or `MAX_EXIF` segments of EXIF.
+        The file is empty, not an image, of a format or variant that is not decoded, damaged, too
+        large, or a JPEG of more than `MAX_SCANS` scans or `MAX_EXIF` segments of EXIF.
+    ParameterError
+        `white` is out of range.
     """
+    return _decode(content, size, max_pixels, white, suffix)[0]
+
+
+def _decode(
+    content: bytes, size: int, max_pixels: int, white: int | None, suffix: str
+) -> tuple[NDArray[np.uint8], str]:
+    """Return the pixels of `decode_image`, and a remark on what was assumed or mended."""
+    check_white(white)
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     check_size(len(content), max_pixels)
     if not content:
         raise ImageError("empty file")
-    if not has_image_signature(content[:SIGNATURE_LENGTH]):
-        raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
-    if content.startswith(SIGNATURES[0]) and _n_exif(content) > MAX_EXIF:
+    kind = format_of(content[:SIGNATURE_LENGTH], suffix)
+    if kind is None:
+        raise ImageError(reason_of_suffix(suffix))
+    if problem := reason_not_decoded(kind):
+        raise ImageError(problem)
+    if kind is JPEG and n_exif(content) > MAX_EXIF:
         raise ImageError(f"more than {MAX_EXIF} segments of EXIF: save it again")
-    with (
-        _as_image_errors(max_pixels),
-        Image.open(io.BytesIO(content), formats=FORMATS) as image,
-    ):
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
-            )
-        if image.info.get("progressive") and _n_scans(content) > MAX_SCANS:
-            raise ImageError(f"more than {MAX_SCANS} scans: save it again")
+    with _as_image_errors(max_pixels), _opened(content, kind) as image:
+        _check_image(image, kind, content, max_pixels)
+        if kind is JPEG and not has_end(content):
+            return _decode(content + END_MARKER, size, max_pixels, white, suffix)[0], _NO_END
         n_pixels = image.width * image.height
         drafted = image.draft(None, (2 * size, 2 * size))  # only JPEG knows how
-        if not image.info.get("progressive"):  # else all of it is in memory, whatever the scale
+        if not image.info.get("progressive"):  # else all of it is in memory, in any scale
             n_pixels = image.width * image.height
         with _one_large if n_pixels > LARGE else nullcontext():
-            pixels = _prepared(image, size, drafted[1][2:] if drafted else None)
+            pixels, remark = to_pixels(image, size, drafted[1][2:] if drafted else None, white)
             image.close()  # here, so that the next large one does not come on top of it
-            return pixels
+            return pixels, remark
 
 
-def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
+def _opened(content: bytes, kind: Format) -> Image.Image:
+    """Open an image file as what its first bytes say."""
+    file = io.BytesIO(content)
+    if kind is HEIF:
+        from pillow_heif import HeifImageFile  # used as it is, since a plugin is for all programs
+
+        return HeifImageFile(file)  # type: ignore[no-untyped-call]
+    try:
+        return Image.open(file, formats=(kind.pillow,))
+    except UnidentifiedImageError:
+        Image.OPEN[kind.pillow][0](file, "")  # raises what `open` keeps to itself
+        raise
+
+
+def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: int) -> None:
+    """Refuse an opened image that is too large, slow to decode, or a preview of another."""
+    n_pixels = image.width * image.height
+    if n_pixels > max_pixels:
+        raise ImageError(
+            f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
+        )
+    if image.info.get("progressive") and n_scans(content) > MAX_SCANS:
+        raise ImageError(f"more than {MAX_SCANS} scans: save it again")
+    if kind is JPEG and (has_zeros(content) or not has_end(content)) and not is_whole(content):
+        raise ImageError("damaged: a part of its pixels is missing")
+    tags: Any = getattr(image, "tag_v2", {}) if kind is TIFF else {}
+    if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR_DATA:
+        raise ImageError(reason_not_decoded(RAW))
+    if tags.get(_SUBFILE_TYPE, 0) & _REDUCED:
+        raise ImageError(
+            f"its first image is a preview of {image.width} x {image.height}, as in camera raw: "
+            "save the full image as JPEG or PNG"
+        )
+    in_python = kind is PPM and image.tile[0][0] != "raw"  # type: ignore[attr-defined]
+    if in_python and n_pixels > MAX_SLOW_PIXELS:
+        raise ImageError(
+            f"a PPM as text or of unusual depth, of more than {_pixels(MAX_SLOW_PIXELS)}: save it "
+            "as PNG"
+        )
+
+
+def prepare_image(image: Image.Image, size: int, *, white: int | None = None) -> NDArray[np.uint8]:
     """Turn an opened image into the pixels a backbone takes.
 
     Parameters
@@ -158,6 +206,8 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
         Of any mode but the 32-bit ``I`` and ``F``.
     size : int
         Height and width of the result, in pixels.
+    white : int, optional
+        As for `decode_image`.
 
     Returns
     -------
@@ -170,7 +220,7 @@ def prepare_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
         The image has 32 bits a channel, or turns out to be damaged.
     """
     with _as_image_errors():
-        return _prepared(image, size)
+        return to_pixels(image, size, white=white)[0]
 
 
 def check_size(n_bytes: int, max_pixels: int) -> None:
@@ -219,7 +269,7 @@ def check_pixels(images: NDArray[np.uint8], size: int) -> None:
 
 @contextmanager
 def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
-    """Tell in one line what Pillow found; damaged files raise whatever it stumbled on."""
+    """Turn what Pillow raises into one line; damaged files raise errors of any kind."""
     try:
         yield
     except ImageError:
@@ -229,101 +279,16 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"more than {_pixels(max_pixels)} (--max-pixels)") from error
     except Exception as error:
-        raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
-
-
-def _n_scans(content: bytes) -> int:
-    """Count the scans of a JPEG, as far as `MAX_SCANS` and one."""
-    n_scans = 0
-    for marker, _ in _segments(content):
-        n_scans += marker == _SCAN
-        if marker == _END or n_scans > MAX_SCANS:
-            break
-    return n_scans
-
-
-def _n_exif(content: bytes) -> int:
-    """Count the segments of EXIF in a JPEG, as far as `MAX_EXIF` and one."""
-    n_exif = 0
-    for marker, place in _segments(content):
-        n_exif += marker == _EXIF and content[place : place + 4] == b"Exif"
-        if marker == _SCAN or n_exif > MAX_EXIF:
-            break
-    return n_exif
-
-
-def _segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Give the marker of each segment of a JPEG, and where what it holds begins."""
-    place = 2
-    while found := _MARKER.search(content, place):
-        start = found.end() + 2
-        yield found[0][1], start
-        place = found.end() + int.from_bytes(content[found.end() : start], "big")
+        reason = str(error).strip() or type(error).__name__
+        if _UNSUPPORTED.search(reason):
+            raise ImageError(
+                f"a variant that is not decoded ({reason}): save it as JPEG or PNG"
+            ) from error
+        raise ImageError(f"damaged: {reason}") from error
 
 
 def _pixels(number: int) -> str:
     return f"{number / 1e6:.0f} megapixels" if number >= 1_000_000 else f"{number} pixels"
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 if there is none that can be read."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF raises many things; damaged pixels have raised already
-        return 1
-
-
-def _prepared(
-    image: Image.Image, size: int, extent: tuple[float, float] | None = None
-) -> NDArray[np.uint8]:
-    """Turn an image into pixels; its last column and row may lie outside of `extent` in part."""
-    image.load()
-    turn = UPRIGHT.get(_orientation(image))
-    extent = extent or image.size
-    factors = max(1, image.width // (2 * size)), max(1, image.height // (2 * size))
-    if factors == (1, 1) and extent == image.size:
-        image = _to_rgb(image)
-        if turn is not None:
-            image = image.transpose(turn)
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-    else:
-        box = (0, 0, extent[0] / factors[0], extent[1] / factors[1])
-        image = _reduced(image, factors).resize((size, size), Image.Resampling.BILINEAR, box)
-        if turn is not None:
-            image = image.transpose(turn)
-    return np.asarray(image)
-
-
-def _reduced(image: Image.Image, factors: tuple[int, int]) -> Image.Image:
-    """Turn an image into RGB, and average blocks of pixels, `factors` across and down.
-
-    This is done a strip at a time, since each mode takes copies of its own on its way.
-    """
-    if factors == (1, 1):
-        return _to_rgb(image)
-    width, height = image.size
-    smaller = Image.new("RGB", (-(-width // factors[0]), -(-height // factors[1])))
-    step = factors[1] * max(1, STRIP // (width * factors[1]))
-    for top in range(0, height, step):
-        strip = image.crop((0, top, width, min(top + step, height)))
-        smaller.paste(_to_rgb(strip).reduce(factors), (0, top // factors[1]))
-    return smaller
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        raise ImageError("32-bit pixels, whose white is not defined: save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        sixteen = np.asarray(image)
-        eight = np.round(sixteen.astype(np.float32) / 257).astype(np.uint8)
-        eight[sixteen == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(eight)
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        image = Image.alpha_composite(white, layered)
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -333,19 +298,22 @@ class LoadedImage:
     Attributes
     ----------
     index : int
-        Its place among the paths given.
+        Its index among the paths given.
     pixels : ndarray of uint8, shape (size, size, 3), or None
         RGB; None if the image cannot be used, or need not be decoded.
     digest : str
         SHA-256 of the file's bytes, hexadecimal; empty if it cannot be read.
     problem : str
         Why the image cannot be used; empty if it can.
+    remark : str
+        What was assumed or mended of an image that is used; empty if nothing.
     """
 
     index: int
     pixels: NDArray[np.uint8] | None
     digest: str
     problem: str
+    remark: str = ""
 
 
 def load_image(
@@ -354,15 +322,17 @@ def load_image(
     size: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     known: Container[str] = (),
+    *,
+    white: int | None = None,
 ) -> LoadedImage:
     """Read one file, and decode it unless its digest is known.
 
-    A failure is told in the result, not raised.
+    A failure is reported in the result, not raised.
     """
     try:
         large = _size_of(path, max_pixels) > LARGE_FILE
         with _one_large if large else nullcontext():
-            return _read_and_decode(index, path, size, max_pixels, known)
+            return _read_and_decode(index, path, size, max_pixels, known, white)
     except ImageError as error:
         reason = str(error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
@@ -371,18 +341,23 @@ def load_image(
 
 
 def _read_and_decode(
-    index: int, path: Path, size: int, max_pixels: int, known: Container[str]
+    index: int,
+    path: Path,
+    size: int,
+    max_pixels: int,
+    known: Container[str],
+    white: int | None,
 ) -> LoadedImage:
-    """Hold the content of the file no longer than this takes."""
+    """Read, hash and decode one file; separate, so that its bytes are freed on return."""
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest in known:
         return LoadedImage(index, None, digest, "")
     try:
-        pixels = decode_image(content, size, max_pixels=max_pixels)
+        pixels, remark = _decode(content, size, max_pixels, white, path.suffix)
     except ImageError as error:
         return LoadedImage(index, None, digest, " ".join(str(error).split()))
-    return LoadedImage(index, pixels, digest, "")
+    return LoadedImage(index, pixels, digest, "", remark)
 
 
 def _size_of(path: Path, max_pixels: int) -> int:
@@ -418,6 +393,7 @@ def load_images(
     threads: int,
     ahead: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    white: int | None = None,
 ) -> Generator[LoadedImage, None, None]:
     """Read and decode many files in threads, in order.
 
@@ -431,7 +407,7 @@ def load_images(
         How many files are decoded at a time.
     ahead : int
         How many results may wait for the consumer; this bounds the memory.
-    max_pixels : int
+    max_pixels, white
         As for `decode_image`.
 
     Yields
@@ -443,7 +419,7 @@ def load_images(
     waiting: deque[Future[LoadedImage]] = deque()
     try:
         for index, path in enumerate(paths):
-            waiting.append(pool.submit(load_image, index, path, size, max_pixels))
+            waiting.append(pool.submit(load_image, index, path, size, max_pixels, white=white))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

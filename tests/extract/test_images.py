@@ -22,10 +22,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from cnncodes.errors import ImageError
+from cnncodes.extract.formats import is_image
 from cnncodes.extract.images import (
     LoadedImage,
     decode_image,
-    has_image_signature,
     in_batches,
     load_image,
     load_images,
@@ -111,7 +111,7 @@ RGBA = Image.fromarray(np.dstack([RGB, ALPHA]))
 LA = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
 BY_INDEX = with_palette()
 ORDERED, COLOURED = Image.fromarray(INDICES), Image.fromarray(RGB)
-DEEP = Image.fromarray(INDICES.astype(np.uint16) * 257)
+DEEP = Image.fromarray(INDICES.astype(np.uint16) * 4369)
 ONE_CLEAR = np.where(INDICES == 5, 0, 255)
 CORNER = tuple(map(int, RGB[0, 0]))
 CORNER_CLEAR = np.where((RGB == CORNER).all(axis=2), 0, 255)
@@ -126,7 +126,11 @@ TRANSPARENT = {
     "P PNG, one": (encoded(BY_INDEX, "PNG", transparency=5), PALETTE[INDICES], ONE_CLEAR),
     "P GIF, one": (encoded(BY_INDEX, "GIF", transparency=5), PALETTE[INDICES], ONE_CLEAR),
     "L PNG, one": (encoded(ORDERED, "PNG", transparency=5), grey_as_rgb(INDICES), ONE_CLEAR),
-    "16 bits, one": (encoded(DEEP, "PNG", transparency=1285), grey_as_rgb(INDICES), ONE_CLEAR),
+    "16 bits, one": (
+        encoded(DEEP, "PNG", transparency=5 * 4369),
+        grey_as_rgb(17 * INDICES),
+        ONE_CLEAR,
+    ),
     "RGB PNG, one": (encoded(COLOURED, "PNG", transparency=CORNER), RGB, CORNER_CLEAR),
 }
 
@@ -220,10 +224,13 @@ def test_refuses_a_truncated_image(layout: str, share: float) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"no image at all", b"%PDF-1.7", b"\0" * 100, b"8BPS\0\1", b"P6 1 1 255 abc", b"RIFF1234WAVE"],
+    [b"no image at all", b"%PDF-1.7", b"\0" * 100, b"P7 1 1 255 abc", b"RIFF1234WAVE"],
 )
 def test_refuses_what_is_no_image(content: bytes) -> None:
-    assert reason_of(content) == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    assert (
+        reason_of(content)
+        == "not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA image"
+    )
 
 
 def test_refuses_an_empty_file() -> None:
@@ -424,8 +431,8 @@ def test_survives_mutations(layout: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("layout", FILES)
 def test_knows_each_format_by_its_first_bytes(layout: str) -> None:
-    assert has_image_signature(FILES[layout][:12])
-    assert not has_image_signature(FILES[layout][1:13])
+    assert is_image(FILES[layout][:12])
+    assert not is_image(FILES[layout][1:13])
 
 
 @pytest.mark.parametrize("name", ["photo", "photo.jpg", "photo.txt", "photo.tiff"])
@@ -445,7 +452,10 @@ def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:
     assert missing == LoadedImage(0, None, "", "cannot be read: No such file or directory")
     assert null == LoadedImage(1, None, "", "cannot be read: embedded null byte")
     assert folder == LoadedImage(2, None, "", "cannot be read: Is a directory")
-    assert text.problem == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    assert (
+        text.problem
+        == "not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA image"
+    )
     assert text.digest == hashlib.sha256(b"no image").hexdigest()
 
 
