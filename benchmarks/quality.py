@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from page import cnncodes, machine, table, weights_told, write_section
 
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.sources import find_images, images_below
+from cnncodes.extract.folders import images_below
+from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows

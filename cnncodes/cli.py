@@ -35,6 +35,7 @@ from cnncodes.printing import (
     print_json,
     print_list,
     print_quantization,
+    print_source,
     print_table,
     print_top,
     print_training,
@@ -364,6 +365,17 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     show_default=True,
     help="An image with more pixels cannot be used.",
 )
+@click.option(
+    "--white",
+    type=click.IntRange(1, 65_535),
+    help="Value of white in 16-bit grey, such as 4095 for 12 bits; by default guessed from the "
+    "brightest pixel of each image.",
+)
+@click.option(
+    "--group-by",
+    type=click.Choice(["folder"]),
+    help="Keep the images of each folder below a class folder on one side of every split.",
+)
 @provider_option
 @click.option(
     "--update",
@@ -376,14 +388,22 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     """Compute the codes of images.
 
     SOURCE is a folder of class folders, a flat folder of images (no labels), or a CSV file
-    with the columns path and label. An interrupted extraction goes on where it was when the
-    same command is given again.
+    with the columns path and label, and perhaps group (images that show the same thing, which
+    no split separates). An interrupted extraction goes on where it was when the same command is
+    given again.
     """
     from cnncodes.extract.pipeline import extract as extract_codes
     from cnncodes.progress import Progress
 
     with Progress("extract", "images") as progress:
-        result = extract_codes(backbone, source, output, progress=progress, **options)
+        result = extract_codes(
+            backbone,
+            source,
+            output,
+            on_source=lambda images: print_source(source, images),
+            progress=progress,
+            **options,
+        )
     if as_json:
         print_json(asdict(result))
         return

@@ -16,7 +16,7 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.model_file import FULL_WEIGHTS
-from cnncodes.text import shown
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cnncodes.export.quantize import Quantization
     from cnncodes.extract.bench import Benchmark
     from cnncodes.extract.pipeline import Extraction
+    from cnncodes.extract.sources import Source
     from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.curve import Curve
     from cnncodes.head.evaluate import Evaluation
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from cnncodes.progress import Progress
     from cnncodes.verify import Verification
 
-SKIPPED_SHOWN = 5
+REASONS_SHOWN = 5
 WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
@@ -101,6 +102,29 @@ def print_quantization(quantized: Quantization) -> None:
         click.echo("  Not worth it: this network does better in its float32 file.")
 
 
+def print_source(path: Path, source: Source) -> None:
+    """Print on standard error which classes were found, before the long work begins."""
+    n_images = len(source.paths)
+    counts = source.class_counts()
+    if not counts:
+        classes = "no labels"
+    elif len(counts) <= CLASSES_SHOWN:
+        each = ", ".join(f"{shown(name)} {count}" for name, count in counts.items())
+        classes = f"{counted(len(counts), 'class', 'classes')}: {each}"
+    else:
+        smallest, *_, largest = sorted(counts, key=lambda name: counts[name])
+        classes = (
+            f"{len(counts)} classes of {counts[smallest]} ({shown(smallest)}) to "
+            f"{counts[largest]} ({shown(largest)}) images"
+        )
+    click.echo(f"{shown(str(path))}: {counted(n_images, 'image file')}, {classes}", err=True)
+    if source.groups:
+        n_groups = len({group for group in source.groups if group})
+        click.echo(f"  {n_groups} groups, which no split separates", err=True)
+    for note in source.notes:
+        click.echo(f"  note: {shown(note)}", err=True)
+
+
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes = len(extraction.class_names)
@@ -118,10 +142,24 @@ def print_extraction(extraction: Extraction) -> None:
     if extraction.n_reused:
         click.echo(f"  {extraction.n_reused} images had codes in the file that was there")
     if extraction.skipped:
-        n_skipped = len(extraction.skipped)
-        click.echo(f"  {n_skipped} images skipped, listed in the file; the first:")
-        for path, reason in extraction.skipped[:SKIPPED_SHOWN]:
-            click.echo(f"    {shown(path)}: {shown(reason)}")
+        click.echo(f"  {counted(len(extraction.skipped), 'image')} skipped, listed in the file:")
+        _print_skipped(extraction.skipped)
+    for note in extraction.notes:
+        click.echo(f"  note: {shown(note)}")
+
+
+def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """Print the most frequent reasons, each with one of its images."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in skipped:
+        paths.setdefault(reason, []).append(path)
+    reasons = sorted(paths, key=lambda reason: len(paths[reason]), reverse=True)
+    for reason in reasons[:REASONS_SHOWN]:
+        first, *others = paths[reason]
+        more = f" and {len(others)} more" if others else ""
+        click.echo(f"    {shown(first)}{more}: {shown(reason)}")
+    if len(reasons) > REASONS_SHOWN:
+        click.echo(f"    and others, for {len(reasons) - REASONS_SHOWN} other reasons")
 
 
 def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:

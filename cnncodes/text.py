@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 NAMES_LISTED = 3
@@ -18,3 +19,16 @@ def shown(text: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """List the first names, and tell where there are more."""
     return ", ".join(names[:NAMES_LISTED]) + (", …" if len(names) > NAMES_LISTED else "")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun in singular or plural, which by default adds an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def normalized(name: str) -> str:
+    """Return a name without blanks around it, in the composed Unicode form (NFC).
+
+    macOS writes decomposed names, other systems composed ones; they look alike.
+    """
+    return unicodedata.normalize("NFC", name.strip())

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -47,8 +48,10 @@ class Journal:
         What is common to all images.
     n_images : int
         Images with codes.
-    n_unlabelled : int
-        Those of them without a label.
+    label_counts : Counter of int
+        For each label the number of images with codes, of -1 those without a label.
+    remarks : Counter of str
+        What was assumed or mended of images with codes, and of how many.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
     """
@@ -59,7 +62,9 @@ class Journal:
         self._checkpoint = time.monotonic()
         self.path = path
         self.info = info
-        self.n_images = self.n_unlabelled = 0
+        self.n_images = 0
+        self.label_counts: Counter[int] = Counter()
+        self.remarks: Counter[str] = Counter()
         self.skipped: list[tuple[str, str]] = []
 
     @classmethod
@@ -244,7 +249,8 @@ class Journal:
 
     def _count(self, rows: Rows) -> None:
         self.n_images += len(rows.labels)
-        self.n_unlabelled += sum(label < 0 for label in rows.labels)
+        self.label_counts.update(rows.labels)
+        self.remarks.update(rows.remarks)
         self.skipped += rows.skipped
 
     def _write(self, record: bytes, before: bytes = b"") -> None:
@@ -295,7 +301,7 @@ def _rows(record: bytes) -> Rows:
         chunks.append(content[start : start + size])
         start += size
     skipped = [(path, reason) for path, reason in told["skipped"]]
-    return Rows(chunks, told["labels"], told["paths"], told["digests"], skipped)
+    return Rows(**{**told, "chunks": chunks, "skipped": skipped})
 
 
 def _open_locked(path: Path) -> BinaryIO:

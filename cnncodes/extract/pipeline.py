@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ from pathlib import Path
 from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage
 from cnncodes.extract.journal import Journal
-from cnncodes.extract.sources import Source, find_images
+from cnncodes.extract.pixels import check_white
+from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
+from cnncodes.text import counted, listed, shown
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Extraction:
         Images whose codes were taken from the file that was updated.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
+    source_notes : list of str
+        What was left out, merged or assumed when the images were listed.
+    notes : list of str
+        What was assumed or mended of images, and which classes have no usable image.
     class_names : list of str
         The classes.
     code_shape : tuple of int
@@ -61,6 +67,8 @@ class Extraction:
     n_resumed: int
     n_reused: int
     skipped: list[tuple[str, str]]
+    source_notes: list[str]
+    notes: list[str]
     class_names: list[str]
     code_shape: tuple[int, ...]
     workers: int
@@ -78,9 +86,12 @@ def extract(
     dtype: str = "float16",
     on_error: str = "skip",
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    white: int | None = None,
+    group_by: str | None = None,
     provider: str = DEFAULT_PROVIDER,
     update: bool = False,
     overwrite: bool = False,
+    on_source: Callable[[Source], None] | None = None,
     progress: Progress | None = None,
 ) -> Extraction:
     """Compute the codes of a collection of images and store them.
@@ -103,6 +114,11 @@ def extract(
         Whether an image that cannot be used is noted and passed over, or ends the extraction.
     max_pixels : int
         An image with more pixels cannot be used.
+    white : int, optional
+        The value of white in 16-bit grey, which heads and apps made from the codes remember. By
+        default it is guessed from each image, as `cnncodes.extract.images` says.
+    group_by : {"folder"}, optional
+        Which images of a folder belong together, as for `find_images`.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     update : bool
@@ -110,8 +126,10 @@ def extract(
         the codes of all that are in it already taken from it. Images are known by their content.
     overwrite : bool
         Whether a file at `output` may be replaced.
+    on_source : callable, optional
+        Given the `Source` before the first image is read.
     progress : Progress, optional
-        Told how far the work is.
+        Counts the images.
 
     Returns
     -------
@@ -141,7 +159,10 @@ def extract(
     """
     output = Path(output)
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
-    images = find_images(Path(source))
+    check_white(white)
+    images = find_images(Path(source), group_by=group_by)
+    if on_source is not None:
+        on_source(images)
     workers = Workers.hire(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
@@ -153,6 +174,7 @@ def extract(
         source=str(source),
         class_names=images.class_names,
         max_pixels=max_pixels,
+        white=white,
     )
     started = time.monotonic()
     partial = output.with_name(output.name + ".partial")
@@ -170,6 +192,7 @@ def extract(
                 images.files()[n_resumed:],
                 journal.encode,
                 max_pixels=max_pixels,
+                white=white,
                 known=earlier.places,
             )
             with closing(batches):
@@ -201,10 +224,12 @@ def extract(
     return Extraction(
         path=output,
         n_images=journal.n_images,
-        n_unlabelled=journal.n_unlabelled,
+        n_unlabelled=journal.label_counts[UNLABELLED],
         n_resumed=n_resumed,
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
+        source_notes=list(images.notes),
+        notes=_notes(images, journal),
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.number,
@@ -245,6 +270,7 @@ def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlie
             ("another backbone", store.backbone_sha256, info.backbone_sha256),
             ("another --dtype", store.codes.dtype.name, info.dtype),
             ("another --max-pixels", store.max_pixels, info.max_pixels),
+            ("another --white", store.white or "guessed", info.white or "guessed"),
         ):
             if old != new:
                 raise OutputError(
@@ -262,13 +288,16 @@ def _identify(images: Source, provider: str) -> str:
     """Digest which images there are, their sizes and times included, and what computes them."""
     digest = hashlib.sha256()
     digest.update(provider.encode())
-    for path, label, file in zip(images.paths, images.labels, images.files(), strict=True):
+    groups = images.groups or [""] * len(images.paths)
+    for path, label, group, file in zip(
+        images.paths, images.labels, groups, images.files(), strict=True
+    ):
         try:
             status = file.stat()
             state = (status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):
             state = (-1, -1)
-        digest.update(json.dumps([path, label, *state]).encode())
+        digest.update(json.dumps([path, label, group, *state]).encode())
     return digest.hexdigest()
 
 
@@ -286,15 +315,34 @@ def _rows(
 ) -> Rows:
     """Put together what is stored of a batch, given the codes of those that were computed."""
     computed = iter(chunks)
-    rows = Rows([], [], [], [], [])
+    rows = Rows()
     for image in batch:
-        path = images.paths[offset + image.index]
+        index = offset + image.index
+        path = images.paths[index]
         if image.problem:
             rows.skipped.append((path, image.problem))
             continue
         known = image.pixels is None
         rows.chunks.append(earlier.chunk(image.digest) if known else next(computed))
-        rows.labels.append(images.labels[offset + image.index])
+        rows.labels.append(images.labels[index])
         rows.paths.append(path)
         rows.digests.append(image.digest)
+        rows.groups.extend(images.groups[index : index + 1])
+        if image.remark:
+            rows.remarks.append(image.remark)
     return rows
+
+
+def _notes(images: Source, journal: Journal) -> list[str]:
+    """Say what was assumed of how many images, and which classes have none with codes."""
+    notes = [
+        f"{counted(count, 'image')}: {remark}" for remark, count in journal.remarks.most_common()
+    ]
+    unusable = [
+        shown(name)
+        for number, name in enumerate(images.class_names)
+        if not journal.label_counts[number]
+    ]
+    if unusable:
+        notes.append(f"no usable image in {len(unusable)} of the classes: {listed(unusable)}")
+    return notes

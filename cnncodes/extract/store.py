@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,6 +58,8 @@ class CodesInfo:
         Names of the classes, in the order of their labels.
     max_pixels : int
         An image with more pixels was skipped.
+    white : int, optional
+        The value of white in 16-bit grey; by default it was guessed from each image.
     """
 
     backbone: BackboneInfo
@@ -67,6 +69,7 @@ class CodesInfo:
     source: str
     class_names: tuple[str, ...]
     max_pixels: int
+    white: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -82,18 +85,24 @@ class Rows:
     chunks : list of bytes
         Their codes, each image's compressed by `compress`.
     labels : list of int
-        Their places in the class names, −1 without a label.
+        Their indices in the class names, −1 without a label.
     paths, digests : list of str
         Their paths, and the SHA-256 of their files.
+    groups : list of str
+        Their groups, empty for an image without one; no items if the source has no groups.
     skipped : list of (str, str)
         Path and reason of images beside them that could not be used.
+    remarks : list of str
+        What was assumed or mended of some of the images.
     """
 
-    chunks: list[bytes]
-    labels: list[int]
-    paths: list[str]
-    digests: list[str]
-    skipped: list[tuple[str, str]]
+    chunks: list[bytes] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def compress(content: bytes) -> bytes:
@@ -121,7 +130,7 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     OSError
         The disk refuses it.
     """
-    told = Rows([], [], [], [], [])
+    told = Rows()
     try:
         with h5py.File(path, "w") as file, phil:
             _describe(file, info)
@@ -135,11 +144,14 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
                 told.labels.extend(rows.labels)
                 told.paths.extend(rows.paths)
                 told.digests.extend(rows.digests)
+                told.groups.extend(rows.groups)
                 told.skipped.extend(rows.skipped)
             file.create_dataset("labels", data=told.labels, dtype="int32")
             file.create_dataset(
                 "digests", data=[each.encode() for each in told.digests], dtype="S64"
             )
+            if told.groups:
+                file.create_dataset("groups", data=list(map(_encode, told.groups)), dtype=_TEXT)
             for name, values in (
                 ("paths", told.paths),
                 ("skipped/paths", [path for path, _ in told.skipped]),
@@ -281,6 +293,12 @@ class CodeStore:
         value = self._file.attrs.get("max_pixels")
         return None if value is None else int(value)
 
+    @property
+    def white(self) -> int | None:
+        """The value of white in 16-bit grey; None if it was guessed from each image."""
+        value = self._file.attrs.get("white")
+        return None if value is None else int(value)
+
     def chunk(self, place: int) -> bytes:
         """Return the codes at a place as `compress` made them.
 
@@ -359,7 +377,13 @@ class CodeStore:
         except FileFormatError:
             described = False
         names, labels = self.class_names, self.labels
-        _ = self.paths, self.skipped, self.created_with, self.max_pixels  # raise if not readable
+        _ = (
+            self.paths,
+            self.skipped,
+            self.created_with,
+            self.max_pixels,
+            self.white,
+        )  # raise if not readable
         return (
             described
             and isinstance(names, list)
@@ -434,6 +458,8 @@ def _describe(file: h5py.File, info: CodesInfo) -> None:
     file.attrs["class_names"] = json.dumps(info.class_names)
     file.attrs["source"] = _encode(info.source)
     file.attrs["max_pixels"] = info.max_pixels
+    if info.white is not None:
+        file.attrs["white"] = info.white
     file.attrs["complete"] = True
 
 

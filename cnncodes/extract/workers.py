@@ -112,6 +112,7 @@ class Workers:
         finish: Callable[[NDArray[np.float32]], Result],
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        white: int | None = None,
         known: Container[str] = (),
     ) -> Generator[tuple[list[LoadedImage], Result | None], None, None]:
         """Compute the codes of many files.
@@ -122,7 +123,7 @@ class Workers:
             Images.
         finish : callable
             Given the codes of a batch; called in the worker.
-        max_pixels : int
+        max_pixels, white
             As for `decode_image`.
         known : container of str
             SHA-256 of files that are read only, not decoded.
@@ -137,7 +138,7 @@ class Workers:
 
         def work(start: int) -> tuple[list[LoadedImage], Result | None]:
             images = [
-                load_image(index, files[index], size, max_pixels, known)
+                load_image(index, files[index], size, max_pixels, known, white=white)
                 for index in range(start, min(start + self.batch_size, len(files)))
             ]
             pixels = [image.pixels for image in images if image.pixels is not None]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnncodes.errors import ImageError, SourceError
+from cnncodes.extract.folders import images_below
 from cnncodes.extract.images import DEFAULT_MAX_PIXELS, check_size
-from cnncodes.extract.sources import images_below
 from cnncodes.head.classifier import Classifier, FilePrediction
 
 STANDARD_INPUT = "-"

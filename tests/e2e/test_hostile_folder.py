@@ -91,7 +91,7 @@ def fill_unusable(folder: Path) -> Iterator[tuple[str, str]]:
         (folder / f"cut off.{ending}").write_bytes(content[: len(content) // 3])
         yield f"cut off.{ending}", "damaged"
         (folder / f"lying.{ending}").write_bytes(content[:12] + bytes(200))
-        yield f"lying.{ending}", "damaged"
+        yield f"lying.{ending}", "Unsupported BMP header" if kind == "BMP" else "damaged"
     (folder / "empty.jpg").touch()
     (folder / "text.jpg").write_text("a text")
     yield from (("empty.jpg", "empty file"), ("text.jpg", "not a JPEG"))

@@ -55,7 +55,7 @@ def test_is_gone_on_with(tmp_path: Path) -> None:
     for n_batches in range(N_BATCHES):
         with create(path) as journal:
             assert journal.n_images == n_batches * N_IMAGES
-            assert journal.n_unlabelled == n_batches * LABELS.count(-1)
+            assert journal.label_counts[-1] == n_batches * LABELS.count(-1)
             assert journal.n_seen == n_batches * (N_IMAGES + len(SKIPPED))
             assert journal.skipped == n_batches * SKIPPED
             append(journal)

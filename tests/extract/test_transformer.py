@@ -60,7 +60,10 @@ def test_names_the_image_it_cannot_use(
 ) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     for name, reason in (
-        ("text.jpg", "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
+        (
+            "text.jpg",
+            "not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA image",
+        ),
         ("missing.png", "cannot be read: No such file or directory"),
     ):
         with pytest.raises(ImageError) as caught:

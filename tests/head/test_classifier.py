@@ -108,7 +108,10 @@ def test_broken_files_among_good_ones(classifier, files, tmp_path):
             ]
     problems = {image.path: image.problem for image in found}
     assert "No such file" in problems[broken[0]]
-    assert problems[broken[1]] == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    assert (
+        problems[broken[1]]
+        == "not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA image"
+    )
     assert problems[broken[2]] == "empty file"
     assert problems[broken[3]].startswith("damaged")
     assert problems[tmp_path].startswith("cannot be read: ")

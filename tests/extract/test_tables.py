@@ -1,0 +1,138 @@
+"""CSV files as spreadsheets of any country and system write them."""
+
+from __future__ import annotations
+
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnncodes import CodeStore
+from cnncodes.errors import SourceError
+from cnncodes.extract.sources import find_images
+from tests.conftest import Run
+from tests.extract.test_sources import IMAGE, fill, found, table
+
+ROWS = [("cat/a.jpg", "Kätzchen"), ("dog/b.jpg", "dog")]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return fill(tmp_path, *(path for path, _ in ROWS))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "header", ["path{}label", "Path{}LABEL", '"path" {} "label"', " path{}label "]
+)
+def test_reads_what_spreadsheets_write(
+    images: Path, encoding: str, delimiter: str, end: str, header: str
+) -> None:
+    lines = [header.format(delimiter), *(delimiter.join(row) for row in ROWS)]
+    source = table(images, (end.join(lines) + end).encode(encoding))
+    assert found(source) == ROWS
+    notes = find_images(source).notes
+    assert [note.startswith("list.csv is not UTF-8: read as Windows") for note in notes] == (
+        [True] if encoding == "cp1252" else []
+    )
+
+
+@pytest.mark.parametrize("bom", [b"\xff\xfe", b"\xfe\xff"])
+def test_reads_either_byte_order(images: Path, bom: bytes) -> None:
+    text = "path,label\ncat/a.jpg,Kätzchen\ndog/b.jpg,dog\n"
+    encoding = "utf-16-le" if bom == b"\xff\xfe" else "utf-16-be"
+    assert found(table(images, bom + text.encode(encoding))) == ROWS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label\ncat\\a.jpg,Kätzchen\ndog\\b.jpg,dog\n",
+        "path,label\n.\\cat\\a.jpg,Kätzchen\n.\\dog\\b.jpg,dog\n",
+        'path,label\n" cat/a.jpg ","Kätzchen "\n"dog/b.jpg" , " dog"\n',
+        "path,label\ncat/a.jpg,Kätzchen\ndog/b.jpg,dog\n,\n , \n\n",
+        "sep=;\npath;label\ncat/a.jpg;Kätzchen\ndog/b.jpg;dog\n",
+    ],
+)
+def test_finds_the_files_that_are_meant(images: Path, content: str) -> None:
+    source = find_images(table(images, content))
+    assert [file.read_bytes() for file in source.files()] == [IMAGE, IMAGE]
+    assert source.class_names == ("Kätzchen", "dog")
+
+
+def test_backslash_in_a_name_is_kept_where_the_file_exists(tmp_path: Path) -> None:
+    (tmp_path / "a\\b.jpg").write_bytes(IMAGE)
+    assert found(table(tmp_path, "path,label\na\\b.jpg,cat\n")) == [("a\\b.jpg", "cat")]
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_finds_files_in_the_other_unicode_form(tmp_path: Path, written: str, stored: str) -> None:
+    def path_in(form: str) -> str:
+        return unicodedata.normalize(form, "Bären/Größe/ä.jpg")
+
+    fill(tmp_path, path_in(stored))
+    label = unicodedata.normalize(written, "Bär")
+    source = find_images(table(tmp_path, f"path,label\n{path_in(written)},{label}\nx.jpg,Bär\n"))
+    assert source.paths[0] == path_in(stored)
+    assert source.class_names == ("Bär",)
+
+
+def test_path_without_a_file_stays_as_it_is_written(tmp_path: Path) -> None:
+    names = ["nowhere\\ä.jpg", "größe.jpg", "/absolute/ü.jpg", "a\0b.jpg"]
+    rows = "".join(f"{name},cat\n" for name in names)
+    assert [path for path, _ in found(table(tmp_path, f"path,label\n{rows}"))] == names
+
+
+def test_group_is_read_and_stored(
+    run: Run, small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    names = [path.relative_to(photos) for path in sorted(photos.rglob("*.png"))[:4]]
+    lines = [
+        "path,label,Group",
+        *(
+            f"{photos / name},{name.parent},{group}"
+            for name, group in zip(names, ("p1", "p1", "", " p2 "), strict=True)
+        ),
+    ]
+    source = table(tmp_path, "\n".join(lines))
+    assert find_images(source).groups == ("p1", "p1", "", "p2")
+    run("extract", small_backbone, source, "-o", tmp_path / "codes.h5")
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert store.groups == ["p1", "p1", "", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "noted"),
+    [
+        (["cat|dog", "cat", "dog"], "1 of 3 labels look like several labels in one: cat|dog;"),
+        (["cat;dog", "emu"], "1 of 2 labels look like several labels in one: cat;dog;"),
+        (["cat, dog", "cat", "dog"], "1 of 3 labels look like several labels in one: cat, dog;"),
+        (["Rome, Italy", "Paris, France"], ""),
+        (["|", "a|"], ""),
+        (["cat", "dog"], ""),
+    ],
+)
+def test_labels_that_hold_several_are_noticed(
+    tmp_path: Path, labels: list[str], noted: str
+) -> None:
+    rows = "".join(f'a.jpg\t"{label}"\n' for label in labels)
+    source = find_images(table(tmp_path, f"path\tlabel\n{rows}"))
+    assert set(source.class_names) == set(labels)
+    assert [note.startswith(noted) for note in source.notes] == ([True] if noted else [])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_table_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    for start in (b"", b"path,label\n", "path,label\n".encode("utf-16")):
+        source = table(folder, start + content)
+        with suppress(SourceError):
+            assert len(find_images(source).paths) > 0
