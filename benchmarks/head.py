@@ -179,7 +179,8 @@ def run_contender(name: str, path: Path) -> dict[str, Any]:
         from cnncodes.head.curve_heads import learning_curves
 
         with tempfile.TemporaryDirectory() as folder:
-            learning_curves([path], Path(folder) / "curve.json")
+            sizes = (5, 10, 15, 20, 25, 30)
+            learning_curves([path], Path(folder) / "curve.json", per_class=sizes)
         return spent(started)
     with CodeStore.open(path) as store:
         y = store.labels

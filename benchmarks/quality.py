@@ -28,6 +28,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.folders import images_below
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.groups import groups_of
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import split_by_class
@@ -90,9 +91,12 @@ def compare(stores: tuple[CodeStore, CodeStore], images: Images) -> str:
 
 def accuracy(store: CodeStore, rows: NDArray[np.intp], y: NDArray[np.int32], seed: int) -> float:
     """Train a logistic head on 75 % of each class, C chosen, and test it on the rest."""
-    parts = split_by_class(y, TRAIN_FRACTION, seed=seed)
+    groups = groups_of(store)[rows]
+    parts = split_by_class(y, TRAIN_FRACTION, seed=seed, groups=groups)
     train, test = (part[np.argsort(rows[part])] for part in (parts.train, parts.test))
-    weights, bias, _ = fit_logistic(CodeRows(store, rows[train]), y[train], C="auto", seed=seed)
+    weights, bias, _ = fit_logistic(
+        CodeRows(store, rows[train]), y[train], C="auto", seed=seed, groups=groups[train]
+    )
     n_right = sum(
         int(((X @ weights + bias).argmax(axis=1) == y[test][places]).sum())
         for places, X in CodeRows(store, rows[test]).blocks()

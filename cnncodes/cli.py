@@ -614,8 +614,7 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
 @click.option(
     "--per-class",
     type=Sizes(),
-    default=(5, 10, 15, 20, 25, 30),
-    show_default=True,
+    show_default="all there are, half of them, a quarter … down to about 5",
     help="Numbers of training images a class.",
 )
 @click.option(

@@ -11,8 +11,7 @@ import numpy as np
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import require
-from cnncodes.head.split import split_by_class
-from cnncodes.model_file import HeadInfo, open_session
+from cnncodes.model_file import HeadInfo, image_key, open_session
 
 N_IMAGES = 600
 N_SHOWN = 5
@@ -139,12 +138,12 @@ def _step(*arguments: str | Path) -> None:
 
 
 def _unseen(head: Path, codes: Path, digits: Path) -> list[Path]:
-    """Pick a few images of the test part, of different classes."""
-    split = _read_head(head).training["split"]
+    """Pick a few images that the head was not trained on, of different classes."""
+    trained = _read_head(head).training_images
     with CodeStore.open(codes) as store:
-        parts = split_by_class(store.labels, **split)
-        spread = parts.test[:: max(1, len(parts.test) // N_SHOWN)][:N_SHOWN]
-        return [digits / store.paths[index] for index in spread]
+        images = zip(store.paths, store.digests, strict=True)
+        unseen = [digits / path for path, digest in images if image_key(digest) not in trained]
+    return unseen[:: max(1, len(unseen) // N_SHOWN)][:N_SHOWN]
 
 
 def _read_head(head: Path) -> HeadInfo:

@@ -262,6 +262,8 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
             f"{shown(curve.codes)}: {shown(curve.backbone)}, {shown(curve.weights)} weights, "
             f"{curve.n_classes} classes; tested on {curve.n_test} images"
         )
+        if curve.majority is not None:
+            click.echo(f"  always naming the most common class: {curve.majority:.1%} of the test")
         click.echo("  images a class   in all       C  test accuracy")
         for point in curve.points:
             spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
@@ -269,9 +271,13 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
                 f"  {point.per_class:14}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
                 f"{_caution(curve.weights)}"
             )
-        n_seeds = len(curve.points[0].accuracies)
-        if n_seeds > 1:
-            click.echo(f"  mean ± standard deviation of {n_seeds} draws of the training images")
+        n_draws = [len(point.accuracies) for point in curve.points]
+        if max(n_draws) > 1:
+            once = "; all of them make one fit" if min(n_draws) == 1 else ""
+            click.echo(
+                f"  mean ± standard deviation of {max(n_draws)} draws of the training images{once}"
+            )
+        click.echo(f"  {shown(curve.summary)}{_caution(curve.weights)}")
         for note in curve.notes:
             click.echo(f"  note: {shown(note)}")
     click.echo(f"written to {shown(str(path))}")

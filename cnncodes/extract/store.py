@@ -256,6 +256,11 @@ class CodeStore:
         return [digest.decode() for digest in self._file["digests"][:]]
 
     @property
+    def groups(self) -> list[str]:
+        """For each image the name of its group, "" where it has none; empty without groups."""
+        return _decode(self._file["groups"]) if "groups" in self._file else []
+
+    @property
     def skipped(self) -> list[tuple[str, str]]:
         """Path and reason of each image that could not be used."""
         paths, reasons = self._file["skipped/paths"], self._file["skipped/reasons"]
@@ -377,13 +382,9 @@ class CodeStore:
         except FileFormatError:
             described = False
         names, labels = self.class_names, self.labels
-        _ = (
-            self.paths,
-            self.skipped,
-            self.created_with,
-            self.max_pixels,
-            self.white,
-        )  # raise if not readable
+        # These raise an error if they cannot be read.
+        _ = self.paths, self.groups, self.skipped
+        _ = self.created_with, self.max_pixels, self.white
         return (
             described
             and isinstance(names, list)
@@ -408,7 +409,8 @@ class CodeStore:
 
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""
-        images = {self._file[name].shape[0] for name in ("codes", "labels", "paths", "digests")}
+        datasets = ["codes", "labels", "paths", "digests", *({"groups"} & self._file.keys())]
+        images = {self._file[name].shape[0] for name in datasets}
         skips = {self._file[name].shape[0] for name in ("skipped/paths", "skipped/reasons")}
         return len(images) == len(skips) == 1
 

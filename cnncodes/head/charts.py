@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cnncodes.head.curve import Curve
+    from cnncodes.head.curve import Curve, CurvePoint
     from cnncodes.head.metrics import Bin
 
 SUFFIXES = (".png", ".svg")
@@ -161,7 +161,8 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
     Parameters
     ----------
     curves : sequence of Curve
-        One or more, each drawn as the mean over its seeds with a bar of one standard deviation.
+        One or more, each drawn as the mean over its draws with a bar of one standard deviation;
+        a dashed line is the accuracy of always naming the most common class.
 
     Returns
     -------
@@ -178,7 +179,9 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
         from matplotlib.figure import Figure
 
         title, names = _title_and_names(curves)
-        figure = Figure(figsize=(6.4, 3.9 + 0.2 * len(curves) * (len(curves) > 1)))
+        majorities = sorted({each.majority for each in curves if each.majority is not None})
+        n_entries = len(majorities) + len(curves) * (len(curves) > 1)
+        figure = Figure(figsize=(6.4, 3.9 + 0.2 * n_entries))
         axes = figure.subplots()
         for curve, name, colour, marker in zip(
             curves, names, cycle(SERIES), cycle(MARKERS), strict=False
@@ -186,20 +189,25 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
             axes.errorbar(
                 [point.per_class for point in curve.points],
                 [100 * point.mean for point in curve.points],
-                [100 * point.deviation for point in curve.points],
-                label=name,
+                [_bar(point) for point in curve.points],
+                label=name if len(curves) > 1 else None,
                 color=colour if len(curves) > 1 else COLOURS["accent"],
                 marker=marker,
                 markersize=5,
                 capsize=3,
                 linewidth=1.6,
             )
+        for majority in majorities:
+            label = f"always naming the most common class: {majority:.1%} of the test images"
+            axes.axhline(
+                100 * majority, label=label, color=COLOURS["muted"], linestyle="--", linewidth=1.1
+            )
         _number_axis(axes, {point.per_class for curve in curves for point in curve.points})
         axes.set_xlabel("training images a class (logarithmic)")
         axes.set_ylabel("test accuracy in %")
         axes.grid(axis="y")
         axes.set_title(title)
-        if len(curves) > 1:
+        if n_entries:
             figure.legend(loc="outside lower left")
         return figure
 
@@ -325,6 +333,11 @@ def _number_axis(axes: Axes, numbers: set[int]) -> None:
             ticks.append(number)
     axes.set_xticks(ticks[::-1], [f"{tick:,}" for tick in ticks[::-1]])
     axes.set_xticks([], minor=True)
+
+
+def _bar(point: CurvePoint) -> float:
+    """Return the length of a bar in percent: NaN for a single fit, which shows no spread."""
+    return 100 * point.deviation if len(point.accuracies) > 1 else float("nan")
 
 
 def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:

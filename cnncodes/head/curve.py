@@ -21,6 +21,8 @@ FORMAT = "1"
 MAX_COUNT = 10**9
 MAX_BYTES = 10 * 2**20
 _REMEDY = "make one with: cnncodes curve"
+WORTHWHILE = 0.01  # of accuracy, for twice the images
+ABOUT_TWICE = (1.4, 3.0)
 
 Kind = TypeVar("Kind")
 
@@ -38,7 +40,7 @@ class CurvePoint:
     C : float
         Inverse strength of the penalty.
     accuracies : tuple of float
-        Test accuracy for each seed.
+        Test accuracy for each draw of the training images; one where there is nothing to draw.
     """
 
     per_class: int
@@ -53,7 +55,7 @@ class CurvePoint:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the test accuracy over the seeds, 0 for one seed."""
+        """Standard deviation of the test accuracy over the draws, 0 for one draw."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
@@ -89,6 +91,9 @@ class Curve:
         In the order of their number of images.
     notes : tuple of str
         What the user should know of the data.
+    majority : float or None
+        Test accuracy of always naming the class most common in training; None in files that do
+        not say.
     """
 
     codes: str
@@ -105,10 +110,63 @@ class Curve:
     n_test: int
     points: tuple[CurvePoint, ...]
     notes: tuple[str, ...]
+    majority: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """What the curve says about more images, in one sentence.
+
+        The accuracy of the largest size is compared with that of the size with about half its
+        images. The difference is uncertain by two standard errors, found from the spread over
+        the draws, and by one test image at least; a single fit on all images is taken to vary as
+        much as those of the smaller size. More images are likely to help where the accuracy rose
+        by more than that and by a point or more, and unlikely to help much where it rose by less
+        than two points even at the upper end. Else the curve does not tell.
+        """
+        summary = _trend(self.points, self.n_test)
+        if self.majority is not None and self.points[-1].mean <= self.majority:
+            summary += (
+                "; the accuracy is not above that of always naming the most common class "
+                f"({self.majority:.1%})"
+            )
+        return summary
+
+
+def _trend(points: Sequence[CurvePoint], n_test: int) -> str:
+    """Say what the last doubling of the training images did."""
+    last = points[-1]
+    half = min(points, key=lambda point: abs(math.log(2 * point.n_train / last.n_train)))
+    if not ABOUT_TWICE[0] <= last.n_train / half.n_train <= ABOUT_TWICE[1]:
+        return (
+            "no size has about half the images of the largest, so the curve does not show whether "
+            "more images help"
+        )
+    if len(half.accuracies) < 2:
+        return (
+            "one draw of the training images does not show how much the accuracy depends on "
+            "chance, and so not whether more images help"
+        )
+    of_half = half.deviation**2
+    of_last = last.deviation**2 / len(last.accuracies) if len(last.accuracies) > 1 else of_half
+    uncertainty = max(2 * math.sqrt(of_half / len(half.accuracies) + of_last), 1 / n_test)
+    gain = last.mean - half.mean
+    span = (
+        f"from {half.per_class:,} to {last.per_class:,} images per class ({half.n_train:,} to "
+        f"{last.n_train:,} in all)"
+    )
+    if gain > uncertainty and gain >= WORTHWHILE:
+        return (
+            f"{span} the accuracy still rises by {100 * gain:.1f} points (± "
+            f"{100 * uncertainty:.1f}): more images are likely to help"
+        )
+    change = f"the accuracy changes by {100 * gain:+.1f} points (± {100 * uncertainty:.1f})"
+    if gain + uncertainty < 2 * WORTHWHILE:
+        return f"{span} {change}: more images of this kind are unlikely to help much"
+    return f"{span} {change}: too uncertain to say whether more images help"
 
 
 def curves_to_json(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Return curves as JSON types, with the mean and the deviation of each point."""
+    """Return curves as JSON types, with their summaries, and mean and deviation of each point."""
     return {
         "format": FORMAT,
         "kind": "curve",
@@ -119,6 +177,7 @@ def curves_to_json(curves: Sequence[Curve]) -> dict[str, Any]:
                     {**asdict(point), "mean": point.mean, "deviation": point.deviation}
                     for point in curve.points
                 ],
+                "summary": curve.summary,
             }
             for curve in curves
         ],
@@ -206,13 +265,17 @@ def _curve(value: Any) -> Curve:
     sizes = [point.per_class for point in points]
     _require(len(points) > 0, "a curve has no points")
     _require(sizes == sorted(set(sizes)), "the points do not increase")
-    n_seeds = {len(point.accuracies) for point in points}
-    _require(len(n_seeds) == 1, "the points have different numbers of seeds")
+    n_seeds = {len(point.accuracies) for point in points} - {1}
+    _require(len(n_seeds) <= 1, "the points have different numbers of seeds")
     seed, class_weight = value.get("seed"), value.get("class_weight")
     _require(type(seed) is int and seed >= 0, "seed must be a whole number from 0 on")
     _require(class_weight in (None, "balanced"), "class_weight must be balanced or null")
     fraction = _number(value.get("train_fraction"), "train_fraction")
     _require(0 < fraction < 1, "train_fraction is not between 0 and 1")
+    majority = value.get("majority")
+    if majority is not None:
+        majority = _number(majority, "majority")
+        _require(0 <= majority <= 1, "majority is not between 0 and 1")
     notes = _entry(value, "notes", list)
     _require(all(isinstance(note, str) for note in notes), "notes must be a list of texts")
     return Curve(
@@ -230,6 +293,7 @@ def _curve(value: Any) -> Curve:
         n_test=_count(value, "n_test"),
         points=points,
         notes=tuple(notes),
+        majority=majority,
     )
 
 

@@ -2,16 +2,16 @@
 
 All heads of a curve are tested on the same images, and come from one Gram matrix: that of every
 image which trains any of them or tests. Each head is fitted on a part of it, as `logistic` does
-on the whole, and its test logits are read off the rows of the test images.
+on the whole, and its test logits are read off the rows of the test images. Where there are more
+training images than features, that matrix would be larger than the codes, and each head is fitted
+on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain, combinations
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.errors import ParameterError
 from cnncodes.extract.images import digest_images
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
+from cnncodes.head.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.head.gram import (
     centre,
     gram_matrix,
@@ -33,48 +34,15 @@ from cnncodes.head.gram import (
     rows_that_stay,
     solve,
 )
+from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.split import Split, split_by_class
-from cnncodes.head.train import check_strength, labelled_classes, notes_on_split, versions
+from cnncodes.head.train import check_strength, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
-from cnncodes.text import listed
 
-DEFAULT_SIZES = (5, 10, 15, 20, 25, 30)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What one curve is measured on, all of it places in the codes file.
-
-    Attributes
-    ----------
-    path : Path
-        The codes file.
-    names : list of str
-        The classes.
-    y : ndarray of int32, shape (n_images,)
-        Places in `names`, −1 for images without a label.
-    test : ndarray of intp
-        The test part.
-    train : dict of int to list of ndarray of intp
-        For each number of images a class the training images of each seed.
-    split, train_fraction, seed
-        How they were split and drawn, as for `split_by_class`.
-    notes : list of str
-        What the user should know of the data.
-    """
-
-    path: Path
-    names: list[str]
-    y: NDArray[np.int32]
-    test: NDArray[np.intp]
-    train: dict[int, list[NDArray[np.intp]]]
-    split: str
-    train_fraction: float
-    seed: int
-    notes: list[str]
+# Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
+_Measure = Callable[[NDArray[np.intp], "float | str"], tuple[float, float]]
 
 
 def learning_curves(
@@ -82,7 +50,7 @@ def learning_curves(
     output: str | Path,
     *,
     plot: str | Path | None = None,
-    per_class: Sequence[int] = DEFAULT_SIZES,
+    per_class: Sequence[int] | None = None,
     seeds: int = 5,
     seed: int = 0,
     train_fraction: float = 0.7,
@@ -102,13 +70,15 @@ def learning_curves(
         The JSON file to write.
     plot : str or Path, optional
         The chart to write, a ``.png`` or ``.svg`` file.
-    per_class : sequence of int
-        Numbers of training images a class, in any order.
+    per_class : sequence of int, optional
+        Numbers of training images a class, in any order. Those that no class has are left out.
+        By default `default_sizes` of the class with the most.
     seeds : int
         How many times the training images of each number are drawn.
     seed : int
         Seed of the split and of the draws. The first draw is that of `train_head` with this
-        seed; within a draw a larger number has all the images of a smaller one.
+        seed; within a draw a larger number has all the images of a smaller one. Where all
+        training images are used there is nothing to draw, and one head is trained.
     train_fraction : float
         Share of each class from which the training images are drawn; the rest tests.
     split : {"stratified", "first"}
@@ -135,7 +105,8 @@ def learning_curves(
     TrainingError
         Codes have fewer than two classes, or nothing to test on, or are not finite.
     ParameterError
-        A parameter is out of range, or a codes file is named twice.
+        A parameter is out of range, no class has as many images as the smallest number of
+        `per_class`, or a codes file is named twice.
     MissingDependencyError
         A chart is asked for and matplotlib is not installed.
     OutputError
@@ -151,14 +122,14 @@ def learning_curves(
             raise ParameterError(f"{chart}: is both the result and its chart; name two files")
     if not paths:
         raise ParameterError("there is no codes file to measure; name one or more")
-    sizes = sorted(set(per_class))
-    if not sizes or not 1 <= sizes[0] <= sizes[-1] <= MAX_COUNT:
+    sizes = None if per_class is None else sorted(set(per_class))
+    if sizes is not None and (not sizes or not 1 <= sizes[0] <= sizes[-1] <= MAX_COUNT):
         raise ParameterError(f"the images per class must be 1 to {MAX_COUNT:,}, not {per_class}")
     if seeds < 1:
         raise ParameterError(f"the seeds must be 1 or more, not {seeds}")
     check_strength(C)
-    plans = [_plan(path, sizes, train_fraction, split, seeds, seed) for path in paths]
-    _compare(plans)
+    plans = [plan_curve(path, sizes, train_fraction, split, seeds, seed) for path in paths]
+    compare_plans(plans)
     if progress:
         progress.begin(sum(len(draws) for plan in plans for draws in plan.train.values()))
     curves = [_measure(plan, C, class_weight, progress) for plan in plans]
@@ -168,140 +139,17 @@ def learning_curves(
     return curves
 
 
-def _plan(
-    path: Path, sizes: Sequence[int], train_fraction: float, split: str, seeds: int, seed: int
-) -> _Plan:
-    """Choose the images of one curve."""
-    with CodeStore.open(path) as store:
-        classes, y, notes = labelled_classes(store)
-        if split == "first" and seeds > 1:
-            notes.append("the first images are the same for every seed: one seed is used")
-            seeds = 1
-        parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed)
-        if not len(parts.test):
-            raise TrainingError(
-                f"{path}: no class has two images, so nothing is left to test on; extract more"
-            )
-        names = [store.class_names[number] for number in classes]
-        notes += notes_on_split(store, classes, y, parts)
-    notes += _notes_on_sizes(sizes, np.bincount(y[parts.train]), names)
-    return _Plan(path, names, y, parts.test, draws, split, train_fraction, seed, notes)
-
-
-def draw_images(
-    y: NDArray[np.int32],
-    sizes: Sequence[int],
-    train_fraction: float,
-    split: str,
-    seeds: int,
-    seed: int,
-) -> tuple[Split, dict[int, list[NDArray[np.intp]]]]:
-    """Split the images once, and draw from the training part for each size and seed.
-
-    Parameters
-    ----------
-    y : ndarray of int32, shape (n_images,)
-        Classes, negative for images without a label.
-    sizes : sequence of int
-        Training images a class, at most.
-    train_fraction, split, seed
-        As for `split_by_class`.
-    seeds : int
-        Number of draws. The first is that of `split_by_class`; in each, a larger size has all
-        the images of a smaller one.
-
-    Returns
-    -------
-    parts : Split
-        What is drawn from, and what tests every head.
-    draws : dict of int to list of ndarray of intp
-        For each size the training images of each draw, places in `y`, increasing.
-
-    Raises
-    ------
-    ParameterError
-        The fraction or the split is out of range.
-    """
-    parts = split_by_class(y, train_fraction, method=split, seed=seed)
-    orders = [
-        np.random.default_rng((seed, number)).permutation(parts.train) for number in range(1, seeds)
-    ]
-    draws = {}
-    for size in sizes:
-        first = split_by_class(y, train_fraction, method=split, per_class=size, seed=seed)
-        draws[size] = [first.train, *(_leading(order, y, size) for order in orders)]
-    return parts, draws
-
-
-def _leading(order: NDArray[np.intp], y: NDArray[np.int32], size: int) -> NDArray[np.intp]:
-    """Return the first `size` images of each class in an order, sorted."""
-    members = [order[y[order] == label][:size] for label in np.unique(y[order])]
-    return np.sort(np.concatenate(members))
-
-
-def _notes_on_sizes(
-    sizes: Sequence[int], available: NDArray[np.intp], names: list[str]
-) -> list[str]:
-    """Tell which classes have fewer training images than asked for."""
-    notes = []
-    for size in sizes:
-        if available.max() < size:
-            notes.append(
-                f"no class has {size} training images: all {available.sum()} there are train"
-            )
-        elif available.min() < size:
-            few = np.flatnonzero(available < size)
-            notes.append(
-                f"{len(few)} of {len(names)} classes have fewer than {size} training images: "
-                f"{listed([names[number] for number in few])}"
-            )
-    return notes
-
-
-def _compare(plans: list[_Plan]) -> None:
-    """Refuse a file that is given twice, and note where classes differ."""
-    for plan, other in combinations(plans, 2):
-        if plan.path.samefile(other.path):
-            raise ParameterError(f"{other.path}: is given twice; name each codes file once")
-    for plan in plans[1:]:
-        if plan.names != plans[0].names:
-            plan.notes.append(
-                f"has other classes than {plans[0].path}: the accuracies cannot be compared"
-            )
-
-
 def _measure(
-    plan: _Plan, C: float | str, class_weight: str | None, progress: Progress | None
+    plan: Plan, C: float | str, class_weight: str | None, progress: Progress | None
 ) -> Curve:
     """Fit and test every head of a curve."""
     rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
+    largest = max(len(draws[0]) for draws in plan.train.values())
     with CodeStore.open(plan.path) as store:
         codes, backbone, sha256 = CodeRows(store, rows), store.backbone, store.backbone_sha256
         images_sha256 = digest_images(codes.digests())
-        block = rows_that_stay(codes.n_features)
-        K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
-    test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
-    model = new_solver(class_weight=class_weight)
-
-    def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
-        train = np.searchsorted(rows, draw)
-        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed)
-        return float((logits.argmax(axis=1) == truth).mean()), used
-
-    points = []
-    threads = available_threads()
-    workers = min(2, threads)
-    for size, draws in plan.train.items():
-        first = measure(draws[0], C)
-        strength, accuracies = first[1], []
-        # Two heads at a time in half the threads each are done before one by one.
-        with threadpool_limits(threads // workers, "blas"), ThreadPoolExecutor(workers) as pool:
-            others = pool.map(partial(measure, C=strength), draws[1:])
-            for accuracy, _ in chain([first], others):
-                accuracies.append(accuracy)
-                if progress:
-                    progress.advance(1)
-        points.append(CurvePoint(size, len(draws[0]), strength, tuple(accuracies)))
+        way = _on_gram_matrix if largest < codes.n_features else _on_codes
+        points = _points(plan, way(store, rows, plan, class_weight), C, progress)
     return Curve(
         codes=str(plan.path),
         backbone=backbone.backbone,
@@ -315,9 +163,72 @@ def _measure(
         created_with=versions(),
         n_classes=len(plan.names),
         n_test=len(plan.test),
-        points=tuple(points),
+        points=points,
         notes=tuple(plan.notes),
+        majority=plan.majority,
     )
+
+
+def _on_gram_matrix(
+    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
+) -> _Measure:
+    """Prepare to measure heads by way of the Gram matrix of all images, which are `rows`."""
+    codes = CodeRows(store, rows)
+    block = rows_that_stay(codes.n_features)
+    K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
+    test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
+    model = new_solver(class_weight=class_weight)
+
+    def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        train, groups = np.searchsorted(rows, draw), plan.groups[draw]
+        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed, groups=groups)
+        return float((logits.argmax(axis=1) == truth).mean()), used
+
+    return measure
+
+
+def _on_codes(
+    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
+) -> _Measure:
+    """Prepare to measure heads that are each fitted as `train` does."""
+    test, truth = CodeRows(store, plan.test), plan.y[plan.test]
+
+    def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        weights, bias, fitted = fit_logistic(
+            CodeRows(store, draw),
+            plan.y[draw],
+            C=C,
+            class_weight=class_weight,
+            seed=plan.seed,
+            groups=plan.groups[draw],
+        )
+        n_right = 0
+        for places, X in test.blocks():
+            n_right += int(((X @ weights + bias).argmax(axis=1) == truth[places]).sum())
+        return n_right / len(truth), fitted["C"]
+
+    return measure
+
+
+def _points(
+    plan: Plan, measure: _Measure, C: float | str, progress: Progress | None
+) -> tuple[CurvePoint, ...]:
+    """Measure the heads of each size."""
+    points = []
+    threads = available_threads()
+    workers = min(2, threads)
+    for size, draws in plan.train.items():
+        first = measure(draws[0], C)
+        strength, accuracies = first[1], []
+        # Two heads at a time in half the threads each are done before one by one.
+        with threadpool_limits(threads // workers, "blas"), ThreadPoolExecutor(workers) as pool:
+            others = pool.map(measure, draws[1:], repeat(strength))
+            for accuracy, _ in chain([first], others):
+                accuracies.append(accuracy)
+                if progress:
+                    progress.advance(1)
+        points.append(CurvePoint(size, len(draws[0]), strength, tuple(accuracies)))
+    return tuple(points)
 
 
 def fit_part(
@@ -328,6 +239,7 @@ def fit_part(
     model: LogisticRegression,
     C: float | str,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.float32], float]:
     """Fit a logistic head on some of the images of a Gram matrix, and apply it to others.
 
@@ -345,6 +257,8 @@ def fit_part(
         Inverse strength of the penalty on standardised codes.
     seed : int
         Seed of the folds that choose C.
+    groups : ndarray of int, shape (n_train,), optional
+        Training images with equal numbers are in one fold.
 
     Returns
     -------
@@ -365,7 +279,7 @@ def fit_part(
     variance = max(float(own.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
     own /= variance
     points = rotate(own)
-    solution = solve(points, y, model, C=C, random_state=seed % 2**32)
+    solution = solve(points, y, model, C=C, random_state=seed % 2**32, groups=groups)
     alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(variance)
     logits = (K[np.ix_(test, train)] - mean) @ alpha + solution.intercept.astype(np.float32)
     return logits, solution.C

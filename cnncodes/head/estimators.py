@@ -23,7 +23,7 @@ from onnx import helper
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
@@ -46,7 +46,8 @@ MAX_BYTES = 2**31 - 1  # what protobuf can hold
 SMALLEST = np.finfo(np.float32).eps  # what a probability of 0 counts as in the loss
 
 
-def _svm(counts: NDArray[np.intp], n_features: int, seed: int) -> Any:
+def _svm(y: NDArray[np.int32], groups: NDArray[np.intp], n_features: int, seed: int) -> Any:
+    counts = np.bincount(y)
     if len(counts) > MAX_SVM_CLASSES:
         raise TrainingError(
             f"svm: {len(counts)} classes are more than {MAX_SVM_CLASSES}, and its graph compares "
@@ -59,23 +60,49 @@ def _svm(counts: NDArray[np.intp], n_features: int, seed: int) -> Any:
         )
     # Shuffled, since images that follow each other are often alike.
     folds = StratifiedKFold(int(min(N_FOLDS, counts.min())), shuffle=True, random_state=seed)
+    if len(np.unique(groups)) < len(groups):
+        folds = _grouped_folds(y, groups, seed)
     return make_pipeline(
-        _pca(counts, n_features), CalibratedClassifierCV(SVC(C=10), cv=folds, ensemble=False)
+        _pca(y, n_features), CalibratedClassifierCV(SVC(C=10), cv=folds, ensemble=False)
     )
 
 
-def _knn(counts: NDArray[np.intp], n_features: int, seed: int) -> Any:
-    return make_pipeline(
-        _pca(counts, n_features), KNeighborsClassifier(int(min(N_NEIGHBORS, counts.sum())))
+class _Folds(list[tuple[NDArray[np.intp], NDArray[np.intp]]]):
+    """Folds that were cut before; a head's metadata say how many, not which images they have."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} folds that keep groups together"
+
+
+def _grouped_folds(y: NDArray[np.int32], groups: NDArray[np.intp], seed: int) -> _Folds:
+    """Cut training images into folds that separate no group and leave each class in training."""
+    cells = np.unique(np.stack([y, groups], axis=1), axis=0)
+    n_groups = int(np.bincount(cells[:, 0]).min())
+    for n_folds in range(min(N_FOLDS, n_groups), 1, -1):
+        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+        parts = _Folds(folds.split(y, y, groups))
+        n_classes = len(np.unique(y))
+        if all(len(held_out) and len(np.unique(y[rest])) == n_classes for rest, held_out in parts):
+            return parts
+    raise TrainingError(
+        "svm: the training images of a class are all copies of one or of one group, and its "
+        "probabilities are calibrated by cross-validation; add images, or take knn or logistic"
     )
 
 
-def _pca(counts: NDArray[np.intp], n_features: int) -> PCA:
-    return PCA(min(N_COMPONENTS, int(counts.sum()) - 1, n_features))
+def _knn(y: NDArray[np.int32], groups: NDArray[np.intp], n_features: int, seed: int) -> Any:
+    return make_pipeline(_pca(y, n_features), KNeighborsClassifier(min(N_NEIGHBORS, len(y))))
 
 
-# Each is built for so many training images of each class, so many features, and a seed.
-NAMED: dict[str, Callable[[NDArray[np.intp], int, int], Any]] = {"svm": _svm, "knn": _knn}
+def _pca(y: NDArray[np.int32], n_features: int) -> PCA:
+    return PCA(min(N_COMPONENTS, len(y) - 1, n_features))
+
+
+# Each is built for the classes and groups of the training images, so many features, and a seed.
+NAMED: dict[str, Callable[[NDArray[np.int32], NDArray[np.intp], int, int], Any]] = {
+    "svm": _svm,
+    "knn": _knn,
+}
 
 
 class EstimatorHead:
@@ -169,6 +196,7 @@ def fit_estimator(
     code_shape: Sequence[int],
     *,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> EstimatorHead:
     """Fit an estimator, convert it to ONNX and compare the two.
 
@@ -190,6 +218,8 @@ def fit_estimator(
         Shape of one image's codes.
     seed : int
         Given to the estimator, and to each step of a Pipeline, whose ``random_state`` is not set.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers are in one fold where ``svm`` calibrates its probabilities.
 
     Returns
     -------
@@ -205,7 +235,8 @@ def fit_estimator(
     name, seed = name_of(estimator), seed % 2**32
     with _as_training_errors(f"{name}: cannot be trained"):
         if isinstance(estimator, str):
-            model = NAMED[estimator](np.bincount(y), rows.n_features, seed)
+            together = np.arange(len(y)) if groups is None else groups
+            model = NAMED[estimator](y, together, rows.n_features, seed)
         else:
             model = clone(estimator)
         model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64))

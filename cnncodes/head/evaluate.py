@@ -29,6 +29,7 @@ from cnncodes.extract.images import (
 )
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore, is_journal
+from cnncodes.head.groups import groups_of
 from cnncodes.head.metrics import Figures, measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
@@ -331,8 +332,11 @@ def _evaluate_codes(
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
+        if store.groups:
+            chosen = selection.unrelated(chosen, digests, groups_of(store))
         y = known[chosen]
-        notes = selection.notes(y, store.skipped)
+        images = [(paths[row], digests[row]) for row in chosen]
+        notes = selection.notes(y, store.skipped, images)
         rows = CodeRows(store, chosen)
         probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
         if progress is not None:
@@ -342,7 +346,6 @@ def _evaluate_codes(
             probabilities[places] = model.probabilities(codes)
             if progress is not None:
                 progress.advance(len(block))
-        images = [(paths[row], digests[row]) for row in chosen]
         return _evaluation(model, selection, store.source, y, probabilities, images, notes)
 
 
@@ -383,7 +386,7 @@ def _evaluate_images(
             if usable:
                 found.append(classify(np.stack(usable)))
     targets = np.array(y, np.intp)
-    notes = selection.notes(targets, skipped)
+    notes = selection.notes(targets, skipped, images)
     return _evaluation(model, selection, str(data), targets, np.concatenate(found), images, notes)
 
 

@@ -36,7 +36,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
@@ -247,6 +247,7 @@ def solve(
     Cs: Sequence[float] = DEFAULT_CS,
     n_folds: int = 5,
     random_state: Any = None,
+    groups: NDArray[np.intp] | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Fit a logistic regression, and choose the strength of its penalty if asked to.
@@ -267,6 +268,8 @@ def solve(
         Folds of the cross-validation, at most as many as the most common class has images.
     random_state : int, RandomState or None
         Seed of the folds.
+    groups : ndarray of int, shape (n_samples,), optional
+        Images with equal numbers are in one fold.
     progress : Progress, optional
         Told of the fits of the cross-validation.
 
@@ -277,7 +280,9 @@ def solve(
     """
     scores: dict[float, float] = {}
     if C == "auto":
-        scores = _cross_validate(points, y, estimator, sorted(Cs), n_folds, random_state, progress)
+        scores = _cross_validate(
+            points, y, estimator, sorted(Cs), n_folds, random_state, progress, groups
+        )
         C = _strongest_of_the_best(scores) if scores else FALLBACK_C
     model = clone(estimator).set_params(C=C).fit(points, y)
     weights, intercept = model.coef_.T, model.intercept_
@@ -295,9 +300,12 @@ def _cross_validate(
     n_folds: int,
     random_state: Any,
     progress: Progress | None,
+    groups: NDArray[np.intp] | None = None,
 ) -> dict[float, float]:
     """Give the mean accuracy of each C, which increase, over stratified folds; {} without any."""
     n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
+    if groups is not None:
+        n_folds = min(n_folds, len(np.unique(groups)))
     if n_folds < 2:
         return {}
     correct = np.zeros(len(Cs))
@@ -306,7 +314,11 @@ def _cross_validate(
         # A class with fewer images than folds is in the training part of most of them.
         warnings.filterwarnings("ignore", message="The least populated class")
         folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-        parts = list(folds.split(points, y))
+        if groups is not None and len(np.unique(groups)) < len(groups):
+            folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
+        else:
+            groups = None
+        parts = [part for part in folds.split(points, y, groups) if len(part[1])]
     if progress is not None:
         progress.begin(len(parts) * len(Cs), unit="fits")
     for train, held_out in parts:

@@ -35,6 +35,7 @@ def fit_logistic(
     C: float | str,
     class_weight: str | None = None,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Fit a multinomial logistic regression with an L2 penalty.
@@ -52,6 +53,8 @@ def fit_logistic(
         Whether rare classes weigh as much as common ones.
     seed : int
         Seed of the folds.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers are in one fold.
     progress : Progress, optional
         Told how far the work is.
 
@@ -67,7 +70,9 @@ def fit_logistic(
 
     def solved(points: NDArray[Any]) -> Solution:
         model = new_solver(class_weight=class_weight)
-        return solve(points, y, model, C=C, random_state=seed % 2**32, progress=progress)
+        return solve(
+            points, y, model, C=C, random_state=seed % 2**32, groups=groups, progress=progress
+        )
 
     if len(rows) >= rows.n_features:
         scaling = Scaling.of(X for _, X in rows.blocks())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
+from cnncodes.head.groups import notes_on_copies
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.text import listed
 
@@ -32,6 +33,7 @@ class Selection:
         self._info = info
         self._notes: list[str] = []
         self._n_training = 0
+        self._n_related = 0
 
     def known(self, labels: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.intp]:
         """Return each image's class as the model numbers it, −1 where it does not count.
@@ -77,7 +79,38 @@ class Selection:
         self._n_training += trained
         return self.include_training or not trained
 
-    def notes(self, y: NDArray[np.intp], skipped: Sequence[tuple[str, str]]) -> list[str]:
+    def unrelated(
+        self, chosen: NDArray[np.intp], digests: Sequence[str], groups: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Leave out images of a group of which an image trained the model, unless asked for.
+
+        Parameters
+        ----------
+        chosen : ndarray of intp
+            The images that count so far, as indices of the other two.
+        digests : sequence of str
+            SHA-256 of each image's file.
+        groups : ndarray of int, shape (n_images,)
+            Numbers that are equal for images of one group.
+
+        Returns
+        -------
+        ndarray of intp
+            The images that still count.
+        """
+        if self.include_training:
+            return chosen
+        trained = [image_key(digest) in self._info.training_images for digest in digests]
+        unrelated = chosen[~np.isin(groups[chosen], groups[trained])]
+        self._n_related += len(chosen) - len(unrelated)
+        return unrelated
+
+    def notes(
+        self,
+        y: NDArray[np.intp],
+        skipped: Sequence[tuple[str, str]],
+        images: Sequence[tuple[str, str]],
+    ) -> list[str]:
         """Say what was left out and what is missing, once it is known what counts.
 
         Parameters
@@ -86,6 +119,8 @@ class Selection:
             The classes of the images that count.
         skipped : sequence of (str, str)
             Path and reason of each image that could not be used.
+        images : sequence of (str, str)
+            Path and digest of each image that counts.
 
         Raises
         ------
@@ -100,10 +135,12 @@ class Selection:
             self._notes.append(f"counted too: {trained} that trained the model; this flatters it")
         elif self._n_training:
             self._leave_out(self._n_training, "that trained the model")
+        if self._n_related:
+            self._leave_out(self._n_related, "of the same groups as images that trained the model")
         if not len(y):
             remedy = (
                 "give images it has not seen, or pass --include-training"
-                if self._n_training
+                if self._n_training or self._n_related
                 else "give others"
             )
             raise SourceError(
@@ -114,7 +151,9 @@ class Selection:
         if absent:
             classes = _count(len(absent), "class", "classes")
             self._notes.append(f"no image of {classes} of the model: {listed(absent)}")
-        return self._notes
+        paths, digests = zip(*images, strict=True)
+        labels = [self._info.labels[number] for number in y]
+        return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
 
     def _leave_out(self, number: int, why: str) -> None:
         self._notes.append(f"left out: {_count(number, 'image')} {why}")

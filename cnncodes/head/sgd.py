@@ -100,6 +100,7 @@ def fit_sgd(
     y: NDArray[np.int32],
     *,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
     parameters: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -115,6 +116,8 @@ def fit_sgd(
         Their classes, from 0 on without gaps; two or more.
     seed : int
         Seed of the held-out part and of the order of the images.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers are held out together or not at all.
     parameters : dict, optional
         Parameters of `SGDSoftmax`.
     checkpoint : Path, optional
@@ -147,7 +150,7 @@ def fit_sgd(
         check_output(checkpoint, overwrite=True)
     model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
     images = StandardisedRows(rows, measured(rows), progress)
-    request = _request(rows, images.scaling, y, model)
+    request = _request(rows, images.scaling, y, model, groups)
     state = _load(checkpoint, request)
     ours = state is not None  # whether the checkpoint there is of this training
     try:
@@ -156,7 +159,8 @@ def fit_sgd(
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)
         saved = time.monotonic()
         with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
-            for epoch in model.train(images, y.astype(np.intp), int(y.max()) + 1, state):
+            targets, n_classes = y.astype(np.intp), int(y.max()) + 1
+            for epoch in model.train(images, targets, n_classes, state, groups=groups):
                 if on_epoch is not None:
                     on_epoch(epoch)
                 if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
@@ -184,9 +188,16 @@ def measured(rows: CodeRows) -> Scaling:
     return Scaling.of(X for _, X in read_ahead(rows.pick, blocks))
 
 
-def _request(rows: CodeRows, scaling: Scaling, y: NDArray[np.int32], model: SGDSoftmax) -> str:
+def _request(
+    rows: CodeRows,
+    scaling: Scaling,
+    y: NDArray[np.int32],
+    model: SGDSoftmax,
+    groups: NDArray[np.intp] | None,
+) -> str:
     """Digest all that a training depends on: only the same one goes on from a checkpoint."""
-    asked = json.dumps([__version__, model.get_params(), rows.digests(), y.tolist(), scaling.scale])
+    images = [rows.digests(), y.tolist(), None if groups is None else groups.tolist()]
+    asked = json.dumps([__version__, model.get_params(), images, scaling.scale])
     # Another network makes other codes of the same images: their mean tells.
     return hashlib.sha256(asked.encode() + scaling.mean.tobytes()).hexdigest()
 

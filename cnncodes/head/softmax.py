@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_random_state, validate_data
+from sklearn.utils.validation import check_random_state, column_or_1d, validate_data
 
 from cnncodes.head.descent import Adam, Descent, Nesterov, Run, in_all_threads
 from cnncodes.head.linear import LinearSoftmax, log_softmax
@@ -163,7 +163,12 @@ class SGDSoftmax(LinearSoftmax):
         self.random_state = random_state
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, on_epoch: Callable[[Epoch], None] | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        *,
+        groups: ArrayLike | None = None,
     ) -> SGDSoftmax:
         """Train.
 
@@ -175,6 +180,8 @@ class SGDSoftmax(LinearSoftmax):
             Classes.
         on_epoch : callable, optional
             Given each `Epoch` when it ends.
+        groups : array-like of int, shape (n_samples,), optional
+            Images with equal numbers are held out together or not at all.
 
         Returns
         -------
@@ -184,8 +191,8 @@ class SGDSoftmax(LinearSoftmax):
         Raises
         ------
         ValueError
-            A parameter is out of range, there is one class only, X is not finite, or the
-            training diverged.
+            A parameter is out of range, there is one class only, X is not finite, `groups` is
+            of another length, or the training diverged.
         """
         self._forget()
         features: NDArray[np.float32]
@@ -194,7 +201,8 @@ class SGDSoftmax(LinearSoftmax):
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{len(self.classes_)} class in the data; two or more are needed")
-        for epoch in self.train(_Array(features), targets, len(self.classes_)):
+        numbers = None if groups is None else column_or_1d(groups)
+        for epoch in self.train(_Array(features), targets, len(self.classes_), groups=numbers):
             if on_epoch is not None:
                 on_epoch(epoch)
         return self
@@ -265,6 +273,8 @@ class SGDSoftmax(LinearSoftmax):
         targets: NDArray[np.intp],
         n_classes: int,
         state: dict[str, NDArray[Any]] | None = None,
+        *,
+        groups: NDArray[np.intp] | None = None,
     ) -> Iterator[Epoch]:
         """Train on images from anywhere, and tell of each epoch when it ends.
 
@@ -280,6 +290,8 @@ class SGDSoftmax(LinearSoftmax):
             How many classes there are.
         state : dict of str to ndarray, optional
             What `state` gave after an epoch of the same training: it goes on from there.
+        groups : ndarray of int, shape (n_images,), optional
+            Images with equal numbers are held out together or not at all.
 
         Yields
         ------
@@ -293,7 +305,7 @@ class SGDSoftmax(LinearSoftmax):
         """
         self._check_parameters()
         random = check_random_state(self.random_state)
-        train, held_out = self._hold_out(targets, random)
+        train, held_out = self._hold_out(targets, random, groups)
         self._descent = self._start(images.n_features, n_classes)
         self.history_: list[Epoch] = []
         self.best_epoch_ = 0
@@ -377,13 +389,17 @@ class SGDSoftmax(LinearSoftmax):
             raise ValueError(f"l2 must be at least 0 and finite, not {self.l2}")
 
     def _hold_out(
-        self, targets: NDArray[np.intp], random: np.random.RandomState
+        self,
+        targets: NDArray[np.intp],
+        random: np.random.RandomState,
+        groups: NDArray[np.intp] | None,
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Hold out a share of each class that has enough images to spare one."""
+        """Hold out a share of each class that has enough groups to spare one."""
         if self.validation_fraction == 0:
             return np.arange(len(targets)), np.empty(0, np.intp)
         seed = int(random.randint(2**31 - 1))
-        split = split_by_class(targets.astype(np.int32), 1 - self.validation_fraction, seed=seed)
+        labels = targets.astype(np.int32)
+        split = split_by_class(labels, 1 - self.validation_fraction, seed=seed, groups=groups)
         return split.train, split.test
 
     def _start(self, n_features: int, n_classes: int) -> Descent:

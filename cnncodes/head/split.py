@@ -3,6 +3,14 @@
 Both splits take the same share of every class, so a rare class is tested too. ``first`` is
 the split of the experiment this project grew from (yoavz/transfer-learning-keras): the first
 images of each class, in the order of their names.
+
+Images of one group, such as copies of a file, stay on one side. The groups come in the order of
+their first images among the shuffled ones. Each trains that fits into the wanted share of its
+classes, then each that brings these shares nearer to what is wanted, and those that have become
+needless are given back; with ``first`` a class ends at the first group that takes its share
+further off. A group may have images of several classes; without such groups, each class ends
+within half of its largest group of the wanted number. Where every image is a group of its own,
+the split is the same as without groups.
 """
 
 from __future__ import annotations
@@ -38,6 +46,7 @@ def split_by_class(
     method: str = "stratified",
     per_class: int | None = None,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> Split:
     """Split labelled images into a training and a test part, class by class.
 
@@ -47,7 +56,8 @@ def split_by_class(
         The classes; images with a negative label are in neither part.
     train_fraction : float
         Share of each class that trains, above 0 and below 1, rounded down but at least one
-        image; a class of two or more images keeps at least one for the test.
+        image; a class of two or more groups keeps at least one for the test, unless each of
+        them is needed to train another class.
     method : {"stratified", "first"}
         Whether each class is shuffled first, or taken in order.
     per_class : int, optional
@@ -55,6 +65,9 @@ def split_by_class(
         that accuracies can be compared.
     seed : int
         Seed of the shuffling.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers stay on one side; by default each image is on its own. A class
+        of one group trains only.
 
     Returns
     -------
@@ -64,7 +77,7 @@ def split_by_class(
     Raises
     ------
     ParameterError
-        The fraction, the method or `per_class` is out of range.
+        The fraction, the method or `per_class` is out of range, or `groups` of another length.
     """
     if not 0 < train_fraction < 1:
         raise ParameterError(
@@ -74,16 +87,150 @@ def split_by_class(
         raise ParameterError(f"no split {method!r}; there are {' and '.join(METHODS)}")
     if per_class is not None and per_class < 1:
         raise ParameterError(f"the images per class must be 1 or more, not {per_class}")
+    if groups is not None and groups.shape != labels.shape:
+        raise ParameterError(f"there must be {len(labels)} groups, one an image, not {len(groups)}")
     generator = np.random.default_rng(seed)
-    train, test = [], []
-    for label in np.unique(labels[labels >= 0]):
-        members = np.flatnonzero(labels == label)
-        if method == "stratified":
-            members = generator.permutation(members)
-        # The tolerance keeps 0.7 of 10 at 7, though 0.7 * 10 is a little less in binary.
-        wanted = int(train_fraction * len(members) + 1e-9)
-        n_train = max(1, min(wanted, len(members) - 1))
-        train.append(members[:n_train][:per_class])
-        test.append(members[n_train:])
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    if method == "stratified":
+        classes = [generator.permutation(members) for members in classes]
+    if groups is None:
+        groups = np.arange(len(labels))
+    trains = _trains(classes, groups, train_fraction, in_order=method == "first")
     none = np.empty(0, np.intp)
+    train = [members[trains[members]][:per_class] for members in classes]
+    test = [members[~trains[members]] for members in classes]
     return Split(np.sort(np.concatenate([none, *train])), np.sort(np.concatenate([none, *test])))
+
+
+def _trains(
+    classes: list[NDArray[np.intp]],
+    groups: NDArray[np.intp],
+    train_fraction: float,
+    *,
+    in_order: bool,
+) -> NDArray[np.bool_]:
+    """Return for each image of `groups` whether it trains, given each class in its order."""
+    trains = np.zeros(len(groups), bool)
+    if not classes:
+        return trains
+    y = np.full(len(groups), -1)
+    rank = np.zeros(len(groups))  # from 0 to 1, so that the classes take turns
+    for number, members in enumerate(classes):
+        y[members] = number
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    labelled = np.flatnonzero(y >= 0)
+    _, first, group = np.unique(groups[labelled], return_index=True, return_inverse=True)
+    cells, n_images = np.unique(group * len(classes) + y[labelled], return_counts=True)
+    counts: list[list[tuple[int, int]]] = [[] for _ in first]
+    owner, of_class = np.divmod(cells, len(classes))
+    for number, each, n in zip(owner.tolist(), of_class.tolist(), n_images.tolist(), strict=True):
+        counts[number].append((each, n))
+    sides = _Sides(counts, [len(members) for members in classes], train_fraction)
+    order = np.argsort(rank[labelled[first]], kind="stable").tolist()
+    sides.keep_undivided_classes()
+    if in_order:
+        sides.fill_in_order(order)
+    else:
+        sides.fill(order)
+    sides.train_and_test_each_class()
+    trains[labelled] = np.array(sides.trains)[group]
+    return trains
+
+
+class _Sides:
+    """The side of each group, and how many images of each class train so far.
+
+    Parameters
+    ----------
+    counts : list of list of (int, int)
+        For each group its classes, and how many images it has of each.
+    sizes : list of int
+        Images of each class.
+    train_fraction : float
+        Share of each class that is wanted to train.
+    """
+
+    def __init__(
+        self, counts: list[list[tuple[int, int]]], sizes: list[int], train_fraction: float
+    ) -> None:
+        self.trains = [False] * len(counts)
+        self._counts = counts
+        self._sizes = sizes
+        # The tolerance keeps 0.7 of 10 at 7, though 0.7 * 10 is a little less in binary.
+        self._missing = [max(1, min(int(train_fraction * size + 1e-9), size - 1)) for size in sizes]
+        self._members: list[list[int]] = [[] for _ in sizes]
+        for group, cells in enumerate(counts):
+            for label, _ in cells:
+                self._members[label].append(group)
+        self._n_training = [0] * len(sizes)
+
+    def keep_undivided_classes(self) -> None:
+        """Have a class of one group train."""
+        for members in self._members:
+            if len(members) == 1 and not self.trains[members[0]]:
+                self._move(members[0])
+
+    def fill(self, order: list[int]) -> None:
+        """Have groups train that fit, and then those without which the shares are further off."""
+        for group in order:
+            fits = all(n <= self._missing[label] for label, n in self._counts[group])
+            if fits and not self.trains[group]:
+                self._move(group)
+        for group in order:
+            if not self.trains[group] and self._cost(group) < 0:
+                self._move(group)
+        for group in reversed(order):  # a large one, taken last, may have made others needless
+            if self.trains[group] and self._spares(group) and self._cost(group) < 0:
+                self._move(group)
+
+    def fill_in_order(self, order: list[int]) -> None:
+        """Have groups train up to the first of each class that takes its share further off."""
+        ended = [False] * len(self._sizes)
+        for group in order:
+            if self.trains[group]:
+                continue
+            cells = self._counts[group]
+            if self._cost(group) < 0 and not any(ended[label] for label, _ in cells):
+                self._move(group)
+                continue
+            for label, n in cells:
+                ended[label] |= n >= 2 * self._missing[label]
+
+    def train_and_test_each_class(self) -> None:
+        """Move groups so that each class trains, and is tested where that leaves all training."""
+        for members in self._members:
+            if not any(self.trains[group] for group in members):
+                spare = [group for group in members if self._spares(group)]
+                self._move(min(spare or members, key=self._cost))
+        for members in self._members:
+            if len(members) > 1 and all(self.trains[group] for group in members):
+                spare = [group for group in members if self._spares(group)]
+                if spare:
+                    self._move(min(spare, key=self._cost))
+
+    def _cost(self, group: int) -> float:
+        """Return by how much a move adds to the squared differences to the wanted shares."""
+        sign = -1 if self.trains[group] else 1
+        return sum(
+            n * (n - sign * 2 * self._missing[label]) / self._sizes[label] ** 2
+            for label, n in self._counts[group]
+        )
+
+    def _spares(self, group: int) -> bool:
+        """Whether each class of a group has another one on the same side."""
+        n_others = (
+            self._n_training[label] if self.trains[group] else self._n_testing(label)
+            for label, _ in self._counts[group]
+        )
+        return all(n > 1 for n in n_others)
+
+    def _n_testing(self, label: int) -> int:
+        return len(self._members[label]) - self._n_training[label]
+
+    def _move(self, group: int) -> None:
+        """Put a group on the other side."""
+        self.trains[group] = not self.trains[group]
+        sign = 1 if self.trains[group] else -1
+        for label, n in self._counts[group]:
+            self._missing[label] -= sign * n
+            self._n_training[label] += sign

@@ -23,6 +23,7 @@ from cnncodes import __version__
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
+from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.head_onnx import build_head, save_checked
 from cnncodes.head.linear import log_softmax
 from cnncodes.head.logistic import fit_logistic
@@ -33,7 +34,6 @@ from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
-from cnncodes.text import listed
 
 LINEAR = ("logistic", "sgd")
 N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
@@ -198,15 +198,24 @@ def train_head(
         # Told where there are few images a class; these targets are classes for certain.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classes, y, notes = labelled_classes(store)
-        parts = split_by_class(y, train_fraction, method=split, per_class=per_class, seed=seed)
-        notes += notes_on_split(store, classes, y, parts, per_class)
-        rows, targets = CodeRows(store, parts.train), y[parts.train]
+        groups = groups_of(store)
+        parts = split_by_class(
+            y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
+        )
+        notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
+        rows, targets, own = CodeRows(store, parts.train), y[parts.train], groups[parts.train]
         code_shape = store.codes.shape[1:]
         started = time.monotonic()
         head: LinearHead | EstimatorHead
         if estimator == "logistic":
             weights, bias, fitted = fit_logistic(
-                rows, targets, C=C, class_weight=class_weight, seed=seed, progress=progress
+                rows,
+                targets,
+                C=C,
+                class_weight=class_weight,
+                seed=seed,
+                groups=own,
+                progress=progress,
             )
             head = LinearHead(weights, bias)
         elif estimator == "sgd":
@@ -214,6 +223,7 @@ def train_head(
                 rows,
                 targets,
                 seed=seed,
+                groups=own,
                 parameters=sgd,
                 checkpoint=checkpoint,
                 on_epoch=on_epoch,
@@ -222,7 +232,10 @@ def train_head(
             head = LinearHead(weights, bias)
         else:
             sample = CodeRows(store, _sample(parts))
-            head = fit_estimator(estimator, rows, targets, sample, code_shape, seed=seed)
+            head = fit_estimator(
+                estimator, rows, targets, sample, code_shape, seed=seed, groups=own
+            )
+            notes += _notes_on_folds(estimator, own)
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         training = Training(
@@ -232,7 +245,7 @@ def train_head(
             labels=[store.class_names[number] for number in classes],
             train=_score(rows, targets, head),
             test=_score(CodeRows(store, parts.test), y[parts.test], head),
-            majority=_majority(y, parts),
+            majority=majority_accuracy(y, parts),
             seconds=seconds,
             fitted=fitted,
             notes=notes,
@@ -339,27 +352,17 @@ def labelled_classes(
     return classes, targets, notes
 
 
-def notes_on_split(
-    store: CodeStore,
-    classes: NDArray[np.int32],
-    y: NDArray[np.int32],
-    parts: Split,
-    per_class: int | None = None,
-) -> list[str]:
-    """Name the classes that train only or have few images, given `labelled_classes`' results."""
-    names = [store.class_names[number] for number in classes]
-    counts = np.bincount(y[parts.train])
-    notes = []
-    few = np.flatnonzero(counts < (per_class or 0))
-    if len(few):
-        have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
-        few_names = listed([f"{names[number]} ({counts[number]})" for number in few])
-        notes.append(f"{have} fewer than {per_class} training images: {few_names}")
-    untested = np.setdiff1d(y[parts.train], y[parts.test])
-    if len(untested):
-        untested_names = listed([names[number] for number in untested])
-        notes.append(f"classes of one image train but are not tested: {untested_names}")
-    return notes
+def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
+    """Warn of an estimator that cuts the training images into folds of its own."""
+    has_folds = not isinstance(estimator, str) and any(
+        name.rpartition("__")[2] == "cv" for name in estimator.get_params()
+    )
+    if not has_folds or len(np.unique(groups)) == len(groups):
+        return []
+    return [
+        f"{name_of(estimator)} has folds of its own, which may separate copies and groups: what it "
+        "chooses by them may suit these images better than new ones"
+    ]
 
 
 def _sample(parts: Split) -> NDArray[np.intp]:
@@ -385,7 +388,11 @@ def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHea
     return Score(len(rows), loss / len(rows), correct / len(rows))
 
 
-def _majority(y: NDArray[np.int32], parts: Split) -> float | None:
+def majority_accuracy(y: NDArray[np.int32], parts: Split) -> float | None:
+    """Return the test accuracy of always naming the class most common in training.
+
+    It is None where there is nothing to test on.
+    """
     if len(parts.test) == 0:
         return None
     return float((y[parts.test] == np.bincount(y[parts.train]).argmax()).mean())

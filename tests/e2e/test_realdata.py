@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 
 from cnncodes import Classifier, CodeStore
+from cnncodes.head.groups import groups_of
 from cnncodes.head.split import split_by_class
 from tests.conftest import run_command, run_process
 
@@ -75,7 +76,7 @@ def test_chain_on_solar_cells(
     head, app = tmp_path / "head0.onnx", tmp_path / "app.onnx"
     run_command("bundle", backbone, head, "-o", app)
     with CodeStore.open(codes) as store:
-        test = split_by_class(store.labels, 0.75, seed=0).test
+        test = split_by_class(store.labels, 0.75, seed=0, groups=groups_of(store)).test
         paths = [Path(store.paths[index]) for index in test]
         stored = store.codes[:][test].astype(np.float32)
     probabilities = onnxruntime.InferenceSession(str(head)).run(None, {"codes": stored})[0]

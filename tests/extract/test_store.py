@@ -120,6 +120,17 @@ def test_gives_back_what_was_stored(written: Path) -> None:
         pass
 
 
+def test_groups_are_read_where_there_are_any(written: Path) -> None:
+    with CodeStore.open(written) as store:
+        assert store.groups == []
+    groups = ["Müller", "", "Müller", "\udcff", "2"]
+    with h5py.File(written, "r+") as file:
+        stored = [group.encode("utf-8", "surrogateescape") for group in groups]
+        file.create_dataset("groups", data=stored, dtype=h5py.string_dtype())
+    with CodeStore.open(written) as store:
+        assert store.groups == groups
+
+
 def test_stores_half_precision_within_rounding(tmp_path: Path) -> None:
     with CodeStore.open(write(tmp_path / "codes.h5", dtype="float16")) as store:
         assert store.codes.dtype == np.float16
@@ -211,6 +222,10 @@ def swap(file: h5py.File, name: str, value: object) -> None:
         file[name] = value
 
 
+def add_groups(file: h5py.File, groups: list[object]) -> None:
+    file.create_dataset("groups", data=groups)
+
+
 DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "later format": (lambda file: file.attrs.update(format="2"), "is in format '2'"),
     "later format, release named": (
@@ -257,6 +272,9 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "digest no SHA-256": (lambda file: file["digests"].__setitem__(2, b"ab" * 31 + b"zz"), ""),
     "paths numbers": (lambda file: swap(file, "paths", [1, 2, 3, 4, 5]), "is damaged"),
     "reasons numbers": (lambda file: swap(file, "skipped/reasons", [1, 2]), "is damaged"),
+    "groups too few": (lambda file: add_groups(file, [b"x"] * 4), "contradicts itself"),
+    "groups numbers": (lambda file: add_groups(file, [1, 2, 3, 4, 5]), "is damaged"),
+    "groups a folder": (lambda file: file.create_group("groups"), "is damaged"),
     "skipped no folder": (lambda file: swap(file, "skipped", [1, 2]), ""),
 }
 for _name in ("codes", "labels", "paths", "digests", "skipped/paths", "skipped/reasons"):

@@ -62,6 +62,30 @@ def test_learning_curve_shows_mean_and_deviation():
     assert not figure.legends
 
 
+def test_majority_is_a_line_and_a_single_fit_has_no_bar():
+    curve = make_curve(n=3)
+    points = (*curve.points, CurvePoint(8, 80, 1.0, (0.6,)))
+    figure = learning_curve_figure([replace(curve, points=points, majority=0.36)])
+    (axes,) = figure.axes
+    (line,) = [each for each in axes.lines if each.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == pytest.approx([36, 36])
+    assert axes.get_ylim()[0] < 36
+    (text,) = figure.legends[0].get_texts()
+    assert text.get_text() == "always naming the most common class: 36.0% of the test images"
+    bars = [each for each in axes.containers[0].lines[2][0].get_segments() if len(each)]
+    assert sum(np.isfinite(bar).all() for bar in bars) == 3
+    assert line_of(axes, 0).get_ydata()[-1] == pytest.approx(60)
+
+
+def test_curves_of_the_same_images_share_the_line_of_the_majority():
+    curves = [replace(make_curve(f"{name}.h5"), majority=0.3) for name in "ab"]
+    for last, n_lines in ((0.3, 1), (0.25, 2), (None, 1)):
+        figure = learning_curve_figure([curves[0], replace(curves[1], majority=last)])
+        dashed = [each for each in figure.axes[0].lines if each.get_linestyle() == "--"]
+        assert len(dashed) == n_lines
+        assert len(figure.legends[0].get_texts()) == 2 + n_lines
+
+
 def test_curves_of_several_networks_are_told_apart():
     curves = [make_curve(), make_curve(backbone="inception_v3", weights="random:0", shift=0.1)]
     figure = learning_curve_figure(curves)

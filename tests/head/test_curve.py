@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -154,6 +155,8 @@ def test_file_tells_mean_and_deviation():
         (("curves", 0, "train_fraction"), 1, "train_fraction is not between 0 and 1"),
         (("curves", 0, "split"), ..., "split must be a text"),
         (("curves", 0, "notes", 0), 5, "notes must be a list of texts"),
+        (("curves", 0, "majority"), 1.5, "majority is not between 0 and 1"),
+        (("curves", 0, "majority"), "0.5", "majority must be a finite number"),
         (("curves", 0, "codes"), None, "codes must be a text"),
     ],
 )
@@ -165,6 +168,90 @@ def test_damage_is_named(tmp_path, place, new, said):
     assert told.startswith("is damaged (")
     assert said in told
     assert told.endswith("; make one with: cnncodes curve")
+
+
+def test_majority_and_summary_may_be_absent(tmp_path):
+    value = json.loads(json.dumps(VALID))
+    for curve in value["curves"]:
+        del curve["majority"], curve["summary"]
+    (tmp_path / "curve.json").write_text(json.dumps(value))
+    assert read_curves(tmp_path / "curve.json") == CURVES
+
+
+def test_a_point_may_be_a_single_fit(tmp_path):
+    points = (*CURVES[0].points, CurvePoint(20, 55, 3.0, (0.875,)))
+    curves = [replace(CURVES[0], points=points, majority=0.5)]
+    save_curves(curves, tmp_path / "curve.json", overwrite=False)
+    assert read_curves(tmp_path / "curve.json") == curves
+
+
+def curve_of(*accuracies, n_test=1000, majority=None):
+    """A curve of doubling sizes, from 10 images a class on, and two classes."""
+    points = [
+        CurvePoint(10 * 2**power, 20 * 2**power, 1.0, each) for power, each in enumerate(accuracies)
+    ]
+    return replace(CURVES[0], n_test=n_test, points=tuple(points), majority=majority)
+
+
+@pytest.mark.parametrize(
+    ("curve", "summary"),
+    [
+        (
+            curve_of((0.5, 0.6), (0.68, 0.7, 0.69), (0.73, 0.735, 0.74)),
+            "from 20 to 40 images per class (40 to 80 in all) the accuracy still rises by 4.5 "
+            "points (± 1.3): more images are likely to help",
+        ),
+        (
+            curve_of((0.70, 0.70, 0.71), (0.74,)),  # the spread of the draws is that of the fit too
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy still rises by 3.7 "
+            "points (± 1.3): more images are likely to help",
+        ),
+        (
+            curve_of((0.899, 0.9, 0.901), (0.902,)),
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy changes by +0.2 points "
+            "(± 0.2): more images of this kind are unlikely to help much",
+        ),
+        (
+            curve_of((0.9, 0.9, 0.9), (0.85, 0.85, 0.85)),
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy changes by -5.0 points "
+            "(± 0.1): more images of this kind are unlikely to help much",
+        ),
+        (
+            curve_of((0.6, 0.7, 0.8), (0.75,)),
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy changes by +5.0 points "
+            "(± 23.1): too uncertain to say whether more images help",
+        ),
+        (
+            curve_of((0.9, 0.9, 0.9), (0.9,), n_test=10),  # ten images do not show a point
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy changes by +0.0 points "
+            "(± 10.0): too uncertain to say whether more images help",
+        ),
+        (
+            curve_of((0.6,), (0.7,)),
+            "one draw of the training images does not show how much the accuracy depends on "
+            "chance, and so not whether more images help",
+        ),
+        (
+            curve_of((0.6, 0.7)),
+            "no size has about half the images of the largest, so the curve does not show whether "
+            "more images help",
+        ),
+        (
+            curve_of((0.6, 0.6), (0.65, 0.65), majority=0.65),
+            "from 10 to 20 images per class (20 to 40 in all) the accuracy still rises by 5.0 "
+            "points (± 0.1): more images are likely to help; the accuracy is not above that of "
+            "always naming the most common class (65.0%)",
+        ),
+    ],
+)
+def test_summary(curve, summary):
+    assert curve.summary == summary
+    assert curves_to_json([curve])["curves"][0]["summary"] == summary
+
+
+def test_summary_leaves_out_a_majority_that_is_beaten():
+    curve = curve_of((0.6, 0.6), (0.65, 0.65))
+    assert replace(curve, majority=0.649).summary == curve.summary
 
 
 def test_later_format(tmp_path):

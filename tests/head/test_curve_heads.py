@@ -7,19 +7,24 @@ import json
 import shutil
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
 from cnncodes import CodeStore
 from cnncodes.errors import ParameterError
 from cnncodes.head.curve import read_curves
-from cnncodes.head.curve_heads import draw_images, fit_part, learning_curves
+from cnncodes.head.curve_heads import fit_part, learning_curves
+from cnncodes.head.curve_plan import default_sizes, draw_images
 from cnncodes.head.gram import gram_matrix, new_solver
+from cnncodes.head.groups import number_groups
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, read_all
@@ -62,12 +67,27 @@ def digits(tmp_path):
         path = tmp_path / "digits.h5"
         info = {"code_shape": (n_features,), "class_names": tuple("0123456789")}
         with create(path.with_suffix(".partial"), **info) as journal:
-            told = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": ["0" * 64] * 400}
+            digests = [f"{index:064x}" for index in range(400)]
+            told = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": digests}
             append(journal, X, **told, skipped=[])
             journal.finish(path)
         return path
 
     return made
+
+
+def train_counts(path):
+    """Training images of each class."""
+    with CodeStore.open(path) as store:
+        return np.bincount(store.labels[split_by_class(store.labels, 0.7).train])
+
+
+def noise_in_copies(file):
+    """Two classes of noise, of 15 images each, every one of them four times."""
+    codes = np.random.default_rng(0).standard_normal((30, *file["codes"].shape[1:]))
+    file["codes"][:] = np.repeat(codes, 4, axis=0)
+    file["digests"][:] = np.repeat([f"{index:064x}" for index in range(30)], 4).astype("S64")
+    file["labels"][:] = np.repeat([0, 1], 60)
 
 
 def curve_json(run, *arguments):
@@ -187,7 +207,10 @@ def test_result_and_file_tell_the_same(codes, output, run):
         n_test = len(split_by_class(store.labels, 0.7).test)
     assert curve["codes"] == str(codes)
     assert (curve["backbone"], curve["weights"]) == ("inception_v3", "random:0")
-    assert (curve["n_classes"], curve["n_test"], curve["notes"]) == (10, n_test, [])
+    assert (curve["n_classes"], curve["n_test"]) == (10, n_test)
+    assert curve["notes"] == [
+        f"there are up to {train_counts(codes).max()} training images per class"
+    ]
     assert [(each["per_class"], each["n_train"]) for each in curve["points"]] == [(2, 20), (5, 50)]
     for point in curve["points"]:
         assert point["mean"] == pytest.approx(np.mean(point["accuracies"]))
@@ -198,7 +221,7 @@ def test_result_and_file_tell_the_same(codes, output, run):
 
 
 def test_file_tells_what_it_was_made_from(codes, photos, small_backbone, output, run):
-    options = ("--per-class", "100", "--seeds", "2", "--seed", "5", "--C", "1")
+    options = ("--seeds", "2", "--seed", "5", "--C", "1")
     options += ("--train-fraction", "0.5", "--class-weight", "balanced")
     (curve,) = curve_json(run, codes, "-o", output, *options)
     digests = sorted(
@@ -220,16 +243,93 @@ def test_file_tells_what_it_was_made_from(codes, photos, small_backbone, output,
 def test_table(codes, output, run):
     result = run("curve", codes, "-o", output, "--per-class", "2,4", "--C", "3")
     lines = result.stdout.splitlines()
-    points, n_test = read_curves(output)[0].points, read_curves(output)[0].n_test
+    (curve,) = read_curves(output)
+    points, n_test = curve.points, curve.n_test
     assert (
         lines[0]
         == f"{codes}: inception_v3, random:0 weights, 10 classes; tested on {n_test} images"
     )
-    for line, point in zip(lines[2:4], points, strict=True):
+    assert lines[1] == f"  always naming the most common class: {curve.majority:.1%} of the test"
+    for line, point in zip(lines[3:5], points, strict=True):
         assert line.split()[:3] == [str(point.per_class), str(point.n_train), "3"]
         assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}  (random weights)")
-    assert lines[-2] == "  mean ± standard deviation of 5 draws of the training images"
+    assert lines[5] == "  mean ± standard deviation of 5 draws of the training images"
+    assert lines[6] == f"  {curve.summary}  (random weights)"
     assert lines[-1] == f"written to {output}"
+
+
+def test_sizes_follow_the_data_up_to_all_there_is(codes, output, run):
+    (curve,) = curve_json(run, codes, "-o", output, "--C", "3")
+    head = output.with_name("head.onnx")
+    trained = json.loads(run("train", codes, "-o", head, "--C", "3", "--json").stdout)
+    counts = train_counts(codes)
+    assert [each["per_class"] for each in curve["points"]] == default_sizes(int(counts.max()))
+    *others, last = curve["points"]
+    assert last["n_train"] == trained["train"]["n_images"]
+    assert last["accuracies"] == [pytest.approx(trained["test"]["accuracy"])], "one fit, not five"
+    assert all(len(each["accuracies"]) == 5 for each in others)
+    assert curve["majority"] == pytest.approx(trained["majority"])
+    lines = run("curve", codes, "-o", output, "--C", "3", "--overwrite").stdout.splitlines()
+    rows = lines[3 : 3 + len(curve["points"])]
+    assert ["±" in row for row in rows] == [True] * len(others) + [False]
+    assert lines[3 + len(rows)].endswith(
+        "of 5 draws of the training images; all of them make one fit"
+    )
+
+
+@given(st.integers(1, 10**9))
+def test_default_sizes_are_halves_down_to_about_five(most):
+    sizes = default_sizes(most)
+    assert sizes[-1] == most
+    assert all(0 < one < two and two - 2 * one in (0, -1) for one, two in pairwise(sizes))
+    assert len(sizes) >= min(most, 3)
+    assert sizes[0] < 10
+    assert sizes[0] >= 5 or len(sizes) <= 3
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (9, [3, 5, 9]),
+        (30, [8, 15, 30]),
+        (40, [5, 10, 20, 40]),
+        (570, [5, 9, 18, 36, 72, 143, 285, 570]),
+    ],
+)
+def test_default_sizes(most, sizes):
+    assert default_sizes(most) == sizes
+
+
+def test_sizes_that_no_class_has(codes, output):
+    most = train_counts(codes).max()
+    said = error_of("curve", codes, "-o", output, "--per-class", "50,100")
+    assert said == (f"Error: {codes}: no class has 50 training images; name numbers up to {most}")
+    assert not list(output.parent.iterdir())
+
+
+def test_copies_are_on_one_side_of_the_split(edited, output, run):
+    """Every image four times, of noise: nothing can be learned but the copies themselves."""
+    path = edited(noise_in_copies)
+    (curve,) = curve_json(run, path, "-o", output, "--C", "10")
+    assert all(each["mean"] < 0.65 for each in curve["points"])
+    assert any("90 of 120 images are copies of others" in note for note in curve["notes"])
+    with CodeStore.open(path) as store:
+        parts, draws = draw_images(
+            store.labels, (3, 50), 0.7, "stratified", 4, 0, number_groups(store.digests)
+        )
+        digests = np.array(store.digests)
+    for draw in (parts.train, *draws[3], *draws[50]):
+        assert not set(digests[draw]) & set(digests[parts.test])
+
+
+def test_classes_that_are_one_file_each(edited, output):
+    def change(file):
+        file["digests"][:] = np.array([f"{label:064x}" for label in file["labels"][:]], "S64")
+
+    said = error_of("curve", edited(change), "-o", output)
+    assert "no class has two images (copies of a file and images of a group count once)" in said
 
 
 def test_one_seed_has_no_deviation(codes, output, run):
@@ -261,14 +361,15 @@ def test_classes_with_fewer_images_are_noted(edited, output, run):
         return labels
 
     path = edited(set_labels(rarer))
-    (curve,) = curve_json(run, path, "-o", output, "--per-class", "1,2,3,50", "--C", "3")
+    (curve,) = curve_json(run, path, "-o", output, "--per-class", "1,2,3,50,60", "--C", "3")
+    most = train_counts(path).max()
     assert curve["notes"][1:] == [
         "classes of one image train but are not tested: 8",
-        "1 of 10 classes have fewer than 2 training images: 8",
-        "2 of 10 classes have fewer than 3 training images: 8, 9",
-        f"no class has 50 training images: all {curve['points'][-1]['n_train']} there are train",
+        f"left out: 50, 60 images per class, since no class has more than {most} training images",
+        "classes with fewer images than a size train on all of theirs: 1 of 10 have fewer than 2 "
+        "(8); 2 of 10 have fewer than 3 (8, 9)",
     ]
-    assert [each["n_train"] for each in curve["points"]][:3] == [10, 19, 27]
+    assert [each["n_train"] for each in curve["points"]] == [10, 19, 27]
 
 
 def test_long_list_of_classes_is_cut(edited, output, run):
@@ -279,7 +380,7 @@ def test_long_list_of_classes_is_cut(edited, output, run):
 
     path = edited(set_labels(rarer))
     printed = run("curve", path, "-o", output, "--per-class", "2", "--C", "3").stdout
-    assert "note: 5 of 10 classes have fewer than 2 training images: 0, 1, 2, …\n" in printed
+    assert "of theirs: 5 of 10 have fewer than 2 (0, 1, 2, …)\n" in printed
 
 
 def test_several_files(codes, edited, output, run):
@@ -288,7 +389,9 @@ def test_several_files(codes, edited, output, run):
     curves = curve_json(run, codes, merged, "-o", output, *options)
     assert [curve["codes"] for curve in curves] == [str(codes), str(merged)]
     assert [curve["n_classes"] for curve in curves] == [10, 9]
-    assert curves[0]["notes"] == []
+    assert curves[0]["notes"] == [
+        f"there are up to {train_counts(codes).max()} training images per class"
+    ]
     assert curves[1]["notes"][-1] == (
         f"has other classes than {codes}: the accuracies cannot be compared"
     )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cnncodes.errors import OutputError
 from cnncodes.head import report as report_module
+from cnncodes.head.curve import CurvePoint
 from cnncodes.head.evaluate import evaluate
 from cnncodes.head.report import Report, render, thumbnails
 from tests.conftest import error_of
@@ -233,12 +234,18 @@ def test_hostile_names_come_out_as_text(tmp_path, n_classes):
 def test_curves_are_shown(small, tmp_path):
     evaluation = evaluate(*small)
     curves = [make_curve(), make_curve("two.h5", backbone="<b>", weights="random:0")]
-    curves[0] = replace(curves[0], notes=("a note of the curve",))
+    last = CurvePoint(64, 640, 1.0, (0.8,))
+    points = (*curves[0].points, last)
+    curves[0] = replace(curves[0], notes=("a note of the curve",), points=points, majority=0.25)
     page = Page(render(evaluation, curves, []))
     assert "Learning curve: would more images help?" in page.text
     assert "<b>, random weights" in page.text
     assert "codes.h5: a note of the curve" in page.text
     assert "two.h5 1 10 45.0% (random weights) 7.1%" in page.text
+    assert "codes.h5 64 640 80.0% one fit" in page.text
+    assert "codes.h5 always naming the most common class 25.0%" in page.text
+    assert f"codes.h5: {curves[0].summary}." in page.text
+    assert f"two.h5: {curves[1].summary}. (random weights)" in page.text
     assert len(page.all("svg")) == 2
     assert "Learning curve" not in Page(render(evaluation, [], [])).text
 

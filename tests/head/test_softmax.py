@@ -174,6 +174,36 @@ def test_held_out_images_do_not_train(iris):
     assert list(np.bincount(y[held_out])) == [5, 5, 5]  # a tenth of each class
 
 
+def test_groups_are_held_out_together(iris):
+    X, y = iris
+    groups = np.arange(len(X)) // 5  # ten of each class
+    noise = np.random.default_rng(0).standard_normal(X.shape)
+
+    def fitted(without=None):
+        changed = X if without is None else np.where((groups == without)[:, None], noise, X)
+        return SGDSoftmax(epochs=1, random_state=0).fit(changed, y, groups=groups).coef_
+
+    def held_out(group):
+        return np.array_equal(fitted(group), fitted())
+
+    assert [sum(map(held_out, range(first, first + 10))) for first in (0, 10, 20)] == [1, 1, 1]
+
+
+def test_groups_of_one_image_change_nothing(iris):
+    X, y = iris
+    models = [
+        SGDSoftmax(epochs=2, random_state=0).fit(X, y, groups=groups)
+        for groups in (None, np.arange(len(X))[::-1], [f"image {index}" for index in range(len(X))])
+    ]
+    assert all(np.array_equal(model.coef_, models[0].coef_) for model in models)
+    assert all(model.history_ == models[0].history_ for model in models)
+
+
+def test_groups_of_another_length_are_refused(iris):
+    with pytest.raises(ValueError, match="there must be 150 groups, one an image, not 3"):
+        SGDSoftmax().fit(*iris, groups=[1, 2, 3])
+
+
 def test_everything_trains_without_validation(iris):
     X, y = iris
     model = SGDSoftmax(epochs=4, validation_fraction=0, random_state=0).fit(X, y)

@@ -12,6 +12,19 @@ LABELS = st.lists(st.integers(-1, 4), max_size=60).map(lambda labels: np.array(l
 PERCENTS = st.integers(1, 99)
 PER_CLASS = st.none() | st.integers(1, 12)
 SEEDS = st.integers(0, 2**32)
+FRACTIONS = PERCENTS.map(lambda percent: percent / 100)
+
+
+@st.composite
+def grouped(draw, within_classes=False):
+    """Labels, and numbers of groups; each group within one class if that is wanted."""
+    n_images = draw(st.integers(0, 60))
+    numbers = st.integers(0, draw(st.sampled_from([1, 4, 15, 1000])))
+    labels, groups = (
+        np.array(draw(st.lists(each, min_size=n_images, max_size=n_images)), np.int32)
+        for each in (st.integers(-1, 4), numbers)
+    )
+    return labels, groups * 6 + labels if within_classes else groups
 
 
 def wanted_sizes(n_images, percent, per_class):
@@ -92,6 +105,114 @@ def test_same_seed_same_split(labels, percent, method, per_class, seed):
     )
     assert np.array_equal(one.train, two.train)
     assert np.array_equal(one.test, two.test)
+
+
+def plain_split(labels, train_fraction, method, per_class, seed):
+    """The split without groups, as it is defined."""
+    generator = np.random.default_rng(seed)
+    train, test = [], []
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        if method == "stratified":
+            members = generator.permutation(members)
+        wanted = int(train_fraction * len(members) + 1e-9)
+        n_train = max(1, min(wanted, len(members) - 1))
+        train.extend(members[:n_train][:per_class])
+        test.extend(members[n_train:])
+    return sorted(train), sorted(test)
+
+
+@given(LABELS, FRACTIONS, st.sampled_from(METHODS), PER_CLASS, SEEDS, st.randoms())
+def test_groups_of_one_image_change_nothing(labels, fraction, method, per_class, seed, random):
+    numbers = list(range(len(labels)))
+    random.shuffle(numbers)
+    for groups in (None, np.array(numbers, np.intp)):
+        split = split_by_class(
+            labels, fraction, method=method, per_class=per_class, seed=seed, groups=groups
+        )
+        plain = plain_split(labels, fraction, method, per_class, seed)
+        assert (list(split.train), list(split.test)) == plain
+
+
+@given(grouped(), FRACTIONS, st.sampled_from(METHODS), PER_CLASS, SEEDS)
+def test_no_group_is_on_both_sides(images, fraction, method, per_class, seed):
+    labels, groups = images
+    split, cut = (
+        split_by_class(labels, fraction, method=method, per_class=each, seed=seed, groups=groups)
+        for each in (None, per_class)
+    )
+    assert not set(groups[split.train]) & set(groups[split.test])
+    assert sorted([*split.train, *split.test]) == list(np.flatnonzero(labels >= 0))
+    assert set(labels[cut.train]) == set(labels[labels >= 0]), "every class trains"
+    assert np.array_equal(cut.test, split.test)
+    assert set(cut.train) <= set(split.train)
+    n_cut, n_all = (np.bincount(labels[each.train], minlength=5) for each in (cut, split))
+    assert np.array_equal(n_cut, np.minimum(n_all, per_class or len(labels)))
+
+
+@given(grouped(), FRACTIONS, st.sampled_from(METHODS), SEEDS)
+def test_a_class_is_untested_only_where_its_groups_are_needed(images, fraction, method, seed):
+    labels, groups = images
+    split = split_by_class(labels, fraction, method=method, seed=seed, groups=groups)
+    trains = {label: set(groups[split.train[labels[split.train] == label]]) for label in range(5)}
+    for label in set(labels[labels >= 0]) - set(labels[split.test]):
+        mine = set(groups[labels == label])
+        only = [each.pop() for each in map(set, trains.values()) if len(each) == 1]
+        assert mine <= set(only)
+
+
+@given(grouped(within_classes=True), FRACTIONS, st.sampled_from(METHODS), SEEDS)
+def test_shares_are_as_near_as_groups_allow(images, fraction, method, seed):
+    labels, groups = images
+    split = split_by_class(labels, fraction, method=method, seed=seed, groups=groups)
+    for label in set(labels) - {-1}:
+        sizes = np.unique(groups[labels == label], return_counts=True)[1]
+        n_images, n_train = sizes.sum(), (labels[split.train] == label).sum()
+        assert (n_train < n_images) == (len(sizes) > 1)
+        wanted, _ = wanted_sizes(n_images, round(100 * fraction), None)
+        # A group more or less on either side may be needed, so that no side is empty.
+        at_edge = n_train == sizes.max() or n_train + sizes.min() == n_images
+        at_edge |= n_train in sizes
+        assert abs(n_train - wanted) <= sizes.max() / 2 or at_edge
+
+
+@given(st.integers(1, 30), st.integers(2, 5), FRACTIONS, st.sampled_from(METHODS), SEEDS)
+def test_equal_groups_are_split_as_images_are(n_groups, size, fraction, method, seed):
+    groups = np.repeat(np.arange(n_groups), size)
+    split = split_by_class(
+        np.zeros(len(groups), np.int32), fraction, method=method, seed=seed, groups=groups
+    )
+    wanted = np.clip(fraction * n_groups, 1, max(1, n_groups - 1))
+    assert abs(len(split.train) / size - wanted) <= 1
+
+
+def test_first_takes_groups_in_the_order_of_their_first_images():
+    labels = np.zeros(10, np.int32)
+    groups = np.array([7, 3, 7, 5, 3, 1, 1, 9, 9, 8])
+    split = split_by_class(labels, 0.6, method="first", groups=groups)
+    assert list(split.train) == [0, 1, 2, 3, 4]  # 7, 3 and 5; with both of 1 there would be 7
+
+
+def test_size_of_a_group_does_not_decide_its_side():
+    labels = np.zeros(50, np.int32)
+    groups = np.array([0] * 10 + list(range(1, 41)))
+    splits = [split_by_class(labels, 0.5, seed=seed, groups=groups) for seed in range(200)]
+    assert {len(split.train) for split in splits} == {25}
+    assert 60 < sum(0 in split.train for split in splits) < 140
+
+
+def test_group_with_two_labels_takes_both_along():
+    labels = np.array([0] * 6 + [1] * 6, np.int32)
+    groups = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
+    split = split_by_class(labels, 0.5, groups=groups)
+    assert sorted(split.train % 6) == sorted([*split.train[:3]] * 2)
+    assert np.bincount(labels[split.train]).tolist() == [3, 3]
+    assert np.bincount(labels[split.test]).tolist() == [3, 3]
+
+
+def test_all_images_in_one_group_train():
+    split = split_by_class(np.array([0, 1, 1, 2], np.int32), 0.1, groups=np.zeros(4, np.intp))
+    assert (list(split.train), list(split.test)) == ([0, 1, 2, 3], [])
 
 
 def test_other_seed_other_split():

@@ -1,0 +1,237 @@
+"""Which images train and test the heads of a learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.split import Split, split_by_class
+from cnncodes.head.train import labelled_classes, majority_accuracy
+from cnncodes.text import listed
+
+SMALLEST_SIZE = 5  # of those that are chosen, where there are images for larger ones
+N_SIZES = 3  # at least, where there are not
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one curve is measured on; images are rows of the codes file.
+
+    Attributes
+    ----------
+    path : Path
+        The codes file.
+    names : list of str
+        The classes.
+    y : ndarray of int32, shape (n_images,)
+        Indices into `names`, −1 for images without a label.
+    test : ndarray of intp
+        The test part.
+    train : dict of int to list of ndarray of intp
+        For each number of images a class the training images of each draw.
+    groups : ndarray of intp, shape (n_images,)
+        Numbers that are equal for images which belong together.
+    majority : float
+        Test accuracy of always naming the class most common in training.
+    split, train_fraction, seed
+        How they were split and drawn, as for `split_by_class`.
+    notes : list of str
+        What the user should know of the data.
+    """
+
+    path: Path
+    names: list[str]
+    y: NDArray[np.int32]
+    test: NDArray[np.intp]
+    train: dict[int, list[NDArray[np.intp]]]
+    groups: NDArray[np.intp]
+    majority: float | None
+    split: str
+    train_fraction: float
+    seed: int
+    notes: list[str]
+
+
+def default_sizes(most: int) -> list[int]:
+    """Return `most`, half of it, a quarter and so on down to about 5; three sizes if it is less.
+
+    Parameters
+    ----------
+    most : int
+        Training images of the class that has the most.
+
+    Returns
+    -------
+    list of int
+        Increasing.
+    """
+    sizes = [most]
+    while sizes[-1] > 1:
+        half = (sizes[-1] + 1) // 2
+        if half < SMALLEST_SIZE and len(sizes) >= N_SIZES:
+            break
+        sizes.append(half)
+    return sizes[::-1]
+
+
+def plan_curve(
+    path: Path,
+    sizes: Sequence[int] | None,
+    train_fraction: float,
+    split: str,
+    seeds: int,
+    seed: int,
+) -> Plan:
+    """Choose the images of one curve.
+
+    Parameters
+    ----------
+    path : Path
+        A codes file.
+    sizes : sequence of int or None
+        Training images a class, increasing; None for `default_sizes`.
+    train_fraction, split, seeds, seed
+        As for `draw_images`.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not one of codes.
+    TrainingError
+        The codes have fewer than two classes, or nothing to test on.
+    ParameterError
+        A parameter is out of range, or no class has as many images as the smallest size.
+    """
+    with CodeStore.open(path) as store:
+        classes, y, notes = labelled_classes(store)
+        groups = groups_of(store)
+        names = [store.class_names[number] for number in classes]
+        if split == "first" and seeds > 1:
+            notes.append("the first images are the same for every seed: one seed is used")
+            seeds = 1
+        parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
+        if not len(parts.test):
+            raise TrainingError(
+                f"{path}: no class has two images (copies of a file and images of a group count "
+                "once), so nothing is left to test on; extract more"
+            )
+        notes += notes_on_split(store, classes, y, parts, train_fraction)
+    available = np.bincount(y[parts.train])
+    most = int(available.max())
+    if sizes is None:
+        sizes = default_sizes(most)
+    elif sizes[0] > most:
+        raise ParameterError(
+            f"{path}: no class has {sizes[0]:,} training images; name numbers up to {most:,}"
+        )
+    notes += _notes_on_sizes(sizes, available, names)
+    sizes = [size for size in sizes if size <= most]
+    parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups)
+    majority = majority_accuracy(y, parts)
+    return Plan(
+        path, names, y, parts.test, draws, groups, majority, split, train_fraction, seed, notes
+    )
+
+
+def draw_images(
+    y: NDArray[np.int32],
+    sizes: Sequence[int],
+    train_fraction: float,
+    split: str,
+    seeds: int,
+    seed: int,
+    groups: NDArray[np.intp] | None = None,
+) -> tuple[Split, dict[int, list[NDArray[np.intp]]]]:
+    """Split the images once, and draw from the training part for each size and seed.
+
+    Parameters
+    ----------
+    y : ndarray of int32, shape (n_images,)
+        Classes, negative for images without a label.
+    sizes : sequence of int
+        Training images a class, at most.
+    train_fraction, split, seed, groups
+        As for `split_by_class`.
+    seeds : int
+        Number of draws. The first is that of `split_by_class`; in each, a larger size has all
+        the images of a smaller one. Where a size takes all images there is only the first.
+
+    Returns
+    -------
+    parts : Split
+        What is drawn from, and what tests every head.
+    draws : dict of int to list of ndarray of intp
+        For each size the training images of each draw, places in `y`, increasing.
+
+    Raises
+    ------
+    ParameterError
+        The fraction or the split is out of range.
+    """
+    parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
+    orders = [
+        np.random.default_rng((seed, number)).permutation(parts.train) for number in range(1, seeds)
+    ]
+    most = np.bincount(y[parts.train]).max()
+    draws = {}
+    for size in sizes:
+        first = split_by_class(
+            y, train_fraction, method=split, per_class=size, seed=seed, groups=groups
+        )
+        others = [_leading(order, y, size) for order in orders] if size < most else []
+        draws[size] = [first.train, *others]
+    return parts, draws
+
+
+def _leading(order: NDArray[np.intp], y: NDArray[np.int32], size: int) -> NDArray[np.intp]:
+    """Return the first `size` images of each class in an order, sorted."""
+    members = [order[y[order] == label][:size] for label in np.unique(y[order])]
+    return np.sort(np.concatenate(members))
+
+
+def _notes_on_sizes(
+    sizes: Sequence[int], available: NDArray[np.intp], names: list[str]
+) -> list[str]:
+    """Tell which sizes cannot be had, and which classes have fewer training images than asked."""
+    notes = []
+    most = int(available.max())
+    too_large = [f"{size:,}" for size in sizes if size > most]
+    if too_large:
+        notes.append(
+            f"left out: {', '.join(too_large)} images per class, since no class has more than "
+            f"{most:,} training images"
+        )
+    elif sizes[-1] < most:
+        notes.append(f"there are up to {most:,} training images per class")
+    uneven = [size for size in sizes if available.min() < size <= most]
+    if uneven:
+        fewer = [np.flatnonzero(available < size) for size in uneven]
+        told = [
+            f"{len(few)} of {len(names)} have fewer than {size:,} "
+            f"({listed([names[number] for number in few])})"
+            for size, few in zip(uneven, fewer, strict=True)
+        ]
+        notes.append(
+            f"classes with fewer images than a size train on all of theirs: {'; '.join(told)}"
+        )
+    return notes
+
+
+def compare_plans(plans: list[Plan]) -> None:
+    """Refuse a file that is given twice, and note where classes differ."""
+    for plan, other in combinations(plans, 2):
+        if plan.path.samefile(other.path):
+            raise ParameterError(f"{other.path}: is given twice; name each codes file once")
+    for plan in plans[1:]:
+        if plan.names != plans[0].names:
+            plan.notes.append(
+                f"has other classes than {plans[0].path}: the accuracies cannot be compared"
+            )

@@ -1,0 +1,166 @@
+"""Images that belong together: copies of one file, and those of one group.
+
+They must not be on both sides of a split: a head that saw one knows the other, and its accuracy
+on it says nothing about new images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.split import Split, split_by_class
+from cnncodes.text import listed
+
+UNEVEN = 0.05  # of the images: a test part that differs by more from what is wanted is noted
+
+
+def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[np.intp]:
+    """Give the images numbers that are equal for those which belong together.
+
+    Images belong together that have the same digest or the same name of a group, and images
+    that belong together with a third one.
+
+    Parameters
+    ----------
+    digests : sequence of str
+        For each image the SHA-256 of its file.
+    names : sequence of str
+        For each image the name of its group, "" where it has none; empty without groups.
+
+    Returns
+    -------
+    ndarray of intp, shape (n_images,)
+        The numbers of the images' groups, from 0 on in the order of their first images.
+    """
+    numbers = _numbered(digests)
+    if not any(names):
+        return numbers
+    grouped = [image for image, name in enumerate(names) if name]
+    named = _numbered(names[image] for image in grouped)
+    # Digests and names are the nodes of a graph, and each image with a group is an edge.
+    n_digests = int(numbers.max()) + 1
+    n_nodes = n_digests + int(named.max()) + 1
+    edges = (np.ones(len(grouped)), (numbers[grouped], n_digests + named))
+    graph = coo_array(edges, shape=(n_nodes, n_nodes))
+    _, component = connected_components(graph, directed=False)
+    return _numbered(component[numbers].tolist())
+
+
+def groups_of(store: CodeStore) -> NDArray[np.intp]:
+    """Return `number_groups` for all images of a codes file."""
+    return number_groups(store.digests, store.groups)
+
+
+def n_copies(digests: Sequence[str]) -> int:
+    """Return how many images are copies of another one."""
+    return len(digests) - len(set(digests))
+
+
+def notes_on_copies(
+    paths: Sequence[str], digests: Sequence[str], labels: Sequence[str], consequence: str
+) -> list[str]:
+    """Say how many images are copies of others, and name files with more than one label.
+
+    Parameters
+    ----------
+    paths, digests, labels : sequence of str
+        Of each image that counts.
+    consequence : str
+        What is done with copies.
+    """
+    copies = n_copies(digests)
+    if not copies:
+        return []
+    are = "is a copy of another" if copies == 1 else "are copies of others"
+    notes = [f"{copies} of {len(digests)} images {are} (the same file); {consequence}"]
+    found: dict[str, dict[str, str]] = {}
+    for path, digest, label in zip(paths, digests, labels, strict=True):
+        found.setdefault(digest, {}).setdefault(label, path)
+    several = [
+        " and ".join(f"{path} ({label})" for label, path in each.items())
+        for each in found.values()
+        if len(each) > 1
+    ]
+    if several:
+        have = "1 file has" if len(several) == 1 else f"{len(several)} files have"
+        notes.append(f"{have} more than one label: {listed(several)}")
+    return notes
+
+
+def notes_on_groups(names: Iterable[str]) -> list[str]:
+    """Say how many groups images have, given each image's name of its group."""
+    names = list(names)
+    n_groups, n_without = len({*names} - {""}), names.count("")
+    if not n_groups:
+        return []
+    some = "1 group, which stays" if n_groups == 1 else f"{n_groups} groups, which stay"
+    without = f"; {n_without} images have none" if n_without else ""
+    return [f"the images are of {some} on one side of the split{without}"]
+
+
+def notes_on_split(
+    store: CodeStore,
+    classes: NDArray[np.int32],
+    y: NDArray[np.int32],
+    parts: Split,
+    train_fraction: float,
+    per_class: int | None = None,
+) -> list[str]:
+    """Tell of copies, groups, and classes that train only or have few images.
+
+    Parameters
+    ----------
+    store : CodeStore
+        An open codes file.
+    classes, y : ndarray
+        What `train.labelled_classes` returns.
+    parts : Split
+        The split of all images.
+    train_fraction, per_class
+        As for `split_by_class`.
+    """
+    names = [store.class_names[number] for number in classes]
+    counts = np.bincount(y[parts.train])
+    notes = _notes_on_groups(store, y, names)
+    few = np.flatnonzero(counts < (per_class or 0))
+    if len(few):
+        have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
+        few_names = listed([f"{names[number]} ({counts[number]})" for number in few])
+        notes.append(f"{have} fewer than {per_class} training images: {few_names}")
+    n_images = np.bincount(y[y >= 0])
+    n_without_groups = len(split_by_class(y, train_fraction).test)
+    if abs(len(parts.test) - n_without_groups) > UNEVEN * n_images.sum():
+        share = len(parts.test) / n_images.sum()
+        notes.append(f"copies and groups leave {share:.0%} of the images to test on")
+    untested = np.setdiff1d(y[parts.train], y[parts.test])
+    for what, numbers in (
+        ("classes of one image", untested[n_images[untested] == 1]),
+        ("classes whose images must stay on one side", untested[n_images[untested] > 1]),
+    ):
+        if len(numbers):
+            untested_names = listed([names[number] for number in numbers])
+            notes.append(f"{what} train but are not tested: {untested_names}")
+    return notes
+
+
+def _notes_on_groups(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
+    """Tell of copies and groups among the labelled images."""
+    rows, paths, digests, groups = np.flatnonzero(y >= 0), store.paths, store.digests, store.groups
+    notes = notes_on_copies(
+        [paths[row] for row in rows],
+        [digests[row] for row in rows],
+        [names[y[row]] for row in rows],
+        "copies stay on one side of the split",
+    )
+    return notes + notes_on_groups(groups[row] for row in rows if groups)
+
+
+def _numbered(values: Iterable[object]) -> NDArray[np.intp]:
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.intp)
