@@ -176,6 +176,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
         "training_images": len(head.training_images),
+        **({} if head.white is None else {"white": head.white}),
         **shapes,
         "created_with": head.created_with,
     }

@@ -150,6 +150,8 @@ class HeadInfo:
         The `image_key` of each image the head was trained on.
     created_with : str
         The versions of what made the file.
+    white : int, optional
+        The value of white in 16-bit grey; by default it is guessed from each image.
     """
 
     labels: tuple[str, ...]
@@ -158,6 +160,7 @@ class HeadInfo:
     backbone_sha256: str
     training_images: frozenset[str]
     created_with: str
+    white: int | None = None
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app."""
@@ -171,6 +174,7 @@ class HeadInfo:
             PREFIX + "backbone_sha256": self.backbone_sha256,
             PREFIX + "training_images": base64.b64encode(keys).decode(),
             PREFIX + "created_with": self.created_with,
+            **({} if self.white is None else {PREFIX + "white": str(self.white)}),
         }
 
     @classmethod
@@ -208,11 +212,21 @@ class HeadInfo:
                     for start in range(0, len(keys), 2 * KEY_BYTES)
                 ),
                 created_with=metadata[PREFIX + "created_with"],
+                white=_white(metadata.get(PREFIX + "white")),
             )
         except (KeyError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"{path}: the metadata are damaged ({error}); make the file again"
             ) from error
+
+
+def _white(value: str | None) -> int | None:
+    """Read the value of white in 16-bit grey, which need not be there."""
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) < 2**16):
+        raise ValueError("white is not a whole number of 16 bits")
+    return int(value)
 
 
 def _check_object(value: Any, name: str) -> None:

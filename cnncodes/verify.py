@@ -251,7 +251,9 @@ def _recomputed(
     tolerance = TOLERANCES.get(network.info.precision, min(TOLERANCES.values()))
     differences, faults, paths = [], [], store.paths
     for row in rows:
-        image = load_image(0, images.root / paths[row], network.info.input_size, max_pixels)
+        image = load_image(
+            0, images.root / paths[row], network.info.input_size, max_pixels, white=store.white
+        )
         if image.pixels is None:
             faults.append(Fault(paths[row], f"cannot be used any more: {image.problem}"))
             continue

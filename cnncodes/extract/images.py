@@ -32,7 +32,7 @@ import hashlib
 import io
 import re
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -69,6 +69,7 @@ from cnncodes.extract.jpeg import (
     n_scans,
 )
 from cnncodes.extract.pixels import check_white, to_pixels
+from cnncodes.text import counted
 
 DEFAULT_MAX_PIXELS = 100_000_000
 LARGE = 16_000_000  # pixels
@@ -426,6 +427,11 @@ def load_images(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def notes_on_remarks(remarks: Counter[str]) -> list[str]:
+    """Return a line for each remark on images, the most frequent first."""
+    return [f"{counted(count, 'image')}: {remark}" for remark, count in remarks.most_common()]
 
 
 def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:

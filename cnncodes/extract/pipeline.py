@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnncodes.errors import ImageError, OutputError, SourceError
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage
+from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.pixels import check_white
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
@@ -24,7 +24,7 @@ from cnncodes.extract.workers import Workers
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.progress import Progress
-from cnncodes.text import counted, listed, shown
+from cnncodes.text import listed, shown
 
 
 @dataclass(frozen=True)
@@ -335,9 +335,7 @@ def _rows(
 
 def _notes(images: Source, journal: Journal) -> list[str]:
     """Say what was assumed of how many images, and which classes have none with codes."""
-    notes = [
-        f"{counted(count, 'image')}: {remark}" for remark, count in journal.remarks.most_common()
-    ]
+    notes = notes_on_remarks(journal.remarks)
     unusable = [
         shown(name)
         for number, name in enumerate(images.class_names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from cnncodes.extract.images import (
     digest_images,
     in_batches,
     load_images,
+    notes_on_remarks,
 )
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore, is_journal
@@ -327,6 +329,11 @@ def _evaluate_codes(
         raise ParameterError(f"{data}: holds codes already; leave --backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
+        if store.white != model.info.white:
+            raise FileFormatError(
+                f"{data}: was extracted with white {_shown_white(store.white)}, {model.path} was "
+                f"trained with {_shown_white(model.info.white)}; extract it again with the same"
+            )
         paths, digests = store.paths, store.digests
         known = selection.known(store.labels, store.class_names)
         chosen = np.array(
@@ -368,15 +375,17 @@ def _evaluate_images(
         threads=available_threads(),
         ahead=2 * BATCH_SIZE,
         max_pixels=max_pixels,
+        white=model.info.white,
     )
     if progress is not None:
         progress.begin(len(wanted))
-    images, y, found, skipped = [], [], [], []
+    images, y, found, skipped, remarks = [], [], [], [], Counter[str]()
     with closing(loaded):
         for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
             usable = []
             for image in batch:
                 path = source.paths[wanted[image.index]]
+                remarks.update([image.remark] if image.remark else [])
                 if image.pixels is None:
                     skipped.append((path, image.problem))
                 elif selection.unseen(image.digest):
@@ -386,7 +395,7 @@ def _evaluate_images(
             if usable:
                 found.append(classify(np.stack(usable)))
     targets = np.array(y, np.intp)
-    notes = selection.notes(targets, skipped, images)
+    notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
     return _evaluation(model, selection, str(data), targets, np.concatenate(found), images, notes)
 
 
@@ -461,6 +470,10 @@ def _mistakes(
         )
         for row in surest
     ]
+
+
+def _shown_white(white: int | None) -> str:
+    return "guessed from each image" if white is None else f"{white}"
 
 
 def _article(kind: str) -> str:

@@ -272,6 +272,7 @@ def train_head(
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
             created_with=versions("skl2onnx") if isinstance(head, EstimatorHead) else versions(),
+            white=store.white,
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
