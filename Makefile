@@ -26,5 +26,5 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[export,report,estimators,dev]'
+		-c constraints.txt -e '.[export,report,estimators,heic,dev]'
 	touch $@

@@ -2,16 +2,13 @@
 
 Every format of the table counts as an image when a folder is listed, so that none is left out in
 silence. One that cannot be decoded here is refused with a reason and a remedy. Needs nothing but
-the standard library and Pillow.
+the standard library.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
-
-from PIL import features
 
 SIGNATURE_LENGTH = 32  # bytes that `format_of` looks at, at most
 DECODED = "JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA"
@@ -201,7 +198,9 @@ def reason_not_decoded(image_format: Format) -> str:
             return ""
         return "HEIC: pip install 'cnncodes[heic]', or save it as JPEG"
     if image_format is AVIF:
-        return "" if _has_avif() else "AVIF: install Pillow 11.3 or later, or save it as JPEG"
+        if find_spec("PIL._avif") is not None:
+            return ""
+        return "AVIF: install Pillow 11.3 or later, or save it as JPEG"
     if image_format.pillow:
         return ""
     return f"{image_format.name} is not decoded: {image_format.remedy}"
@@ -213,11 +212,6 @@ def reason_of_suffix(suffix: str) -> str:
     if claimed is not None and not claimed.pillow:
         return reason_not_decoded(claimed)
     return f"not a {DECODED} image"
-
-
-@cache
-def _has_avif() -> bool:
-    return bool(features.check("avif"))
 
 
 def _starts_with(head: bytes, signature: bytes) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from PIL import Image
+from pillow_heif import from_pillow
 
 from cnncodes.demo import write_digits
 from tests.conftest import run_command
@@ -90,6 +91,17 @@ def images() -> tuple[tuple[str, bytes], ...]:
         ("tiff", _saved(rgb, "TIFF", compression="jpeg")),
         ("tiff", _saved(bilevel, "TIFF", compression="group4")),
         ("tiff", _saved(cmyk, "TIFF", save_all=True, append_images=[cmyk, cmyk])),
+        ("tiff", _saved(rgb, "TIFF", big_tiff=True)),
+        ("avif", _saved(rgba, "AVIF", exif=exif)),
+        ("avif", _saved(rgb, "AVIF", save_all=True, append_images=frames)),
+        ("heic", _saved_as_heic(rgb)),
+        ("heic", _saved_as_heic(rgba)),
+        ("ppm", _saved(rgb, "PPM")),
+        ("pgm", _saved(sixteen, "PPM")),
+        ("pgm", b"P2 24 18 200\n" + " ".join(map(str, np.asarray(grey).ravel() // 2)).encode()),
+        ("jp2", _saved(rgb, "JPEG2000")),
+        ("j2k", _saved(sixteen, "JPEG2000", no_jp2=True)),
+        ("tga", _saved(rgba, "TGA", compression="tga_rle")),
     )
 
 
@@ -115,6 +127,12 @@ def _write_backbone(path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, replace(INFO, input_size=SIZE).to_metadata())
     onnx.save(model, path)
+
+
+def _saved_as_heic(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    from_pillow(image).save(buffer, quality=80)
+    return buffer.getvalue()
 
 
 def _saved(image: Image.Image, image_format: str, **options: object) -> bytes:
