@@ -46,6 +46,7 @@ ALLOWED = {
     "cnncodes.machine": set(),
     "cnncodes.model_check": set(),
     "cnncodes.model_file": set(),
+    "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
     "cnncodes.verify": {"numpy", "PIL"},

@@ -28,7 +28,7 @@ import io
 import re
 import stat
 from collections import deque
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cnncodes.errors import ImageError, ParameterError
+from cnncodes.parameters import as_path
 
 DEFAULT_MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -133,10 +134,7 @@ def decode_image(
         _as_image_errors(max_pixels),
         Image.open(io.BytesIO(content), formats=FORMATS) as image,
     ):
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
-            )
+        check_area(image.width, image.height, max_pixels)
         if image.info.get("progressive") and _n_scans(content) > MAX_SCANS:
             raise ImageError(f"more than {MAX_SCANS} scans: save it again")
         n_pixels = image.width * image.height
@@ -195,6 +193,27 @@ def check_size(n_bytes: int, max_pixels: int) -> None:
         )
 
 
+def check_area(width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image of too many pixels, or of none.
+
+    Parameters
+    ----------
+    width, height : int
+        Its size, in pixels.
+    max_pixels : int
+        As many as it may have.
+
+    Raises
+    ------
+    ImageError
+        It has more, or none.
+    """
+    if not width * height:
+        raise ImageError(f"{width} x {height} is no pixel at all")
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} is more than {_pixels(max_pixels)} (--max-pixels)")
+
+
 def check_pixels(images: NDArray[np.uint8], size: int) -> None:
     """Refuse a batch that is not what a backbone takes.
 
@@ -210,11 +229,11 @@ def check_pixels(images: NDArray[np.uint8], size: int) -> None:
     ParameterError
         The images have another dtype or shape.
     """
+    wanted = f"images must be uint8 of shape (n_images, {size}, {size}, 3), not"
+    if not isinstance(images, np.ndarray):
+        raise ParameterError(f"{wanted} {type(images).__name__}")
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-        raise ParameterError(
-            f"images must be uint8 of shape (n_images, {size}, {size}, 3), not {images.dtype} of "
-            f"shape {images.shape}"
-        )
+        raise ParameterError(f"{wanted} {images.dtype} of shape {images.shape}")
 
 
 @contextmanager
@@ -350,7 +369,7 @@ class LoadedImage:
 
 def load_image(
     index: int,
-    path: Path,
+    path: str | Path,
     size: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     known: Container[str] = (),
@@ -359,6 +378,7 @@ def load_image(
 
     A failure is told in the result, not raised.
     """
+    path = as_path(path, "path")
     try:
         large = _size_of(path, max_pixels) > LARGE_FILE
         with _one_large if large else nullcontext():
@@ -412,7 +432,7 @@ def digest_images(digests: Iterable[str]) -> str:
 
 
 def load_images(
-    paths: Sequence[Path],
+    paths: Iterable[str | Path],
     size: int,
     *,
     threads: int,
@@ -423,8 +443,8 @@ def load_images(
 
     Parameters
     ----------
-    paths : sequence of Path
-        The files.
+    paths : iterable of str or Path
+        The files; of an iterator only as many are taken as are read ahead.
     size : int
         Height and width of the results, in pixels.
     threads : int
