@@ -473,7 +473,7 @@ def open_session(
     how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=[full_name], enable_fallback=0
+            _named_or_read(path), options, providers=[full_name], enable_fallback=0
         )
     except Exception as error:  # onnxruntime has no common base class for its errors
         reason = str(error).strip().partition("\n")[0]
@@ -491,6 +491,15 @@ def open_session(
             "install what it needs, or leave --provider out"
         )
     return session, outline.metadata
+
+
+def _named_or_read(path: Path) -> str | bytes:
+    """Return the path of a model, or its content where onnxruntime cannot be given the path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # it has bytes that are no UTF-8, and onnxruntime takes text only
+        return path.read_bytes()
+    return str(path)
 
 
 def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
