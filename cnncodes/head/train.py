@@ -147,8 +147,9 @@ def train_head(
     estimator : {"logistic", "sgd", "svm", "knn"} or estimator
         Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
         the nearest neighbours, as `fit_estimator` says; or any scikit-learn classifier, or
-        Pipeline that ends in one, which has ``predict_proba`` and which skl2onnx can convert.
-        It is cloned, not changed. All but the first reads all training codes into memory.
+        Pipeline that ends in one, which has ``predict_proba``, once fitted at the latest, and
+        which skl2onnx can convert. It is cloned, not changed. All but the first reads all
+        training codes into memory.
     train_fraction : float
         Share of each class that trains; the rest tests.
     split : {"stratified", "first"}
