@@ -227,7 +227,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_layout_in_contributing_is_that_of_the_package() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    listed = set(re.findall(r"^ +(\w+\.py) ", text, flags=re.MULTILINE))
+    listed = set(re.findall(r"^ +([\w.-]+\.py) ", text, flags=re.MULTILINE))
     package = ROOT / "cnncodes"
     there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
     assert listed == there
