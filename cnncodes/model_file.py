@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
 from cnncodes.machine import available_threads
 from cnncodes.model_check import check_model
+from cnncodes.parameters import as_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -421,6 +422,8 @@ def find_provider(name: str) -> str:
         full.removesuffix(PROVIDER_SUFFIX).lower(): full
         for full in onnxruntime.get_available_providers()
     }
+    if not isinstance(name, str):
+        raise ParameterError(f"provider must be a name, such as 'cpu', not {type(name).__name__}")
     wanted = name.lower().removesuffix(PROVIDER_SUFFIX.lower())
     if wanted not in available:
         raise ParameterError(
@@ -461,25 +464,30 @@ def open_session(
         The file is absent, unreadable, foreign, of a later format or of another kind; or it
         needs other files or operators, as `check_model` says.
     ParameterError
-        The provider is not there or cannot start.
+        The provider is not there or cannot start, or `threads` is no number of 1 or more.
     """
     import onnxruntime
 
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "no such file"
-        raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
+    try:
+        if not path.is_file():
+            fault = "is a folder" if path.is_dir() else "no such file"
+            raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
+    except OSError as error:  # its name is too long, or a folder on the way may not be searched
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
     outline = check_model(path)
     check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
     # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.intra_op_num_threads = threads or available_threads()
+    options.intra_op_num_threads = (
+        available_threads() if threads is None else as_count(threads, "threads")
+    )
     options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
     full_name = find_provider(provider)
     how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=[full_name], enable_fallback=0
+            _named_or_read(path), options, providers=[full_name], enable_fallback=0
         )
     except Exception as error:  # onnxruntime has no common base class for its errors
         reason = str(error).strip().partition("\n")[0]
@@ -497,6 +505,15 @@ def open_session(
             "install what it needs, or leave --provider out"
         )
     return session, outline.metadata
+
+
+def _named_or_read(path: Path) -> str | bytes:
+    """Return the path of a model, or its content where onnxruntime cannot be given the path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # it has bytes that are no UTF-8, and onnxruntime takes text only
+        return path.read_bytes()
+    return str(path)
 
 
 def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, load_image
+from cnncodes.extract.images import load_image
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.head.classifier import Classifier
 from cnncodes.info import HDF5_SIGNATURE

@@ -38,7 +38,8 @@ from cnncodes.export.kernels import fold_batch, group_pixels
 from cnncodes.export.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, digest_images, load_images
+from cnncodes.extract.images import digest_images, load_images
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import find_images
 from cnncodes.machine import available_threads
 from cnncodes.model_file import (

@@ -7,6 +7,7 @@ This part knows nothing of heads.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CodeExtractor"]
 
+_HOMES = {"CodeExtractor": "cnncodes.extract.transformer"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "CodeExtractor":  # scikit-learn is slow to import: only for who asks
-        from cnncodes.extract.transformer import CodeExtractor
-
-        return CodeExtractor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:  # scikit-learn is slow to import: only for who asks
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError
-from cnncodes.extract.images import check_pixels
+from cnncodes.extract.limits import check_pixels
 from cnncodes.model_file import (
     DEFAULT_PROVIDER,
     BackboneInfo,
@@ -18,10 +19,14 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
+from cnncodes.parameters import as_path
 
 
 class Backbone:
     """A network that turns images into CNN codes.
+
+    Several threads may use it at the same time. A copy, or a pickle for another process, holds
+    the path and not the network: the file is opened again.
 
     Parameters
     ----------
@@ -46,7 +51,7 @@ class Backbone:
     FileFormatError
         The file is not a backbone.
     ParameterError
-        The provider is not there or cannot start.
+        The provider is not there or cannot start; or a parameter is of another type or range.
 
     Examples
     --------
@@ -58,7 +63,7 @@ class Backbone:
     def __init__(
         self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "path")
         self._session, metadata = open_session(
             self.path, "backbone", threads=threads, provider=provider
         )
@@ -77,6 +82,12 @@ class Backbone:
             )
         self.code_shape: tuple[int, ...] = tuple(outputs[0].shape[1:])
         self.provider: str = self._session.get_providers()[0]
+        # For a copy, which may be opened where the processors or the working folder are others.
+        self._opened_as = self.path.absolute(), threads, provider
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, threads, provider = self._opened_as
+        return partial(type(self), threads=threads, provider=provider), (path,)
 
     @cached_property
     def sha256(self) -> str:

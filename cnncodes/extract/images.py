@@ -33,7 +33,7 @@ import io
 import re
 import stat
 from collections import Counter, deque
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from cnncodes.errors import ImageError, ParameterError
+from cnncodes.errors import ImageError
 from cnncodes.extract.formats import (
     HEIF,
     JPEG,
@@ -68,14 +68,19 @@ from cnncodes.extract.jpeg import (
     n_exif,
     n_scans,
 )
+from cnncodes.extract.limits import (
+    DEFAULT_MAX_PIXELS,
+    LARGE_FILE,
+    check_area,
+    check_size,
+    pixels_text,
+)
 from cnncodes.extract.pixels import check_white, to_pixels
+from cnncodes.parameters import as_path
 from cnncodes.text import counted
 
-DEFAULT_MAX_PIXELS = 100_000_000
 LARGE = 16_000_000  # pixels
-LARGE_FILE = 64_000_000  # bytes; as many may stand beside the pixels
 MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
-BYTES_A_PIXEL = 6  # three channels of 16 bits, not compressed
 _REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF 6.0, DNG 1.4
 _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 _NO_END = "its end marker is missing; its pixels are complete"
@@ -173,11 +178,7 @@ def _opened(content: bytes, kind: Format) -> Image.Image:
 
 def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: int) -> None:
     """Refuse an opened image that is too large, slow to decode, or a preview of another."""
-    n_pixels = image.width * image.height
-    if n_pixels > max_pixels:
-        raise ImageError(
-            f"{image.width} x {image.height} is more than {_pixels(max_pixels)} (--max-pixels)"
-        )
+    check_area(image.width, image.height, max_pixels)
     if image.info.get("progressive") and n_scans(content) > MAX_SCANS:
         raise ImageError(f"more than {MAX_SCANS} scans: save it again")
     if kind is JPEG and (has_zeros(content) or not has_end(content)) and not is_whole(content):
@@ -191,9 +192,9 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
             "save the full image as JPEG or PNG"
         )
     in_python = kind is PPM and image.tile[0][0] != "raw"  # type: ignore[attr-defined]
-    if in_python and n_pixels > MAX_SLOW_PIXELS:
+    if in_python and image.width * image.height > MAX_SLOW_PIXELS:
         raise ImageError(
-            f"a PPM as text or of unusual depth, of more than {_pixels(MAX_SLOW_PIXELS)}: save it "
+            f"a PPM as text or of unusual depth, of more than {pixels_text(MAX_SLOW_PIXELS)}: save it "
             "as PNG"
         )
 
@@ -224,50 +225,6 @@ def prepare_image(image: Image.Image, size: int, *, white: int | None = None) ->
         return to_pixels(image, size, white=white)[0]
 
 
-def check_size(n_bytes: int, max_pixels: int) -> None:
-    """Refuse a file that is larger than an image can need.
-
-    Parameters
-    ----------
-    n_bytes : int
-        Its size.
-    max_pixels : int
-        As many as the image may have.
-
-    Raises
-    ------
-    ImageError
-        It is larger.
-    """
-    limit = BYTES_A_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
-    if n_bytes > limit:
-        raise ImageError(
-            f"larger than the {limit / 1e6:,.0f} MB that an image of --max-pixels can need"
-        )
-
-
-def check_pixels(images: NDArray[np.uint8], size: int) -> None:
-    """Refuse a batch that is not what a backbone takes.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n_images, size, size, 3)
-        RGB.
-    size : int
-        Height and width of the input, in pixels.
-
-    Raises
-    ------
-    ParameterError
-        The images have another dtype or shape.
-    """
-    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-        raise ParameterError(
-            f"images must be uint8 of shape (n_images, {size}, {size}, 3), not {images.dtype} of "
-            f"shape {images.shape}"
-        )
-
-
 @contextmanager
 def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     """Turn what Pillow raises into one line; damaged files raise errors of any kind."""
@@ -278,7 +235,7 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("damaged: its header cannot be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {_pixels(max_pixels)} (--max-pixels)") from error
+        raise ImageError(f"more than {pixels_text(max_pixels)} (--max-pixels)") from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         if _UNSUPPORTED.search(reason):
@@ -286,10 +243,6 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
                 f"a variant that is not decoded ({reason}): save it as JPEG or PNG"
             ) from error
         raise ImageError(f"damaged: {reason}") from error
-
-
-def _pixels(number: int) -> str:
-    return f"{number / 1e6:.0f} megapixels" if number >= 1_000_000 else f"{number} pixels"
 
 
 @dataclass(frozen=True)
@@ -319,7 +272,7 @@ class LoadedImage:
 
 def load_image(
     index: int,
-    path: Path,
+    path: str | Path,
     size: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     known: Container[str] = (),
@@ -330,6 +283,7 @@ def load_image(
 
     A failure is reported in the result, not raised.
     """
+    path = as_path(path, "path")
     try:
         large = _size_of(path, max_pixels) > LARGE_FILE
         with _one_large if large else nullcontext():
@@ -388,7 +342,7 @@ def digest_images(digests: Iterable[str]) -> str:
 
 
 def load_images(
-    paths: Sequence[Path],
+    paths: Iterable[str | Path],
     size: int,
     *,
     threads: int,
@@ -400,8 +354,8 @@ def load_images(
 
     Parameters
     ----------
-    paths : sequence of Path
-        The files.
+    paths : iterable of str or Path
+        The files; of an iterator only as many are taken as are read ahead.
     size : int
         Height and width of the results, in pixels.
     threads : int

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnncodes.errors import ImageError, OutputError, SourceError
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, notes_on_remarks
+from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.pixels import check_white
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows

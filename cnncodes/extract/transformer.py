@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from cnncodes.errors import ImageError
 from cnncodes.extract.workers import Workers
+from cnncodes.parameters import as_paths
 
 
 class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -55,7 +56,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : sequence of str or Path
+        X : iterable of str or Path
             Image files.
 
         Returns
@@ -69,8 +70,10 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             An image cannot be used.
         FileFormatError
             The backbone file is not one.
+        ParameterError
+            `X` is a single path or holds what is none, or a parameter is out of range.
         """
-        paths = [Path(path) for path in X]
+        paths = list(as_paths(X, "X"))
         workers = Workers.hire(
             self.backbone, len(paths), threads=self.threads, batch_size=self.batch_size
         )

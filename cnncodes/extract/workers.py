@@ -19,11 +19,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import ParameterError
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, LoadedImage, load_image
+from cnncodes.extract.images import LoadedImage, load_image
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.machine import available_memory, available_threads
 from cnncodes.model_file import DEFAULT_PROVIDER
+from cnncodes.parameters import as_count
 
 # onnxruntime computes the images of a batch one after another, layer by layer. In float32 more
 # than one at a time gives no more images a second, and takes more memory; in int8 a layer is so
@@ -91,9 +92,9 @@ class Workers:
         ParameterError
             `threads` or `batch_size` is below 1, or the provider is not there or cannot start.
         """
-        threads = available_threads() if threads is None else threads
-        if threads < 1 or (batch_size is not None and batch_size < 1):
-            raise ParameterError("threads and batch_size must be 1 or more")
+        threads = available_threads() if threads is None else as_count(threads, "threads")
+        if batch_size is not None:
+            batch_size = as_count(batch_size, "batch_size")
         number = max(1, min(threads, n_images))
         network = Backbone(backbone, threads=threads - number + 1, provider=provider)
         if batch_size is None:

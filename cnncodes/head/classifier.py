@@ -6,9 +6,13 @@ Needs numpy, onnxruntime and Pillow, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import TextIOBase
+from itertools import tee
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +20,13 @@ from PIL import Image
 
 from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract.images import (
-    DEFAULT_MAX_PIXELS,
-    check_pixels,
     decode_image,
     in_batches,
     load_image,
     load_images,
     prepare_image,
 )
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
 from cnncodes.machine import available_threads
 from cnncodes.model_file import (
     DEFAULT_PROVIDER,
@@ -32,8 +35,29 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
+from cnncodes.parameters import as_count, as_path, as_paths
 
 BATCH_SIZE = 8
+PART = 1 << 20  # bytes of a file that are read at a time
+
+
+class ImageFile(Protocol):
+    """An opened binary file, or what can be read like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+
+
+ImageSource = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | ImageFile
+    | NDArray[np.uint8]
+    | Image.Image
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,9 @@ class FilePrediction:
 class Classifier:
     """An image classifier in one file.
 
+    Several threads may use it at the same time. A copy, or a pickle for another process, holds
+    the path and not the network: the file is opened again.
+
     Parameters
     ----------
     path : str or Path
@@ -97,7 +124,7 @@ class Classifier:
     FileFormatError
         The file is not an app.
     ParameterError
-        The provider is not there or cannot start.
+        The provider is not there or cannot start; or a parameter is of another type or range.
 
     Examples
     --------
@@ -108,8 +135,8 @@ class Classifier:
     def __init__(
         self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
     ) -> None:
-        self.path = Path(path)
-        self._threads = threads or available_threads()
+        self.path = as_path(path, "path")
+        self._threads = available_threads() if threads is None else as_count(threads, "threads")
         self._session, metadata = open_session(
             self.path, "app", threads=self._threads, provider=provider
         )
@@ -127,9 +154,16 @@ class Classifier:
                 f"{self.path}: its input or output is not that of an app; bundle it again"
             )
 
+        # For a copy, which may be opened where the processors or the working folder are others.
+        self._opened_as = self.path.absolute(), threads, provider
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, threads, provider = self._opened_as
+        return partial(type(self), threads=threads, provider=provider), (path,)
+
     def predict(
         self,
-        image: str | os.PathLike[str] | bytes | Image.Image,
+        image: ImageSource,
         top: int | None = None,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -138,12 +172,16 @@ class Classifier:
 
         Parameters
         ----------
-        image : path, bytes or PIL.Image.Image
-            An image file, its content, or an opened image.
+        image : path, bytes, binary file, ndarray of uint8 or PIL.Image.Image
+            An image file, by its path; its content, as bytes or in a buffer; a file opened with
+            mode ``"rb"`` or the like, read from where it stands to its end; pixels of shape
+            (height, width, 3), which are RGB, (height, width, 4) with transparency, or
+            (height, width), which are grey; or an image of Pillow. A frame of OpenCV is BGR:
+            ``cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)`` makes it RGB.
         top : int, optional
             How many classes to return, by default all.
         max_pixels : int
-            A file with more pixels is refused.
+            An image with more pixels is refused.
 
         Returns
         -------
@@ -155,22 +193,17 @@ class Classifier:
         ImageError
             The image cannot be used.
         ParameterError
-            `top` is below 1.
+            `image` is of none of these kinds, or `top` or `max_pixels` no number of 1 or more.
         """
-        if isinstance(image, Image.Image):
-            pixels = prepare_image(image, self.input_size)
-        elif isinstance(image, bytes):
-            pixels = decode_image(image, self.input_size, max_pixels=max_pixels)
-        else:
-            loaded = load_image(0, Path(image), self.input_size, max_pixels)
-            if loaded.pixels is None:
-                raise ImageError(f"{image}: {loaded.problem}")
-            pixels = loaded.pixels
+        if top is not None:
+            top = as_count(top, "top")
+        max_pixels = as_count(max_pixels, "max_pixels")
+        pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
         return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
     def predict_files(
         self,
-        paths: Sequence[Path],
+        paths: Iterable[str | os.PathLike[str]],
         top: int | None = None,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -179,24 +212,39 @@ class Classifier:
 
         Parameters
         ----------
-        paths : sequence of Path
-            Image files.
+        paths : iterable of str or Path
+            Image files. Of an iterator no more are taken than are read ahead.
         top : int, optional
             How many classes to return for each, by default all.
         max_pixels : int
             A file with more pixels cannot be used.
 
-        Yields
-        ------
-        FilePrediction
+        Returns
+        -------
+        iterator of FilePrediction
             One for each path.
+
+        Raises
+        ------
+        ParameterError
+            `paths` is a single path or not iterable, one of them is no path, or `top` or
+            `max_pixels` is no number of 1 or more.
         """
+        if top is not None:
+            top = as_count(top, "top")
+        return self._predict_each(as_paths(paths, "paths"), top, as_count(max_pixels, "max_pixels"))
+
+    def _predict_each(
+        self, paths: Iterator[Path], top: int | None, max_pixels: int
+    ) -> Iterator[FilePrediction]:
+        to_load, paths = tee(paths)
         loaded = load_images(
-            paths,
+            to_load,
             self.input_size,
             threads=self._threads,
             ahead=2 * BATCH_SIZE,
             max_pixels=max_pixels,
+            white=self.info.white,
         )
         for batch in in_batches(loaded, BATCH_SIZE):
             pixels = [image.pixels for image in batch if image.pixels is not None]
@@ -204,7 +252,7 @@ class Classifier:
             for image in batch:
                 usable = image.pixels is not None
                 predictions = self._ranked(next(rows), top) if usable else []
-                yield FilePrediction(paths[image.index], predictions, image.problem)
+                yield FilePrediction(next(paths), predictions, image.problem)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.
@@ -230,7 +278,64 @@ class Classifier:
         return probabilities
 
     def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
-        if top is not None and top < 1:
-            raise ParameterError(f"top must be 1 or more, not {top}")
         order = np.argsort(-row, kind="stable")[:top]
         return [Prediction(self.labels[index], float(row[index])) for index in order]
+
+
+def _pixels_of(image: Any, size: int, max_pixels: int, white: int | None) -> NDArray[np.uint8]:
+    """Return what a network takes, (size, size, 3), of whatever holds one image."""
+    if isinstance(image, str | os.PathLike):
+        path = as_path(image, "image")
+        loaded = load_image(0, path, size, max_pixels, white=white)
+        if loaded.pixels is None:
+            raise ImageError(f"{path}: {loaded.problem}")
+        return loaded.pixels
+    if isinstance(image, np.ndarray):
+        image = _image_of(image)
+    if isinstance(image, Image.Image):
+        check_area(image.width, image.height, max_pixels)
+        return prepare_image(image, size, white=white)
+    content = _content_of(image, max_pixels)
+    return decode_image(content, size, max_pixels=max_pixels, white=white)
+
+
+def _image_of(array: NDArray[Any]) -> Image.Image:
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_image or not array.size:
+        raise ParameterError(
+            "an image as an array must be uint8 of shape (height, width, 3), RGB, or of "
+            "(height, width, 4) or (height, width); this one is "
+            f"{array.dtype} of shape {array.shape}"
+        )
+    return Image.fromarray(array)
+
+
+def _content_of(image: Any, max_pixels: int) -> bytes:
+    """Return the bytes of a buffer or of a binary file, which may have no end."""
+    if isinstance(image, TextIOBase):
+        raise ParameterError("image is a file opened as text; open it with mode 'rb'")
+    if callable(getattr(image, "read", None)):
+        content = bytearray()
+        while part := _read_part(image):
+            content += part
+            check_size(len(content), max_pixels)
+        return bytes(content)
+    try:
+        with memoryview(image) as view:
+            check_size(view.nbytes, max_pixels)
+            return image if isinstance(image, bytes) else view.tobytes()
+    except (TypeError, ValueError) as error:  # no buffer, or one that was released
+        raise ParameterError(
+            "image must be a path, the bytes of a file, a file opened with mode 'rb', an array "
+            f"or an image of Pillow, not {type(image).__name__}"
+        ) from error
+
+
+def _read_part(file: ImageFile) -> bytes | bytearray:
+    try:
+        part = file.read(PART)
+    except (OSError, TypeError, ValueError) as error:  # closed, or it takes no size
+        raise ImageError(f"cannot be read: {error}") from error
+    if not isinstance(part, bytes | bytearray):
+        raise ParameterError(f"image is a file whose read gives {type(part).__name__}, not bytes")
+    return part

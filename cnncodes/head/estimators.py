@@ -23,9 +23,10 @@ from onnx import helper
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterError, TrainingError
@@ -43,6 +44,10 @@ MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and an image a secon
 TOLERANCE = 1e-3  # of a probability: the graph computes in float32, most estimators do not
 TOLERATED = 0.01  # share of images beyond it: neighbours equally near, a threshold of a tree
 MAX_BYTES = 2**31 - 1  # what protobuf can hold
+WITHOUT_PROBABILITIES = (
+    "has no predict_proba, and a head gives probabilities; wrap it, or the part of it that "
+    "decides, in sklearn.calibration.CalibratedClassifierCV"
+)
 SMALLEST = np.finfo(np.float32).eps  # what a probability of 0 counts as in the loss
 
 
@@ -178,14 +183,30 @@ def check_estimator(estimator: Any) -> None:
             f"{textwrap.shorten(repr(estimator), 80)} is no classifier; give an object such as "
             "sklearn.neighbors.KNeighborsClassifier(), or a Pipeline that ends in one"
         )
-    elif not hasattr(estimator, "predict_proba"):
-        raise ParameterError(
-            f"{name} has no predict_proba, and a head gives probabilities; wrap it in "
-            "sklearn.calibration.CalibratedClassifierCV"
-        )
+    elif not _may_give_probabilities(estimator):
+        raise ParameterError(f"{name} {WITHOUT_PROBABILITIES}")
     if find_spec("skl2onnx") is None:
         asked = f"--estimator {name}" if isinstance(estimator, str) else name
         raise MissingDependencyError(f"{asked} needs skl2onnx; pip install 'cnncodes[estimators]'")
+
+
+def _may_give_probabilities(estimator: Any) -> bool:
+    """Whether an estimator has ``predict_proba``, or may have it once it is fitted."""
+    if isinstance(estimator, VotingClassifier):
+        parts = [part for _, part in estimator.estimators if not isinstance(part, str)]
+        return estimator.voting == "soft" and all(map(_may_give_probabilities, parts))
+    if hasattr(estimator, "predict_proba"):
+        return True
+    if isinstance(estimator, Pipeline):
+        return _may_give_probabilities(estimator.steps[-1][1])
+    if isinstance(estimator, StackingClassifier):
+        last = estimator.final_estimator
+        return last is None or _may_give_probabilities(last)  # None is a logistic regression
+    part = getattr(estimator, "estimator", None)
+    if part is not None and hasattr(type(estimator), "predict_proba"):
+        return _may_give_probabilities(part)
+    # Those of scikit-learn have it from the start; of others that is not known.
+    return not type(estimator).__module__.startswith("sklearn.")
 
 
 def fit_estimator(
@@ -240,6 +261,8 @@ def fit_estimator(
         else:
             model = clone(estimator)
         model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64))
+        if not hasattr(model, "predict_proba"):
+            raise TrainingError(f"{name}: once fitted, it {WITHOUT_PROBABILITIES}")
         X = read_all(sample)
         wanted = model.predict_proba(X)
     shape = (len(sample), int(y.max()) + 1)

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import (
-    DEFAULT_MAX_PIXELS,
     LoadedImage,
     digest_images,
     in_batches,
     load_images,
     notes_on_remarks,
 )
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.head.groups import groups_of

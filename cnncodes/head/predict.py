@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from cnncodes.errors import ImageError, SourceError
 from cnncodes.extract.folders import images_below
-from cnncodes.extract.images import DEFAULT_MAX_PIXELS, check_size
+from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.head.classifier import Classifier, FilePrediction
 
 STANDARD_INPUT = "-"
@@ -51,22 +51,12 @@ def predict_inputs(
     for is_standard_input, paths in _grouped(inputs):
         if is_standard_input:
             try:
-                content = _read(standard_input, max_pixels)
-                predictions = classifier.predict(content, top, max_pixels=max_pixels)
+                predictions = classifier.predict(standard_input, top, max_pixels=max_pixels)
                 yield FilePrediction(Path(STANDARD_INPUT), predictions, "")
             except ImageError as error:
                 yield FilePrediction(Path(STANDARD_INPUT), [], str(error))
         else:
             yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
-
-
-def _read(file: BinaryIO, max_pixels: int) -> bytes:
-    """Read all of a file, which may have no end."""
-    content = bytearray()
-    while part := file.read(1 << 20):
-        content += part
-        check_size(len(content), max_pixels)
-    return bytes(content)
 
 
 def _grouped(inputs: Sequence[str]) -> Iterator[tuple[bool, list[Path]]]:

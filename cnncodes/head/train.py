@@ -11,12 +11,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import sklearn
 from numpy.typing import NDArray
 
 from cnncodes import __version__
@@ -147,8 +148,9 @@ def train_head(
     estimator : {"logistic", "sgd", "svm", "knn"} or estimator
         Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
         the nearest neighbours, as `fit_estimator` says; or any scikit-learn classifier, or
-        Pipeline that ends in one, which has ``predict_proba`` and which skl2onnx can convert.
-        It is cloned, not changed. All but the first reads all training codes into memory.
+        Pipeline that ends in one, which has ``predict_proba``, once fitted at the latest, and
+        which skl2onnx can convert. It is cloned, not changed. All but the first reads all
+        training codes into memory.
     train_fraction : float
         Share of each class that trains; the rest tests.
     split : {"stratified", "first"}
@@ -374,8 +376,9 @@ def _sample(parts: Split) -> NDArray[np.intp]:
 
 def versions(*packages: str) -> str:
     """Name the versions of this package, of scikit-learn and of others."""
-    named = [f"{package} {version(package)}" for package in ("scikit-learn", *packages)]
-    return ", ".join([f"cnncodes {__version__}", *named])
+    # As the modules have it: in a frozen program the packages' metadata are missing.
+    named = [f"{package} {import_module(package).__version__}" for package in packages]
+    return ", ".join([f"cnncodes {__version__}", f"scikit-learn {sklearn.__version__}", *named])
 
 
 def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:

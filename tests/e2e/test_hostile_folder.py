@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import pickle
+import shutil
 import socket
 import struct
 import zlib
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnncodes import CodeStore
+from cnncodes import Classifier, CodeStore
 from tests.conftest import Run, run_process
 
 NAMES = [
@@ -167,6 +169,37 @@ def test_hostile_folder(run: Run, small_backbone: Path, tmp_path: Path) -> None:
     assert "<b>=1" not in page
     assert "&lt;b&gt;=1+1" in page
     json.loads((report / "evaluation.json").read_text("utf-8"))
+
+
+def test_folder_whose_name_is_not_utf8(
+    run: Run, small_backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    """onnxruntime takes the path of a model as text only."""
+    folder = tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    shutil.copy(small_backbone, folder / "backbone.onnx")
+    shutil.copytree(photos, folder / "photos")
+    image = next((folder / "photos").rglob("*.png"))
+    for words in (
+        "extract F/backbone.onnx F/photos -o F/codes.h5",
+        "extract F/backbone.onnx F/photos -o F/codes.h5 --update",
+        "train F/codes.h5 -o F/head.onnx",
+        "train F/codes.h5 -o F/sgd.onnx --estimator sgd",
+        "train F/codes.h5 -o F/knn.onnx --estimator knn",
+        "evaluate F/head.onnx F/codes.h5 --report F/report",
+        "curve F/codes.h5 --per-class 2,4 --seeds 2 -o F/curve.json --plot F/curve.png",
+        "bundle F/backbone.onnx F/head.onnx -o F/app.onnx",
+        f"predict F/app.onnx F/{image.relative_to(folder)}",
+        "verify F/codes.h5 --source F/photos --backbone F/backbone.onnx",
+        "verify F/app.onnx",
+        "info F/app.onnx",
+        "info F/codes.h5",
+        "bench F/app.onnx --seconds 0.01 --batch-sizes 1",
+        "quantize F/backbone.onnx --images F/photos -o F/int8.onnx",
+    ):
+        run(*(each.replace("F/", f"{folder}/") for each in words.split()))
+    copied = pickle.loads(pickle.dumps(Classifier(folder / "app.onnx")))
+    assert copied.predict(image)
 
 
 def test_no_cell_is_a_formula(

@@ -8,10 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
+from cnncodes import Classifier
 from cnncodes.cli import main
+from cnncodes.extract.images import decode_image
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -23,6 +29,7 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 PROGRAMS = [block for language, block in BLOCKS if language == "python"]
+(WITHOUT_PACKAGE,) = (each for each in PROGRAMS if "InferenceSession" in each)
 
 # These set things up for a person; .ci/run and test_environments.py run them.
 RUN_ELSEWHERE = ("make demo", "make test", "pip install .")
@@ -90,6 +97,117 @@ def test_commands_and_programs_run(folder: Path) -> None:
     assert answers[2].split()[0] == label.group(1)
 
 
+def _photo(width: int = 90, height: int = 70) -> Image.Image:
+    """A colour gradient with a noisy bright disc: no two of its eight orientations are alike."""
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
+    colours = np.stack([2 * x, 2 * y, x + y], axis=2) + noise
+    colours[(x - 30) ** 2 + (y - 25) ** 2 < 300] += 60
+    return Image.fromarray(colours.clip(0, 255).astype(np.uint8))
+
+
+def _masked(image: Image.Image) -> Image.Image:
+    """The same image, transparent to the left and half so in the middle."""
+    mask = Image.linear_gradient("L").rotate(90).resize(image.size)
+    layers = [*image.split(), mask.point(lambda value: max(0, min(255, 2 * value - 100)))]
+    return Image.merge("RGBA" if len(layers) == 4 else "LA", layers)
+
+
+def _deep(scale: int = 257, photo: Image.Image | None = None) -> Image.Image:
+    grey = np.asarray((photo or _photo()).convert("L")).astype(np.uint16)
+    return Image.fromarray(grey * scale + grey // 3)
+
+
+def _write_images(folder: Path) -> None:
+    """Write each kind of image whose decoding has a rule of its own."""
+    photo, grey = _photo(), _photo().convert("L")
+    palette = photo.quantize(16)
+    for name, image, options in (
+        ("rgb.png", photo, {}),
+        ("rgba.png", _masked(photo), {}),
+        ("rgba.webp", _masked(photo), {"lossless": True}),
+        ("la.png", _masked(grey), {}),
+        ("index.png", palette, {"transparency": 3}),
+        ("bytes.png", palette, {"transparency": bytes(range(0, 256, 17))}),
+        ("rgb_key.png", photo, {"transparency": photo.getpixel((20, 20))}),
+        ("l_key.png", grey, {"transparency": grey.getpixel((20, 20))}),
+        ("bilevel.png", photo.convert("1"), {}),
+        ("bilevel_key.png", photo.convert("1"), {"transparency": 0}),
+        ("deep.png", _deep(), {}),
+        ("deep_key.png", _deep(), {"transparency": _deep().getpixel((20, 20))}),
+        ("deep.tif", _deep(), {}),
+        ("cmyk.jpg", photo.convert("CMYK"), {}),
+        ("cmyk.tif", photo.convert("CMYK"), {}),
+        ("animated.gif", palette, {"save_all": True, "append_images": [photo.rotate(180)]}),
+        ("animated.webp", photo, {"save_all": True, "append_images": [photo.rotate(180)]}),
+        ("large.jpg", _photo(1300, 900), {}),
+        ("large.png", _masked(_photo(1300, 900)), {}),
+        ("large_deep.png", _deep(photo=_photo(1300, 900)), {}),
+    ):
+        image.save(folder / name, **options)
+    big_endian = _deep()
+    Image.frombytes("I;16B", big_endian.size, np.asarray(big_endian).astype(">u2").tobytes()).save(
+        folder / "deep_big_endian.tif"
+    )
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo.save(folder / f"turned{orientation}.jpg", exif=exif)
+        _deep().save(folder / f"turned{orientation}.png", exif=exif)
+        _masked(photo).save(folder / f"masked{orientation}.png", exif=exif)
+
+
+def _run_without_package(image: Path) -> dict[str, Any]:
+    """Run the README's program on an image, beside ``app.onnx``; return its variables."""
+    assert WITHOUT_PACKAGE.count('"new.jpg"') == 1
+    variables: dict[str, Any] = {}
+    exec(WITHOUT_PACKAGE.replace('"new.jpg"', repr(str(image))), variables)
+    return variables
+
+
+@pytest.fixture
+def beside_app(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(app, tmp_path / "app.onnx")
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves files to be closed at its end
+def test_program_without_the_package_answers_as_the_classifier(
+    beside_app: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier = Classifier("app.onnx")
+    _write_images(beside_app / "images")
+    paths = sorted((beside_app / "images").iterdir())
+    assert len(paths) == 45
+    for path in paths:
+        found = _run_without_package(path)
+        if not path.name.startswith("large"):  # of large images both see nearly the same
+            wanted = decode_image(path.read_bytes(), classifier.input_size)
+            np.testing.assert_array_equal(np.asarray(found["pixels"]), wanted, path.name)
+        best, *_ = predictions = classifier.predict(path)
+        by_label = {each.label: each.probability for each in predictions}
+        np.testing.assert_allclose(
+            found["probabilities"], [by_label[label] for label in classifier.labels], atol=0.02
+        )
+        assert capsys.readouterr().out.split()[0] == best.label, path.name
+
+
+def test_program_without_the_package_scales_by_the_white_of_the_app(beside_app: Path) -> None:
+    model = onnx.load("app.onnx")
+    model.metadata_props.add(key="cnncodes.white", value="4095")
+    onnx.save(model, "app.onnx")
+    twelve_bits = np.asarray(_photo().convert("L")).astype(np.float64) * (4095 / 255)
+    for name, array in (("deep.png", twelve_bits.round()), ("over.png", 20 * twelve_bits)):
+        Image.fromarray(array.clip(0, 65535).astype(np.uint16)).save(beside_app / name)
+    found = np.asarray(_run_without_package(beside_app / "deep.png")["image"])
+    np.testing.assert_array_equal(found, np.asarray(_photo().convert("L").convert("RGB")))
+    over = np.asarray(_run_without_package(beside_app / "over.png")["image"])
+    assert over.max() == 255
+    assert (over[20 * twelve_bits > 4095] == 255).all()
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -109,7 +227,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_layout_in_contributing_is_that_of_the_package() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    listed = set(re.findall(r"^ +(\w+\.py) ", text, flags=re.MULTILINE))
+    listed = set(re.findall(r"^ +([\w.-]+\.py) ", text, flags=re.MULTILINE))
     package = ROOT / "cnncodes"
     there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
     assert listed == there

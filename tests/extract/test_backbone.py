@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,17 @@ def test_computes_each_image_for_itself(small_backbone: Path) -> None:
     np.testing.assert_allclose(alone[0], codes[3], rtol=1e-4, atol=1e-7)
 
 
+def test_every_copy_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_backbone(tmp_path / "mean.onnx", factor=2)
+    monkeypatch.chdir(tmp_path)
+    backbone = Backbone("mean.onnx")
+    content = pickle.dumps(backbone)
+    monkeypatch.chdir("/")
+    for other in (pickle.loads(content), copy.copy(backbone), copy.deepcopy(backbone)):
+        images = noise(3, SIZE)
+        np.testing.assert_array_equal(other.extract(images), backbone.extract(images))
+
+
 def test_computes_what_the_graph_says(tmp_path: Path) -> None:
     images = noise(3, SIZE)
     backbone = Backbone(write_backbone(tmp_path / "mean.onnx", factor=2))
@@ -110,8 +123,10 @@ def test_computes_what_the_graph_says(tmp_path: Path) -> None:
         np.zeros((1, 3, SIZE, SIZE), np.uint8),
         np.zeros((1, SIZE + 1, SIZE, 3), np.uint8),
         np.zeros((1, SIZE, SIZE, 4), np.uint8),
+        [np.zeros((SIZE, SIZE, 3), np.uint8)],
+        None,
     ],
-    ids=lambda images: f"{images.dtype} {images.shape}",
+    ids=lambda images: f"{getattr(images, 'dtype', '')} {np.shape(images)}",
 )
 def test_refuses_other_arrays(tmp_path: Path, images: np.ndarray) -> None:
     backbone = Backbone(write_backbone(tmp_path / "mean.onnx"))

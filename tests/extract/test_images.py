@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from cnncodes.errors import ImageError
+from cnncodes.errors import ImageError, ParameterError
 from cnncodes.extract.formats import is_image
 from cnncodes.extract.images import (
     LoadedImage,
@@ -443,6 +443,15 @@ def test_decodes_by_content_not_by_name(tmp_path: Path, name: str) -> None:
     assert (loaded.pixels == decode_image(FILES["PNG"], 8)).all()
     assert (loaded.index, loaded.problem) == (3, "")
     assert loaded.digest == hashlib.sha256(FILES["PNG"]).hexdigest()
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    (loaded,) = load_images([str(tmp_path / "red.png")], SIDE, threads=1, ahead=1)
+    assert loaded.pixels is not None
+    assert load_image(0, str(tmp_path / "red.png"), SIDE).digest == loaded.digest
+    with pytest.raises(ParameterError, match="path must be a str or a Path, not int"):
+        load_image(0, 3, SIDE)
 
 
 def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnncodes import Backbone, CodeStore
-from cnncodes.errors import FileFormatError, ImageError
+from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract import CodeExtractor
 from cnncodes.extract.images import decode_image
 
@@ -71,6 +71,12 @@ def test_names_the_image_it_cannot_use(
                 [*paths[:3], tmp_path / name, *paths[3:]]
             )
         assert str(caught.value) == f"{tmp_path / name}: {reason}"
+
+
+@pytest.mark.parametrize("images", [None, "photo.jpg", [None], [["photo.jpg"]]])
+def test_refuses_what_are_no_paths(small_backbone: Path, images: object) -> None:
+    with pytest.raises(ParameterError, match="X must be"):
+        CodeExtractor(small_backbone).transform(images)
 
 
 def test_names_a_backbone_that_is_none(tmp_path: Path, paths: list[str]) -> None:

@@ -1,6 +1,14 @@
 from __future__ import annotations
 
+import copy
 import io
+import mmap
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -8,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore, Prediction
-from cnncodes.errors import FileFormatError, ImageError, ParameterError
+from cnncodes.errors import CnncodesError, FileFormatError, ImageError, ParameterError
 from cnncodes.extract.images import decode_image
 from cnncodes.head.classifier import BATCH_SIZE
 
@@ -48,6 +56,181 @@ def test_path_text_bytes_and_opened_image_agree(classifier, files):
         assert classifier.predict(image) == wanted
         assert classifier.predict(image.convert("RGB")) == wanted
     assert classifier.predict(files[50]) != wanted
+
+
+def test_files_and_buffers_agree_with_the_path(classifier, files):
+    wanted, content = classifier.predict(files[7]), files[7].read_bytes()
+    with files[7].open("rb") as file, io.BytesIO(b"header" + content) as behind_header:
+        assert classifier.predict(file) == wanted
+        behind_header.seek(len(b"header"))
+        assert classifier.predict(behind_header) == wanted
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            assert classifier.predict(mapped) == wanted
+    for kind in (bytearray, memoryview, io.BytesIO):
+        assert classifier.predict(kind(content)) == wanted
+
+
+def test_arrays_agree_with_the_images_they_show(classifier):
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    rgba = np.dstack([rgb, rgb[..., :1]])
+    for array in (rgb, rgba, rgb[..., 0]):
+        wanted = classifier.predict(Image.fromarray(array))
+        assert classifier.predict(array) == wanted
+        assert classifier.predict(array[::-1, ::-1][::-1, ::-1]) == wanted  # not contiguous
+    assert classifier.predict(rgb[..., ::-1]) != classifier.predict(rgb)  # BGR
+
+
+class Camera:
+    """Like OpenCV's captures, it reads without being told how much."""
+
+    def read(self):
+        return True, np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        None,
+        3,
+        1.5,
+        object(),
+        ["photo.jpg"],
+        b"",
+        bytearray(),
+        Camera(),
+        io.BytesIO(),
+        io.StringIO("a text"),
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 3), np.uint16),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(400, np.uint8),
+        np.zeros((), np.uint8),
+        np.broadcast_to(np.uint8(3), (20_000, 20_000)),
+        Image.new("RGB", (0, 4)),
+        "no such file.png",
+        "n" * 300,
+        "",
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_what_holds_no_image_is_refused_by_an_error_of_ours(classifier, image):
+    with pytest.raises(CnncodesError) as caught:
+        classifier.predict(image)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(classifier, files, tmp_path):
+    with files[0].open("rb") as closed:
+        pass
+    with pytest.raises(ImageError, match=r"cannot be read: .*closed file"):
+        classifier.predict(closed)
+    with files[0].open() as text, pytest.raises(ParameterError, match="open it with mode 'rb'"):
+        classifier.predict(text)
+    with (tmp_path / "new").open("wb") as output, pytest.raises(ImageError, match="cannot be read"):
+        classifier.predict(output)
+    view = memoryview(b"abc")
+    view.release()
+    with pytest.raises(ParameterError, match="not memoryview"):
+        classifier.predict(view)
+
+
+def test_file_without_end_is_refused(classifier):
+    with (
+        Path("/dev/zero").open("rb") as endless,
+        pytest.raises(ImageError, match="larger than the 664 MB that an image"),
+    ):
+        classifier.predict(endless)
+
+
+def test_every_copy_answers_the_same(app, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(app.parent)
+    classifier = Classifier(app.name, threads=1)
+    wanted = classifier.predict(files[0])
+    content = pickle.dumps(classifier)
+    assert len(content) < 1000
+    monkeypatch.chdir(tmp_path)  # as a worker may be elsewhere
+    for other in (pickle.loads(content), copy.copy(classifier), copy.deepcopy(classifier)):
+        assert other.predict(files[0]) == wanted
+
+
+def test_pickle_of_an_app_that_is_gone_names_it(app, tmp_path):
+    path = tmp_path / "gone.onnx"
+    path.write_bytes(app.read_bytes())
+    content = pickle.dumps(Classifier(path))
+    path.unlink()
+    with pytest.raises(FileFormatError, match=r"gone\.onnx: no such file"):
+        pickle.loads(content)
+
+
+def test_other_processes_use_it(app, files):
+    classifier = Classifier(app, threads=1)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        found = list(pool.map(partial(classifier.predict, top=1), files[:3]))
+    assert found == [classifier.predict(path, top=1) for path in files[:3]]
+
+
+def test_several_threads_use_it_at_once(app, files):
+    classifier = Classifier(app, threads=1)  # with more the last digits may differ
+    wanted = [classifier.predict(path) for path in files[:10]]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(classifier.predict, files[:10] * 3)) == wanted * 3
+
+
+def test_files_by_any_kind_of_path(classifier, files):
+    wanted = list(classifier.predict_files(files[:3], top=2))
+    assert [image.path for image in wanted] == files[:3]
+    for paths in (map(str, files[:3]), tuple(files[:3]), np.array(list(map(str, files[:3])))):
+        assert list(classifier.predict_files(paths, top=2)) == wanted
+
+
+def test_files_without_end_are_read_as_they_are_asked_for(classifier, files):
+    found = classifier.predict_files(files[number % 5] for number in count())
+    for number in range(20):
+        assert next(found).path == files[number % 5]
+    found.close()
+
+
+@pytest.mark.parametrize("paths", [None, 3, "photo.jpg", b"photo.jpg", Path("photo.jpg")])
+def test_files_that_are_no_list_are_refused_at_once(classifier, paths):
+    with pytest.raises(ParameterError, match="paths must be"):
+        classifier.predict_files(paths)
+
+
+def test_file_that_is_no_path_is_refused(classifier, files):
+    with pytest.raises(ParameterError, match="each of paths must be a str or a Path, not None"):
+        list(classifier.predict_files([files[0], None]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"top": "3"}, {"top": 1.5}, {"max_pixels": "many"}, {"max_pixels": 0}], ids=str
+)
+def test_numbers_of_another_type_are_refused(classifier, files, options):
+    for predict in (classifier.predict, classifier.predict_files):
+        with pytest.raises(ParameterError, match=f"{next(iter(options))} must be "):
+            predict(files[0] if predict == classifier.predict else files, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"path": None},
+        {"path": b"app.onnx"},
+        {"path": "n" * 300},
+        {"threads": 0},
+        {"threads": -1},
+        {"threads": 1.0},
+        {"threads": "2"},
+        {"provider": None},
+        {"provider": ["cpu"]},
+    ],
+    ids=str,
+)
+def test_app_is_not_opened_with_wrong_parameters(app, options):
+    with pytest.raises(CnncodesError):
+        Classifier(**{"path": app, **options})
 
 
 @pytest.mark.parametrize("top", [1, 3, 10, 99])

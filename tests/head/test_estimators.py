@@ -12,13 +12,19 @@ import onnxruntime
 import pytest
 from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import AdaBoostClassifier, RandomForestClassifier, VotingClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
@@ -54,6 +60,21 @@ OBJECTS = [
 DISCRIMINANT = make_pipeline(PCA(20, random_state=3), LinearDiscriminantAnalysis())
 CASES = [(each, n_classes) for each in OBJECTS for n_classes in (2, 10)]
 CASES += [(each, 40) for each in (*OBJECTS[:2], DISCRIMINANT)] + [(DISCRIMINANT, 10)]
+
+
+PARTS = [("forest", RandomForestClassifier(5)), ("bayes", GaussianNB(var_smoothing=1e-2))]
+STACK = StackingClassifier(PARTS, cv=2)  # and a logistic regression, made when it is fitted
+
+
+class Late(ClassifierMixin, BaseEstimator):
+    """Of another package: what it can do shows once it is fitted, and that is to decide only."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
 
 
 class Flat(GaussianNB):
@@ -314,7 +335,13 @@ def test_skl2onnx_is_missed_before_any_training(codes, tmp_path, output, monkeyp
         (None, "None is no classifier"),
         (7, "7 is no classifier"),
         (SVC(), "SVC has no predict_proba, .*CalibratedClassifierCV"),
+        (RidgeClassifier(), "RidgeClassifier has no predict_proba"),
         (make_pipeline(PCA(2), SVC()), "Pipeline has no predict_proba"),
+        (StackingClassifier(PARTS, final_estimator=SVC()), "StackingClassifier has no predict_p"),
+        (GridSearchCV(SVC(), {"C": [1, 10]}), "GridSearchCV has no predict_proba"),
+        (OneVsRestClassifier(SVC()), "OneVsRestClassifier has no predict_proba"),
+        (VotingClassifier(PARTS), "VotingClassifier has no predict_proba"),
+        (VotingClassifier([("a", SVC())], voting="soft"), "VotingClassifier has no predict_proba"),
     ],
     ids=str,
 )
@@ -334,6 +361,7 @@ def test_what_cannot_become_a_head(tmp_path, output, estimator, said):
             "VotingClassifier: skl2onnx cannot convert it .*not implemented",
         ),
         (Unknown(), "Unknown: skl2onnx cannot convert it"),
+        (Late(), "Late: once fitted, it has no predict_proba, .*CalibratedClassifierCV"),
     ],
     ids=str,
 )
@@ -343,6 +371,24 @@ def test_estimator_that_fails(plain_codes, output, estimator, said):
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        STACK,
+        make_pipeline(PCA(20), STACK),
+        GridSearchCV(make_pipeline(PCA(20), STACK), {"pca__whiten": [True, False]}, cv=2),
+    ],
+    ids=name_of,
+)
+def test_probabilities_that_appear_with_the_fit(plain_codes, tmp_path, output, run, estimator):
+    codes = relabelled(plain_codes, tmp_path / "other.h5", 3)
+    assert not hasattr(estimator, "predict_proba")  # or this tests nothing
+    trained = train_head(codes, output, estimator=estimator)
+    assert trained.estimator == name_of(estimator)
+    figures = json.loads(run("evaluate", output, codes, "--json").stdout)["figures"]
+    assert figures["accuracy"] == pytest.approx(trained.test.accuracy)
 
 
 @pytest.mark.parametrize(
