@@ -584,7 +584,7 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
     are left out.
     """
     from cnncodes.head.evaluate import evaluate as measure
-    from cnncodes.head.evaluate import evaluation_to_json
+    from cnncodes.head.evaluation import evaluation_to_json
     from cnncodes.progress import Progress
 
     with Progress("evaluate", "images") as progress:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cnncodes.extract.sources import Source
     from cnncodes.head.classifier import Classifier, FilePrediction
     from cnncodes.head.curve import Curve
-    from cnncodes.head.evaluate import Evaluation
+    from cnncodes.head.evaluation import Evaluation
     from cnncodes.head.metrics import ClassFigures
     from cnncodes.head.softmax import Epoch
     from cnncodes.head.train import Score, Training

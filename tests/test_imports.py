@@ -47,6 +47,7 @@ ALLOWED = {
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.charts": {"numpy"},
     "cnncodes.head.metrics": {"numpy", "sklearn", "scipy"},
+    "cnncodes.head.evaluation": {"numpy", "sklearn", "scipy"},
     "cnncodes.head.evaluate": {"numpy", "PIL", "h5py", "sklearn", "scipy"},
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.machine": set(),

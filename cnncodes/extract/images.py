@@ -194,8 +194,8 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
     in_python = kind is PPM and image.tile[0][0] != "raw"  # type: ignore[attr-defined]
     if in_python and image.width * image.height > MAX_SLOW_PIXELS:
         raise ImageError(
-            f"a PPM as text or of unusual depth, of more than {pixels_text(MAX_SLOW_PIXELS)}: save it "
-            "as PNG"
+            f"a PPM as text or of unusual depth, of more than {pixels_text(MAX_SLOW_PIXELS)}: "
+            "save it as PNG"
         )
 
 

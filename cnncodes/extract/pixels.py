@@ -76,7 +76,7 @@ def to_pixels(
     """
     remark = _loses_depth(image)
     image.load()
-    if remark and np.asarray(image)[..., :3].max() >= _DARK:
+    if remark and _brightest(image) >= _DARK:
         remark = ""
     turn = UPRIGHT.get(_orientation(image))
     if image.mode == "I" and image.format in ("PNG", "PPM"):  # neither has more than 16 bits
@@ -114,9 +114,18 @@ def _loses_depth(image: Image.Image) -> str:
 
 def _guessed_white(image: Image.Image) -> int:
     """Return the smallest of `WHITES` that no pixel of an ``I;16`` image exceeds."""
-    # Pillow knows the extrema of I;16 without a copy, not those of other byte orders.
-    extrema: Any = image.getextrema() if image.mode == "I;16" else (0, np.asarray(image).max())
-    return next(white for white in WHITES if extrema[1] <= white)
+    brightest = _brightest(image)
+    return next(white for white in WHITES if brightest <= white)
+
+
+def _brightest(image: Image.Image) -> int:
+    """Return the largest value of an image, without its alpha; a strip at a time to save memory."""
+    step = max(1, STRIP // image.width)
+    strips = (
+        np.asarray(image.crop((0, top, image.width, min(top + step, image.height))))
+        for top in range(0, image.height, step)
+    )
+    return max(int((strip[..., :3] if strip.ndim == 3 else strip).max()) for strip in strips)
 
 
 def _reduced(image: Image.Image, factors: tuple[int, int], white: int | None) -> Image.Image:

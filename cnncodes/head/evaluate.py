@@ -7,11 +7,9 @@ file computes, whatever is in its graph, and the codes are never in memory all a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,9 @@ from cnncodes.extract.images import (
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore, is_journal
-from cnncodes.head.groups import groups_of
-from cnncodes.head.metrics import Figures, measure
+from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
+from cnncodes.head.groups import groups_of, number_groups
+from cnncodes.head.metrics import measure
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.selection import Selection
 from cnncodes.machine import available_threads
@@ -48,124 +47,8 @@ from cnncodes.model_file import (
 )
 from cnncodes.progress import Progress
 
-FORMAT = "1"
 BATCH_SIZE = 8
 N_MISTAKES = 24
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """The model that was evaluated, as its file says.
-
-    Attributes
-    ----------
-    path : str
-        Its file.
-    kind : {"head", "app"}
-        What it is.
-    sha256 : str
-        SHA-256 of its file.
-    training : dict
-        How it was trained.
-    created_with : str
-        The versions of what made the file.
-    n_training_images : int
-        Different images it was trained on.
-    backbone : BackboneInfo
-        The network whose codes it takes.
-    backbone_sha256 : str
-        SHA-256 of that network's file.
-    """
-
-    path: str
-    kind: str
-    sha256: str
-    training: dict[str, Any]
-    created_with: str
-    n_training_images: int
-    backbone: BackboneInfo
-    backbone_sha256: str
-
-
-@dataclass(frozen=True)
-class EvaluatedData:
-    """The images on which a model was evaluated.
-
-    Attributes
-    ----------
-    path : str
-        Codes file, folder or CSV file.
-    source : str
-        Where the images came from, as it was typed.
-    include_training : bool
-        Whether images that the model was trained on count too.
-    images_sha256 : str
-        SHA-256 of the sorted SHA-256 of the images that count: where it is the same, two
-        evaluations were of the same images.
-    """
-
-    path: str
-    source: str
-    include_training: bool
-    images_sha256: str
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """An image that was taken for another class.
-
-    Attributes
-    ----------
-    path : str
-        The image, relative to the source.
-    digest : str
-        SHA-256 of its file, hexadecimal.
-    label, predicted : str
-        The true class, and the predicted one.
-    probability : float
-        That of the predicted class.
-    """
-
-    path: str
-    digest: str
-    label: str
-    predicted: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a model is.
-
-    Attributes
-    ----------
-    model : EvaluatedModel
-        The model.
-    data : EvaluatedData
-        The images.
-    figures : Figures
-        The figures.
-    mistakes : list of Mistake
-        At most 24, those the model was surest of first.
-    notes : list of str
-        What the user should know of the data.
-    """
-
-    model: EvaluatedModel
-    data: EvaluatedData
-    figures: Figures
-    mistakes: list[Mistake]
-    notes: list[str]
-
-
-def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as JSON types; a number that is not finite becomes null.
-
-    Only the model's metadata can hold one: Python reads NaN there, other programs do not.
-    """
-    described = {"format": FORMAT, "kind": "evaluation", **asdict(evaluation)}
-    plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
-    return plain
 
 
 def evaluate(
@@ -379,24 +262,30 @@ def _evaluate_images(
     )
     if progress is not None:
         progress.begin(len(wanted))
-    images, y, found, skipped, remarks = [], [], [], [], Counter[str]()
+    rows, found, skipped, remarks = [], [], [], Counter[str]()
+    digests = list(source.paths)  # until they are known, and where they never are: all differ
     with closing(loaded):
         for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
             usable = []
             for image in batch:
-                path = source.paths[wanted[image.index]]
+                row = wanted[image.index]
                 remarks.update([image.remark] if image.remark else [])
                 if image.pixels is None:
-                    skipped.append((path, image.problem))
-                elif selection.unseen(image.digest):
+                    skipped.append((source.paths[row], image.problem))
+                    continue
+                digests[row] = image.digest
+                if selection.unseen(image.digest):
                     usable.append(image.pixels)
-                    images.append((path, image.digest))
-                    y.append(known[wanted[image.index]])
+                    rows.append(row)
             if usable:
                 found.append(classify(np.stack(usable)))
-    targets = np.array(y, np.intp)
+    chosen = np.array(rows, np.intp)
+    if source.groups:
+        chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
+    images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
-    return _evaluation(model, selection, str(data), targets, np.concatenate(found), images, notes)
+    probabilities = np.concatenate(found)[np.isin(rows, chosen)]
+    return _evaluation(model, selection, str(data), targets, probabilities, images, notes)
 
 
 def _classify(

@@ -27,7 +27,7 @@ from cnncodes.head.charts import (
     require,
 )
 from cnncodes.head.curve import Curve, read_curves
-from cnncodes.head.evaluate import Evaluation, Mistake, evaluation_to_json
+from cnncodes.head.evaluation import Evaluation, Mistake, evaluation_to_json
 from cnncodes.info import value_text
 from cnncodes.output import check_output, replacing
 from cnncodes.text import shown

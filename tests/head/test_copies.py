@@ -223,3 +223,24 @@ def test_evaluation_leaves_out_groups_of_training_images(patients, output, run):
     options = ("--include-training", "--json")
     everything = json.loads(run("evaluate", output, patients, *options).stdout)
     assert everything["figures"]["n_images"] == 120
+
+
+def test_app_leaves_out_images_of_the_groups_that_trained_it(run, small_backbone, photos, tmp_path):
+    """The same CSV file as source of the codes and of the evaluation: groups are in both."""
+    images = [path.relative_to(photos) for path in sorted(photos.rglob("*.png"))]
+    lines = ["path,label,group"]
+    lines += [
+        f"{photos / path},{path.parent},{f'writer {row // 3}' if row < 60 else ''}"
+        for row, path in enumerate(images)
+    ]
+    source = tmp_path / "list.csv"
+    source.write_text("\n".join(lines))
+    codes, head, app = (tmp_path / name for name in ("codes.h5", "head.onnx", "app.onnx"))
+    run("extract", small_backbone, source, "-o", codes)
+    run("train", codes, "-o", head, "--per-class", 4)  # so that groups are used in part
+    run("bundle", small_backbone, head, "-o", app)
+    by_codes = json.loads(run("evaluate", head, codes, "--json").stdout)
+    by_images = json.loads(run("evaluate", app, source, "--json").stdout)
+    assert any("of the same groups as images that trained" in note for note in by_codes["notes"])
+    assert by_images["data"]["images_sha256"] == by_codes["data"]["images_sha256"]
+    assert by_images["figures"]["accuracy"] == by_codes["figures"]["accuracy"]
