@@ -16,6 +16,7 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.model_file import FULL_WEIGHTS
+from cnncodes.streams import write_as_utf8
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard in
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON does not know, such as a path, as text."""
+    write_as_utf8()
     click.echo(json.dumps(value, default=str, indent=2))
 
 
@@ -277,6 +279,7 @@ def print_table(found: Iterable[FilePrediction]) -> int:
 def print_csv(found: Iterable[FilePrediction]) -> int:
     """Print a row an image and class, as they come; return how many could not be used."""
     n_unusable = 0
+    write_as_utf8()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "probability", "problem"])
     for image in found:
@@ -286,6 +289,7 @@ def print_csv(found: Iterable[FilePrediction]) -> int:
             writer.writerow([path, "", "", "", _cell(image.problem)])
         for rank, each in enumerate(image.predictions, start=1):
             writer.writerow([path, rank, _cell(each.label), f"{each.probability:.6f}", ""])
+        sys.stdout.flush()
     return n_unusable
 
 

@@ -48,6 +48,7 @@ ALLOWED = {
     "cnncodes.model_file": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.streams": set(),
     "cnncodes.verify": {"numpy", "PIL"},
 }
 
