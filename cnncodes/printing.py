@@ -101,6 +101,8 @@ def print_quantization(quantized: Quantization) -> None:
     )
     if after < WORTHWHILE * before or not quantized.is_close:
         click.echo("  Not worth it: this network does better in its float32 file.")
+    for note in quantized.notes:
+        click.echo(f"  note: {note}")
 
 
 def print_extraction(extraction: Extraction) -> None:
