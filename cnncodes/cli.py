@@ -13,13 +13,20 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from cnncodes import __version__
-from cnncodes.errors import CnncodesError, FileFormatError, SaturationWarning, SourceError
+from cnncodes.errors import (
+    CnncodesError,
+    FileFormatError,
+    FileLockWarning,
+    OutputError,
+    SaturationWarning,
+    SourceError,
+)
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.machine import give_memory_back
 from cnncodes.model_file import DEFAULT_PROVIDER
@@ -41,6 +48,7 @@ from cnncodes.printing import (
     print_training,
     print_verification,
 )
+from cnncodes.streams import prepare
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -56,6 +64,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Program(click.Group):
     """Tells every failure in one line and exits with 1; usage errors stay click's own."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program on standard streams that are fit to be used."""
+        prepare()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the options; --help and --version print here, before any command runs."""
+        try:
+            return super().make_context(*args, **extra)
+        except OutputError as error:
+            _fail(str(error))
+
     def invoke(self, context: click.Context) -> Any:
         """Run a command; with ``--debug`` let its traceback through."""
         give_memory_back()
@@ -63,7 +83,8 @@ class Program(click.Group):
             return super().invoke(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
-            warnings.simplefilter("default", SaturationWarning)
+            for shown_once in (FileLockWarning, SaturationWarning):
+                warnings.simplefilter("default", shown_once)
             warnings.showwarning = _show_warning
             _end_as_interrupts_do()
             return self._invoke(context)
@@ -141,7 +162,7 @@ def _end_as_interrupts_do() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     click.echo(f"Error: {shown(' '.join(message.split()))}", err=True)
     raise click.exceptions.Exit(1)
 

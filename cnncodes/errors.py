@@ -61,3 +61,7 @@ class TrainingError(CnncodesError):
 
 class SaturationWarning(UserWarning):
     """An int8 network was made for processors with wider sums than this one's."""
+
+
+class FileLockWarning(UserWarning):
+    """A disk has no file locks, so that nothing keeps two processes from writing one file."""

@@ -11,6 +11,7 @@ from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.extract.sources import find_images
 from cnncodes.model_check import check_model
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 from cnncodes.text import shown
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -77,16 +78,14 @@ def _describe_source(path: Path) -> dict[str, Any]:
 
 
 def _describe_hdf5(path: Path) -> dict[str, Any]:
-    import h5py
-
-    from cnncodes.extract.store import CodeStore, text_attribute
+    from cnncodes.extract.store import CodeStore, open_unlocked, text_attribute
 
     try:
-        with h5py.File(path) as file:
+        with open_unlocked(path) as file:
             kind, complete = text_attribute(file, "kind"), bool(file.attrs.get("complete"))
             keras = "layer_names" in file.attrs or "layers" in file
     except Exception as error:  # HDF5 tells of damage in several ways
-        reason = str(error).partition("\n")[0]
+        reason = OPEN_ELSEWHERE if is_open_elsewhere(error) else str(error).partition("\n")[0]
         return {"what": "an HDF5 file that cannot be opened", "reason": reason}
     if kind != "codes":
         return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from cnncodes.errors import OutputError
 
+OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
+# Windows's numbers: what it answers where a file that is to be replaced is open, and elsewhere.
+_ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
+
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
     """Say now, before hours of work, that a result could not be written.
@@ -77,9 +81,21 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
             _sync(path.parent)
     except OSError as error:
+        denied = getattr(error, "winerror", None) == _ACCESS_DENIED and os.access(path, os.W_OK)
+        if denied or is_open_elsewhere(error):
+            raise OutputError(f"{path}: {OPEN_ELSEWHERE}") from error
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_open_elsewhere(error: Exception) -> bool:
+    """Tell whether a file is refused because another program has it open, or a lock on it."""
+    return (
+        isinstance(error, BlockingIOError)
+        or getattr(error, "winerror", None) in (_SHARING_VIOLATION, _LOCK_VIOLATION)
+        or f"GetLastError() = {_LOCK_VIOLATION}" in str(error)  # which is how HDF5 puts it
+    )
 
 
 def _sync(path: Path) -> None:

@@ -16,6 +16,7 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.model_file import FULL_WEIGHTS
+from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard in
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON does not know, such as a path, as text."""
+    write_as_utf8()
     click.echo(json.dumps(value, default=str, indent=2))
 
 
@@ -100,6 +102,8 @@ def print_quantization(quantized: Quantization) -> None:
     )
     if after < WORTHWHILE * before or not quantized.is_close:
         click.echo("  Not worth it: this network does better in its float32 file.")
+    for note in quantized.notes:
+        click.echo(f"  note: {shown(note)}")
 
 
 def print_source(path: Path, source: Source) -> None:
@@ -321,6 +325,7 @@ def print_table(found: Iterable[FilePrediction]) -> int:
 def print_csv(found: Iterable[FilePrediction]) -> int:
     """Print a row an image and class, as they come; return how many could not be used."""
     n_unusable = 0
+    write_as_utf8()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "probability", "problem"])
     for image in found:
@@ -330,6 +335,7 @@ def print_csv(found: Iterable[FilePrediction]) -> int:
             writer.writerow([path, "", "", "", _cell(image.problem)])
         for rank, each in enumerate(image.predictions, start=1):
             writer.writerow([path, rank, _cell(each.label), f"{each.probability:.6f}", ""])
+        sys.stdout.flush()
     return n_unusable
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 
@@ -33,7 +34,7 @@ class Progress:
     def __init__(self, description: str, unit: str) -> None:
         self.description = description
         self.unit = unit
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._lock = Lock()
         self._total = self._done = self._done_before = 0
         self._started = self._last_shown = 0.0
@@ -72,7 +73,7 @@ class Progress:
             return
         self._last_shown = now
         if self._on_terminal:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            columns = _columns()
             filled = BAR_WIDTH * self._done // max(self._total, 1)
             line = "━" * filled + "─" * (BAR_WIDTH - filled) + " " + self._state(now)
             self._write(_ERASE_LINE + line[: columns - 1])
@@ -92,5 +93,16 @@ class Progress:
         )
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        if sys.stderr is None:  # as under pythonw
+            return
+        with suppress(OSError):  # a closed terminal or a full disk must not end the work
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _columns() -> int:
+    """Return the width of the terminal, or of one of old where it does not tell."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:  # it was closed meanwhile
+        return 80

@@ -56,6 +56,7 @@ ALLOWED = {
     "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.streams": set(),
     "cnncodes.verify": {"numpy", "PIL"},
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cnncodes.errors import OutputError
-from cnncodes.output import check_output, replacing
+from cnncodes.output import check_output, is_open_elsewhere, replacing
 from tests.conftest import error_of
 
 NOBODY = 65534
@@ -28,6 +28,13 @@ def unprivileged(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.setresuid(0, 0, 0)
+
+
+def windows_error(number: int) -> OSError:
+    """Return an error as it is on Windows, where it holds a number of Windows's own."""
+    error = PermissionError(13, "The process cannot access the file")
+    error.winerror = number  # type: ignore[attr-defined]
+    return error
 
 
 def test_writes_a_new_file(tmp_path: Path) -> None:
@@ -157,3 +164,33 @@ def test_input_is_never_replaced(
             said = error_of(command, *inputs, "-o", path, "--overwrite")
             assert "is what the result is made from" in said
             assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (BlockingIOError(11, "Resource temporarily unavailable"), True),
+        (windows_error(32), True),  # a sharing violation
+        (windows_error(33), True),  # a lock violation
+        (windows_error(5), False),  # denied, for any reason
+        (OSError("unable to lock file, errno = 0, Win32 GetLastError() = 33"), True),
+        (
+            OSError(37, "unable to lock file, errno = 37, error message = 'No locks available'"),
+            False,
+        ),
+        (PermissionError(13, "Permission denied"), False),
+    ],
+)
+def test_file_that_is_open_elsewhere(error: OSError, expected: bool) -> None:
+    assert is_open_elsewhere(error) == expected
+
+
+def test_names_what_is_open_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "codes.h5"
+    path.write_text("precious")
+    for number in (5, 32):  # what Windows answers where it is to be replaced
+        with pytest.raises(OutputError) as caught, replacing(path, overwrite=True):
+            raise windows_error(number)
+        assert str(caught.value).startswith(f"{path}: is open in another program; close it there")
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]

@@ -13,6 +13,7 @@ onnx and onnxruntime are all it needs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,10 @@ MIN_IMAGES = 8
 EQUALIZATIONS = (0.0, 0.5)
 # Below this mean cosine, convolutions go back to float until it is reached.
 WANTED_COSINE = 0.99
+# An image is blank whose channels all vary less than that, in their standard deviation of 255.
+BLANK_DEVIATION = 1.0
+# Fewer images than this part of what was asked for are worth a note.
+FEW = 0.25
 _BATCH = 4
 _ROUNDS = 5
 
@@ -100,6 +105,8 @@ class Quantization:
         Of the float32 and of the int8 file, here and now.
     file_sizes : tuple of int
         Of the float32 and of the int8 file, in bytes.
+    notes : tuple of str
+        What was left out, and whether few images remained.
     """
 
     path: Path
@@ -109,6 +116,7 @@ class Quantization:
     closeness: Closeness
     images_per_second: tuple[float, float]
     file_sizes: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_close(self) -> bool:
@@ -148,7 +156,8 @@ def quantize_backbone(
         The file to write.
     n_images : int
         How many of them to use at most, drawn at random: half for the ranges, a quarter to
-        choose the settings, a quarter to measure.
+        choose the settings, a quarter to measure. Of equal images one is used, and none that is
+        blank: no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
     weights : {"auto", "full", "reduced"}
         Full weights use 8 bits. Reduced ones use 7, for processors without VNNI instructions or
         their like, whose 16-bit sums saturate; ``auto`` tries this processor.
@@ -169,7 +178,7 @@ def quantize_backbone(
     FileFormatError
         The file is not a float32 backbone.
     SourceError
-        There are too few usable images.
+        There are too few usable images that differ and are not blank.
     ParameterError
         A number is out of range.
     OutputError
@@ -187,7 +196,8 @@ def quantize_backbone(
             f"{backbone}: is {network.info.precision} already; quantize the float32 file"
         )
     progress = progress or Progress("quantize", "images")
-    pixels, sample = _sample(Path(images), network.info.input_size, n_images, seed, progress)
+    sample = _draw(Path(images), network.info.input_size, n_images, seed, progress)
+    pixels = sample.pixels
     half, rest = len(pixels) // 2, len(pixels) // 4
     parts = np.split(pixels, [half, len(pixels) - rest])
     reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
@@ -204,7 +214,7 @@ def quantize_backbone(
         with replacing(output, overwrite=overwrite) as temporary:
             codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
             closeness = compare_codes(network.extract(parts[2]), codes)
-            info = _describe(network, settings, half, closeness, sample)
+            info = _describe(network, settings, half, closeness, sample.described)
             model = quantized.model()
             model.producer_version = __version__
             onnx.helper.set_model_props(model, info.to_metadata())
@@ -212,7 +222,7 @@ def quantize_backbone(
             onnx.save(model, str(temporary))
             speeds = _compare_speeds(network, Backbone(temporary), parts[2])
             sizes = (backbone.stat().st_size, temporary.stat().st_size)
-    return Quantization(output, info, settings, half, closeness, speeds, sizes)
+    return Quantization(output, info, settings, half, closeness, speeds, sizes, sample.notes)
 
 
 @contextmanager
@@ -257,16 +267,26 @@ def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> 
     )
 
 
-def _sample(
-    source: Path, size: int, n_images: int, seed: int, progress: Progress
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Load images drawn at random, and tell which; those that cannot be used are passed over."""
-    files = find_images(source).files()
+@dataclass(frozen=True)
+class _Sample:
+    """Images that all differ, how they are described in the file, and notes on the others."""
+
+    pixels: NDArray[np.uint8]
+    described: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def _draw(source: Path, size: int, n_images: int, seed: int, progress: Progress) -> _Sample:
+    """Load images drawn at random, passing over copies, blank and unusable ones."""
+    listing = find_images(source)
+    files = listing.files()
     order = np.random.default_rng(seed).permutation(len(files))
     wanted = min(n_images, len(files))
     progress.begin(wanted, unit="images read")
-    pixels: list[NDArray[np.uint8]] = []
+    drawn: dict[bytes, NDArray[np.uint8]] = {}
     digests: list[str] = []
+    unusable: list[str] = []
+    n_blank = n_copies = 0
     loaded = load_images(
         [files[place] for place in order],
         size,
@@ -275,20 +295,36 @@ def _sample(
         max_pixels=DEFAULT_MAX_PIXELS,
     )
     for image in loaded:
-        if image.pixels is not None:
-            pixels.append(image.pixels)
+        if image.pixels is None:
+            unusable.append(f"{listing.paths[order[image.index]]}: {image.problem}")
+        elif image.pixels.std(axis=(0, 1)).max() < BLANK_DEVIATION:
+            n_blank += 1
+        elif (content := hashlib.sha256(image.pixels.tobytes()).digest()) in drawn:
+            n_copies += 1
+        else:
+            drawn[content] = image.pixels
             digests.append(image.digest)
             progress.advance(1)
-        if len(pixels) == wanted:
+        if len(drawn) == wanted:
             break
     loaded.close()
-    if len(pixels) < MIN_IMAGES:
+    counts = {"unusable": len(unusable), "blank": n_blank, "repeated": n_copies}
+    left_out = [f"{n} {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
+    if len(drawn) < MIN_IMAGES:
         raise SourceError(
-            f"{source}: {len(pixels)} of its {len(files)} images can be used, {MIN_IMAGES} or more "
-            "are needed; give a folder with more of them"
+            f"{source}: {len(drawn)} of its {len(files)} images can be used"
+            + (f" ({', '.join(left_out)})" if left_out else "")
+            + f", {MIN_IMAGES} or more are needed; give a folder with more of them"
         )
-    drawn = {"seed": seed, "images": len(pixels), "images_sha256": digest_images(digests)}
-    return np.stack(pixels), drawn
+    notes = list(listing.notes)
+    if left_out:
+        notes.append(f"of the images drawn, {', '.join(left_out)}; these are not used")
+    if unusable:
+        notes.append(f"the first unusable image, {unusable[0]}")
+    if len(drawn) < FEW * n_images:
+        notes.append(f"{len(drawn)} images are few, where up to {n_images} would make it surer")
+    described = {"seed": seed, "images": len(drawn), "images_sha256": digest_images(digests)}
+    return _Sample(np.stack(list(drawn.values())), described, tuple(notes))
 
 
 def _choose(

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import time
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileLockWarning, OutputError
 from cnncodes.extract.store import (
     JOURNAL_SIGNATURE,
     CodesInfo,
@@ -309,7 +310,17 @@ def _open_locked(path: Path) -> BinaryIO:
     while True:
         file = path.open("a+b", buffering=0)
         try:
-            _lock(file)
+            try:
+                _lock(file)
+            except BlockingIOError:
+                raise
+            except OSError as error:  # as on NFS without its lock service, SMB and some of FUSE
+                warnings.warn(
+                    f"{path}: this disk has no file locks ({reason_of(error)}); take care that no "
+                    "other extraction writes the same file",
+                    FileLockWarning,
+                    stacklevel=2,
+                )
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except BlockingIOError as error:
@@ -330,7 +341,7 @@ if sys.platform == "win32":
         file.seek(2**31 - 1)  # behind the end: what is locked cannot be read by others
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as error:
+        except PermissionError as error:  # what it raises where another process has the lock
             raise BlockingIOError from error
 
 else:

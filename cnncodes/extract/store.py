@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from cnncodes import __version__
 from cnncodes.errors import FileFormatError
 from cnncodes.model_file import BackboneInfo, later_format
+from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -132,7 +133,8 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     """
     told = Rows()
     try:
-        with h5py.File(path, "w") as file, phil:
+        # No lock, which not every disk has: whoever calls us has chosen a file that is new.
+        with h5py.File(path, "w", locking=False) as file, phil:
             _describe(file, info)
             shape = info.code_shape
             codes = file.create_dataset(
@@ -440,14 +442,27 @@ def is_journal(path: Path) -> bool:
         return False
 
 
+def open_unlocked(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, on a disk without file locks too.
+
+    Raises
+    ------
+    OSError
+        It is damaged, foreign or not readable.
+    """
+    return h5py.File(path, locking=False)
+
+
 def _open_hdf5(path: Path) -> h5py.File:
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file; make one with: cnncodes extract")
     if is_journal(path):
         raise FileFormatError(f"{path}: {UNFINISHED}")
     try:
-        return h5py.File(path)
+        return open_unlocked(path)
     except OSError as error:
+        if is_open_elsewhere(error):
+            raise FileFormatError(f"{path}: {OPEN_ELSEWHERE}") from error
         raise FileFormatError(f"{path}: cannot be opened as HDF5 ({reason_of(error)})") from error
 
 

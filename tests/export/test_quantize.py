@@ -15,6 +15,8 @@ from PIL import Image
 from cnncodes import Backbone, CodeStore, cli, model_file
 from cnncodes.errors import ParameterError, SaturationWarning
 from cnncodes.export.quantize import compare_codes, quantize_backbone
+from cnncodes.extract.images import digest_images
+from cnncodes.extract.sources import find_images
 from cnncodes.model_file import BackboneInfo
 from tests.conftest import Exports, Run, error_of, run_command
 from tests.export.networks import Network
@@ -94,12 +96,19 @@ def test_what_is_printed_is_in_the_file(
     assert "size" in text
 
 
-def test_seed_draws_other_images(photos: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def convolution(tmp_path: Path) -> Path:
+    """A backbone of one convolution."""
     network = Network(16)
     model = network.graph(network.conv_relu(network.pixels(), 8)).model()
     info = BackboneInfo("vgg16", "random:0", 16, "pool", "none", "float32", 0.0, "none", "test")
     onnx.helper.set_model_props(model, info.to_metadata())
     onnx.save(model, str(tmp_path / "network.onnx"))
+    return tmp_path / "network.onnx"
+
+
+@pytest.mark.usefixtures("convolution")
+def test_seed_draws_other_images(photos: Path, tmp_path: Path) -> None:
     contents, told = [], []
     for seed in (0, 0, 1):
         arguments = ("--images", photos, "--n-images", 64, "--seed", seed, "--overwrite")
@@ -235,16 +244,72 @@ def test_parameters_out_of_range(
         quantize_backbone(small_backbone, photos, tmp_path / "x.onnx", **options)  # type: ignore[arg-type]
 
 
-def test_images_of_one_colour(small_backbone: Path, tmp_path: Path) -> None:
-    """Nothing varies, so nothing can be learnt of the ranges; it must not fail."""
-    grey = tmp_path / "grey"
-    grey.mkdir()
+def test_images_are_drawn_as_ever(convolution: Path, photos: Path, tmp_path: Path) -> None:
+    """Where none is left out, they are the first of a permutation."""
+    files = find_images(photos).files()
+    first = np.random.default_rng(3).permutation(len(files))[:64]
+    digests = [hashlib.sha256(files[index].read_bytes()).hexdigest() for index in first]
+    quantized = quantize_backbone(convolution, photos, tmp_path / "x.onnx", n_images=64, seed=3)
+    assert json.loads(quantized.info.quantization)["images_sha256"] == digest_images(digests)
+    assert quantized.notes == ()
+    assert len(quantize_backbone(convolution, photos, tmp_path / "y.onnx").notes) == 0  # 120 of 256
+
+
+def test_copies_count_once(convolution: Path, photos: Path, tmp_path: Path) -> None:
+    """Be they the same file or the same picture in another format."""
+    source = tmp_path / "copies"
+    source.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.png"))[:12]):
+        for copy in range(9):
+            shutil.copy(path, source / f"{number}-{copy}.png")
+        Image.open(path).save(source / f"{number}.bmp")
+    words = ("quantize", convolution, "--images", source, "--overwrite")
+    printed = run_command(*words).stdout
+    told = json.loads(run_command(*words, "--json").stdout)
+    assert json.loads(told["info"]["quantization"])["images"] == 12
+    assert told["closeness"]["n_images"] == 3
+    assert told["notes"] == [
+        "of the images drawn, 108 are repeated; these are not used",
+        "12 images are few, where up to 256 would make it surer",
+    ]
+    assert [f"  note: {note}" for note in told["notes"]] == printed.splitlines()[-2:]
+
+
+def test_blank_images_are_left_out(convolution: Path, photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "with-blank"
+    source.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.png"))[:40]):
+        shutil.copy(path, source / f"{number}.png")
+    noise = np.random.default_rng(0)
+    for number in range(200):
+        colour = noise.integers(1, 255, 3)
+        pixels = colour + noise.integers(0, 2, (16, 16, 3))  # as the sensor of a covered lens
+        Image.fromarray(pixels.astype(np.uint8)).save(source / f"blank{number}.png")
+    (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    quantized = quantize_backbone(convolution, source, tmp_path / "x.onnx", n_images=100)
+    assert json.loads(quantized.info.quantization)["images"] == 40
+    (note,) = quantized.notes
+    assert note == "of the images drawn, 1 is unusable, 200 are blank; these are not used"
+
+
+def test_nothing_but_blank_images_and_copies(
+    convolution: Path, photos: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "grey"
+    source.mkdir()
     for level in range(0, 256, 16):
-        Image.new("RGB", (20, 20), (level,) * 3).save(grey / f"{level}.png")
-    run_command("quantize", small_backbone, "--images", grey, "-o", tmp_path / "grey.onnx")
-    assert np.isfinite(
-        Backbone(tmp_path / "grey.onnx").extract(np.full((1, 75, 75, 3), 90, np.uint8))
-    ).all()
+        Image.new("RGB", (20, 20), (level, level, 200)).save(source / f"{level}.png")
+    output = tmp_path / "grey.onnx"
+    line = error_of("quantize", convolution, "--images", source, "-o", output)
+    assert line == (
+        f"Error: {source}: 0 of its 16 images can be used (16 are blank), 8 or more are needed; "
+        "give a folder with more of them"
+    )
+    shutil.copy(next(photos.rglob("*.png")), source / "one.png")
+    shutil.copy(source / "one.png", source / "two.png")
+    line = error_of("quantize", convolution, "--images", source, "-o", output)
+    assert "1 of its 18 images can be used (16 are blank, 1 is repeated), 8 or" in line
+    assert not output.exists()
 
 
 def test_comparison_of_codes() -> None:

@@ -1,8 +1,10 @@
-/* Preloaded into a process, makes calls on certain files fail as a broken disk does.
+/* Preloaded into a process, makes calls on certain files fail as a broken disk does,
+   or one that lacks what they ask for.
 
-   FAULT_CALL   which calls: read, write or fsync
+   FAULT_CALL   which calls: read, write, fsync or flock
    FAULT_NAME   of which files: those whose path holds this
    FAULT_AFTER  how many of these calls succeed; all later ones fail
+   FAULT_ERROR  with which number, by default EIO
 
    A test compiles it: see test_faults.py. */
 
@@ -26,7 +28,7 @@ static int fails(const char *call, int file) {
     path[length] = '\0';
     if (strstr(path, getenv("FAULT_NAME")) == NULL) return 0;
     if (n_calls++ < atoi(getenv("FAULT_AFTER"))) return 0;
-    errno = EIO;
+    errno = getenv("FAULT_ERROR") == NULL ? EIO : atoi(getenv("FAULT_ERROR"));
     return 1;
 }
 
@@ -45,3 +47,4 @@ REPLACE(ssize_t, write, "write", (int file, const void *of, size_t n), file, of,
 REPLACE(ssize_t, pwrite, "write", (int file, const void *of, size_t n, off_t at), file, of, n, at)
 REPLACE(ssize_t, pwrite64, "write", (int file, const void *of, size_t n, off64_t at), file, of, n, at)
 REPLACE(int, fsync, "fsync", (int file), file)
+REPLACE(int, flock, "flock", (int file, int operation), file, operation)

@@ -6,6 +6,7 @@ replaced: the interpreter and HDF5 meet the error where a disk would give it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -53,16 +54,23 @@ def faulty(library: Path, backbone: Path, photos: Path, output: Path) -> Faulty:
 
     def extract(call: str, name: str, after: int, *options: str) -> subprocess.CompletedProcess:
         faults = {"FAULT_CALL": call, "FAULT_NAME": name, "FAULT_AFTER": str(after)}
-        command = [sys.executable, "-c", CAREFUL, "extract", backbone, photos, "-o", output]
-        return subprocess.run(
-            [*map(str, command), "--threads", "1", *options],
-            env={**os.environ, **faults, "LD_PRELOAD": str(library)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words = ("extract", backbone, photos, "-o", output, "--threads", "1", *options)
+        return run_with(library, faults, *words)
 
     return extract
+
+
+def run_with(
+    library: Path, faults: dict[str, str], *words: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process in which these calls fail."""
+    return subprocess.run(
+        [sys.executable, "-c", CAREFUL, *map(str, words)],
+        env={**os.environ, **faults, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -159,3 +167,44 @@ def test_image_that_cannot_be_read_is_skipped_or_ends_it(
     assert f"  1 image skipped, listed in the file:\n    {reason}\n" in skipped.stdout
     assert "119 images had codes in the file that was there" in run(*arguments, "--update").output
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
+def test_disk_without_file_locks_can_be_written(
+    library: Path, backbone: Path, photos: Path, output: Path, whole: bytes, error: str
+) -> None:
+    """Such as NFS without its lock service, SMB, and some of FUSE."""
+    done = run_with(library, without_locks(error), "extract", backbone, photos, "-o", output)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Warning: {output}.partial: this disk has no file locks (")
+    assert output.read_bytes() == whole
+    assert left_in(output.parent) == ["codes.h5"]
+
+
+def test_disk_without_file_locks_can_be_read(
+    run: Run, library: Path, backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    codes, head = tmp_path / "codes.h5", tmp_path / "head.onnx"
+    run("extract", backbone, photos, "-o", codes)
+    for words in (
+        ("info", codes),
+        ("train", codes, "-o", head, "--C", "1"),
+        ("evaluate", head, codes),
+        ("verify", codes, "--source", photos),
+        ("extract", backbone, photos, "-o", codes, "--update"),
+    ):
+        done = run_with(library, without_locks("ENOLCK"), *words)
+        assert done.returncode == 0, done.stderr
+        assert ("Warning" in done.stderr) == (words[0] == "extract")
+        assert "Error" not in done.stderr
+
+
+def without_locks(error: str) -> dict[str, str]:
+    number = getattr(errno, error)
+    return {
+        "FAULT_CALL": "flock",
+        "FAULT_NAME": "",
+        "FAULT_AFTER": "0",
+        "FAULT_ERROR": str(number),
+    }

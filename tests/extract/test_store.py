@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -184,6 +187,39 @@ def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
         file["codes"] = CODES
         file.attrs["format"] = "1"
     assert "an HDF5 file, but not one of codes" in refusal(tmp_path / "foreign")
+
+
+def test_reads_a_file_that_is_open_elsewhere(written: Path) -> None:
+    """As in a notebook that has not closed it."""
+    with held_elsewhere(written), CodeStore.open(written) as store:
+        assert len(store) == N_IMAGES
+
+
+def test_names_what_is_open_elsewhere_where_locks_are_asked_for(written: Path) -> None:
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"}
+    for words in (["verify", str(written)], ["info", str(written)]):
+        with held_elsewhere(written):
+            done = subprocess.run(
+                [sys.executable, "-m", "cnncodes", *words],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
+            )
+        assert "is open in another program; close it there" in done.stdout + done.stderr
+
+
+@contextmanager
+def held_elsewhere(path: Path) -> Iterator[None]:
+    """Let another process have an HDF5 file open for writing."""
+    code = "import sys, h5py\nfile = h5py.File(sys.argv[1], 'r+')\nprint(flush=True)\ninput()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.stdin.close()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
