@@ -241,11 +241,15 @@ def test_command_keeps_its_bar_apart_from_its_result(
         result = command.communicate()[0].decode()
     assert command.returncode == 0
     assert bars
+    classes = ", ".join(
+        f"{folder.name} {len(list(folder.iterdir()))}" for folder in sorted(photos.iterdir())
+    )
     for bar in bars:
         assert re.fullmatch(
             r"[━─]{24} extract: \d+ of 120 images, \d+\.\d a second, \d:\d\d left", bar
         )
-    assert start == end == ""
+    assert start == f"{photos}: 120 image files, 10 classes: {classes}\r\n"
+    assert end == ""
     assert result.count("\n") == 2
     assert "120 images, 10 classes" in result
     assert "\x1b" not in result

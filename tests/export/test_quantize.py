@@ -288,7 +288,8 @@ def test_blank_images_are_left_out(convolution: Path, photos: Path, tmp_path: Pa
     (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     quantized = quantize_backbone(convolution, source, tmp_path / "x.onnx", n_images=100)
     assert json.loads(quantized.info.quantization)["images"] == 40
-    (note,) = quantized.notes
+    note, example = quantized.notes
+    assert example.startswith("the first unusable image, broken.png: damaged: ")
     assert note == "of the images drawn, 1 is unusable, 200 are blank; these are not used"
 
 
