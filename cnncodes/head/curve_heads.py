@@ -25,15 +25,15 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
 from cnncodes.head.gram import (
-    centre,
     gram_matrix,
-    new_solver,
     rotate,
     rotate_back,
     rows_that_stay,
-    solve,
+    standardise,
 )
 from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import SAME_CODES
+from cnncodes.head.solve import new_solver, solve
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import check_strength, labelled_classes, notes_on_split, versions
 from cnncodes.machine import available_threads
@@ -280,6 +280,8 @@ def _measure(
         images_sha256 = digest_images(codes.digests())
         block = rows_that_stay(codes.n_features)
         K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
+    if not K.any():
+        plan.notes.append(SAME_CODES)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
     model = new_solver(class_weight=class_weight)
 
@@ -328,13 +330,14 @@ def fit_part(
     model: LogisticRegression,
     C: float | str,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.float32], float]:
     """Fit a logistic head on some of the images of a Gram matrix, and apply it to others.
 
     Parameters
     ----------
     K : ndarray of float32, shape (n_images, n_images)
-        Inner products of the codes as they are.
+        Inner products of the codes, from which any one vector may be subtracted.
     train, test : ndarray of intp
         Places in `K`.
     y : ndarray of int32, shape (n_train,)
@@ -345,6 +348,8 @@ def fit_part(
         Inverse strength of the penalty on standardised codes.
     seed : int
         Seed of the folds that choose C.
+    groups : ndarray of intp, shape (n_train,), optional
+        Images of the same group are in the same fold.
 
     Returns
     -------
@@ -361,11 +366,9 @@ def fit_part(
     """
     own = K[np.ix_(train, train)]
     mean = own.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centre(own)
-    variance = max(float(own.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
-    own /= variance
+    length = standardise(own)
     points = rotate(own)
-    solution = solve(points, y, model, C=C, random_state=seed % 2**32)
-    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(variance)
+    solution = solve(points, y, model, C=C, random_state=seed % 2**32, groups=groups)
+    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
     logits = (K[np.ix_(test, train)] - mean) @ alpha + solution.intercept.astype(np.float32)
     return logits, solution.C

@@ -161,7 +161,7 @@ def train_head(
         Whether a file at `output` may be replaced.
     C : float or "auto"
         Inverse strength of the logistic head's penalty, on codes of mean squared length one;
-        ``"auto"`` chooses it by cross-validation on the training part.
+        ``"auto"`` chooses it by log loss in cross-validation on the training part.
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
@@ -225,6 +225,7 @@ def train_head(
             head = fit_estimator(estimator, rows, targets, sample, code_shape, seed=seed)
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
+        notes += fitted.pop("notes", [])
         training = Training(
             path=output,
             estimator=name_of(estimator),
