@@ -219,9 +219,9 @@ def print_training(training: Training) -> None:
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     if "C_scores" in training.fitted:
         scores = training.fitted["C_scores"]
-        tried = ", ".join(f"{C:g} {score:.1%}" for C, score in scores.items())
+        tried = ", ".join(f"{C:g} {score:.4f}" for C, score in scores.items())
         click.echo(
-            f"  C chosen by accuracy in cross-validation on the training part: {tried}"
+            f"  C chosen by log loss in cross-validation on the training part: {tried}"
             f"{_caution(training.weights)}"
         )
     for note in training.notes:

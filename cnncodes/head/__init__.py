@@ -1,9 +1,10 @@
 """Codes become a classifier, and the classifier one file to ship.
 
-The heart is `train.train_head`. `split` (with `groups`), `logistic` (with `gram`), `softmax` and
-`estimators` are what it is made of; `evaluate` measures it (with `selection` and `metrics`), and
-`report` tells that in a page; `bundle` joins the head to its backbone; `classifier.Classifier` is
-what a small program imports, and needs numpy, onnxruntime and Pillow only.
+The heart is `train.train_head`. `split` (with `groups`), `logistic` (with `gram` and `solve`),
+`softmax` and `estimators` are what it is made of; `evaluate` measures it (with `selection` and
+`metrics`), and `report` writes a page about it; `bundle` joins the head to its backbone;
+`classifier.Classifier` is what a small program imports, and needs numpy, onnxruntime and Pillow
+only.
 """
 
 from __future__ import annotations

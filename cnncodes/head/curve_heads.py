@@ -26,16 +26,16 @@ from cnncodes.head.charts import check_figure, learning_curve_figure, save_figur
 from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
 from cnncodes.head.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.head.gram import (
-    centre,
     gram_matrix,
-    new_solver,
     rotate,
     rotate_back,
     rows_that_stay,
-    solve,
+    standardise,
 )
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import SAME_CODES
+from cnncodes.head.solve import new_solver, solve
 from cnncodes.head.train import check_strength, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
@@ -176,6 +176,8 @@ def _on_gram_matrix(
     codes = CodeRows(store, rows)
     block = rows_that_stay(codes.n_features)
     K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
+    if not K.any():
+        plan.notes.append(SAME_CODES)
     test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
     model = new_solver(class_weight=class_weight)
 
@@ -246,7 +248,7 @@ def fit_part(
     Parameters
     ----------
     K : ndarray of float32, shape (n_images, n_images)
-        Inner products of the codes as they are.
+        Inner products of the codes, from which any one vector may be subtracted.
     train, test : ndarray of intp
         Places in `K`.
     y : ndarray of int32, shape (n_train,)
@@ -275,11 +277,9 @@ def fit_part(
     """
     own = K[np.ix_(train, train)]
     mean = own.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centre(own)
-    variance = max(float(own.diagonal().mean(dtype=np.float64)), 0.0) or 1.0
-    own /= variance
+    length = standardise(own)
     points = rotate(own)
     solution = solve(points, y, model, C=C, random_state=seed % 2**32, groups=groups)
-    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(variance)
+    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
     logits = (K[np.ix_(test, train)] - mean) @ alpha + solution.intercept.astype(np.float32)
     return logits, solution.C

@@ -7,8 +7,9 @@ representer theorem", COLT 2001). So n images in d ≫ n dimensions are n points
 dimensions, and the problem is solved there:
 
 1. K = X Xᵀ, the n × n Gram matrix, is summed up block by block (`gram_matrix`); nothing of size
-   n × d is ever in memory.
-2. K is centred, which is what centring X does to it (`centre`).
+   n × d is ever in memory. X is first moved near the origin: products of images that have much
+   in common and differ by little would otherwise round the difference away.
+2. K is centred exactly, which is what centring X does to it (`centre`).
 3. K + εI = R Rᵀ (Cholesky). The rows of R have the same inner products as the images, so a
    penalised linear problem has the same optimum on R as on X. ε makes room for rounding, and for
    images that are there twice; it is `_JITTERS` of the mean of K's diagonal.
@@ -23,36 +24,32 @@ Limits: n² numbers must fit in memory twice over, and with n ≥ d there is not
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
 
+from cnncodes.errors import TrainingError
 from cnncodes.head.linear import LinearSoftmax
+from cnncodes.head.scaling import TOO_LARGE
+from cnncodes.head.solve import DEFAULT_CS, MAX_ITERATIONS, SOLVER_TOLERANCE, new_solver, solve
 from cnncodes.machine import available_threads
 from cnncodes.progress import Progress
 
 Read = Callable[[int, int], NDArray[Any]]
 
-DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
-MAX_ITERATIONS = 1000
 BLOCK_BYTES = 384 * 2**20
 _PASSING = 3  # the rows that pass take a third of the room of those that stay
 _STRIP = 4096
+_N_REFERENCE = 64
 _JITTERS = {"float64": (1e-9, 1e-7, 1e-5, 1e-3), "float32": (1e-5, 1e-4, 1e-3)}
 
 
@@ -66,11 +63,14 @@ def gram_matrix(
 ) -> NDArray[Any]:
     """Sum up the inner products of all pairs of rows, one pair of blocks at a time.
 
+    One vector, `reference_of` the first rows, is subtracted from every row. Neither centring nor
+    coefficients that add up to zero depend on it, but rounding does.
+
     Parameters
     ----------
     read : callable
         ``read(start, stop)`` gives rows `start` to `stop`, of shape (stop − start, n_features)
-        and dtype float32 or float64. It is called from several threads.
+        and dtype float32 or float64, which stay as they are. Several threads call it.
     n_samples : int
         Number of rows.
     block : int
@@ -78,12 +78,12 @@ def gram_matrix(
     dtype : numpy dtype
         Of the result.
     progress : Progress, optional
-        Told of the rows that were dealt with.
+        Counts the rows.
 
     Returns
     -------
     ndarray of `dtype`, shape (n_samples, n_samples)
-        The inner products.
+        The inner products of the rows, less the one vector.
     """
     K = np.empty((n_samples, n_samples), dtype)
     threads = available_threads()
@@ -92,22 +92,39 @@ def gram_matrix(
         progress.begin(sum(n_samples - first for first in range(0, n_samples, block)))
     # Products in several threads wait for each other when one more thread reads. So each
     # thread reads for itself, and multiplies alone.
+    reference: NDArray[Any] | None = None
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
         for first in range(0, n_samples, block):
             last = min(first + block, n_samples)
             starts, stops = _spans(first, last, few)
             staying = np.empty((0, 0))
             for start, X in zip(starts, workers.map(read, starts, stops), strict=True):
+                if reference is None:
+                    reference = reference_of(X)
                 if start == first:
                     staying = np.empty((last - first, X.shape[1]), X.dtype)
-                staying[start - first : start - first + len(X)] = X
+                with np.errstate(over="ignore"):  # the diagonal of K shows it
+                    np.subtract(X, reference, out=staying[start - first : start - first + len(X)])
                 del X
-            passing = partial(_pass, read, staying, first, K, progress)
+            passing = partial(_pass, read, staying, reference, first, K, progress)
             # What stays passes itself too: only up to each image, the rest is symmetric.
             deque(workers.map(passing, starts, stops), maxlen=0)
             deque(workers.map(passing, *_spans(last, n_samples, few)), maxlen=0)
             del staying, passing  # before the next ones are read
     return K
+
+
+def reference_of(X: NDArray[Any]) -> NDArray[Any]:
+    """Return a vector amid some rows, of their dtype; of equal rows it is the row itself.
+
+    The distance to it must be that between images, not between images and the origin. A few
+    rows do for that; one row may be unlike all others.
+    """
+    some = X[:_N_REFERENCE]
+    with np.errstate(over="ignore", invalid="ignore"):  # the diagonal of K shows it
+        shift = (some - some[0]).mean(axis=0, dtype=np.float64)
+        reference: NDArray[Any] = some[0] + shift.astype(X.dtype)
+    return reference
 
 
 def rows_that_stay(n_features: int, itemsize: int = 4) -> int:
@@ -124,6 +141,7 @@ def _spans(start: int, stop: int, size: int) -> tuple[Sequence[int], Sequence[in
 def _pass(
     read: Read,
     staying: NDArray[Any],
+    reference: NDArray[Any] | None,
     first: int,
     K: NDArray[Any],
     progress: Progress | None,
@@ -132,29 +150,81 @@ def _pass(
 ) -> None:
     """Multiply some rows by those that stay, from row `first` on, and enter it in K."""
     last = first + len(staying)
-    X = read(start, stop) if start >= last else staying[start - first : stop - first]
     other = slice(first, min(stop, last))
-    product = _product(X, staying[: other.stop - first])
-    K[start:stop, other] = product
-    K[other, start:stop] = product.T
+    with np.errstate(over="ignore", invalid="ignore"):  # the diagonal of K shows it
+        if start >= last:
+            product = _product(read(start, stop), staying, reference)
+        else:
+            own = staying[start - first : stop - first]
+            product = _product(own, staying[: other.stop - first])
+        K[start:stop, other] = product
+        K[other, start:stop] = product.T
     if progress is not None:
         progress.advance(stop - start)
 
 
-def _product(X: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """Multiply two blocks, a strip of features at a time, which bounds the rounding."""
+def _product(
+    X: NDArray[Any], other: NDArray[Any], reference: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
+    """Multiply two blocks, the first less a reference, a strip of features at a time.
+
+    Strips bound the rounding, and the room that the differences need.
+    """
     total = np.zeros((len(X), len(other)))
     for start in range(0, X.shape[1], _STRIP):
         strip = slice(start, start + _STRIP)
-        total += X[:, strip] @ other[:, strip].T
+        part = X[:, strip] if reference is None else X[:, strip] - reference[strip]
+        total += part @ other[:, strip].T
     return total
+
+
+def standardise(K: NDArray[Any]) -> float:
+    """Centre a Gram matrix and scale it to a mean squared length of one, in place.
+
+    Parameters
+    ----------
+    K : ndarray of float32 or float64, shape (n_samples, n_samples)
+        The inner products.
+
+    Returns
+    -------
+    float
+        The mean squared length of a centred row before; 0.0 where the rows do not differ, and K
+        is all zero.
+
+    Raises
+    ------
+    TrainingError
+        An inner product overflows.
+    """
+    centre(K)
+    length = _mean_squared_length(K)
+    if length > _least_length(K.dtype):
+        K /= length
+        return length
+    K.fill(0)
+    return 0.0
+
+
+def _mean_squared_length(K: NDArray[Any]) -> float:
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        length = float(K.diagonal().mean(dtype=np.float64))
+    if not np.isfinite(length):
+        raise TrainingError(TOO_LARGE)
+    return length
+
+
+def _least_length(dtype: np.dtype[Any]) -> float:
+    """Return the squared length below which products underflow."""
+    return float(np.finfo(dtype).tiny / np.finfo(dtype).eps)
 
 
 def centre(K: NDArray[Any]) -> None:
     """Do to a Gram matrix, in place, what subtracting the mean row does to its rows."""
-    means = K.mean(axis=0, dtype=np.float64)
-    K -= means.astype(K.dtype)
-    K -= (means - means.mean()).astype(K.dtype)[:, np.newaxis]
+    with np.errstate(over="ignore", invalid="ignore"):  # the diagonal shows it
+        means = K.mean(axis=0, dtype=np.float64)
+        K -= means.astype(K.dtype)
+        K -= (means - means.mean()).astype(K.dtype)[:, np.newaxis]
 
 
 def rotate(K: NDArray[Any]) -> NDArray[Any]:
@@ -168,15 +238,18 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     ndarray of the same dtype and shape
-        R of the module's text, lower triangular.
+        R of the module's text, lower triangular; or one column of zeros where the images do not
+        differ.
 
     Raises
     ------
-    ValueError
-        No images have these inner products.
+    TrainingError
+        An inner product overflows, or no images have these inner products.
     """
+    mean = _mean_squared_length(K)
+    if mean <= _least_length(K.dtype):
+        return np.zeros((len(K), 1), K.dtype)
     diagonal = K.diagonal().copy()
-    mean = float(diagonal.mean()) or 1.0
     for jitter in _JITTERS[K.dtype.name]:
         np.fill_diagonal(K, diagonal + jitter * mean)
         try:
@@ -185,14 +258,19 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
         except scipy.linalg.LinAlgError:
             continue
         return points
-    raise ValueError("the inner products of the images contradict each other")
+    raise TrainingError(
+        "the codes differ too unevenly: some are so large that rounding hides how the others "
+        "differ; remove images whose codes are unlike all others, or train by sgd"
+    )
 
 
 def rotate_back(points: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    """Turn weights on `points`, (n_samples, n_classes), into α, a row an image.
+    """Turn weights on `points`, a column a class, into α, of shape (n_samples, n_classes).
 
     The rows add up to zero, so that it does not matter whether the images are centred.
     """
+    if points.shape[1] < len(points):  # the images do not differ
+        return np.zeros((len(points), weights.shape[1]), points.dtype)
     alpha: NDArray[Any] = scipy.linalg.solve_triangular(
         points, weights, lower=True, trans="T", check_finite=False
     )
@@ -200,146 +278,39 @@ def rotate_back(points: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     return alpha
 
 
-def new_solver(
-    *, class_weight: Any = None, max_iter: int = MAX_ITERATIONS, tol: float = 1e-4
-) -> LogisticRegression:
-    """Return scikit-learn's LogisticRegression, set for points in few dimensions.
-
-    Newton's method converges in a few iterations where scikit-learn's default, L-BFGS, stops up
-    to 2 % above the minimum at the same `tol`, and needs several times as long to reach it.
-    """
-    return LogisticRegression(
-        solver="newton-cg", class_weight=class_weight, max_iter=max_iter, tol=tol
-    )
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A fitted logistic regression, on whatever points it was fitted on.
-
-    Attributes
-    ----------
-    weights : ndarray, shape (n_dimensions, n_classes)
-        Weights of the logits; a column for each class, also where there are two.
-    intercept : ndarray, shape (n_classes,)
-        Bias of the logits.
-    C : float
-        Inverse strength of the penalty that was used.
-    scores : dict of float to float
-        Mean accuracy of each C in cross-validation; empty where C was given.
-    n_iterations : int
-        Iterations of the last fit.
-    """
-
-    weights: NDArray[Any]
-    intercept: NDArray[Any]
-    C: float
-    scores: dict[float, float]
-    n_iterations: int
-
-
-def solve(
-    points: NDArray[Any],
-    y: NDArray[Any],
-    estimator: LogisticRegression,
-    *,
-    C: float | str,
-    Cs: Sequence[float] = DEFAULT_CS,
-    n_folds: int = 5,
-    random_state: Any = None,
-    groups: NDArray[np.intp] | None = None,
-    progress: Progress | None = None,
-) -> Solution:
-    """Fit a logistic regression, and choose the strength of its penalty if asked to.
+def combine(
+    blocks: Iterable[tuple[slice, NDArray[Any]]], alpha: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the weights Xᵀα and the mean row of X.
 
     Parameters
     ----------
-    points : ndarray, shape (n_samples, n_dimensions)
-        Images, rotated or not.
-    y : ndarray, shape (n_samples,)
-        Classes.
-    estimator : LogisticRegression
-        What is fitted, but for its C.
-    C : float or "auto"
-        Inverse strength of the penalty; ``"auto"`` is the best of `Cs` in cross-validation.
-    Cs : sequence of float
-        The strengths that ``"auto"`` tries.
-    n_folds : int
-        Folds of the cross-validation, at most as many as the most common class has images.
-    random_state : int, RandomState or None
-        Seed of the folds.
-    groups : ndarray of int, shape (n_samples,), optional
-        Images with equal numbers are in one fold.
-    progress : Progress, optional
-        Told of the fits of the cross-validation.
+    blocks : iterable of tuple of slice and ndarray
+        All rows of X, with their indices. They are not changed.
+    alpha : ndarray, shape (n_samples, n_classes)
+        Of `rotate_back`: its rows add up to zero.
 
     Returns
     -------
-    Solution
-        The fit on all points.
+    weights : ndarray of the dtype of `alpha`, shape (n_features, n_classes)
+        Weights of the logits.
+    mean : ndarray of float64, shape (n_features,)
+        The mean row.
     """
-    scores: dict[float, float] = {}
-    if C == "auto":
-        scores = _cross_validate(
-            points, y, estimator, sorted(Cs), n_folds, random_state, progress, groups
-        )
-        C = _strongest_of_the_best(scores) if scores else FALLBACK_C
-    model = clone(estimator).set_params(C=C).fit(points, y)
-    weights, intercept = model.coef_.T, model.intercept_
-    if weights.shape[1] == 1:  # two classes: scikit-learn gives the second one's logit only
-        weights = np.hstack([-weights / 2, weights / 2])
-        intercept = np.concatenate([-intercept / 2, intercept / 2])
-    return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()))
+    weights, reference, total = np.zeros((), alpha.dtype), np.zeros(()), np.zeros(())
+    for rows, X in blocks:
+        if reference.ndim == 0:
+            reference = reference_of(X)
+        differences = X - reference  # α adds up to zero, so the weights are the same
+        weights = weights + differences.T @ alpha[rows]
+        total = total + differences.sum(axis=0, dtype=np.float64)
+    return weights, reference + total / len(alpha)
 
 
-def _cross_validate(
-    points: NDArray[Any],
-    y: NDArray[Any],
-    estimator: LogisticRegression,
-    Cs: Sequence[float],
-    n_folds: int,
-    random_state: Any,
-    progress: Progress | None,
-    groups: NDArray[np.intp] | None = None,
-) -> dict[float, float]:
-    """Give the mean accuracy of each C, which increase, over stratified folds; {} without any."""
-    n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
-    if groups is not None:
-        n_folds = min(n_folds, len(np.unique(groups)))
-    if n_folds < 2:
-        return {}
-    correct = np.zeros(len(Cs))
-    n_scored = 0
-    with warnings.catch_warnings():
-        # A class with fewer images than folds is in the training part of most of them.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-        if groups is not None and len(np.unique(groups)) < len(groups):
-            folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
-        else:
-            groups = None
-        parts = [part for part in folds.split(points, y, groups) if len(part[1])]
-    if progress is not None:
-        progress.begin(len(parts) * len(Cs), unit="fits")
-    for train, held_out in parts:
-        fold, targets = points[train], y[train]
-        if len(np.unique(targets)) < 2:
-            continue
-        n_scored += len(held_out)
-        # From the strongest penalty on, each fit starts where the one before ended.
-        model = clone(estimator).set_params(warm_start=True)
-        for place, C in enumerate(Cs):
-            model.set_params(C=C).fit(fold, targets)
-            correct[place] += (model.predict(points[held_out]) == y[held_out]).sum()
-            if progress is not None:
-                progress.advance(1)
-    return {C: float(n / n_scored) for C, n in zip(Cs, correct, strict=True)} if n_scored else {}
-
-
-def _strongest_of_the_best(scores: dict[float, float]) -> float:
-    """Return the C of the highest score; of equal ones the smallest, the stronger penalty."""
-    best = max(scores.values())
-    return min(C for C, score in scores.items() if score >= best)
+def _pieces(X: NDArray[Any], size: int = 256) -> Iterator[tuple[slice, NDArray[Any]]]:
+    for start in range(0, len(X), size):
+        rows = slice(start, start + size)
+        yield rows, X[rows]
 
 
 class GramLogisticRegression(LinearSoftmax):
@@ -352,9 +323,10 @@ class GramLogisticRegression(LinearSoftmax):
     Parameters
     ----------
     C : float or "auto"
-        Inverse strength of the penalty; ``"auto"`` chooses it by cross-validation.
+        Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
     Cs : sequence of float
-        The strengths that ``"auto"`` tries.
+        The strengths that ``"auto"`` tries at first. Where the best of them is the least or the
+        greatest, it goes on from there, as `solve` says.
     n_folds : int
         Folds of the cross-validation.
     class_weight : dict, "balanced" or None
@@ -362,7 +334,7 @@ class GramLogisticRegression(LinearSoftmax):
     max_iter : int
         Iterations at most.
     tol : float
-        Where the solver stops, as in scikit-learn.
+        Where the solver stops, as in scikit-learn, whose default is ten times as much.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -377,7 +349,7 @@ class GramLogisticRegression(LinearSoftmax):
     C_ : float
         The strength that was used.
     scores_ : dict of float to float
-        Mean accuracy of each strength in cross-validation; empty unless C is ``"auto"``.
+        Mean log loss of each strength in cross-validation; empty unless C is ``"auto"``.
     n_iter_ : int
         Iterations of the last fit.
     n_features_in_ : int
@@ -399,7 +371,7 @@ class GramLogisticRegression(LinearSoftmax):
         n_folds: int = 5,
         class_weight: Any = None,
         max_iter: int = MAX_ITERATIONS,
-        tol: float = 1e-4,
+        tol: float = SOLVER_TOLERANCE,
         random_state: Any = None,
     ) -> None:
         self.C = C
@@ -410,7 +382,9 @@ class GramLogisticRegression(LinearSoftmax):
         self.tol = tol
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> GramLogisticRegression:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
+    ) -> GramLogisticRegression:
         """Train.
 
         Parameters
@@ -419,6 +393,8 @@ class GramLogisticRegression(LinearSoftmax):
             Codes.
         y : array-like, shape (n_samples,)
             Classes.
+        groups : array-like, shape (n_samples,), optional
+            Samples of the same group are in the same fold of the cross-validation.
 
         Returns
         -------
@@ -429,6 +405,8 @@ class GramLogisticRegression(LinearSoftmax):
         ------
         ValueError
             A parameter is out of range, there is one class only, or X is not finite.
+        TrainingError
+            X is so large that its inner products overflow.
         """
         features: NDArray[Any]
         targets: NDArray[Any]
@@ -437,18 +415,20 @@ class GramLogisticRegression(LinearSoftmax):
         self.classes_ = np.unique(targets)
         if len(self.classes_) < 2:
             raise ValueError(f"{len(self.classes_)} class in the data; two or more are needed")
-        n_samples, n_features = features.shape
-        points = features
-        if n_samples < n_features:
-            block = rows_that_stay(n_features, features.itemsize)
+        wide = len(features) < features.shape[1]
+        if wide:
             K = gram_matrix(
                 lambda start, stop: features[start:stop],
-                n_samples,
-                block=block,
+                len(features),
+                block=rows_that_stay(features.shape[1], features.itemsize),
                 dtype=features.dtype,
             )
             centre(K)
             points = rotate(K)
+            del K
+        else:
+            origin = reference_of(features)
+            points = features - origin
         solution = solve(
             points,
             targets,
@@ -457,12 +437,14 @@ class GramLogisticRegression(LinearSoftmax):
             Cs=self.Cs,
             n_folds=self.n_folds,
             random_state=self.random_state,
+            groups=groups,
         )
-        weights, intercept = solution.weights, solution.intercept
-        if points is not features:
-            weights = features.T @ rotate_back(points, weights)
-            intercept = intercept - features.mean(axis=0) @ weights
-        self.coef_, self.intercept_ = weights.T, intercept
+        weights = solution.weights
+        if wide:
+            weights, origin = combine(_pieces(features), rotate_back(points, weights))
+        shift = origin.astype(np.float64) @ weights.astype(np.float64)
+        self.coef_ = weights.T
+        self.intercept_ = (solution.intercept - shift).astype(weights.dtype)
         self.C_, self.scores_ = solution.C, solution.scores
         self.n_iter_ = solution.n_iterations
         return self

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+Float = TypeVar("Float", np.float32, np.float64)
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+
+def log_softmax(logits: NDArray[Float]) -> NDArray[Float]:
     """Return the logarithm of softmax over the last axis, without overflow."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    logarithms: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    logarithms: NDArray[Float] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return logarithms
 
 

@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.errors import TrainingError
 from cnncodes.head.rows import CodeRows
+
+SMALLEST_SPREAD = 1e-5  # of the size of codes: below it rounding changes probabilities by 0.01
+SAME_CODES = (
+    "the codes of all training images are the same, so the head knows only how common each class "
+    "is; look at the images, or extract codes as float32"
+)
+TOO_LARGE = (
+    "the codes are so large that their squares overflow; take another layer of the network, or "
+    "divide its output by a number"
+)
 
 
 @dataclass(frozen=True)
@@ -27,28 +38,43 @@ class Scaling:
     ----------
     mean : ndarray of float32, shape (n_features,)
         Mean code.
-    scale : float
-        Root mean squared length of a centred code.
+    spread : float
+        Root mean squared length of a centred code; 0 where the codes do not differ.
     """
 
     mean: NDArray[np.float32]
-    scale: float
+    spread: float
+
+    @property
+    def scale(self) -> float:
+        """What centred codes are divided by."""
+        return self.spread or 1.0
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[np.float32]]) -> Scaling:
-        """Measure codes that come in blocks, each of shape (n, n_features), in one pass."""
+        """Measure codes that come in blocks, each of shape (n, n_features), in one pass.
+
+        Raises
+        ------
+        TrainingError
+            A squared length overflows.
+        """
         near, total = np.zeros((), np.float32), np.zeros(())
         n_images, squares = 0, 0.0
         for X in blocks:
             if n_images == 0:
                 near = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-            centred = X - near  # sums of squares around the mean lose no digits
+            with np.errstate(over="ignore", invalid="ignore"):  # the squares show it
+                centred = X - near  # sums of squares around the mean lose no digits
+                total = total + centred.sum(axis=0, dtype=np.float64)
+                lengths = np.einsum("ij,ij->i", centred, centred)
             n_images += len(X)
-            total = total + centred.sum(axis=0, dtype=np.float64)
-            squares += float(np.einsum("ij,ij->i", centred, centred).sum(dtype=np.float64))
+            squares += float(lengths.sum(dtype=np.float64))
+        if not np.isfinite(squares):
+            raise TrainingError(TOO_LARGE)
         shift = total / n_images
         variance = max(squares / n_images - float(np.square(shift).sum()), 0.0)
-        return cls((near + shift).astype(np.float32), float(np.sqrt(variance)) or 1.0)
+        return cls((near + shift).astype(np.float32), float(np.sqrt(variance)))
 
     def apply(self, X: NDArray[np.float32]) -> None:
         """Centre and scale codes in place."""
@@ -76,10 +102,39 @@ class Scaling:
             Bias on codes.
         """
         folded = np.asarray(weights, np.float64) / self.scale
-        return (
-            folded.astype(np.float32),
-            (bias - self.mean.astype(np.float64) @ folded).astype(np.float32),
-        )
+        rounded = folded.astype(np.float32)
+        # Of the rounded weights, so that the bias makes up for the rounding at the mean.
+        shift = self.mean.astype(np.float64) @ rounded.astype(np.float64)
+        return rounded, (bias - shift).astype(np.float32)
+
+
+def notes_on_spread(mean: NDArray[np.floating[Any]], spread: float) -> list[str]:
+    """Name what a head cannot know where training codes differ by little or nothing.
+
+    A linear head computes codes · weights + bias in float32. Where codes differ by a millionth
+    of their size, both terms are a million times their sum, which is then all rounding.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (n_features,)
+        Mean code.
+    spread : float
+        Root mean squared length of a centred code.
+
+    Returns
+    -------
+    list of str
+        Notes for the user.
+    """
+    size = float(np.linalg.norm(mean.astype(np.float64)))
+    if spread == 0:
+        return [SAME_CODES]
+    if spread < SMALLEST_SPREAD * size:
+        return [
+            f"the codes of the training images differ by {spread / size:.0e} of their size, "
+            "which float32 hardly resolves: the head's probabilities are rough"
+        ]
+    return []
 
 
 def read_all(rows: CodeRows) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cnncodes import __version__
 from cnncodes.errors import TrainingError
 from cnncodes.head.rows import CodeRows, read_ahead
-from cnncodes.head.scaling import Scaling
+from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.softmax import Epoch, SGDSoftmax
 from cnncodes.output import check_output, replacing
 from cnncodes.progress import Progress
@@ -135,7 +135,7 @@ def fit_sgd(
     bias : ndarray of float32, shape (n_classes,)
         Bias of the logits.
     fitted : dict
-        What is worth telling of the fit: the parameters and the best epoch.
+        The parameters and the best epoch; ``notes``, a list of what the user should know.
 
     Raises
     ------
@@ -176,6 +176,7 @@ def fit_sgd(
         raise KeyboardInterrupt("run the same command again to go on from there") from None
     kept = model.history_[model.best_epoch_ - 1]
     fitted = {**model.get_params(), "best_epoch": model.best_epoch_}
+    fitted["notes"] = notes_on_spread(images.scaling.mean, images.scaling.spread)
     if kept.validation_accuracy is not None:
         fitted["validation_accuracy"] = kept.validation_accuracy
     return *images.scaling.fold(model.coef_.T, model.intercept_), fitted

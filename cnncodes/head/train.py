@@ -163,7 +163,7 @@ def train_head(
         Whether a file at `output` may be replaced.
     C : float or "auto"
         Inverse strength of the logistic head's penalty, on codes of mean squared length one;
-        ``"auto"`` chooses it by cross-validation on the training part.
+        ``"auto"`` chooses it by log loss in cross-validation on the training part.
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
@@ -240,6 +240,7 @@ def train_head(
             notes += _notes_on_folds(estimator, own)
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
+        notes += fitted.pop("notes", [])
         training = Training(
             path=output,
             estimator=name_of(estimator),

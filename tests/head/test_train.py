@@ -251,9 +251,9 @@ def test_classes_with_fewer_images_than_per_class_are_told(edited, output, run):
         labels[np.flatnonzero(labels == 4)[2:]] = -1
         labels[np.flatnonzero(labels == 7)[5:]] = -1
         file["labels"][:] = labels
-    notes = train_json(run, edited.path, "-o", output, "--per-class", "4")["notes"]
+    notes = train_json(run, edited.path, "-o", output, "--per-class", "4", "--C", "1")["notes"]
     assert notes[1:] == ["2 classes have fewer than 4 training images: 4 (1), 7 (3)"]
-    overwrite = ("-o", output, "--overwrite", "--per-class")
+    overwrite = ("-o", output, "--C", "1", "--overwrite", "--per-class")
     notes = train_json(run, edited.path, *overwrite, "3")["notes"]
     assert notes[1:] == ["1 class has fewer than 3 training images: 4 (1)"]
     assert train_json(run, edited.path, *overwrite, "1")["notes"] == notes[:1]
@@ -515,7 +515,36 @@ def test_c_is_chosen_and_its_scores_told(codes, output, run):
     told = train_json(run, codes, "-o", output)["fitted"]
     assert str(told["C"]) in told["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout
-    assert "C chosen by accuracy in cross-validation on the training part: 0.1 " in text
+    assert "C chosen by log loss in cross-validation on the training part: 0.1 " in text
+
+
+@pytest.mark.parametrize("estimator", ["logistic", "sgd"])
+def test_codes_that_are_all_the_same_train_a_head_with_a_note(edited, output, run, estimator):
+    with edited() as file:
+        file["codes"][:] = file["codes"][0]
+        labels = file["labels"][:]
+    told = train_json(run, edited.path, "-o", output, "--estimator", estimator)
+    assert told["test"]["accuracy"] == told["majority"]
+    assert told["train"]["loss"] == pytest.approx(np.log(len(np.unique(labels))), abs=0.05)
+    (note,) = [each for each in told["notes"] if each.startswith("the codes of all")]
+    assert "the head knows only how common each class is" in note
+    text = run("train", edited.path, "-o", output, "--estimator", estimator, "--overwrite").stdout
+    assert f"note: {note}" in text
+
+
+def test_a_fixed_camera_is_no_trouble(edited, output, run):
+    """One scene and a small mark: nearly all of the codes is common to all images."""
+    with edited() as file:
+        labels, shape = file["labels"][:], file["codes"].shape
+        generator = np.random.default_rng(0)
+        scene, marks = generator.uniform(1, 2, shape[1:]), generator.uniform(0, 1, (10, *shape[1:]))
+        noise = generator.normal(0, 0.1, shape)
+        del file["codes"]
+        codes = (scene + 1e-3 * (marks[labels] + noise)).astype(np.float32)
+        file.create_dataset("codes", data=codes, chunks=(1, *shape[1:]))
+    told = train_json(run, edited.path, "-o", output)
+    assert told["test"]["accuracy"] == 1
+    assert told["test"]["loss"] < 0.1
 
 
 def test_classes_can_be_balanced(codes, output, run):

@@ -1,0 +1,261 @@
+"""Fitting a logistic regression to points, and choosing the strength of its penalty.
+
+The strength is chosen by the log loss in cross-validation, not by the accuracy: on a few dozen
+images many strengths have the same accuracy, and the strongest of them gives probabilities that
+are far too even. docs/benchmarks.md compares both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils.class_weight import compute_sample_weight
+
+from cnncodes.head.linear import log_softmax
+from cnncodes.progress import Progress
+
+DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
+MAX_ITERATIONS = 100
+# A tenth of scikit-learn's: there a fit that starts from that of a third of C may not move at all,
+# and weak penalties look alike in cross-validation.
+SOLVER_TOLERANCE = 1e-5
+# Beyond either end of the grid, for the default one down to 0.001 and up to 10,000. Heads of
+# weaker penalties are no better (docs/benchmarks.md), and float32 no longer solves them exactly.
+MAX_STEPS = 4
+TOLERANCE = 1e-3  # nats: a lower log loss is worth a weaker penalty if it is lower by more
+
+
+def new_solver(
+    *, class_weight: Any = None, max_iter: int = MAX_ITERATIONS, tol: float = SOLVER_TOLERANCE
+) -> LogisticRegression:
+    """Return scikit-learn's LogisticRegression, set for points in few dimensions.
+
+    Newton's method converges in a few iterations where scikit-learn's default, L-BFGS, stops up
+    to 2 % above the minimum at the same `tol`, and needs several times as long to reach it.
+    """
+    return LogisticRegression(
+        solver="newton-cg", class_weight=class_weight, max_iter=max_iter, tol=tol
+    )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fitted logistic regression, on whatever points it was fitted on.
+
+    Attributes
+    ----------
+    weights : ndarray, shape (n_dimensions, n_classes)
+        Weights of the logits; a column for each class, also where there are two.
+    intercept : ndarray, shape (n_classes,)
+        Bias of the logits.
+    C : float
+        Inverse strength of the penalty that was used.
+    scores : dict of float to float
+        Mean log loss of each C in cross-validation, in nats; empty where C was given.
+    n_iterations : int
+        Iterations of the last fit.
+    """
+
+    weights: NDArray[Any]
+    intercept: NDArray[Any]
+    C: float
+    scores: dict[float, float]
+    n_iterations: int
+
+
+def solve(
+    points: NDArray[Any],
+    y: NDArray[Any],
+    estimator: LogisticRegression,
+    *,
+    C: float | str,
+    Cs: Sequence[float] = DEFAULT_CS,
+    n_folds: int = 5,
+    random_state: Any = None,
+    groups: ArrayLike | None = None,
+    progress: Progress | None = None,
+) -> Solution:
+    """Fit a logistic regression, and choose the strength of its penalty if asked to.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n_samples, n_dimensions)
+        Images, rotated or not.
+    y : ndarray, shape (n_samples,)
+        Classes.
+    estimator : LogisticRegression
+        What is fitted, but for its C.
+    C : float or "auto"
+        Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
+    Cs : sequence of float
+        The strengths that ``"auto"`` tries at first. Where the best of them is the least or the
+        greatest, it goes on from there, `MAX_STEPS` steps at most.
+    n_folds : int
+        Folds of the cross-validation, at most as many as the most common class has images, or
+        groups.
+    random_state : int, RandomState or None
+        Seed of the folds.
+    groups : array-like, shape (n_samples,), optional
+        Images of the same group are in the same fold. By default each image is its own group.
+    progress : Progress, optional
+        Told of the fits of the cross-validation.
+
+    Returns
+    -------
+    Solution
+        The fit on all points.
+    """
+    scores: dict[float, float] = {}
+    if C == "auto":
+        folds = _folds(y, n_folds, random_state, groups)
+        # Where rare classes weigh more in the fit, they do in what it is judged by.
+        weights = compute_sample_weight(estimator.class_weight, y)
+        scores = _Validation(points, y, weights, estimator, folds, progress).search(Cs)
+        C = choose(scores) if scores else FALLBACK_C
+    model = clone(estimator).set_params(C=C).fit(points, y)
+    weights, intercept = model.coef_.T, model.intercept_
+    if weights.shape[1] == 1:  # two classes: scikit-learn gives the second one's logit only
+        weights = np.hstack([-weights / 2, weights / 2])
+        intercept = np.concatenate([-intercept / 2, intercept / 2])
+    return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()))
+
+
+def choose(scores: dict[float, float]) -> float:
+    """Return the smallest C whose log loss is that of the best one, within `TOLERANCE`."""
+    best = min(scores.values())
+    return min(C for C, loss in scores.items() if loss <= best + TOLERANCE)
+
+
+def open_end(scores: dict[float, float]) -> float | None:
+    """Return the least or greatest C if its log loss is lower than all others by `TOLERANCE`."""
+    if len(scores) < 2:
+        return None
+    first, second, *_ = sorted(scores, key=lambda C: scores[C])
+    if scores[second] <= scores[first] + TOLERANCE:
+        return None
+    return first if first in (min(scores), max(scores)) else None
+
+
+def _beyond(scores: dict[float, float], end: float) -> float:
+    """Continue the strengths that were tried at one of their ends, at their own pace.
+
+    The steps of 0.1, 0.3, 1 … are of two sizes in turn: the last but one is repeated.
+    """
+    Cs = sorted(scores, reverse=end == max(scores))
+    near, far = Cs[1:3] if len(Cs) > 2 else Cs
+    return float(f"{end * near / far:.6g}")
+
+
+def _folds(
+    y: NDArray[Any], n_folds: int, random_state: Any, groups: ArrayLike | None
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Split points into a part that trains and one that is held out, for each fold.
+
+    The shares of the classes are equal as far as possible. A fold without two classes to train
+    on, or without points, is left out.
+    """
+    numbers = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    classes = np.unique(y, return_inverse=True)[1]
+    pairs = np.unique(np.stack([classes, numbers]), axis=1)  # of class and group
+    n_folds = min(n_folds, int(np.bincount(pairs[0]).max()))
+    if n_folds < 2:
+        return []
+    grouped = int(numbers.max()) + 1 < len(y)
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    with warnings.catch_warnings():
+        # A class with fewer images than folds is in the training part of most of them.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        split = kind(n_folds, shuffle=True, random_state=random_state)
+        parts = list(split.split(y, y, numbers if grouped else None))
+    return [
+        (train, held_out)
+        for train, held_out in parts
+        if len(held_out) and len(np.unique(y[train])) > 1
+    ]
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The cross-validation of a fit, over a growing number of strengths.
+
+    Attributes
+    ----------
+    points, y, estimator, progress
+        As for `solve`.
+    weights : ndarray of float64, shape (n_samples,)
+        How much the log loss of each point counts.
+    folds : list of tuple of two ndarray of intp
+        Points that train, and points held out.
+    """
+
+    points: NDArray[Any]
+    y: NDArray[Any]
+    weights: NDArray[np.float64]
+    estimator: LogisticRegression
+    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+    progress: Progress | None
+
+    def search(self, Cs: Sequence[float]) -> dict[float, float]:
+        """Return the mean log loss of each C: of those given, and beyond while an end is best."""
+        models = self._models()
+        with warnings.catch_warnings():
+            # Rounding may keep a weak penalty from the tolerance; it is scored as it is.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            scores = self._score(sorted(set(Cs)), models, 0)
+            for _ in range(MAX_STEPS):
+                end = open_end(scores)
+                if end is None:
+                    break
+                if end == min(scores):  # the models are at the other end
+                    models = self._models()
+                scores |= self._score([_beyond(scores, end)], models, len(scores))
+        return dict(sorted(scores.items()))
+
+    def _models(self) -> list[LogisticRegression]:
+        return [clone(self.estimator).set_params(warm_start=True) for _ in self.folds]
+
+    def _score(
+        self, Cs: Sequence[float], models: list[LogisticRegression], n_before: int
+    ) -> dict[float, float]:
+        """Return the mean log loss of each C, which increase; {} where nothing can be scored."""
+        losses, total = np.zeros(len(Cs)), 0.0
+        if self.progress is not None:
+            n_folds = len(self.folds)
+            self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
+        for (train, held_out), model in zip(self.folds, models, strict=True):
+            fold, targets = self.points[train], self.y[train]
+            # No strength gets a class right that is not in the other folds: it does not count.
+            scored = held_out[np.isin(self.y[held_out], targets)]
+            weights, points = self.weights[scored], self.points[scored]
+            total += weights.sum()
+            for index, C in enumerate(Cs):
+                # From the strongest penalty on, each fit starts where the one before ended.
+                model.set_params(C=C).fit(fold, targets)
+                losses[index] += weights @ _losses(model, points, self.y[scored])
+                if self.progress is not None:
+                    self.progress.advance(1)
+        return dict(zip(Cs, (losses / total).tolist(), strict=True)) if total else {}
+
+
+def _losses(
+    model: LogisticRegression, points: NDArray[Any], y: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the log loss of each point, of a class that the model knows."""
+    if len(points) == 0:
+        return np.zeros(0)
+    logits = np.asarray(model.decision_function(points), np.float64)
+    if logits.ndim == 1:
+        logits = np.stack([np.zeros(len(logits)), logits], axis=1)
+    classes = np.searchsorted(model.classes_, y)
+    losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(y)), classes]
+    return losses
