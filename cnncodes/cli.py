@@ -41,6 +41,7 @@ from cnncodes.printing import (
     print_extraction,
     print_json,
     print_list,
+    print_note,
     print_quantization,
     print_source,
     print_table,
@@ -211,6 +212,15 @@ def provider_option(command: Command) -> Command:
         metavar="NAME",
         help="What onnxruntime computes with, if the installed build has it: cpu, openvino, "
         "coreml, dml, cuda …",
+    )(command)
+
+
+def group_option(command: Command) -> Command:
+    """Add ``--group-by``."""
+    return click.option(
+        "--group-by",
+        type=click.Choice(["folder"]),
+        help="Keep the images of each folder below a class folder on one side of every split.",
     )(command)
 
 
@@ -392,11 +402,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     help="Value of white in 16-bit grey, such as 4095 for 12 bits; by default guessed from the "
     "brightest pixel of each image.",
 )
-@click.option(
-    "--group-by",
-    type=click.Choice(["folder"]),
-    help="Keep the images of each folder below a class folder on one side of every split.",
-)
+@group_option
 @provider_option
 @click.option(
     "--update",
@@ -574,6 +580,7 @@ def train(
     "--include-training", is_flag=True, help="Count images that the model was trained on too."
 )
 @mixed_option
+@group_option
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
@@ -759,7 +766,9 @@ def predict(
 
     classifier = Classifier(app, provider=provider)
     print_top(top, classifier)
-    found = predict_inputs(classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels)
+    found = predict_inputs(
+        classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels, on_note=print_note
+    )
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {"table": print_table, "csv": print_csv, "json": print_list}
     n_unusable = print_as[layout](found)

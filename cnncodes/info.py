@@ -101,7 +101,9 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
             "format": FORMAT,
             "images": len(store),
             "images_by_class": counts or "no labels",
+            **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             "images_skipped": len(store.skipped),
+            **({"skipped": dict(store.skipped)} if store.skipped else {}),
             "code_shape": list(store.codes.shape[1:]),
             "dtype": str(store.codes.dtype),
             **({} if store.white is None else {"white": store.white}),
@@ -213,6 +215,9 @@ def as_text(described: dict[str, Any]) -> str:
     """Lay a description out in aligned lines, for reading."""
     rows = []
     for key, value in described.items():
+        if key == "skipped":
+            rows += [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
+            continue
         nested = isinstance(value, dict) and any(isinstance(each, dict) for each in value.values())
         if nested:
             rows += [(f"{key} {inner}", each) for inner, each in value.items()]

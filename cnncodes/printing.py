@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
+from cnncodes.extract.sources import UNLABELLED
 from cnncodes.model_file import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, shown
@@ -121,12 +122,20 @@ def print_source(path: Path, source: Source) -> None:
             f"{len(counts)} classes of {counts[smallest]} ({shown(smallest)}) to "
             f"{counts[largest]} ({shown(largest)}) images"
         )
-    click.echo(f"{shown(str(path))}: {counted(n_images, 'image file')}, {classes}", err=True)
+    n_unlabelled = source.labels.count(UNLABELLED) if counts else 0
+    without = f", {n_unlabelled} without a label" if n_unlabelled else ""
+    listed = f"{counted(n_images, 'image file')}, {classes}{without}"
+    click.echo(f"{shown(str(path))}: {listed}", err=True)
     if source.groups:
         n_groups = len({group for group in source.groups if group})
-        click.echo(f"  {n_groups} groups, which no split separates", err=True)
+        click.echo(f"  {counted(n_groups, 'group')}, which no split separates", err=True)
     for note in source.notes:
         click.echo(f"  note: {shown(note)}", err=True)
+
+
+def print_note(note: str) -> None:
+    """Print a note on standard error, beside a result on standard output."""
+    click.echo(f"note: {shown(note)}", err=True)
 
 
 def print_extraction(extraction: Extraction) -> None:
@@ -146,7 +155,9 @@ def print_extraction(extraction: Extraction) -> None:
     if extraction.n_reused:
         click.echo(f"  {extraction.n_reused} images had codes in the file that was there")
     if extraction.skipped:
-        click.echo(f"  {counted(len(extraction.skipped), 'image')} skipped, listed in the file:")
+        click.echo(
+            f"  {counted(len(extraction.skipped), 'image')} skipped (cnncodes info lists all):"
+        )
         _print_skipped(extraction.skipped)
     for note in extraction.notes:
         click.echo(f"  note: {shown(note)}")
@@ -163,7 +174,8 @@ def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
         more = f" and {len(others)} more" if others else ""
         click.echo(f"    {shown(first)}{more}: {shown(reason)}")
     if len(reasons) > REASONS_SHOWN:
-        click.echo(f"    and others, for {len(reasons) - REASONS_SHOWN} other reasons")
+        others = counted(len(reasons) - REASONS_SHOWN, "other reason")
+        click.echo(f"    and more, for {others}")
 
 
 def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:

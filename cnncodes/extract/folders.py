@@ -10,10 +10,12 @@ another class.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from cnncodes.errors import SourceError
@@ -31,15 +33,21 @@ SYSTEM_FOLDERS = frozenset(
         "$recycle.bin",
         "recycler",
         "system volume information",
-        "found.000",
         "lost+found",
         "__macosx",
         "network trash folder",
         "temporary items",
+        "#trash",
+        "@__thumb",
+        "@tmp",
+        "@sharebin",
+        "lost.dir",
+        "recycle bin",
     )
 )
-SPLIT_NAMES = frozenset(
-    "train training val valid validation test testing dev eval evaluation holdout".split()  # noqa: SIM905
+_FOUND = re.compile(r"found\.\d{3}")  # what Windows saved of a damaged disk
+_SPLIT_NAME = re.compile(
+    r"(train|val|valid|test|dev|eval|holdout)(ing|ation|uation)?([ _-]?(set|data|images))?", re.I
 )
 _SYSTEM = tuple(f"{each} of the system or a network drive" for each in ("folder", "folders"))
 
@@ -74,10 +82,13 @@ class Omissions:
         Folders of the system or of a network drive.
     links : list of str
         Links to folders.
+    broken : list of str
+        Links that lead nowhere.
     """
 
     system: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """Return a line for each kind."""
@@ -86,6 +97,7 @@ class Omissions:
             for names, nouns in (
                 (self.system, _SYSTEM),
                 (self.links, ("link to a folder", "links to folders")),
+                (self.broken, ("link that leads nowhere", "links that lead nowhere")),
             )
             if names
         ]
@@ -198,16 +210,20 @@ def _notes_on_levels(source: Path, images: Sequence[ListedImage]) -> list[str]:
         return []
     classes = sorted({each[0] for each in parts})
     below = sorted({each[1] for each in nested})
-    all_nested = len(nested) == len(parts)
-    if all_nested and {name.casefold() for name in classes} <= SPLIT_NAMES:
+    if all(_SPLIT_NAME.fullmatch(name) for name in classes):
+        part = next((name for name in classes if name.lower().startswith("train")), classes[0])
         return [
             f"{_names(classes)} look like the parts of a split, not like classes: to use the "
-            f"folders below them ({_names(below)}) as classes, give {source / classes[0]}"
+            f"folders below them ({_names(below)}) as classes, name {source / part} as the source"
         ]
-    if all_nested and len(classes) == 1 and len(below) > 1:
+    first, last = min(parts)[:-1], max(parts)[:-1]  # what these share, all between them share
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    common = tuple(name for name, _ in pairs)
+    level = sorted({each[len(common)] for each in parts if len(each) > len(common) + 1})
+    if common and len(level) > 1:
         return [
-            f"all images are in one folder, {shown(classes[0])}: to use the folders below it "
-            f"({_names(below)}) as classes, give {source / classes[0]}"
+            f"all images are in one folder, {shown('/'.join(common))}: to use the folders below it "
+            f"({_names(level)}) as classes, name {source.joinpath(*common)} as the source"
         ]
     return [
         "labels are the names of the first folders below the source; folders inside these, such "
@@ -220,6 +236,7 @@ def _class_folders(
 ) -> list[str]:
     """Return the names of the class folders, sorted, without links to what is listed anyway."""
     folders = [entry for entry in children if _is_folder(entry, follow_symlinks=True)]
+    omitted.broken += [entry.name for entry in children if _is_broken(entry)]
     root, names = source.resolve(), []
     resolved: set[Path] = set()
     above = {root, *root.parents}
@@ -241,6 +258,8 @@ def _walk(folder: Path, omitted: Omissions) -> Iterator[Path]:
             yield from _walk(Path(entry.path), omitted)
         elif _is_image(entry):
             yield Path(entry.path)
+        elif _is_broken(entry):
+            omitted.broken.append(entry.name)
         elif entry.is_symlink() and _is_folder(entry, follow_symlinks=True):
             omitted.links.append(entry.name)
 
@@ -251,7 +270,11 @@ def _children(folder: Path, omitted: Omissions) -> list[os.DirEntry[str]]:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read ({error.strerror})") from error
-    system = [entry for entry in visible if entry.name.casefold() in SYSTEM_FOLDERS]
+    system = [
+        entry
+        for entry in visible
+        if entry.name.casefold() in SYSTEM_FOLDERS or _FOUND.fullmatch(entry.name.casefold())
+    ]
     folders = {entry.name for entry in system if _is_folder(entry, follow_symlinks=True)}
     omitted.system.extend(sorted(folders))
     return [entry for entry in visible if entry.name not in folders]
@@ -267,10 +290,15 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
             return True
         with open(entry.path, "rb") as file:  # noqa: PTH123 - thousands of Path objects saved
             return is_image(file.read(SIGNATURE_LENGTH))
-    except PermissionError:  # listed by its ending, so that the reason is reported later
+    except OSError:  # not allowed, or a broken link: listed, so that the reason is reported later
         return claimed
-    except OSError:  # a broken link
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """Return whether a directory entry is a broken link without the ending of an image."""
+    if not entry.is_symlink() or Path(entry.name).suffix.lower() in SUFFIXES:
         return False
+    return not Path(entry.path).exists()
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool) -> bool:

@@ -7,10 +7,11 @@ the standard library.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-SIGNATURE_LENGTH = 32  # bytes that `format_of` looks at, at most
+SIGNATURE_LENGTH = 132  # bytes that `format_of` looks at, at most
 DECODED = "JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, PPM, JPEG 2000 or TGA"
 
 
@@ -25,35 +26,37 @@ class Format:
     suffixes : tuple of str
         Endings of file names, in lower case, with the dot.
     signatures : tuple of bytes
-        First bytes of its files; ``?`` stands for any byte.
+        First bytes of its files; ``????`` stands for any four bytes.
     pillow : str
         Name of the Pillow plugin that decodes it; empty if it is never decoded.
-    listed_by_content : bool
-        Whether the signature alone makes a file without a known ending an image. A signature of
-        two letters also begins texts.
     remedy : str
         What the user can do about a file that is not decoded.
+    offset : int
+        Where the signatures stand.
     """
 
     name: str
     suffixes: tuple[str, ...]
     signatures: tuple[bytes, ...] = ()
     pillow: str = ""
-    listed_by_content: bool = True
     remedy: str = "save it as JPEG or PNG"
+    offset: int = 0
 
     def matches(self, head: bytes) -> bool:
         """Return whether a file with these first bytes is of this format."""
-        return any(_starts_with(head, signature) for signature in self.signatures)
+        return any(_starts_with(head[self.offset :], each) for each in self.signatures)
 
 
-def _row(name: str, suffixes: str, *signatures: bytes, pillow: str = "") -> Format:
+def _row(name: str, suffixes: str, *signatures: bytes, pillow: str = "", offset: int = 0) -> Format:
     """Return a row of the table; `suffixes` are separated by blanks, without dots."""
     endings = tuple(f".{suffix}" for suffix in suffixes.split())
-    return Format(name, endings, signatures, pillow, listed_by_content=name not in _SHORT)
+    return Format(name, endings, signatures, pillow, offset=offset)
 
 
-_SHORT = ("PPM", "JPEG XL", "SGI")
+# Signatures that also begin texts and data of other kinds.
+_SHORT = (b"\xff\x0a", b"\x01\xda", b"IIRO", b"IIRS", b"MMOR", b"FOVb")
+_PPM_HEADER = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d")
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; their length stands behind the first 14
 _PPM = tuple(b"P%d%c" % (kind, blank) for kind in range(1, 7) for blank in b" \t\r\n#")
 _RAW_SUFFIXES = (
     "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef ptx raf raw "
@@ -74,7 +77,6 @@ RAW = Format(
         b"FOVb",  # X3F
         b"\0MRM",
     ),
-    listed_by_content=False,
     remedy="develop it to JPEG, or use the JPEG that the camera stored beside it",
 )
 TIFF = _row("TIFF", "tif tiff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", pillow="TIFF")
@@ -87,10 +89,11 @@ HEIF = _row(
     ),
     pillow="HEIF",
 )
+BMP = _row("BMP", "bmp dib", b"BM", pillow="BMP")
 JPEG = _row("JPEG", "jpg jpeg jpe jfif jif pjpeg pjp", b"\xff\xd8\xff", pillow="JPEG")
 AVIF = _row("AVIF", "avif avifs", b"????ftypavif", b"????ftypavis", pillow="AVIF")
 PPM = _row("PPM", "ppm pgm pbm pnm", *_PPM, pillow="PPM")
-TGA = _row("TGA", "tga icb vda vst", pillow="TGA")
+TGA = _row("TGA", "tga", pillow="TGA")
 
 # Camera raw first: its files may begin as a TIFF does.
 TABLE = (
@@ -98,7 +101,7 @@ TABLE = (
     JPEG,
     _row("PNG", "png apng", b"\x89PNG\r\n\x1a\n", pillow="PNG"),
     _row("WebP", "webp", b"RIFF????WEBP", pillow="WEBP"),
-    _row("BMP", "bmp dib", b"BM", pillow="BMP"),
+    BMP,
     _row("GIF", "gif", b"GIF87a", b"GIF89a", pillow="GIF"),
     TIFF,
     AVIF,
@@ -123,11 +126,20 @@ TABLE = (
     _row("QOI", "qoi", b"qoif"),
     _row("OpenEXR", "exr", b"v/1\x01"),
     _row("Radiance HDR", "hdr", b"#?RADIANCE"),
-    _row("PFM", "pfm pam"),
+    _row("PFM or PAM", "pfm pam"),
     _row("PCX", "pcx"),
-    _row("SGI", "sgi", b"\x01\xda"),
+    _row("SGI", "sgi rgb rgba bw", b"\x01\xda"),
     _row("FITS", "fits fit", b"SIMPLE  ="),
-    _row("DICOM", "dcm dicom"),
+    _row("DICOM", "dcm dicom", b"DICM", offset=128),
+    _row("PostScript", "eps ai"),
+    _row("Windows metafile", "wmf emf"),
+    _row("X bitmap", "xbm xpm"),
+    _row("PICT", "pict pct"),
+    _row("Krita", "kra"),
+    _row("BPG", "bpg", b"BPG\xfb"),
+    _row("FLIF", "flif", b"FLIF"),
+    _row("MNG", "mng jng", b"\x8aMNG\r\n\x1a\n", b"\x8bJNG\r\n\x1a\n"),
+    _row("a microscope's file", "czi lif nd2"),
 )
 _BY_SUFFIX = {suffix: each for each in TABLE for suffix in each.suffixes}
 SUFFIXES = frozenset(_BY_SUFFIX)
@@ -168,7 +180,11 @@ def is_image(head: bytes) -> bool:
     only.
     """
     recognised = format_of(head)
-    return recognised is not None and recognised.listed_by_content
+    if recognised is PPM:
+        return _PPM_HEADER.match(head) is not None
+    if recognised is BMP:
+        return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+    return recognised is not None and not head.startswith(_SHORT)
 
 
 def is_decoded(suffix: str) -> bool:
@@ -210,7 +226,7 @@ def reason_of_suffix(suffix: str) -> str:
     """Return why a file with this ending and foreign content is not used, and a remedy."""
     claimed = _BY_SUFFIX.get(suffix.lower())
     if claimed is not None and not claimed.pillow:
-        return reason_not_decoded(claimed)
+        return f"its ending is that of {claimed.name}, which is not decoded: {claimed.remedy}"
     return f"not a {DECODED} image"
 
 

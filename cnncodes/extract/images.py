@@ -52,6 +52,7 @@ from cnncodes.extract.formats import (
     PPM,
     RAW,
     SIGNATURE_LENGTH,
+    TGA,
     TIFF,
     Format,
     format_of,
@@ -83,6 +84,8 @@ LARGE = 16_000_000  # pixels
 MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
 _REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF 6.0, DNG 1.4
 _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
+_TGA_FOOTER, _TGA_FOOTER_LENGTH = b"TRUEVISION-XFILE.", 18
+_SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, blue and alpha
 _NO_END = "its end marker is missing; its pixels are complete"
 _UNSUPPORTED = re.compile("unsupported|not supported|unknown|cannot handle|not available", re.I)
 _one_large = RLock()  # taken for a large file, and again for its pixels
@@ -142,6 +145,8 @@ def _decode(
     if not content:
         raise ImageError("empty file")
     kind = format_of(content[:SIGNATURE_LENGTH], suffix)
+    if kind is None and content[-_TGA_FOOTER_LENGTH:].startswith(_TGA_FOOTER):
+        kind = TGA
     if kind is None:
         raise ImageError(reason_of_suffix(suffix))
     if problem := reason_not_decoded(kind):
@@ -172,6 +177,7 @@ def _opened(content: bytes, kind: Format) -> Image.Image:
     try:
         return Image.open(file, formats=(kind.pillow,))
     except UnidentifiedImageError:
+        file.seek(0)
         Image.OPEN[kind.pillow][0](file, "")  # raises what `open` keeps to itself
         raise
 
@@ -186,6 +192,8 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
     tags: Any = getattr(image, "tag_v2", {}) if kind is TIFF else {}
     if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR_DATA:
         raise ImageError(reason_not_decoded(RAW))
+    if tags.get(_SAMPLES, 1) > _MAX_SAMPLES:
+        raise ImageError(f"{tags[_SAMPLES]} bands, of which no colour follows: save it as RGB")
     if tags.get(_SUBFILE_TYPE, 0) & _REDUCED:
         raise ImageError(
             f"its first image is a preview of {image.width} x {image.height}, as in camera raw: "

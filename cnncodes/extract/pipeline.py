@@ -18,7 +18,7 @@ from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.pixels import check_white
+from cnncodes.extract.pixels import ASSUMED_WHITE, check_white
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
@@ -337,6 +337,11 @@ def _rows(
 def _notes(images: Source, journal: Journal) -> list[str]:
     """Say what was assumed of how many images, and which classes have none with codes."""
     notes = notes_on_remarks(journal.remarks)
+    if sum(remark.startswith(ASSUMED_WHITE) for remark in journal.remarks) > 1:
+        notes.append(
+            "images of 16 bits are scaled by different whites: give the white of their camera, "
+            "such as 4095 for 12 bits, to scale all alike"
+        )
     unusable = [
         shown(name)
         for number, name in enumerate(images.class_names)

@@ -16,6 +16,7 @@ from cnncodes.errors import ImageError, ParameterError
 MAX_WHITE = 2**16 - 1
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, MAX_WHITE)  # of 16-bit grey
 STRIP = 1_000_000  # pixels
+ASSUMED_WHITE = "16-bit grey, white assumed to be"
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -84,7 +85,7 @@ def to_pixels(
     if image.mode.startswith("I;16") and white is None:
         white = _guessed_white(image)
         if white != MAX_WHITE:
-            remark = f"16-bit grey, white assumed to be {white:,} (the parameter white sets it)"
+            remark = f"{ASSUMED_WHITE} {white:,} (the option white sets it)"
     extent = extent or image.size
     factors = max(1, image.width // (2 * size)), max(1, image.height // (2 * size))
     if factors == (1, 1) and extent == image.size:
@@ -113,8 +114,11 @@ def _loses_depth(image: Image.Image) -> str:
 
 
 def _guessed_white(image: Image.Image) -> int:
-    """Return the smallest of `WHITES` that no pixel of an ``I;16`` image exceeds."""
-    brightest = _brightest(image)
+    """Return the smallest of `WHITES` that no pixel of an ``I;16`` image exceeds.
+
+    For a black image that is the largest: there is nothing to guess from.
+    """
+    brightest = _brightest(image) or MAX_WHITE
     return next(white for white in WHITES if brightest <= white)
 
 
@@ -146,7 +150,9 @@ def _reduced(image: Image.Image, factors: tuple[int, int], white: int | None) ->
 
 def _to_rgb(image: Image.Image, white: int | None) -> Image.Image:
     if image.mode in ("I", "F"):
-        raise ImageError("32-bit pixels, whose white is not defined: save it with 8 or 16 bits")
+        raise ImageError(
+            "32-bit or signed pixels, whose white is not defined: save it with 8 or 16 bits"
+        )
     if image.mode.startswith("I;16"):
         sixteen = np.asarray(image)
         scaled = sixteen.astype(np.float32) / ((white or MAX_WHITE) / 255)

@@ -23,6 +23,7 @@ from cnncodes.errors import ParameterError, SourceError
 from cnncodes.extract.folders import ListedImage, list_folder
 from cnncodes.extract.formats import DECODED
 from cnncodes.extract.tables import read_table
+from cnncodes.model_file import MAX_LABEL_LENGTH, MAX_LABELS
 from cnncodes.text import listed, shown
 
 UNLABELLED = -1
@@ -99,8 +100,8 @@ def find_images(source: Path, *, group_by: str | None = None) -> Source:
     elif source.is_file():
         if group_by is not None:
             raise ParameterError(
-                f"{source}: group_by is for a folder of class folders; a CSV file names groups in "
-                "a column group"
+                f"{source}: images can be grouped by folder in a folder of class folders; a CSV "
+                "file names groups in a column group"
             )
         root = source.parent
         images, notes = read_table(source)
@@ -114,6 +115,13 @@ def find_images(source: Path, *, group_by: str | None = None) -> Source:
 
 def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list[str]) -> Source:
     class_names = sorted({image.label for image in images if image.label})
+    longest = max(class_names, key=len, default="")
+    if len(longest) > MAX_LABEL_LENGTH or len(class_names) > MAX_LABELS:
+        raise SourceError(
+            f"{source}: a label has {len(longest):,} characters, and there are "
+            f"{len(class_names):,} labels; at most {MAX_LABEL_LENGTH:,} and {MAX_LABELS:,} can be "
+            f"used (the longest begins {shown(longest[:40])})"
+        )
     _refuse_case_twins(source, class_names)
     index = {name: number for number, name in enumerate(class_names)}
     groups = tuple(image.group for image in images)
@@ -157,6 +165,6 @@ def _refuse_case_twins(source: Path, class_names: list[str]) -> None:
     for names in twins.values():
         if len(names) > 1:
             raise SourceError(
-                f"{source}: the classes {' and '.join(names)} differ only in case; merge or "
-                "rename them"
+                f"{source}: the classes {' and '.join(names)} differ only in case or in the "
+                "form of letters; merge or rename them"
             )

@@ -12,16 +12,20 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cnncodes.errors import SourceError
 from cnncodes.extract.folders import ListedImage
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
-from cnncodes.text import normalized
+from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28
-REQUIRED = ("path", "label")
+REQUIRED, GROUP = ("path", "label"), "group"
+DELIMITERS = ",;\t|"  # spreadsheets write that of their country
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -53,7 +57,7 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
         raise SourceError(f"{source}: cannot be read ({error.strerror})") from error
     text, notes = _decoded(source, content)
     try:
-        return list(_images(source, text)), notes
+        return list(_images(source, text, notes)), notes
     except csv.Error as error:
         raise SourceError(f"{source}: not a readable CSV file ({error})") from error
 
@@ -68,6 +72,8 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
     try:
         if content.startswith(_UTF_16):
             return content.decode("utf-16"), []
+        if b"\0" in content[:2]:  # UTF-16 without a mark of its byte order
+            return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le"), []
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         if b"\0" in content:
@@ -82,32 +88,65 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
     ]
 
 
-def _images(source: Path, text: str) -> Iterator[ListedImage]:
-    if text.startswith("sep="):  # Excel's own first line
-        text = text.partition("\n")[2]
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets write that of their country
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    columns = [name.strip().casefold() for name in next(reader, [])]
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise SourceError(
-            f"{source}: has no column {' and no column '.join(missing)}; a CSV source starts with "
-            "the line: path,label"
-        )
-    finder = _Finder(source.parent)
+def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
+    """Yield the images of the rows, and add to `notes` what is not used of the table."""
+    given = _SEPARATOR_LINE.match(text)  # Excel's own first line
+    rest = text[given.end() :] if given else text
+    delimiters = given[1] if given else DELIMITERS
+    reader, columns = max(
+        (_opened(rest, delimiter) for delimiter in delimiters),
+        key=lambda opened: (len({*REQUIRED} & {*opened[1]}), len(opened[1])),
+    )
+    _check_columns(source, columns)
+    notes += _notes_on_columns(columns)
+    finder, n_long = _Finder(source.parent), 0
     for values in reader:
         if not any(value.strip() for value in values):
             continue
-        row = dict(zip(columns, values, strict=False))
+        row, line = dict(zip(columns, values, strict=False)), f"{source}, line {reader.line_num}"
         for name in REQUIRED:
             if name not in row or (name == "path" and not row[name].strip()):
-                raise SourceError(f"{source}, line {reader.line_num}: has no {name}")
+                raise SourceError(f"{line}: has no {name}")
+            if len(row[name].splitlines()) > 1:
+                raise SourceError(f"{line}: has a line break in its {name}; is a quote not closed?")
+        n_long += any(value.strip() for value in values[len(columns) :])
         yield ListedImage(
             path=finder.find(row["path"]),
             label=normalized(row["label"]),
             group=normalized(row.get("group", "")),
         )
+    if n_long:
+        notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")
+
+
+def _opened(text: str, delimiter: str) -> tuple[Any, list[str]]:
+    """Return a reader behind the names of the columns, and these."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    header = next((values for values in reader if any(value.strip() for value in values)), [])
+    return reader, [name.strip().casefold() for name in header]
+
+
+def _check_columns(source: Path, columns: Sequence[str]) -> None:
+    """Refuse a table without the columns that are needed, or with one of them twice."""
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        there = listed([shown(name) for name in columns])
+        raise SourceError(
+            f"{source}: has no column {' and no column '.join(missing)} (but {there or 'none'}); a "
+            "CSV source starts with the line: path,label"
+        )
+    for name in (*REQUIRED, GROUP):
+        if columns.count(name) > 1:
+            raise SourceError(f"{source}: has {columns.count(name)} columns {name}; leave one")
+
+
+def _notes_on_columns(columns: Sequence[str]) -> list[str]:
+    """Name the columns that are not used."""
+    others = [shown(name) for name in columns if name and name not in (*REQUIRED, GROUP)]
+    if not others:
+        return []
+    hint = "" if GROUP in columns else "; images that belong together are named in a column group"
+    return [f"{counted(len(others), 'column')} not used: {listed(others)}{hint}"]
 
 
 class _Finder:

@@ -27,7 +27,7 @@ from cnncodes.extract.images import (
     notes_on_remarks,
 )
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.sources import find_images
+from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
 from cnncodes.head.groups import groups_of, number_groups
@@ -57,6 +57,7 @@ def evaluate(
     *,
     backbone: str | Path | None = None,
     include_training: bool = False,
+    group_by: str | None = None,
     allow_mixed: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
@@ -80,6 +81,9 @@ def evaluate(
     include_training : bool
         Whether images that the model was trained on count too. They are known by the digest of
         their files, wherever these lie.
+    group_by : {"folder"}, optional
+        Which images of a folder belong together, as for `extract`: images of the groups that
+        trained the model are left out too. A codes file holds its groups.
     allow_mixed : bool
         Whether a head may meet codes of its network in another precision, float32 or int8.
     max_pixels : int
@@ -130,9 +134,13 @@ def evaluate(
     opened = _Model(Path(model), provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
+        if group_by is not None:
+            raise ParameterError(f"{data}: holds its groups, if any; leave group_by out")
         evaluated = _evaluate_codes(opened, data, backbone, selection, progress)
     else:
-        evaluated = _evaluate_images(opened, data, backbone, selection, max_pixels, progress)
+        classify = _classify(opened, backbone)
+        source = find_images(data, group_by=group_by)
+        evaluated = _evaluate_images(opened, source, classify, selection, max_pixels, progress)
     if planned is not None:
         planned.write(evaluated)
     return evaluated
@@ -241,14 +249,12 @@ def _evaluate_codes(
 
 def _evaluate_images(
     model: _Model,
-    data: Path,
-    backbone: str | Path | None,
+    source: Source,
+    classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     selection: Selection,
     max_pixels: int,
     progress: Progress | None,
 ) -> Evaluation:
-    classify = _classify(model, backbone)
-    source = find_images(data)
     known = selection.known(np.array(source.labels, np.int32), source.class_names)
     wanted = np.flatnonzero(known >= 0)
     files = source.files()
@@ -285,7 +291,8 @@ def _evaluate_images(
     images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
     probabilities = np.concatenate(found)[np.isin(rows, chosen)]
-    return _evaluation(model, selection, str(data), targets, probabilities, images, notes)
+    of = str(selection.data)
+    return _evaluation(model, selection, of, targets, probabilities, images, notes)
 
 
 def _classify(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from cnncodes.errors import ImageError, SourceError
-from cnncodes.extract.folders import images_below
+from cnncodes.extract.folders import Omissions, images_below
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.head.classifier import Classifier, FilePrediction
 
@@ -21,6 +21,7 @@ def predict_inputs(
     top: int | None = None,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_note: Callable[[str], None] | None = None,
 ) -> Iterator[FilePrediction]:
     """Classify images in the order in which they are named.
 
@@ -37,6 +38,8 @@ def predict_inputs(
         How many classes to give for each image, by default all.
     max_pixels : int
         An image with more pixels cannot be used.
+    on_note : callable, optional
+        Given a line for what is left out of a folder.
 
     Yields
     ------
@@ -48,7 +51,7 @@ def predict_inputs(
     SourceError
         A folder cannot be read or holds no images.
     """
-    for is_standard_input, paths in _grouped(inputs):
+    for is_standard_input, paths in _grouped(inputs, on_note):
         if is_standard_input:
             try:
                 predictions = classifier.predict(standard_input, top, max_pixels=max_pixels)
@@ -59,7 +62,9 @@ def predict_inputs(
             yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
 
 
-def _grouped(inputs: Sequence[str]) -> Iterator[tuple[bool, list[Path]]]:
+def _grouped(
+    inputs: Sequence[str], on_note: Callable[[str], None] | None
+) -> Iterator[tuple[bool, list[Path]]]:
     """Expand folders, and keep runs of files together so that they share batches."""
     files: list[Path] = []
     for name in inputs:
@@ -69,10 +74,13 @@ def _grouped(inputs: Sequence[str]) -> Iterator[tuple[bool, list[Path]]]:
             yield True, []
             files = []
         elif path.is_dir():
-            found = images_below(path)
-            if not found:
+            omitted = Omissions()
+            images = images_below(path, omitted)
+            for note in omitted.notes() if on_note is not None else ():
+                on_note(f"{path}: {note}")
+            if not images:
                 raise SourceError(f"{path}: no images in this folder")
-            files += found
+            files += images
         else:
             files.append(path)
     yield False, files
