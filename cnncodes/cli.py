@@ -248,7 +248,8 @@ def main(debug: bool) -> None:
     default="imagenet",
     show_default=True,
     metavar="imagenet|random|FILE",
-    help="Keras downloads ImageNet's itself; FILE is a Keras .weights.h5 or …notop.h5.",
+    help="Keras downloads ImageNet's itself; FILE is a .weights.h5, .h5 or .keras file that Keras "
+    "saved, of the network or of a model around it.",
 )
 @click.option("--input-size", default=DEFAULT_INPUT_SIZE, show_default=True, help="Pixels a side.")
 @click.option(

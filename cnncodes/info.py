@@ -83,7 +83,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
     try:
         with open_unlocked(path) as file:
             kind, complete = text_attribute(file, "kind"), bool(file.attrs.get("complete"))
-            keras = "layer_names" in file.attrs or "layers" in file
+            keras = "layer_names" in file.attrs or "layers" in file or "model_weights" in file
     except Exception as error:  # HDF5 tells of damage in several ways
         reason = OPEN_ELSEWHERE if is_open_elsewhere(error) else str(error).partition("\n")[0]
         return {"what": "an HDF5 file that cannot be opened", "reason": reason}

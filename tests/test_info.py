@@ -175,14 +175,15 @@ def test_truncated_hdf5(codes, tmp_path):
     assert "truncated" in told["reason"]
 
 
-@pytest.mark.parametrize("sign", ["layers", "layer_names"])
+@pytest.mark.parametrize("sign", ["layers", "layer_names", "model_weights"])
 def test_keras_weights(tmp_path, sign):
     path = tmp_path / "vgg16.weights.h5"
     with h5py.File(path, "w") as file:
         if sign == "layers":
             file["layers/conv2d/vars/0"] = np.zeros(3)
         else:
-            file.attrs["layer_names"] = [b"conv2d"]
+            target = file if sign == "layer_names" else file.create_group(sign)
+            target.attrs["layer_names"] = [b"conv2d"]
     assert info_json(path) == {"what": "Keras weights"}
     assert info_text(path) == {"what": "Keras weights"}
 

@@ -8,18 +8,12 @@
 4. onnx checks the structure, and onnxruntime's codes are compared with Keras's on photographs
    and noise. Only then does the file get its name.
 
-This is the only module that imports TensorFlow, Keras or tf2onnx, and only inside functions.
+This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, inside functions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -33,6 +27,8 @@ from numpy.typing import NDArray
 from cnncodes import __version__
 from cnncodes.errors import MissingDependencyError, ParameterError, ParityError, WeightsError
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
+from cnncodes.export.keras_settings import keras_home, own_keras
+from cnncodes.export.keras_weights import load_weights
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
 
@@ -81,8 +77,9 @@ def export_backbone(
     output : Path
         The file to write.
     weights : str
-        ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of a
-        Keras ``.weights.h5`` file or of Keras's published ``…notop.h5``.
+        ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of what
+        Keras has saved: a ``.weights.h5``, ``.h5`` or ``.keras`` file of the network, with or
+        without its top, or of a model around it.
     input_size : int
         Height and width of the input, in pixels.
     pool : {"none", "avg", "max"}
@@ -105,11 +102,11 @@ def export_backbone(
     Raises
     ------
     MissingDependencyError
-        TensorFlow or tf2onnx is not installed.
+        TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
     ParameterError
         The name, size, pooling or layer is unknown to the network.
     WeightsError
-        The weights are absent, damaged or of another network.
+        The weights are absent, damaged, of another network or of several.
     ParityError
         onnxruntime's codes differ from Keras's by more than `PARITY_LIMIT`.
     OutputError
@@ -118,11 +115,9 @@ def export_backbone(
     spec = _check_request(name, input_size, pool)
     check_output(output, overwrite=overwrite)
     origin = _describe_weights(spec, weights, seed)
-    with _quiet():
-        import keras
-
+    with own_keras() as keras:
         keras.utils.set_random_seed(seed)
-        base = _build(spec, weights, input_size)
+        base = _build(keras, spec, weights, input_size)
         network = _cut(base, layer, pool, spec)
         model = _to_onnx(network, spec, input_size, winograd)
         images, described = _parity_images(input_size)
@@ -152,13 +147,13 @@ def fetch_imagenet_weights(name: str) -> None:
     Raises
     ------
     MissingDependencyError
-        TensorFlow or tf2onnx is not installed.
+        TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
     WeightsError
         They cannot be had.
     """
     spec = _check_request(name, BACKBONES[name].min_input_size, "none")
-    with _quiet():
-        _build(spec, "imagenet", spec.min_input_size)
+    with own_keras() as keras:
+        _build(keras, spec, "imagenet", spec.min_input_size)
 
 
 def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
@@ -178,37 +173,17 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
     return spec
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TensorFlow's, Keras's and tf2onnx's chatter off the terminal.
-
-    Much of it is written by C++ straight to file descriptors 1 and 2 before any logger can be
-    configured, so the descriptors themselves are pointed at a file while the block runs.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
-    try:
-        with tempfile.TemporaryFile() as sink:
-            for descriptor, _ in kept:
-                os.dup2(sink.fileno(), descriptor)
-            yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        for descriptor, copy in kept:
-            os.dup2(copy, descriptor)
-            os.close(copy)
-
-
 def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
     if weights == "imagenet":
         return weights
     if weights == "random":
         return f"random:{seed}"
     path = Path(weights)
+    if path.is_dir():
+        raise WeightsError(
+            f"{weights}: a folder, such as TensorFlow saves; from the Keras model save "
+            'model.save_weights("network.weights.h5")'
+        )
     if not path.is_file():
         raise WeightsError(
             f"{weights}: no such weight file; --weights takes imagenet, random or a file such as "
@@ -221,107 +196,27 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
     return f"file:{digest.hexdigest()}"
 
 
-def _build(spec: BackboneSpec, weights: str, input_size: int) -> Any:
+def _build(keras: Any, spec: BackboneSpec, weights: str, input_size: int) -> Any:
     """Build the Keras network without its top, weights loaded."""
-    import keras
-
-    keras.config.disable_interactive_logging()
-    keras.backend.clear_session()  # layer names count on from one network to the next
     construct = getattr(keras.applications, spec.keras_class)
     shape = (input_size, input_size, 3)
-    if weights != "imagenet":
-        network = construct(include_top=False, weights=None, input_shape=shape)
-        if weights != "random":
-            _load_weights(network, Path(weights), spec)
-        return network
-    try:
-        return construct(include_top=False, weights="imagenet", input_shape=shape)
-    except Exception as error:  # keras.utils.get_file raises bare Exception without a network
-        cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
-        raise WeightsError(
-            f"{spec.weights_file}: the ImageNet weights cannot be downloaded; either pass "
-            f"--weights FILE with that file from another machine (Keras keeps it in {cache}), or "
-            f"copy an exported .onnx file from there, or try things out with --weights random"
-        ) from error
-
-
-def _load_weights(network: Any, path: Path, spec: BackboneSpec) -> None:
-    """Load a weight file whatever its name, and say which layer does not fit."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            # Keras tells its two layouts apart by the file's ending; we look inside.
-            legacy = "layer_names" in file.attrs or "model_weights" in file
-            if not legacy and "layers" not in file:
-                raise WeightsError(
-                    f"{path}: an HDF5 file, but not Keras weights; {spec.name} takes a "
-                    f".weights.h5 file or {spec.weights_file}"
-                )
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: not a readable HDF5 file ({_first_line(error)}); download or copy it again"
-        ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        alias = Path(folder) / ("weights.h5" if legacy else "all.weights.h5")
-        alias.symlink_to(path.resolve())
+    if weights == "imagenet":
         try:
-            network.load_weights(str(alias))
-        except Exception as error:  # Keras raises ValueError, KeyError, TypeError and OSError here
-            misfit = _first_misfit(network, path) or f"Keras says: {_first_line(error)}"
-            raise WeightsError(
-                f"{path}: does not fit {spec.name} without its top: {misfit}"
-            ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _first_misfit(network: Any, path: Path) -> str:
-    """Name the first layer whose weights a file lacks or has in another shape; "" if none."""
-    import h5py
-
-    layers = [layer for layer in network.layers if layer.weights]
-    try:
-        with h5py.File(path) as file:
-            legacy = "layer_names" in file.attrs
-            shapes = _legacy_shapes(file) if legacy else _keras3_shapes(file, layers)
-    except (KeyError, OSError) as error:
-        return f"the file is damaged ({_first_line(error)})"
-    for position, layer in enumerate(layers):
-        wanted = [tuple(weight.shape) for weight in layer.weights]
-        found = shapes[position] if position < len(shapes) else []
-        if wanted != found:
-            return f"layer {layer.name} has weights of shape {wanted}, the file {found or 'none'}"
-    if len(shapes) > len(layers):
-        return f"the file goes on after the last layer, {layers[-1].name}"
-    return ""
-
-
-def _legacy_shapes(file: Any) -> list[list[tuple[int, ...]]]:
-    """Shapes of each layer's weights in a Keras 1 or 2 file, layers without weights left out."""
-    found = []
-    for name in file.attrs["layer_names"]:
-        group = file[name]
-        shapes = [group[weight].shape for weight in group.attrs["weight_names"]]
-        if shapes:
-            found.append(shapes)
-    return found
-
-
-def _keras3_shapes(file: Any, layers: list[Any]) -> list[list[tuple[int, ...]]]:
-    """Shapes in a ``.weights.h5`` file, where layers are counted by class, not named."""
-    counts: dict[str, int] = {}
-    found = []
-    for layer in layers:
-        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
-        number = counts.get(kind, 0)
-        counts[kind] = number + 1
-        key = f"layers/{kind}_{number}/vars" if number else f"layers/{kind}/vars"
-        variables = file.get(key, {})
-        found.append([variables[index].shape for index in sorted(variables, key=int)])
-    return found
+            return construct(include_top=False, weights="imagenet", input_shape=shape)
+        except Exception as error:  # keras.utils.get_file raises bare Exception without a network
+            path = keras_home() / "models" / spec.weights_file
+            if "unable to lock file" not in str(error):
+                raise WeightsError(
+                    f"{spec.weights_file}: the ImageNet weights cannot be downloaded; either pass "
+                    "--weights FILE with that file from another machine (Keras keeps it in "
+                    f"{path.parent}), or copy an exported .onnx file from there, or try things out "
+                    "with --weights random"
+                ) from error
+            weights = str(path)  # it is there, and checked, and is read without a lock below
+    network = construct(include_top=False, weights=None, input_shape=shape)
+    if weights != "random":
+        load_weights(network, Path(weights), spec.name)
+    return network
 
 
 def _cut(base: Any, layer: str | None, pool: str, spec: BackboneSpec) -> Any:

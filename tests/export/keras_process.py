@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,129 @@ def save_codes(
     prepared = getattr(keras.applications, module).preprocess_input(images.astype("float32"))
     np.save(path, network.predict(prepared, verbose=0))
     network.save_weights(f"{path}.weights.h5")
+
+
+def try_weight_files(name: str, size: int, folder: Path) -> None:
+    """Save a network in all the ways of Keras, and load each file into a network of ours.
+
+    Prints, for each file, the largest difference of the codes, or why it was refused.
+    """
+    import keras
+
+    from cnncodes.errors import WeightsError
+    from cnncodes.export.backbones import BACKBONES
+    from cnncodes.export.keras_weights import load_weights
+
+    spec = BACKBONES[name]
+    construct = getattr(keras.applications, spec.keras_class)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+
+    def network(**options: object) -> keras.Model:
+        given = {"include_top": False, "weights": None, "input_shape": (size, size, 3), **options}
+        return construct(**given)
+
+    ours, found = network(), {}
+    for label, model, inner in _models_around(network, size):
+        _randomize(inner, seed=len(found))
+        expected = keras.Model(inner.inputs, _codes_of(inner))(images).numpy()
+        for ending in (".weights.h5", ".keras", ".h5"):
+            path = folder / f"{label}{ending}"
+            (model.save_weights if ending == ".weights.h5" else model.save)(path)
+            ours.set_weights([np.zeros(each.shape) for each in ours.weights])
+            try:
+                load_weights(ours, path, name)
+                codes = ours(images).numpy()
+                found[path.name] = float(np.abs(codes - expected).max() / np.abs(expected).max())
+            except WeightsError as error:
+                found[path.name] = str(error)
+            path.unlink()
+    sys.stdout.write(json.dumps(found))
+
+
+def _models_around(network: Callable[..., Any], size: int) -> Iterator[tuple[str, Any, Any]]:
+    """Give models that people make of a network, each with its name and the network."""
+    from keras import Input, Model, Sequential, layers
+
+    shape = (size, size, 3)
+    alone = network()
+    yield "alone", alone, alone
+    with_top = network(include_top=True)
+    yield "with-top", with_top, with_top
+    continued = layers.Dense(3)(layers.GlobalAveragePooling2D()(alone.output))
+    yield "continued", Model(alone.input, continued), alone
+    nested = Sequential([Input(shape), alone, layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    yield "nested", nested, alone
+    prepared = [Input(shape), layers.Rescaling(1 / 255), layers.RandomFlip()]
+    yield "nested-twice", Sequential([*prepared, nested]), alone
+    images = Input(shape)
+    statistics = layers.Normalization()
+    statistics.adapt(np.random.default_rng(0).uniform(size=(2, *shape)).astype(np.float32))
+    before = layers.BatchNormalization()(layers.Conv2D(3, 1)(statistics(images)))
+    later = network()  # whose layers are counted on from the first
+    yield "behind-others", Model(images, layers.Flatten()(later(before))), later
+    for layer in alone.layers[: len(alone.layers) // 2]:
+        layer.trainable = False
+    yield "half-frozen", nested, alone
+    for layer in alone.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+    yield "normalization-frozen", nested, alone
+    both = layers.Concatenate()([later(images), network(name="again")(images)])
+    yield "two", Model(images, both), later
+
+
+def _codes_of(model: Any) -> Any:
+    """Return the output of a network before its top, if it has one."""
+    last = [layer for layer in model.layers if len(layer.output.shape) == 4][-1]
+    return last.output
+
+
+def _randomize(model: Any, seed: int) -> None:
+    """Give weights that differ everywhere, in such sizes that codes stay moderate."""
+    random = np.random.default_rng(seed)
+    model.set_weights(
+        [
+            random.uniform(0.5, 1.5, each.shape)
+            if len(each.shape) == 1
+            else random.normal(0, np.prod(each.shape[:-1]) ** -0.5, each.shape)
+            for each in model.weights
+        ]
+    )
+
+
+def export_as_a_program(path: Path) -> None:
+    """Export in a program that has settings of its own, and print what they are afterwards."""
+    import random
+
+    import keras
+
+    from cnncodes.export.keras_onnx import export_backbone
+
+    keras.config.set_floatx("float16")
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    random.seed(1)
+    np.random.seed(1)
+    export_backbone("vgg16", path, weights="random", input_size=32)
+    drawn = [random.random(), np.random.random()]
+    random.seed(1)
+    np.random.seed(1)
+    found = {
+        "floatx": keras.config.floatx(),
+        "image_data_format": keras.config.image_data_format(),
+        "dtype_policy": keras.config.dtype_policy().name,
+        "logging": keras.config.is_interactive_logging_enabled(),
+        "random": drawn == [random.random(), np.random.random()],
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+def export_without_download(path: Path, home: Path) -> None:
+    """Export with ImageNet's weights, where Keras finds a file of them at once."""
+    import keras.src.utils.file_utils as keras_files
+
+    os.environ["KERAS_HOME"] = str(home)
+    keras_files.get_file = lambda name, *_, **__: str(home / "models" / name)
+    command("export", "vgg16", "--input-size", "32", "-o", str(path))
 
 
 def print_refused(sizes: list[list[object]]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,13 +19,20 @@ import onnx
 import pytest
 
 from cnncodes import Backbone
-from cnncodes.errors import ParameterError
+from cnncodes.errors import MissingDependencyError, ParameterError
 from cnncodes.export.backbones import BACKBONES
 from cnncodes.export.graph import Graph
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.export.winograd import restore_convolutions
 from tests.conftest import Exports, run_process
-from tests.export.keras_process import command, print_refused, run_with_keras, save_codes
+from tests.export.keras_process import (
+    command,
+    export_as_a_program,
+    export_without_download,
+    print_refused,
+    run_with_keras,
+    save_codes,
+)
 from tests.export.networks import codes_of, operators
 
 CODE_SHAPES = {
@@ -225,6 +236,25 @@ def test_published_layout_is_read_under_any_name(
     np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
 
 
+def test_weights_of_a_whole_model(
+    vgg16_weights: Path, vgg16_of_file: Backbone, tmp_path: Path
+) -> None:
+    """A ``.keras`` file of a model around the network; its origin is that of the whole file."""
+    inner = tmp_path / "model.weights.h5"
+    with h5py.File(vgg16_weights) as source, h5py.File(inner, "w") as file:
+        source.copy("layers", file.create_group("layers/functional"))
+        file["layers/dense/vars/0"] = np.ones((512, 3))
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(inner, inner.name)
+    done = export_vgg16(path, tmp_path)
+    assert done.returncode == 0, done.stderr
+    image = np.full((1, 32, 32, 3), 77, np.uint8)
+    ours = Backbone(tmp_path / "vgg16.onnx")
+    np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
+    assert ours.info.weights == f"file:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
 def test_weights_that_do_not_fit(vgg16_weights: Path, tmp_path: Path) -> None:
     lacking = tmp_path / "lacking.weights.h5"
     lacking.write_bytes(vgg16_weights.read_bytes())
@@ -260,6 +290,7 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
     assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
 
     assert_fails(tmp_path / "absent.h5", tmp_path, "absent.h5: no such weight file")
+    assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
 
     broken = tmp_path / "broken.weights.h5"
     broken.write_bytes(vgg16_weights.read_bytes())
@@ -328,6 +359,107 @@ def test_json_tells_the_parity_and_nothing_else_is_said(tmp_path: Path) -> None:
     assert 0 < told["parity"] <= 1e-5
     assert Backbone(path).info.backbone == "vgg16"
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.fixture(scope="module")
+def plain_vgg16(exports: Exports) -> Path:
+    """VGG16 as it is exported without settings of anyone."""
+    return exports.get("vgg16", "--input-size", "32")
+
+
+def same_graphs(one: Path, two: Path) -> bool:
+    """Whether two networks are equal, but for the parity, which may differ by rounding."""
+    contents = []
+    for path in (one, two):
+        model = onnx.load(str(path))
+        del model.metadata_props[:]
+        contents.append(model.SerializeToString())
+    return contents[0] == contents[1]
+
+
+def test_settings_of_other_projects_do_not_matter(plain_vgg16: Path, tmp_path: Path) -> None:
+    asked = {
+        "floatx": "float16",
+        "epsilon": 1e-4,
+        "backend": "jax",
+        "image_data_format": "channels_first",
+    }
+    settings = tmp_path / "keras.json"
+    settings.write_text(json.dumps(asked))
+    path = tmp_path / "vgg16.onnx"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cnncodes", "export", "vgg16", "--weights", "random"),
+            *("--input-size", "32", "-o", str(path)),
+        ],
+        env={**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert same_graphs(path, plain_vgg16)
+    assert json.loads(settings.read_text()) == asked
+
+
+def test_settings_of_a_program_stay(plain_vgg16: Path, tmp_path: Path) -> None:
+    done = run_with_keras(export_as_a_program, tmp_path / "vgg16.onnx")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "floatx": "float16",
+        "image_data_format": "channels_first",
+        "dtype_policy": "mixed_bfloat16",
+        "logging": True,
+        "random": True,
+    }
+    assert same_graphs(tmp_path / "vgg16.onnx", plain_vgg16)
+
+
+def test_settings_that_keras_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "int8"}')
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cnncodes", "export", "vgg16", "--weights", "random"),
+            *("-o", str(tmp_path / "vgg16.onnx")),
+        ],
+        env={**os.environ, "KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("Error: Keras cannot be imported (Invalid `floatx` configuration.")
+    assert f"look at {tmp_path / 'keras.json'}, or let KERAS_HOME name another folder" in line
+
+
+def test_program_that_has_keras_on_another_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No other backend is installed here, so what such a Keras answers is put in its place.
+    other = SimpleNamespace(config=SimpleNamespace(backend=lambda: "torch"))
+    monkeypatch.setitem(sys.modules, "keras", other)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(MissingDependencyError, match=r"imported it on torch; run cnncodes export"):
+        export_backbone("vgg16", tmp_path / "x.onnx", weights="random")
+    assert os.environ["KERAS_BACKEND"] == "torch"
+
+
+def test_download_on_a_disk_without_file_locks(
+    vgg16_weights: Path, vgg16_of_file: Backbone, tmp_path: Path
+) -> None:
+    """Keras reads what it has downloaded with a lock, which is refused here; we do without."""
+    path = tmp_path / "models" / BACKBONES["vgg16"].weights_file
+    path.parent.mkdir()
+    to_legacy(vgg16_weights, path)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run_with_keras(export_without_download, tmp_path / "vgg16.onnx", tmp_path)
+    assert done.returncode == 0, done.stderr
+    image = np.full((1, 32, 32, 3), 77, np.uint8)
+    ours = Backbone(tmp_path / "vgg16.onnx")
+    np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
+    assert ours.info.weights == "imagenet"
 
 
 @pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])

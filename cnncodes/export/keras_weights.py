@@ -1,0 +1,342 @@
+"""The weights of a network, out of whatever file Keras has written them into.
+
+1. A ``.keras`` file is a zip archive: of it only ``model.weights.h5`` is read, and neither that
+   nor any other file has Python objects made of it.
+2. The HDF5 datasets are gathered into candidates, lists of layers with weights: those of each
+   model in the file, nested ones too. Links to other files are not followed.
+3. The network is sought in each candidate by the shapes of its weights; layers before it, such
+   as preprocessing, and after it, such as its top, do not matter. It must be there once.
+
+Keras 3 counts the layers of a class in the order of ``model.layers``, and stores them as
+``layers/conv2d_3/vars/0``. Older files list the names of layers, in that order too; a nested model
+is one layer there, which lists the trainable weights of all its layers before the others. Names
+such as ``conv2d_3`` count what was built in a process, and change with Keras's version, so they
+identify a layer nowhere; names that the network itself gives to its layers do.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import WeightsError
+
+if TYPE_CHECKING:
+    import h5py
+
+WEIGHTS_MEMBER = "model.weights.h5"
+LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
+_VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)")
+_COUNTED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer with weights: its name, its class in snake case, and the shapes of its weights."""
+
+    name: str
+    kind: str
+    shapes: Shapes
+
+
+@dataclass(frozen=True)
+class _Stored(_Layer):
+    """A layer of a file; `datasets` has its weights, in the order of `shapes`."""
+
+    datasets: list[h5py.Dataset]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The layers of a model in a file, counted by class or in the order of the model."""
+
+    layers: list[_Stored]
+    counted: bool
+
+
+def load_weights(network: Any, path: Path, name: str) -> None:
+    """Give a network the weights that a file holds for it.
+
+    Parameters
+    ----------
+    network : keras.Model
+        The network, without its top.
+    path : Path
+        A ``.weights.h5``, ``.h5`` or ``.keras`` file of it, or of a model that contains it.
+    name : str
+        What messages call the network.
+
+    Raises
+    ------
+    WeightsError
+        The file is damaged, is no file of Keras's, or does not hold the network just once.
+    """
+    layers = [layer for layer in network.layers if layer.weights]
+    wanted = [
+        _Layer(each.name, _snake_case(type(each).__name__), [tuple(w.shape) for w in each.weights])
+        for each in layers
+    ]
+    with _opened(path) as file:
+        try:
+            candidates = _candidates(file)
+            found = [match for each in candidates for match in _matches(wanted, each)]
+            values = [[_read(each, path) for each in layer.datasets] for layer in _only(found)]
+        except WeightsError:
+            raise
+        except Exception as error:  # HDF5 reports damage by errors of many classes
+            raise WeightsError(
+                f"{path}: is damaged ({_first_line(error)}); copy it again"
+            ) from error
+    if not candidates:
+        raise WeightsError(
+            f"{path}: an HDF5 file, but not Keras weights; {name} takes what Keras saves, such as "
+            "a .weights.h5, .h5 or .keras file"
+        )
+    save = (
+        f'save the network alone, model.get_layer("{network.name}").save_weights('
+        '"network.weights.h5"), under the name that model.summary() shows'
+    )
+    if len(found) > 1:
+        raise WeightsError(f"{path}: holds weights for {name} more than once; {save}")
+    if not found:
+        raise WeightsError(
+            f"{path}: does not fit {name} without its top: {_misfit(wanted, candidates)}; if it is "
+            f"part of a larger model, {save}"
+        )
+    for layer, arrays in zip(layers, values, strict=True):
+        layer.set_weights(arrays)
+
+
+def _only(found: list[list[_Stored]]) -> list[_Stored]:
+    return found[0] if len(found) == 1 else []
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds."""
+    import h5py
+
+    with path.open("rb") as file:
+        start = file.read(len(_HDF5_SIGNATURE))
+    zipped = start[:4] == b"PK\x03\x04"
+    if not zipped and start != _HDF5_SIGNATURE:
+        raise WeightsError(
+            f"{path}: neither an HDF5 nor a .keras file; make one from the Keras model: "
+            'model.save_weights("network.weights.h5")'
+        )
+    with tempfile.TemporaryFile() as member:
+        if zipped:
+            _unpack(path, member)
+        try:
+            opened = h5py.File(member if zipped else path, "r", locking=False)
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: not a readable HDF5 file ({_first_line(error)}); download or copy it "
+                "again"
+            ) from error
+        with opened:
+            yield opened
+
+
+def _unpack(path: Path, target: IO[bytes]) -> None:
+    """Write the weights in a ``.keras`` file to a file of their own."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if WEIGHTS_MEMBER not in archive.namelist():
+                raise WeightsError(
+                    f"{path}: a zip archive without {WEIGHTS_MEMBER}, as Keras saves it; from the "
+                    'Keras model save model.save_weights("network.weights.h5")'
+                )
+            n_bytes = archive.getinfo(WEIGHTS_MEMBER).file_size
+            if n_bytes > LARGEST_MEMBER:
+                raise WeightsError(
+                    f"{path}: its weights would take {n_bytes / 1e9:.1f} GB, at most "
+                    f"{LARGEST_MEMBER / 1e9:.1f} GB are unpacked; save the network alone, without "
+                    "an optimizer"
+                )
+            with archive.open(WEIGHTS_MEMBER) as member:  # ends at the size that was checked
+                for block in iter(lambda: member.read(1 << 20), b""):
+                    target.write(block)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be unpacked ({_first_line(error)})") from error
+    except _ZIP_ERRORS as error:
+        raise WeightsError(
+            f"{path}: cannot be unpacked ({_first_line(error)}); download or copy it again"
+        ) from error
+
+
+def _candidates(file: h5py.File) -> list[_Candidate]:
+    """Gather the models of a file, of either layout."""
+    import h5py
+
+    datasets: dict[str, h5py.Dataset] = {}
+    groups: dict[str, h5py.Group] = {"": file}
+
+    def add(name: str, item: Any) -> None:
+        (datasets if isinstance(item, h5py.Dataset) else groups)[name] = item
+
+    file.visititems(add)  # follows no link to another place or file
+    for name in ("", "model_weights"):
+        group = groups.get(name)
+        if group is not None and any(each in group.attrs for each in _OLD_LISTS):
+            return _named_candidates(f"{name}/".lstrip("/"), groups, datasets)
+    return _counted_candidates(datasets)
+
+
+def _counted_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
+    """Gather the models of a file of Keras 3: groups of groups that hold ``vars``."""
+    models: dict[str, dict[str, dict[int, h5py.Dataset]]] = {}
+    for path, dataset in datasets.items():
+        if parts := _VARIABLE.fullmatch(path):
+            layers = models.setdefault(parts["model"] or "", {})
+            layers.setdefault(parts["layer"], {})[int(parts["index"])] = dataset
+    found = []
+    for layers in models.values():
+        numbered = []
+        for name, variables in layers.items():
+            counted = _COUNTED.fullmatch(name)
+            assert counted is not None
+            weights = [variables[index] for index in sorted(variables)]
+            layer = _Stored(name, counted["kind"], [each.shape for each in weights], weights)
+            numbered.append((int(counted["number"] or 0), layer))
+        numbered.sort(key=lambda each: each[0])
+        found.append(_Candidate([layer for _, layer in numbered], counted=True))
+    return found
+
+
+def _named_candidates(
+    prefix: str, groups: dict[str, h5py.Group], datasets: dict[str, h5py.Dataset]
+) -> list[_Candidate]:
+    """Gather the models of an older file: that of the file, and those that are layers of it."""
+    found, outer = [], []
+    for name in _listed(groups[prefix.rstrip("/")], "layer_names"):
+        weights = _listed(groups[prefix + name], "weight_names")
+        stored = [datasets[f"{prefix}{name}/{each}"] for each in weights]
+        inner: dict[str, list[h5py.Dataset]] = {}
+        for each, dataset in zip(weights, stored, strict=True):
+            layer = each.rpartition("/")[0].rpartition("/")[2]  # of model/conv2d_3/kernel:0
+            inner.setdefault(layer, []).append(dataset)
+        if len(inner) > 1:
+            found.append(_Candidate([_named(*each) for each in inner.items()], counted=False))
+        if stored:
+            outer.append(_named(name, stored))
+    return [_Candidate(outer, counted=False), *found]
+
+
+def _named(name: str, datasets: list[h5py.Dataset]) -> _Stored:
+    counted = _COUNTED.fullmatch(name)
+    kind = counted["kind"] if counted else ""
+    return _Stored(name, kind, [each.shape for each in datasets], datasets)
+
+
+def _listed(group: h5py.Group, name: str) -> list[str]:
+    """Return a list that Keras stored in an attribute, or in several where it is long."""
+    names = [name] if name in group.attrs else []
+    while name not in group.attrs and f"{name}{len(names)}" in group.attrs:
+        names.append(f"{name}{len(names)}")
+    texts = [text for each in names for text in np.asarray(group.attrs[each]).ravel()]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+
+
+def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]:
+    """Return, for each way a network can be found in a candidate, its layers there."""
+    stored = candidate.layers
+    if candidate.counted:
+        return _matches_by_kind(wanted, stored)
+    named = {layer.name: index for index, layer in enumerate(stored)}
+    if all(_is_given(layer) and layer.name in named for layer in wanted):
+        indices = [named[layer.name] for layer in wanted]
+        # A deeper network, as ResNet101 is, may have layers of all these names and others between.
+        whole = max(indices) - min(indices) == len(wanted) - 1
+        if whole and all(
+            stored[index].shapes == layer.shapes
+            for index, layer in zip(indices, wanted, strict=True)
+        ):
+            return [[stored[index] for index in indices]]
+    # Around the end too: of a nested network whose first layers are frozen, these come last.
+    around = [*stored, *stored[: len(wanted) - 1]] if len(stored) >= len(wanted) else []
+    found = [around[start : start + len(wanted)] for start in _runs(wanted, around)]
+    # Where others are frozen, as all of a class often are, at least each class is in order.
+    return found or _matches_by_kind(wanted, stored)
+
+
+def _matches_by_kind(wanted: list[_Layer], stored: list[_Stored]) -> list[list[_Stored]]:
+    """Find a network where the layers of each class are in order, but not the classes."""
+    matched: list[dict[str, Iterator[_Stored]]] = [{}]
+    for kind in dict.fromkeys(layer.kind for layer in wanted):
+        ours = [layer for layer in wanted if layer.kind == kind]
+        theirs = [layer for layer in stored if layer.kind == kind]
+        runs = [theirs[start : start + len(ours)] for start in _runs(ours, theirs)]
+        matched = [{**each, kind: iter(run)} for each in matched for run in runs[:2]]
+    return [[next(each[layer.kind]) for layer in wanted] for each in matched[:2]]
+
+
+def _runs(wanted: Sequence[_Layer], stored: Sequence[_Layer]) -> list[int]:
+    """Return where layers of the wanted shapes begin among others."""
+    shapes = [layer.shapes for layer in wanted]
+    others = [layer.shapes for layer in stored]
+    n_starts = len(others) - len(shapes) + 1
+    return [start for start in range(n_starts) if others[start : start + len(shapes)] == shapes]
+
+
+def _is_given(layer: _Layer) -> bool:
+    """Whether the network names the layer, and not Keras by its class and a number."""
+    return re.fullmatch(rf"{layer.kind}(_\d+)?", layer.name) is None
+
+
+def _misfit(wanted: list[_Layer], candidates: list[_Candidate]) -> str:
+    """Name the first layer that does not fit the candidate which fits the longest."""
+    furthest, shapes = max(
+        (_first_misfit(wanted, candidate) for candidate in candidates), key=lambda each: each[0]
+    )
+    layer = wanted[furthest]
+    return f"layer {layer.name} has weights of shape {layer.shapes}, the file {shapes or 'none'}"
+
+
+def _first_misfit(wanted: list[_Layer], candidate: _Candidate) -> tuple[int, Shapes]:
+    """Return which layer fits first no more, and the shapes that stand in its place."""
+    rest = {"": iter(candidate.layers)}
+    if candidate.counted:
+        rest = {
+            layer.kind: iter([each for each in candidate.layers if each.kind == layer.kind])
+            for layer in wanted
+        }
+    for index, layer in enumerate(wanted):
+        stored = next(rest[layer.kind if candidate.counted else ""], None)
+        if stored is None or stored.shapes != layer.shapes:
+            return index, stored.shapes if stored else []
+    return len(wanted) - 1, []
+
+
+def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
+    """Read weights, whose shape the network has already been found to have."""
+    if dataset.is_virtual or dataset.external:
+        raise WeightsError(f"{path}: its weights are in another file; save them into one")
+    if dataset.dtype.kind != "f":
+        raise WeightsError(
+            f"{path}: its weights are stored as {dataset.dtype.name}; save them as float32"
+        )
+    return np.asarray(dataset[()], np.float32)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
