@@ -5,6 +5,7 @@ No logic lives here, and nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
@@ -84,6 +85,7 @@ class Program(click.Group):
             return super().invoke(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
+            logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
             for shown_once in (FileLockWarning, SaturationWarning):
                 warnings.simplefilter("default", shown_once)
             warnings.showwarning = _show_warning

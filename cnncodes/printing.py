@@ -155,9 +155,8 @@ def print_extraction(extraction: Extraction) -> None:
     if extraction.n_reused:
         click.echo(f"  {extraction.n_reused} images had codes in the file that was there")
     if extraction.skipped:
-        click.echo(
-            f"  {counted(len(extraction.skipped), 'image')} skipped (cnncodes info lists all):"
-        )
+        skipped = counted(len(extraction.skipped), "image")
+        click.echo(f"  {skipped} skipped (cnncodes info lists all):")
         _print_skipped(extraction.skipped)
     for note in extraction.notes:
         click.echo(f"  note: {shown(note)}")
@@ -174,8 +173,8 @@ def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
         more = f" and {len(others)} more" if others else ""
         click.echo(f"    {shown(first)}{more}: {shown(reason)}")
     if len(reasons) > REASONS_SHOWN:
-        others = counted(len(reasons) - REASONS_SHOWN, "other reason")
-        click.echo(f"    and more, for {others}")
+        further = counted(len(reasons) - REASONS_SHOWN, "other reason")
+        click.echo(f"    and more, for {further}")
 
 
 def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:

@@ -219,6 +219,8 @@ def reason_not_decoded(image_format: Format) -> str:
         return "AVIF: install Pillow 11.3 or later, or save it as JPEG"
     if image_format.pillow:
         return ""
+    if not image_format.signatures:
+        return _by_ending(image_format)
     return f"{image_format.name} is not decoded: {image_format.remedy}"
 
 
@@ -226,8 +228,12 @@ def reason_of_suffix(suffix: str) -> str:
     """Return why a file with this ending and foreign content is not used, and a remedy."""
     claimed = _BY_SUFFIX.get(suffix.lower())
     if claimed is not None and not claimed.pillow:
-        return f"its ending is that of {claimed.name}, which is not decoded: {claimed.remedy}"
+        return _by_ending(claimed)
     return f"not a {DECODED} image"
+
+
+def _by_ending(claimed: Format) -> str:
+    return f"its ending is that of {claimed.name}, which is not decoded: {claimed.remedy}"
 
 
 def _starts_with(head: bytes, signature: bytes) -> bool:

@@ -64,8 +64,8 @@ from cnncodes.extract.jpeg import (
     MAX_EXIF,
     MAX_SCANS,
     has_end,
-    has_zeros,
-    is_whole,
+    is_resumable,
+    load,
     n_exif,
     n_scans,
 )
@@ -87,7 +87,9 @@ _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter arra
 _TGA_FOOTER, _TGA_FOOTER_LENGTH = b"TRUEVISION-XFILE.", 18
 _SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, blue and alpha
 _NO_END = "its end marker is missing; its pixels are complete"
-_UNSUPPORTED = re.compile("unsupported|not supported|unknown|cannot handle|not available", re.I)
+_UNSUPPORTED = re.compile(
+    "unsupported|not supported|unknown|cannot handle|not available|samples per pixel", re.I
+)
 _one_large = RLock()  # taken for a large file, and again for its pixels
 # Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
 # each thread; larger ones go back to the system.
@@ -155,16 +157,19 @@ def _decode(
         raise ImageError(f"more than {MAX_EXIF} segments of EXIF: save it again")
     with _as_image_errors(max_pixels), _opened(content, kind) as image:
         _check_image(image, kind, content, max_pixels)
-        if kind is JPEG and not has_end(content):
+        ends = kind is not JPEG or has_end(content)
+        if not ends and not is_resumable(content):
             return _decode(content + END_MARKER, size, max_pixels, white, suffix)[0], _NO_END
         n_pixels = image.width * image.height
         drafted = image.draft(None, (2 * size, 2 * size))  # only JPEG knows how
         if not image.info.get("progressive"):  # else all of it is in memory, in any scale
             n_pixels = image.width * image.height
         with _one_large if n_pixels > LARGE else nullcontext():
+            if kind is JPEG and not load(image, content):
+                raise ImageError("damaged: a part of its pixels is missing")
             pixels, remark = to_pixels(image, size, drafted[1][2:] if drafted else None, white)
             image.close()  # here, so that the next large one does not come on top of it
-            return pixels, remark
+            return pixels, remark if ends else _NO_END
 
 
 def _opened(content: bytes, kind: Format) -> Image.Image:
@@ -187,8 +192,6 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
     check_area(image.width, image.height, max_pixels)
     if image.info.get("progressive") and n_scans(content) > MAX_SCANS:
         raise ImageError(f"more than {MAX_SCANS} scans: save it again")
-    if kind is JPEG and (has_zeros(content) or not has_end(content)) and not is_whole(content):
-        raise ImageError("damaged: a part of its pixels is missing")
     tags: Any = getattr(image, "tag_v2", {}) if kind is TIFF else {}
     if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR_DATA:
         raise ImageError(reason_not_decoded(RAW))

@@ -1,12 +1,11 @@
 """What a JPEG file says of itself: its segments and scans, and whether all of its pixels are there.
 
 libjpeg fills missing data with grey and reports it in a warning that Pillow does not pass on. So
-a file without an end marker, or with a long run of zeros as an interrupted copy leaves it, is
-examined here (`is_whole`):
+`load` decodes in another way than Pillow's own:
 
-- A sequential JPEG of one scan is decoded at an eighth of its size from the data before its end
-  marker. If libjpeg has to wait for more, rows at the bottom stay unwritten, and data are missing.
-  If all rows come without the last `_TAIL` bytes too, some data are not those of the image.
+- A sequential JPEG of one scan is decoded from the data before its end marker. If libjpeg has to
+  wait for more, rows at the bottom stay unwritten, and data are missing. Where there is a run of
+  zeros, as an interrupted copy leaves it, all rows must not come without the last `_TAIL` bytes.
 - Where there are several scans, as in a progressive JPEG, they must cover all coefficients of all
   components to their last bit. What the end of the last scan adds is hardly visible.
 
@@ -27,14 +26,13 @@ from PIL import Image
 MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 MAX_EXIF = 100  # segments of 64 kB, which Pillow joins one by one
 END_MARKER = b"\xff\xd9"
-ZERO_RUN = 512  # bytes
-_TAIL = 64
+ZEROS = bytes(64)
+_TAIL = 32
 # libjpeg looks up to eight bytes ahead. Ones are what the last byte is filled up with; no code
 # consists of them alone, so hardly a block is made of these.
 _LOOKAHEAD = 8 * b"\xff\0"
 _END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive
-_PROGRESSIVE = 0xC2
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # kinds of frame with Huffman codes
 _N_COEFFICIENTS = 64
 # Not those without a length, which are part of a scan's data: stuffing, padding and restarts.
 _MARKER = re.compile(rb"\xff[^\0\x01\xff\xd0-\xd8]")
@@ -79,47 +77,78 @@ def has_end(content: bytes) -> bool:
     return content.endswith(END_MARKER) or any(marker == _END for marker, _ in segments(content))
 
 
-def has_zeros(content: bytes) -> bool:
-    """Return whether a long run of zeros stands behind the header of the last scan of a JPEG.
-
-    Before it, metadata may be padded with zeros.
-    """
-    run = content.rfind(bytes(ZERO_RUN))
-    return run >= 0 and run > content.rfind(bytes((0xFF, _SCAN)))
-
-
-def is_whole(content: bytes) -> bool:
-    """Return whether a JPEG file holds the data of all of its pixels.
+def load(image: Any, content: bytes) -> bool:
+    """Decode an opened JPEG, and return whether the data of all of its pixels are there.
 
     Parameters
     ----------
+    image : PIL.JpegImagePlugin.JpegImageFile
+        The image, not decoded yet; a draft of it will do.
     content : bytes
-        The file. Its end marker may be missing.
+        The file. The end marker may be missing only if there is one scan, not progressive.
 
     Returns
     -------
     bool
         False where rows are missing, or data are not those of the image.
+
+    Raises
+    ------
+    OSError
+        The data are damaged, as Pillow says.
     """
-    frame, scans, end = 0, [], len(content)
-    components: tuple[int, ...] = ()
-    covered: set[tuple[int, int]] = set()
+    frame, components, scan, n_together = _header(content)
+    if frame in _SEQUENTIAL and len(components) == n_together:
+        data = content[: _end(content)]
+        if not _decode_rows(image, data):
+            return False
+        # Zeros in the place of data are decoded too, but too many or too few of them.
+        return data.find(ZEROS, scan) < 0 or not _fills_all_rows(data[:-_TAIL])
+    if frame in (*_SEQUENTIAL, _PROGRESSIVE):
+        finished = (_finished(content, at) for marker, at in segments(content) if marker == _SCAN)
+        covered = set[tuple[int, int]]().union(*finished)
+        if not set(product(components, range(_N_COEFFICIENTS))) <= covered:
+            return False
+    image.load()
+    return True
+
+
+def is_resumable(content: bytes) -> bool:
+    """Return whether a JPEG has one scan, not progressive: it is decoded up to where data end."""
+    frame, components, _, n_together = _header(content)
+    return frame in _SEQUENTIAL and len(components) == n_together
+
+
+def _header(content: bytes) -> tuple[int, bytes, int, int]:
+    """Describe a JPEG up to its first scan.
+
+    Returns
+    -------
+    frame : int
+        The marker of the frame; 0 if it is none of those that are known here.
+    components : bytes
+        The identifiers of its components.
+    scan : int
+        Index of the first scan's header.
+    n_together : int
+        Components of that scan.
+    """
+    frame, components = 0, b""
     for marker, start in segments(content):
-        if marker in _FRAMES:
+        if marker in (*_SEQUENTIAL, _PROGRESSIVE):
             frame = marker
-            components = tuple(content[start + 6 : start + 6 + 3 * content[start + 5] : 3])
+            components = content[start + 6 : start + 6 + 3 * content[start + 5] : 3]
         elif marker == _SCAN:
-            scans.append(start)
-            covered |= _finished(content, start)
-        elif marker == _END:
-            end = start - 4
-    if not (frame and scans):
-        return False
-    if frame == _PROGRESSIVE or len(scans) > 1:
-        return set(product(components, range(_N_COEFFICIENTS))) <= covered
-    if end - _TAIL <= scans[0]:
-        return _fills_all_rows(content[:end])
-    return _fills_all_rows(content[:end]) and not _fills_all_rows(content[: end - _TAIL])
+            return frame, components, start, content[start]
+    return 0, b"", 0, 0
+
+
+def _end(content: bytes) -> int:
+    """Return the index of the end marker, or the length of the content if there is none."""
+    if content.endswith(END_MARKER):
+        return len(content) - len(END_MARKER)
+    ends = (start - 4 for marker, start in segments(content) if marker == _END)
+    return next(ends, len(content))
 
 
 def _finished(content: bytes, start: int) -> set[tuple[int, int]]:
@@ -132,18 +161,33 @@ def _finished(content: bytes, start: int) -> set[tuple[int, int]]:
     return set(product(content[start + 1 : spectrum : 2], coefficients))
 
 
-def _fills_all_rows(content: bytes) -> bool:
-    """Return whether sequential JPEG data without an end marker suffice for the last row."""
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-        image.draft(None, (1, 1))  # an eighth: the transform is cheap, all codes are read
-        tile: Any = image.tile[0]
-        decoder = Image._getdecoder(image.mode, "jpeg", tile[3], image.decoderconfig)
-        n_bytes = len(image.getbands()) * image.width * image.height
-        # Noise, which no decoded row equals, so that rows which are left alone are seen.
-        noise = np.random.default_rng(0).bytes(n_bytes)
-        canvas = Image.frombytes(image.mode, image.size, noise)
-        decoder.setimage(canvas.im, (0, 0, *image.size))
-        decoder.decode(content[tile[2] :] + _LOOKAHEAD)
+def _decode_rows(image: Any, data: bytes) -> bool:
+    """Decode sequential data without an end marker; return whether they suffice for all rows."""
+    _, _, offset, arguments = image.tile[0]
+    decoder = Image._getdecoder(image.mode, "jpeg", arguments, image.decoderconfig)
+    image.load_prepare()
+    # Noise, which no decoded row equals, so that a last row which is left alone is seen.
+    width, height = image.size
+    row = Image.frombytes(image.mode, (width, 1), _noise(len(image.getbands()) * width))
+    image.im.paste(row.im, (0, height - 1, width, height))
+    try:
+        decoder.setimage(image.im, (0, 0, width, height))
+        _, error = decoder.decode(data[offset:] + _LOOKAHEAD)
+    finally:
         decoder.cleanup()
-    row = n_bytes // canvas.height
-    return canvas.tobytes()[-row:] != noise[-row:]
+    if error < 0:
+        raise OSError("broken data stream when reading image file")
+    image.tile = []  # so that Pillow takes it for loaded
+    last = image.crop((0, height - 1, width, height))
+    return bool(last.tobytes() != row.tobytes())
+
+
+def _noise(n_bytes: int) -> bytes:
+    return np.random.default_rng(0).bytes(n_bytes)
+
+
+def _fills_all_rows(data: bytes) -> bool:
+    """Return whether sequential data suffice for all rows, decoded at an eighth of the size."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        image.draft(None, (1, 1))  # the transform is cheap then; all codes are read
+        return _decode_rows(image, data)

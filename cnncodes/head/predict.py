@@ -76,8 +76,9 @@ def _grouped(
         elif path.is_dir():
             omitted = Omissions()
             images = images_below(path, omitted)
-            for note in omitted.notes() if on_note is not None else ():
-                on_note(f"{path}: {note}")
+            if on_note is not None:
+                for note in omitted.notes():
+                    on_note(f"{path}: {note}")
             if not images:
                 raise SourceError(f"{path}: no images in this folder")
             files += images

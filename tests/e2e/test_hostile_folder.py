@@ -108,8 +108,6 @@ def fill_unusable(folder: Path) -> Iterator[tuple[str, str]]:
 
 def fill_things(folder: Path) -> None:
     """What is no image at all, and is passed over."""
-    (folder / "loop.jpg").symlink_to("loop.jpg")
-    (folder / "dangling.jpg").symlink_to("nowhere")
     (folder / "up").symlink_to("..")
     os.mkfifo(folder / "pipe.jpg")
     (folder / "folder.jpg").mkdir()
@@ -138,6 +136,10 @@ def test_hostile_folder(run: Run, small_backbone: Path, tmp_path: Path) -> None:
     fill_things(third)
     (source / "again").symlink_to(".")
     (source / "above").symlink_to("..")
+    (third / "loop.jpg").symlink_to("loop.jpg")
+    (third / "dangling.jpg").symlink_to("nowhere")
+    refused["loop.jpg"] = "cannot be read: Too many levels of symbolic links"
+    refused["dangling.jpg"] = "cannot be read: No such file"
     (third / "locked.jpg").write_bytes(saved(8, "JPEG"))
     (third / "locked.jpg").chmod(0)
     refused["locked.jpg"] = "cannot be read: Permission denied"

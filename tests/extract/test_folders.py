@@ -10,6 +10,7 @@ import pytest
 from cnncodes import CodeStore
 from cnncodes.errors import ParameterError, SourceError
 from cnncodes.extract.folders import SYSTEM_FOLDERS
+from cnncodes.extract.images import load_image
 from cnncodes.extract.sources import find_images
 from tests.conftest import Run
 from tests.extract.test_sources import fill, found
@@ -44,20 +45,36 @@ def test_only_folders_of_the_system(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "parts", [("train", "val"), ("Train", "Test"), ("training", "validation", "test"), ("train",)]
+    "parts",
+    [
+        ("train", "val"),
+        ("Train", "Test_Set"),
+        ("training", "validation", "test"),
+        ("training_data", "validation-data"),
+        ("train",),
+    ],
 )
 def test_parts_of_a_split_are_named(tmp_path: Path, parts: tuple[str, ...]) -> None:
     fill(tmp_path, *(f"{part}/{name}/a.jpg" for part in parts for name in ("cat", "dog")))
     (note,) = find_images(tmp_path).notes
     assert f"{', '.join(sorted(parts))} look like the parts of a split, not like classes" in note
-    assert f"(cat, dog) as classes, give {tmp_path / min(parts)}" in note
+    train = next(part for part in parts if part.lower().startswith("train"))
+    assert f"(cat, dog) as classes, name {tmp_path / train} as the source" in note
 
 
-def test_one_folder_around_the_classes_is_named(tmp_path: Path) -> None:
-    fill(tmp_path, "photos/cat/a.jpg", "photos/dog/b.jpg")
+@pytest.mark.parametrize("around", ["photos", "old/photos"])
+def test_one_folder_around_the_classes_is_named(tmp_path: Path, around: str) -> None:
+    fill(tmp_path, f"{around}/cat/a.jpg", f"{around}/dog/b.jpg")
     (note,) = find_images(tmp_path).notes
-    assert note.startswith("all images are in one folder, photos: ")
-    assert f"(cat, dog) as classes, give {tmp_path / 'photos'}" in note
+    assert note.startswith(f"all images are in one folder, {around}: ")
+    assert f"(cat, dog) as classes, name {tmp_path / around} as the source" in note
+
+
+def test_part_of_a_split_without_classes_is_named_too(tmp_path: Path) -> None:
+    fill(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/1.jpg")
+    (note,) = find_images(tmp_path).notes
+    assert "test, train look like the parts of a split" in note
+    assert f"name {tmp_path / 'train'} as the source" in note
 
 
 @pytest.mark.parametrize(
@@ -160,3 +177,37 @@ def test_groups_are_stored(run: Run, small_backbone: Path, photos: Path, tmp_pat
     run("extract", small_backbone, source, "-o", output, "--update")
     with CodeStore.open(output) as store:
         assert store.groups == []
+
+
+def test_links_that_lead_nowhere_are_not_lost(tmp_path: Path) -> None:
+    """As git-annex leaves them, or a disk that is not mounted."""
+    fill(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    (tmp_path / "cat" / "c.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "cat" / "notes").symlink_to("nowhere")
+    (tmp_path / "emu").symlink_to("/not/mounted")
+    source = find_images(tmp_path)
+    assert source.paths == ("cat/a.jpg", "cat/c.jpg", "dog/b.jpg")
+    assert source.notes == ("left out: 2 links that lead nowhere: emu, notes",)
+    assert "No such file" in load_image(1, source.files()[1], 8).problem
+
+
+def test_predict_says_what_it_leaves_out_of_a_folder(
+    run: Run, app: Path, photos: Path, tmp_path: Path
+) -> None:
+    image = next(photos.rglob("*.png"))
+    folder = tmp_path / "folder"
+    (folder / "@eaDir").mkdir(parents=True)
+    (folder / "more").symlink_to(photos)
+    (folder / "a.png").write_bytes(image.read_bytes())
+    result = run("predict", app, folder)
+    assert result.stdout.startswith(f"{folder / 'a.png'}  ")
+    assert result.stderr.splitlines() == [
+        f"note: {folder}: left out: 1 folder of the system or a network drive: @eaDir",
+        f"note: {folder}: left out: 1 link to a folder: more",
+    ]
+
+
+def test_labels_that_no_head_can_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\na.jpg,{'x' * 5000}\nb.jpg,cat\n")
+    with pytest.raises(SourceError, match="a label has 5,000 characters"):
+        find_images(tmp_path / "list.csv")

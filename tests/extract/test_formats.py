@@ -108,6 +108,7 @@ def test_lists_every_ending_and_says_why_it_is_not_used(tmp_path: Path, suffix: 
     assert problem
     if not next(each for each in TABLE if suffix in each.suffixes).pillow:
         assert "save it as" in problem or "develop it" in problem
+        assert "which is not decoded" in problem
 
 
 @pytest.mark.parametrize("suffix", [".nef", ".CR2", ".dng", ".arw", ".tif", ""])
@@ -149,8 +150,40 @@ def test_knows_a_format_without_an_ending(head: bytes, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+        (b"P6\n# a comment\n4 4\n255\n", "PPM"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (encoded(PHOTO, "BMP"), "BMP"),
+    ],
+)
+def test_pictures_without_an_ending_are_listed(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / "without").write_bytes(content)
+    assert find_images(tmp_path).paths == ("without",)
+    kind = format_of(content[:132])
+    assert kind is not None
+    assert kind.name == name
+
+
+def test_tga_is_known_by_its_end_too() -> None:
+    content = encoded(PHOTO, "TGA")
+    assert (decode_image(content, 8) == decode_image(content, 8, suffix=".tga")).all()
+
+
+@pytest.mark.parametrize(
     "head",
-    [b"\0\0\0\x18ftypqt  ", b"\0\0\0\x18ftypmp42", b"P6 of the plan", b"\0\0\1\0", b"text", b""],
+    [
+        b"BMI,age\n22,31\n and more",
+        b"MMORPG notes",
+        b"\0\0\0\x18ftypqt  ",
+        b"\0\0\0\x18ftypmp42",
+        b"P6 of the plan",
+        b"\0\0\1\0",
+        b"text",
+        b"",
+    ],
 )
 def test_films_and_texts_are_no_images(head: bytes) -> None:
     assert not is_image(head)
@@ -191,7 +224,7 @@ def test_nothing_is_lost_in_silence(
         f"{mixed}: 11 image files, 3 classes: bird 4, cat 4, dog 3",
         "  note: no images in 1 class folder: emu",
     ]
-    assert "  5 images skipped, listed in the file:\n" in result.stdout
+    assert "  5 images skipped (cnncodes info lists all):\n" in result.stdout
     assert "bird/IMG_0.HEIC and 3 more: damaged" in result.stdout
     assert "cat/0.NEF: camera raw is not decoded" in result.stdout
     assert "note: no usable image in 1 of the classes: bird" in result.stdout
@@ -208,3 +241,49 @@ def test_other_commands_do_not_lose_them_either(
     assert printed.count("IMG_") == 4
     assert "0.NEF  camera raw is not decoded" in printed
     assert "bird 4, cat 4, dog 3" in run("info", mixed).output
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "32-bit or signed pixels"),
+        (encoded(PHOTO, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "variant"),
+    ],
+)
+def test_unsupported_is_not_damaged(content: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(content, 8)
+    assert reason in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    assert "save it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("n_bands", "dtype"), [(5, "u1"), (7, "u1"), (5, "<u2"), (2, "<f4"), (3, "<f4")]
+)
+def test_bands_that_are_no_colours_are_unsupported(n_bands: int, dtype: str) -> None:
+    pixels = np.zeros((4, 4, n_bands), dtype)
+    kind = 3 if dtype == "<f4" else 1
+    bits = 8 * pixels.itemsize
+    head, at = 8, 8 + 2 + 12 * 10 + 4
+    bits_at, kinds_at, data_at = at, at + 2 * n_bands, at + 4 * n_bands
+    entries = [
+        (256, 3, 1, 4),
+        (257, 3, 1, 4),
+        (258, 3, n_bands, bits_at),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, data_at),
+        (277, 3, 1, n_bands),
+        (278, 3, 1, 4),
+        (279, 4, 1, pixels.nbytes),
+        (339, 3, n_bands, kinds_at),
+    ]
+    content = b"II*\0" + struct.pack("<I", head) + struct.pack("<H", len(entries))
+    for tag, of, count, value in entries:
+        content += struct.pack("<HHII", tag, of, count, value)
+    content += bytes(4) + struct.pack("<H", bits) * n_bands + struct.pack("<H", kind) * n_bands
+    with pytest.raises(ImageError) as caught:
+        decode_image(content + pixels.tobytes(), 8)
+    assert "damaged" not in str(caught.value), caught.value
+    assert "save it" in str(caught.value)

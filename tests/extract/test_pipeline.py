@@ -178,7 +178,7 @@ def test_skips_what_cannot_be_used(run: Run, backbone: Path, odd: Path, output: 
     result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
     first, _, count, *listed = result.stdout.splitlines()
     assert first.startswith(f"{output}: 2 images, no labels, codes 3; ")
-    assert count == "  7 images skipped, listed in the file:"
+    assert count == "  7 images skipped (cnncodes info lists all):"
     assert listed[0] == "    a empty.jpg and 2 more: empty file"
     assert [line.split(":")[0].strip() for line in listed[1:]] == list(ODD)[1:5]
     assert_codes_are_of(output, backbone, odd)
@@ -195,7 +195,7 @@ def test_prints_no_control_characters(run: Run, backbone: Path, odd: Path, outpu
     options = ("-o", output, "--max-pixels", "10100")  # now the largest may stay
     (odd / "j \udcff.png").write_bytes(PNG[:20])
     *_, count, lines, undecodable = run("extract", backbone, odd, *options).stdout.splitlines()
-    assert count == "  3 images skipped, listed in the file:"
+    assert count == "  3 images skipped (cnncodes info lists all):"
     assert lines == "    h two\\nlines.png and 1 more: empty file"
     assert undecodable.startswith("    j \\udcff.png: damaged")
 

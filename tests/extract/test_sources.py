@@ -14,6 +14,7 @@ from cnncodes.extract.sources import find_images
 from cnncodes.text import normalized
 from tests.test_output import unprivileged
 
+BMP = b"BM" + bytes(12) + b"\x28\0\0\0"
 IMAGE = b"\x89PNG\r\n\x1a\nenough to be found"
 
 
@@ -86,7 +87,7 @@ def test_lists_what_claims_to_be_an_image(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     "start",
-    [b"\xff\xd8\xff\xe0", IMAGE, b"RIFF1234WEBP", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"],
+    [b"\xff\xd8\xff\xe0", IMAGE, b"RIFF1234WEBP", BMP, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"],
 )
 @pytest.mark.parametrize("name", ["photo", "photo.dat", "IMG.0001"])
 def test_finds_images_by_content(tmp_path: Path, start: bytes, name: str) -> None:
@@ -120,12 +121,13 @@ def test_finds_flat_images_beside_folders_without_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "cat"])
-def test_passes_over_pipes_and_broken_links(tmp_path: Path, place: str) -> None:
+def test_passes_over_pipes_and_lists_broken_links(tmp_path: Path, place: str) -> None:
     fill(tmp_path, f"{place}/a.jpg")
     os.mkfifo(tmp_path / place / "pipe.jpg")  # to open it would wait for ever
     (tmp_path / place / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / place / "self.jpg").symlink_to("self.jpg")
-    assert [Path(path).name for path, _ in found(tmp_path)] == ["a.jpg"]
+    names = [Path(path).name for path, _ in found(tmp_path)]
+    assert names == ["a.jpg", "gone.jpg", "self.jpg"]  # links are listed, to be skipped later
 
 
 def test_follows_links_to_images_and_class_folders(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_refuses_images_beside_class_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("Cat", "cat"), ("STRASSE", "straße")])
 def test_refuses_classes_that_differ_in_case(tmp_path: Path, names: tuple[str, str]) -> None:
     fill(tmp_path, *(f"{name}/a.jpg" for name in names), "dog/b.jpg")
-    expected = f"the classes {' and '.join(names)} differ only in case; merge or rename them"
+    expected = f"the classes {' and '.join(names)} differ only in case or in the form of letters; "
     assert expected in refusal(tmp_path)
     rows = "".join(f"{name}/a.jpg,{name}\n" for name in names)
     assert expected in refusal(table(tmp_path, f"path,label\n{rows}"))
@@ -280,11 +282,14 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("file,label\na.jpg,cat\n", ": has no column path; a CSV source starts with the line"),
-        ("path,class\na.jpg,cat\n", ": has no column label;"),
-        ("a.jpg,cat\nb.jpg,dog\n", ": has no column path and no column label;"),
-        ("", ": has no column path and no column label;"),
-        ("\n\n", ": has no column path and no column label;"),
+        (
+            "file,label\na.jpg,cat\n",
+            ": has no column path (but file, label); a CSV source starts with",
+        ),
+        ("path,class\na.jpg,cat\n", ": has no column label (but path, class);"),
+        ("a.jpg,cat\nb.jpg,dog\n", ": has no column path and no column label (but a.jpg, cat);"),
+        ("", ": has no column path and no column label (but none);"),
+        ("\n\n", ": has no column path and no column label (but none);"),
         ("path,label\n", ": no images in it"),
         ("path,label\na.jpg,cat\n,dog\n", ", line 3: has no path"),
         ("path,label\na.jpg,cat\nb.jpg\n", ", line 3: has no label"),

@@ -127,6 +127,51 @@ def test_labels_that_hold_several_are_noticed(
     assert [note.startswith(noted) for note in source.notes] == ([True] if noted else [])
 
 
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [
+        ("path,label,group_id\na.jpg,cat,1\n", ["1 column not used: group_id; images that belong"]),
+        ("path,label,group,x,y\na.jpg,cat,1,2,3\n", ["2 columns not used: x, y"]),
+        ("path,label\na.jpg,cat,dog\nb.jpg,cat\n", ["1 row with more values than columns"]),
+        ("path,label,\na.jpg,cat,\n", []),
+    ],
+)
+def test_what_is_not_used_of_a_table_is_reported(
+    tmp_path: Path, content: str, notes: list[str]
+) -> None:
+    reported = find_images(table(tmp_path, content)).notes
+    assert len(reported) == len(notes)
+    assert all(line.startswith(note) for line, note in zip(reported, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("path,label,label\na.jpg,cat,dog\n", ": has 2 columns label; leave one"),
+        ('path,label\na.jpg,"cat\nb.jpg,dog\n', ", line 3: has a line break in its label; is a"),
+        ('path,label\n"a.jpg,cat\nb.jpg",dog\n', ", line 3: has a line break in its path; is a"),
+    ],
+)
+def test_tables_that_say_two_things_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    source = table(tmp_path, content)
+    with pytest.raises(SourceError) as caught:
+        find_images(source)
+    assert str(caught.value).startswith(f"{source}{reason}")
+
+
+@pytest.mark.parametrize(
+    "start", ["SEP=;\r\npath;label\n", '"sep=;"\npath;label\n', "\n\npath;label;a,b,c,d,e\n"]
+)
+def test_finds_the_delimiter(images: Path, start: str) -> None:
+    assert found(table(images, start + "cat/a.jpg;Kätzchen\ndog/b.jpg;dog\n")) == ROWS
+
+
+def test_reads_pipes_and_utf_16_without_a_mark(images: Path) -> None:
+    content = "path|label\ncat/a.jpg|Kätzchen\ndog/b.jpg|dog\n"
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+        assert found(table(images, content.encode(encoding))) == ROWS
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
