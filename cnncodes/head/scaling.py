@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from cnncodes.errors import TrainingError
 from cnncodes.head.rows import CodeRows
 
-SMALLEST_SPREAD = 1e-5  # of the size of codes: below it rounding changes probabilities by 0.01
+# Of the size of codes: below it rounding changes probabilities by several hundredths.
+SMALLEST_SPREAD = 1e-5
 SAME_CODES = (
     "the codes of all training images are the same, so the head knows only how common each class "
     "is; look at the images, or extract codes as float32"
