@@ -224,7 +224,7 @@ def print_training(training: Training) -> None:
     _print_score("train", training.train, training.weights)
     _print_score("test", training.test, training.weights)
     if training.majority is not None:
-        click.echo(f"  always naming the most common class: {training.majority:.1%} of the test")
+        _print_majority(training.majority)
     long = ("C_scores", "parameters")
     fitted = _pairs({key: value for key, value in training.fitted.items() if key not in long})
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
@@ -257,7 +257,7 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     click.echo(f"  log loss           {figures.log_loss:.4f}{caution}")
     click.echo(f"  calibration error  {figures.calibration_error:.1%}{caution}")
     click.echo(
-        f"  always naming the most common class, {shown(figures.majority_label)}: "
+        f"  always naming the most common of these, {shown(figures.majority_label)}: "
         f"{figures.majority:.1%}"
     )
     _print_classes(figures.worst_classes(), caution)
@@ -278,7 +278,7 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
             f"{curve.n_classes} classes; tested on {curve.n_test} images"
         )
         if curve.majority is not None:
-            click.echo(f"  always naming the most common class: {curve.majority:.1%} of the test")
+            _print_majority(curve.majority)
         click.echo("  images a class   in all       C  test accuracy")
         for point in curve.points:
             spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
@@ -383,6 +383,11 @@ def _print_score(part: str, score: Score, weights: str) -> None:
         f"  {part:5}  {score.n_images} images  loss {score.loss:.4f}  "
         f"accuracy {score.accuracy:.1%}{_caution(weights)}"
     )
+
+
+def _print_majority(majority: float) -> None:
+    """Print what a classifier that learns nothing but the shares of the classes reaches."""
+    click.echo(f"  always naming the most common class of training: {majority:.1%} of the test")
 
 
 def _caution(weights: str) -> str:

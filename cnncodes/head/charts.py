@@ -199,9 +199,9 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
             )
         for majority in majorities:
             label = f"always naming the most common class: {majority:.1%} of the test images"
-            axes.axhline(
-                100 * majority, label=label, color=COLOURS["muted"], linestyle="--", linewidth=1.1
-            )
+            of = [each.majority for each in curves].index(majority)
+            colour = COLOURS["muted"] if len(majorities) == 1 else SERIES[of % len(SERIES)]
+            axes.axhline(100 * majority, label=label, color=colour, linestyle="--", linewidth=1.1)
         _number_axis(axes, {point.per_class for curve in curves for point in curve.points})
         axes.set_xlabel("training images a class (logarithmic)")
         axes.set_ylabel("test accuracy in %")

@@ -217,6 +217,7 @@ def test_program_without_the_package_scales_by_the_white_of_the_app(beside_app: 
         "docs/benchmarks.md",
         "docs/file-formats.md",
         "docs/reliability.md",
+        "docs/sources.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:

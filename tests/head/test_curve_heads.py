@@ -250,7 +250,10 @@ def test_table(codes, output, run):
         lines[0]
         == f"{codes}: inception_v3, random:0 weights, 10 classes; tested on {n_test} images"
     )
-    assert lines[1] == f"  always naming the most common class: {curve.majority:.1%} of the test"
+    assert (
+        lines[1]
+        == f"  always naming the most common class of training: {curve.majority:.1%} of the test"
+    )
     for line, point in zip(lines[3:5], points, strict=True):
         assert line.split()[:3] == [str(point.per_class), str(point.n_train), "3"]
         assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}  (random weights)")

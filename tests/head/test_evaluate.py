@@ -250,7 +250,7 @@ def test_figures_are_printed(small, run):
         "  balanced accuracy  83.3%",
         f"  log loss           {np.log(1 + 2 * np.exp(-3)) + 3 / 4:.4f}",
         f"  calibration error  {np.exp(3) / (np.exp(3) + 2) - 0.75:.1%}",
-        "  always naming the most common class, c: 50.0%",
+        "  always naming the most common of these, c: 50.0%",
         "  classes, worst first:",
         "    a  F1  66.7%  precision  50.0%  recall 100.0%  images 1",
         "    c  F1  66.7%  precision 100.0%  recall  50.0%  images 2",
