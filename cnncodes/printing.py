@@ -404,4 +404,6 @@ def _pairs(values: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if value.is_integer() else f"{value:.4g}"  # 10000, not 1e+04
+    return str(value)
