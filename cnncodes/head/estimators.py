@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ WITHOUT_PROBABILITIES = (
     "has no predict_proba, and a head gives probabilities; wrap it, or the part of it that "
     "decides, in sklearn.calibration.CalibratedClassifierCV"
 )
+_COUNTED = re.compile(r"\b(UU|cdistdf?_)\d+(UU|_)")  # names of skl2onnx 1.20
 SMALLEST = np.finfo(np.float32).eps  # what a probability of 0 counts as in the loss
 
 
@@ -376,6 +378,7 @@ def _convert(
             target_opset=opsets,
         )
     graph = select_model_inputs_outputs(converted, "probabilities").graph
+    _renumber(graph)
     used = {name for node in graph.node for name in node.input}
     constants = [each for each in graph.initializer if each.name in used]  # some were the label's
     head = make_head(graph.node, constants, code_shape, n_classes, opsets)
@@ -384,6 +387,27 @@ def _convert(
     if unknown:
         raise ValueError(f"its graph needs the operator {unknown[0]}, which is not opened")
     return head
+
+
+def _renumber(graph: onnx.GraphProto) -> None:
+    """Count from 0 in names that skl2onnx counts through a process: equal heads, equal bytes."""
+    numbers: dict[str, int] = {}
+
+    def renamed(name: str) -> str:
+        return _COUNTED.sub(lambda m: f"{m[1]}{numbers.setdefault(m[0], len(numbers))}{m[2]}", name)
+
+    def walk(graph: onnx.GraphProto) -> None:
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = renamed(value.name)
+        for node in graph.node:
+            node.name = renamed(node.name)
+            node.input[:] = map(renamed, node.input)
+            node.output[:] = map(renamed, node.output)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    walk(attribute.g)
+
+    walk(graph)
 
 
 def _plain(value: Any) -> Any:

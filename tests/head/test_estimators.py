@@ -279,6 +279,15 @@ def test_from_training_to_labels(codes, small_backbone, photos, tmp_path, output
     assert printed.split()[1] == classifier.predict(photos / paths[0])[0].label
 
 
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_second_head_of_a_process_has_the_same_bytes(plain_codes, output, run, name):
+    """skl2onnx numbers some names through a process."""
+    run("train", plain_codes, "-o", output, "--estimator", name)
+    first = output.read_bytes()
+    run("train", plain_codes, "-o", output, "--estimator", name, "--overwrite")
+    assert output.read_bytes() == first
+
+
 def test_knn_is_the_neighbours_on_principal_components(plain_codes, output, run):
     run("train", plain_codes, "-o", output, "--estimator", "knn")
     X, y, X_test, _ = parts_of(plain_codes)
