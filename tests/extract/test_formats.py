@@ -231,7 +231,9 @@ def test_nothing_is_lost_in_silence(
     with CodeStore.open(output) as store:
         assert len(store) == 6
         assert len(store.skipped) == 5
-    assert json.loads(run("info", output, "--json").stdout)["images_skipped"] == 5
+    described = json.loads(run("info", output, "--json").stdout)
+    assert described["images_skipped"] == len(described["skipped"]) == 5
+    assert "cat/0.NEF: camera raw is not decoded" in run("info", output).stdout
 
 
 def test_other_commands_do_not_lose_them_either(

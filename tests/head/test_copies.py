@@ -244,3 +244,23 @@ def test_app_leaves_out_images_of_the_groups_that_trained_it(run, small_backbone
     assert any("of the same groups as images that trained" in note for note in by_codes["notes"])
     assert by_images["data"]["images_sha256"] == by_codes["data"]["images_sha256"]
     assert by_images["figures"]["accuracy"] == by_codes["figures"]["accuracy"]
+
+
+def test_folders_group_images_of_an_evaluation_too(run, small_backbone, photos, tmp_path):
+    source = tmp_path / "source"
+    for row, path in enumerate(sorted(photos.rglob("*.png"))[:48]):
+        target = source / "ab"[row % 2] / f"writer {row // 6}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    codes, head, app = (tmp_path / name for name in ("codes.h5", "head.onnx", "app.onnx"))
+    run("extract", small_backbone, source, "-o", codes, "--group-by", "folder")
+    assert json.loads(run("info", codes, "--json").stdout)["groups"] == 16
+    run("train", codes, "-o", head, "--per-class", 5)
+    run("bundle", small_backbone, head, "-o", app)
+    by_codes = json.loads(run("evaluate", head, codes, "--json").stdout)
+    grouped = json.loads(run("evaluate", app, source, "--group-by", "folder", "--json").stdout)
+    alone = json.loads(run("evaluate", app, source, "--json").stdout)
+    assert grouped["data"]["images_sha256"] == by_codes["data"]["images_sha256"]
+    assert alone["figures"]["n_images"] > grouped["figures"]["n_images"]
+    said = run("evaluate", head, codes, "--group-by", "folder", exit_code=1).stderr
+    assert "holds its groups, if any; leave group_by out" in said
