@@ -121,7 +121,7 @@ def _notes_on_fit(solution: Solution) -> list[str]:
             f"the fit did not converge in {MAX_ITERATIONS} iterations: C = {solution.C:g} is so "
             "weak a penalty that rounding gets in the way; a smaller C will"
         )
-    end = open_end(solution.scores)
+    end = open_end(solution.scores, solution.eligible)
     if end is not None:
         least = end == min(solution.scores)
         name, beyond = ("least", "smaller") if least else ("greatest", "greater")

@@ -1,14 +1,16 @@
 """Fitting a logistic regression to points, and choosing the strength of its penalty.
 
-The strength is chosen by the log loss in cross-validation, not by the accuracy: on a few dozen
-images many strengths have the same accuracy, and the strongest of them gives probabilities that
-are far too even. docs/benchmarks.md compares both.
+The strength is chosen by the log loss in cross-validation, among those whose accuracy there is
+within one standard error of the best. On a few dozen images many strengths have the same accuracy,
+and the strongest of them gives probabilities that are far too even: docs/benchmarks.md compares.
+On many images and classes the lowest log loss may come with an accuracy that is clearly lower.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +66,8 @@ class Solution:
         Mean log loss of each C in cross-validation, in nats; empty where C was given.
     n_iterations : int
         Iterations of the last fit.
+    eligible : frozenset of float
+        Those of `scores` whose accuracy is within one standard error of the best.
     """
 
     weights: NDArray[Any]
@@ -71,6 +75,7 @@ class Solution:
     C: float
     scores: dict[float, float]
     n_iterations: int
+    eligible: frozenset[float] = frozenset()
 
 
 def solve(
@@ -116,18 +121,24 @@ def solve(
         The fit on all points.
     """
     scores: dict[float, float] = {}
+    eligible: frozenset[float] = frozenset()
     if C == "auto":
         folds = _folds(y, n_folds, random_state, groups)
         # Where rare classes weigh more in the fit, they do in what it is judged by.
         weights = compute_sample_weight(estimator.class_weight, y)
-        scores = _Validation(points, y, weights, estimator, folds, progress).search(Cs)
-        C = choose(scores) if scores else FALLBACK_C
-    model = clone(estimator).set_params(C=C).fit(points, y)
+        validation = _Validation(points, y, weights, estimator, folds, progress)
+        scores, eligible = validation.search(Cs)
+        C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
+    # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
+    # and few images a fit from zero ends elsewhere, and the scores would not be those of this one.
+    model = clone(estimator).set_params(warm_start=bool(scores))
+    for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
+        model.set_params(C=each).fit(points, y)
     weights, intercept = model.coef_.T, model.intercept_
     if weights.shape[1] == 1:  # two classes: scikit-learn gives the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
-    return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()))
+    return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()), eligible)
 
 
 def choose(scores: dict[float, float]) -> float:
@@ -136,12 +147,15 @@ def choose(scores: dict[float, float]) -> float:
     return min(C for C, loss in scores.items() if loss <= best + TOLERANCE)
 
 
-def open_end(scores: dict[float, float]) -> float | None:
-    """Return the least or greatest C if its log loss is lower than all others by `TOLERANCE`."""
+def open_end(scores: dict[float, float], eligible: Collection[float]) -> float | None:
+    """Return the least or greatest C of all if it is the best of those that are eligible.
+
+    Its log loss must be lower than that of each other one by `TOLERANCE`.
+    """
     if len(scores) < 2:
         return None
-    first, second, *_ = sorted(scores, key=lambda C: scores[C])
-    if scores[second] <= scores[first] + TOLERANCE:
+    first, *others = sorted(eligible, key=lambda C: scores[C])
+    if others and scores[others[0]] <= scores[first] + TOLERANCE:
         return None
     return first if first in (min(scores), max(scores)) else None
 
@@ -205,30 +219,51 @@ class _Validation:
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress | None
 
-    def search(self, Cs: Sequence[float]) -> dict[float, float]:
-        """Return the mean log loss of each C: of those given, and beyond while an end is best."""
+    def search(self, Cs: Sequence[float]) -> tuple[dict[float, float], frozenset[float]]:
+        """Score those Cs that are given, and others beyond while an end is best.
+
+        Returns
+        -------
+        scores : dict of float to float
+            Mean log loss of each C, in nats; empty where nothing can be scored.
+        eligible : frozenset of float
+            Those whose accuracy is within one standard error of the best.
+        """
         models = self._models()
         with warnings.catch_warnings():
             # Rounding may keep a weak penalty from the tolerance; it is scored as it is.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            scores = self._score(sorted(set(Cs)), models, 0)
+            scores, accuracies = self._score(sorted(set(Cs)), models, 0)
             for _ in range(MAX_STEPS):
-                end = open_end(scores)
+                end = open_end(scores, self._eligible(accuracies))
                 if end is None:
                     break
                 if end == min(scores):  # the models are at the other end
                     models = self._models()
-                scores |= self._score([_beyond(scores, end)], models, len(scores))
-        return dict(sorted(scores.items()))
+                more = self._score([_beyond(scores, end)], models, len(scores))
+                if not more[0]:
+                    break
+                scores |= more[0]
+                accuracies |= more[1]
+        return dict(sorted(scores.items())), self._eligible(accuracies)
+
+    def _eligible(self, accuracies: dict[float, float]) -> frozenset[float]:
+        best = max(accuracies.values(), default=0.0)
+        error = math.sqrt(best * (1 - best) / len(self.y))
+        return frozenset(C for C, each in accuracies.items() if each >= best - error)
 
     def _models(self) -> list[LogisticRegression]:
         return [clone(self.estimator).set_params(warm_start=True) for _ in self.folds]
 
     def _score(
         self, Cs: Sequence[float], models: list[LogisticRegression], n_before: int
-    ) -> dict[float, float]:
-        """Return the mean log loss of each C, which increase; {} where nothing can be scored."""
-        losses, total = np.zeros(len(Cs)), 0.0
+    ) -> tuple[dict[float, float], dict[float, float]]:
+        """Return mean log loss and accuracy of each C, which increase.
+
+        A C at which no fit moves is left out: the one before has converged for it too.
+        """
+        losses, hits, total = np.zeros(len(Cs)), np.zeros(len(Cs)), 0.0
+        moved = np.zeros(len(Cs), bool)
         if self.progress is not None:
             n_folds = len(self.folds)
             self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
@@ -241,21 +276,30 @@ class _Validation:
             for index, C in enumerate(Cs):
                 # From the strongest penalty on, each fit starts where the one before ended.
                 model.set_params(C=C).fit(fold, targets)
-                losses[index] += weights @ _losses(model, points, self.y[scored])
+                moved[index] |= bool(model.n_iter_.max() > 0)
+                loss, hit = _losses(model, points, self.y[scored])
+                losses[index] += weights @ loss
+                hits[index] += weights @ hit
                 if self.progress is not None:
                     self.progress.advance(1)
-        return dict(zip(Cs, (losses / total).tolist(), strict=True)) if total else {}
+        if not total:
+            return {}, {}
+        kept = [index for index in range(len(Cs)) if moved[index] or n_before == 0]
+        return (
+            {Cs[index]: float(losses[index] / total) for index in kept},
+            {Cs[index]: float(hits[index] / total) for index in kept},
+        )
 
 
 def _losses(
     model: LogisticRegression, points: NDArray[Any], y: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return the log loss of each point, of a class that the model knows."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the log loss of each point, whose class the model knows, and whether it is right."""
     if len(points) == 0:
-        return np.zeros(0)
+        return np.zeros(0), np.zeros(0, bool)
     logits = np.asarray(model.decision_function(points), np.float64)
     if logits.ndim == 1:
         logits = np.stack([np.zeros(len(logits)), logits], axis=1)
     classes = np.searchsorted(model.classes_, y)
     losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(y)), classes]
-    return losses
+    return losses, logits.argmax(axis=1) == classes

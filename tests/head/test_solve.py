@@ -12,7 +12,15 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from cnncodes.head import GramLogisticRegression
-from cnncodes.head.solve import DEFAULT_CS, FALLBACK_C, MAX_STEPS, TOLERANCE, open_end, solve
+from cnncodes.head.solve import (
+    DEFAULT_CS,
+    FALLBACK_C,
+    MAX_STEPS,
+    TOLERANCE,
+    new_solver,
+    open_end,
+    solve,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +72,9 @@ def test_images_that_are_told_apart_easily_get_a_weak_penalty_up_to_the_bound():
     # Once there is nothing to win the search ends, and the penalty before is kept.
     assert list(near.scores) == [*DEFAULT_CS, 300, 1000]
     assert near.C == 300
-    assert open_end(near.scores) is None
+    assert open_end(near.scores, near.eligible) is None
     assert list(far.scores) == [*DEFAULT_CS, 300, 1000, 3000, 10000]
-    assert far.C == open_end(far.scores) == 10000
+    assert far.C == open_end(far.scores, far.eligible) == 10000
 
 
 def test_images_that_say_nothing_get_a_strong_penalty_down_to_the_bound():
@@ -74,7 +82,7 @@ def test_images_that_say_nothing_get_a_strong_penalty_down_to_the_bound():
     X, y = 100 * generator.standard_normal((60, 200)), np.arange(60) % 2
     solution = chosen(X, y, random_state=0)
     assert list(solution.scores)[:MAX_STEPS] == [0.001, 0.003, 0.01, 0.03]
-    assert solution.C == open_end(solution.scores) == 0.001
+    assert solution.C == open_end(solution.scores, solution.eligible) == 0.001
 
 
 @pytest.mark.parametrize(
@@ -179,3 +187,16 @@ def test_groups_may_be_names(digits):
     numbers = np.arange(120) // 30
     same = GramLogisticRegression(C="auto", Cs=(1.0,), random_state=0).fit(X, y, groups=numbers)
     assert model.scores_ == same.scores_
+
+
+def test_chosen_penalty_is_fitted_as_it_was_scored():
+    """From the strongest penalty on: with a weak one a fit from zero may end elsewhere."""
+    generator = np.random.default_rng(0)
+    X, y = generator.standard_normal((60, 300)), np.arange(60) % 3
+    X[:, 0] += 3 * y
+    solution = solve(X, y, new_solver(), C="auto", random_state=0)
+    model = new_solver().set_params(warm_start=True)
+    for C in [each for each in solution.scores if each <= solution.C]:
+        model.set_params(C=C).fit(X, y)
+    np.testing.assert_array_equal(solution.weights, model.coef_.T)
+    assert solution.C in solution.eligible <= solution.scores.keys()
