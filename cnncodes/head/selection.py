@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cnncodes.errors import SourceError
 from cnncodes.head.groups import notes_on_copies
 from cnncodes.model_file import HeadInfo, image_key
-from cnncodes.text import listed
+from cnncodes.text import counted, listed
 
 
 class Selection:
@@ -131,7 +131,7 @@ class Selection:
             path, reason = skipped[0]
             self._leave_out(len(skipped), f"that cannot be used, such as {path}: {reason}")
         if self._n_training and self.include_training:
-            trained = _count(self._n_training, "image")
+            trained = counted(self._n_training, "image")
             self._notes.append(f"counted too: {trained} that trained the model; this flatters it")
         elif self._n_training:
             self._leave_out(self._n_training, "that trained the model")
@@ -149,15 +149,11 @@ class Selection:
         present = set(y.tolist())
         absent = [name for place, name in enumerate(self._info.labels) if place not in present]
         if absent:
-            classes = _count(len(absent), "class", "classes")
+            classes = counted(len(absent), "class", "classes")
             self._notes.append(f"no image of {classes} of the model: {listed(absent)}")
         paths, digests = zip(*images, strict=True)
         labels = [self._info.labels[number] for number in y]
         return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
 
     def _leave_out(self, number: int, why: str) -> None:
-        self._notes.append(f"left out: {_count(number, 'image')} {why}")
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+        self._notes.append(f"left out: {counted(number, 'image')} {why}")
