@@ -1,0 +1,68 @@
+"""A look at a path before it is opened: reading a FIFO or a device may hang or never end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from cnncodes.errors import FileFormatError
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+def kind_of(mode: int) -> str:
+    """Name the kind of a file by its mode, as ``st_mode`` of `os.stat` has it.
+
+    Parameters
+    ----------
+    mode : int
+        The mode.
+
+    Returns
+    -------
+    str
+        The kind with its article, such as "a folder"; "a regular file" for any other.
+    """
+    return next((name for matches, name in _KINDS if matches(mode)), "a regular file")
+
+
+def check_regular(path: Path, remedy: str = "") -> os.stat_result:
+    """Refuse a path that is not a regular file, without opening it; links are followed.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is to be read.
+    remedy : str
+        What to do where there is no such file, added to the error.
+
+    Returns
+    -------
+    os.stat_result
+        The status of the file.
+
+    Raises
+    ------
+    FileFormatError
+        It is absent, cannot be looked at, or is a folder, FIFO, socket or device.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileFormatError(f"{path}: no such file{remedy and '; '}{remedy}") from error
+    except (OSError, ValueError) as error:  # a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise FileFormatError(f"{path}: cannot be read ({reason})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise FileFormatError(
+            f"{path}: is {kind_of(status.st_mode)}, not a regular file; name a regular file"
+        )
+    return status
