@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from cnncodes.extract.images import (
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
+from cnncodes.files import is_hdf5
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.metrics import measure
@@ -201,7 +201,7 @@ class _Model:
 def _is_codes_file(path: Path) -> bool:
     if path.is_dir():
         return False
-    return path.suffix == ".h5" or is_journal(path) or (path.is_file() and h5py.is_hdf5(path))
+    return path.suffix == ".h5" or is_journal(path) or (path.is_file() and is_hdf5(path))
 
 
 def _evaluate_codes(
