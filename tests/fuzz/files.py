@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -18,6 +19,8 @@ from tests.conftest import run_command
 from tests.extract.test_backbone import INFO
 
 SIZE = 8
+DECOYS = "beside"  # folder of files that no command may open; it is beside the mutant
+SECRET, SECRET_DIGEST = b"SECRET-", b"5ec4e75ec4e7"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Chain:
     Attributes
     ----------
     photos : Path
-        Class folders with 40 digits.
+        Class folders with 40 digits in groups, and two images that cannot be used.
     backbone, codes, head, app : Path
         What the commands made of them.
     """
@@ -44,16 +47,58 @@ class Chain:
         names = ("photos", "backbone.onnx", "codes.h5", "head.onnx", "app.onnx")
         chain = cls(*(folder / name for name in names))
         if not chain.app.exists():
-            write_digits(chain.photos, 40)
+            _group(write_digits(chain.photos, 40))
+            for folder_of_class in list(chain.photos.iterdir())[:2]:
+                (folder_of_class / "unusable.png").write_bytes(b"\x89PNG\r\n\x1a\n")
             _write_backbone(chain.backbone)
-            run_command("extract", chain.backbone, chain.photos, "-o", chain.codes)
+            run_command(
+                *("extract", chain.backbone, chain.photos, "-o", chain.codes),
+                *("--group-by", "folder"),
+            )
             run_command("train", chain.codes, "-o", chain.head, "--C", 1)
             run_command("bundle", chain.backbone, chain.head, "-o", chain.app)
         return chain
 
     def photo(self) -> Path:
         """Return one of the images."""
-        return min(self.photos.rglob("*.png"))
+        return min(self.photos.rglob("digit*.png"))
+
+
+def _group(digits: list[Path]) -> None:
+    """Move images into folders below those of their classes."""
+    for number, path in enumerate(digits):
+        folder = path.parent / f"group {number % 3}"
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+
+
+def write_decoys(folder: Path, chain: Chain) -> None:
+    """Write files that must never be opened, with values that are right and others to be seen.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the mutants are; the files come into its folder `DECOYS`.
+    chain : Chain
+        Files that are whole.
+    """
+    decoys = folder / DECOYS
+    decoys.mkdir(exist_ok=True)
+    secrets = [SECRET + str(number).encode() for number in range(40)]
+    digests = [SECRET_DIGEST + b"%052d" % number for number in range(40)]
+    (decoys / "secret.txt").write_bytes(b"\n".join(secrets))
+    (decoys / "weights.bin").write_bytes(SECRET * 1_000)
+    other = decoys / "other.h5"
+    other.write_bytes(chain.codes.read_bytes())
+    with h5py.File(other, "r+") as file:
+        for name in ("paths", "groups", "skipped/paths", "skipped/reasons"):
+            file[name][:] = secrets[: len(file[name])]
+        file["digests"][:] = digests
+        for name in ("codes", "labels", "digests", "checksums"):
+            if name in file:
+                (decoys / f"{name}.bin").write_bytes(file[name][:].tobytes())
+    for name in ("paths", "groups", "skipped-paths", "skipped-reasons"):
+        (decoys / f"{name}.bin").write_bytes(np.array(secrets, "S64").tobytes())
 
 
 @cache

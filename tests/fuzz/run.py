@@ -1,34 +1,40 @@
 """Give our commands damaged files, and watch what they do.
 
-Usage: python -m tests.fuzz.run [--images N] [--codes N] [--models N] [--seed S] [--found DIR]
+Usage: python -m tests.fuzz.run [--images N] [--codes N] [--models N] [--seed S] [--jobs N]
+       [--found DIR]
 
 Each mutant goes through the commands that take such a file, in a process that is watched: no
 traceback, no message but the one line that was meant, no control character on the terminal, no
-hang, no memory beyond a gigabyte, nothing written but the result that was asked for. What fails is
-kept in ``--found``, with the command. The same seed makes the same mutants.
+hang, no memory beyond a gigabyte, nothing written but the result that was asked for, no other file
+opened that the mutant leads to, and no text of such a file printed or written. What fails is kept
+in ``--found``, with the command. The same seed makes the same mutants.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
 import resource
 import select
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
 
-from tests.fuzz.files import Chain
+from tests.fuzz.files import DECOYS, SECRET, SECRET_DIGEST, Chain, write_decoys
 from tests.fuzz.mutants import KINDS, make
 
 SECONDS = 5.0  # of all processors together, whatever else the machine does
@@ -37,6 +43,7 @@ MEGABYTES = 1000
 MAKING_SECONDS = 120.0
 NUMBERS = {"images": 20_000, "codes": 5_000, "models": 5_000}
 UNPLANNED = "--debug shows where"
+IN_ACCESS, IN_OPEN = 1, 32  # of Linux's inotify
 HANGS = f"has not ended after {HANGING_SECONDS:g} s"
 
 
@@ -99,14 +106,52 @@ def commands(kind: str, path: Path, chain: Chain, out: Path) -> Iterator[list[ob
         yield ["bundle", chain.backbone, path, "-o", out / "app.onnx"]
     else:
         yield ["predict", path, chain.photo(), "--format", "json"]
+    if kind == "models":
+        yield ["verify", path]
 
 
-def fault_of(command: Sequence[object], out: Path) -> str:
+class Watch:
+    """Notices that a file of a folder is opened, or read through a descriptor.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK)
+        added = libc.inotify_add_watch(self._descriptor, bytes(folder), IN_ACCESS | IN_OPEN)
+        if self._descriptor < 0 or added < 0:
+            raise OSError(ctypes.get_errno(), f"{folder}: cannot be watched")
+
+    def opened(self) -> set[str]:
+        """Return which files were opened since the last call."""
+        try:
+            events = os.read(self._descriptor, 1 << 20)
+        except BlockingIOError:
+            return set()
+        names, start = set(), 0
+        while start < len(events):
+            (length,) = struct.unpack_from("I", events, start + 12)
+            start += 16 + length
+            names.add(events[start - length : start].rstrip(b"\0").decode())
+        return names - {""}  # the folder itself is looked into by others
+
+
+def fault_of(command: Sequence[object], out: Path, *, refused: bool = False) -> str:
     """Run a command in this process; return what is wrong with what it did, or ""."""
     from cnncodes.cli import main
 
     result = CliRunner().invoke(main, [str(each) for each in command])
     said = f"{command[0]}: "
+    written = [each.read_bytes() for each in out.iterdir()]
+    for content in (result.output.encode(), *written):
+        if SECRET in content or SECRET_DIGEST in content:
+            return f"{said}gives away what is in another file"
+    if refused and not result.exit_code:
+        return f"{said}accepts it"
     if result.exit_code not in (0, 1):
         return f"{said}exit code {result.exit_code}"
     last = result.stderr.splitlines()[-1] if result.stderr else ""
@@ -148,13 +193,17 @@ def work(kind: str, seed: int, folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # the machine is not to suffer
     chain = Chain.make(folder / "chain")
     out = folder / "out"
+    write_decoys(folder, chain)
     allowed = set(folder.rglob("*"))
+    os.chdir(folder)  # from which HDF5 looks for other files too
+    watch = Watch(folder / DECOYS)
     try_whole_files(kind, chain, out)
+    assert not watch.opened()
     for line in sys.stdin:
         mutant = make(kind, seed, int(line), chain)
         path = folder / f"mutant.{mutant.suffix}"
         path.write_bytes(mutant.content)
-        large, how = len(mutant.content) > 1 << 20, mutant.how
+        large, how, refused_by = len(mutant.content) > 1 << 20, mutant.how, mutant.refused_by
         del mutant
         if large:
             gc.collect()
@@ -163,7 +212,11 @@ def work(kind: str, seed: int, folder: Path) -> None:
         _tell({"made": how})
         fault = ""
         for command in commands(kind, path, chain, out):
-            fault = fault or fault_of(command, out)
+            name = str(command[0])
+            found = fault_of(command, out, refused=name in refused_by)
+            if opened := watch.opened():
+                found = f"{name}: opens {', '.join(sorted(opened))}"
+            fault = fault or found
             empty(out)
         seconds, megabytes = time.process_time() - started, peak_megabytes()
         if megabytes > MEGABYTES:
@@ -213,6 +266,8 @@ class Worker:
         done = self._try(number)
         if done["fault"] == HANGS:  # perhaps the machine was halted
             done = self._try(number)
+        if done["fault"]:
+            self.close()  # so that what it left behind does not count as the next one's
         return done
 
     def _try(self, number: int) -> dict[str, Any]:
@@ -260,7 +315,13 @@ class Worker:
 
 
 def fuzz(
-    kind: str, numbers: Sequence[int], *, seed: int, folder: Path, keep: Path | None = None
+    kind: str,
+    numbers: Sequence[int],
+    *,
+    seed: int,
+    folder: Path,
+    keep: Path | None = None,
+    jobs: int = 1,
 ) -> Report:
     """Try mutants of a kind.
 
@@ -276,17 +337,34 @@ def fuzz(
         An empty folder to work in.
     keep : Path, optional
         Where the mutants that fail are kept.
+    jobs : int
+        How many processes try them.
 
     Returns
     -------
     Report
         What came of them.
     """
-    for name in ("out", "chain"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    chain = Chain.make(folder / "chain")
-    worker = Worker(kind, seed, folder)
-    report = Report()
+    Chain.make(folder / "chain")
+    parts = [numbers[job::jobs] for job in range(jobs)]
+    folders = [folder / str(job) for job in range(jobs)]
+    for each in folders:
+        shutil.copytree(folder / "chain", each / "chain", dirs_exist_ok=True)
+        (each / "out").mkdir(exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        reports = list(
+            pool.map(lambda each, part: _fuzz(kind, part, seed, each, keep), folders, parts)
+        )
+    return Report(
+        sorted((each for report in reports for each in report.found), key=lambda one: one.number),
+        max(report.megabytes for report in reports),
+        max(report.seconds for report in reports),
+    )
+
+
+def _fuzz(kind: str, numbers: Sequence[int], seed: int, folder: Path, keep: Path | None) -> Report:
+    """Try mutants one after the other."""
+    chain, worker, report = Chain.make(folder / "chain"), Worker(kind, seed, folder), Report()
     try:
         for number in numbers:
             done = worker.try_mutant(number)
@@ -324,6 +402,7 @@ def main() -> None:
     for kind, number in NUMBERS.items():
         parser.add_argument(f"--{kind}", type=int, default=number, help="mutants to try")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that try them")
     parser.add_argument("--seed", type=int, default=0, help="of all mutants")
     parser.add_argument("--found", type=Path, default=Path("found"), help="what fails goes here")
     parser.add_argument("--work", choices=list(KINDS), help=argparse.SUPPRESS)
@@ -339,7 +418,14 @@ def main() -> None:
         if not numbers:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            report = fuzz(kind, numbers, seed=options.seed, folder=Path(folder), keep=options.found)
+            report = fuzz(
+                kind,
+                numbers,
+                seed=options.seed,
+                folder=Path(folder),
+                keep=options.found,
+                jobs=options.jobs,
+            )
         found += report.found
         sys.stdout.write(summary(kind, len(numbers), report) + "\n")
         sys.stdout.flush()

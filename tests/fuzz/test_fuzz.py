@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
+import onnxruntime
 import pytest
 
-from tests.fuzz.files import Chain
-from tests.fuzz.mutants import make
-from tests.fuzz.run import commands, fault_of, fuzz
+from tests.fuzz.files import DECOYS, Chain, write_decoys
+from tests.fuzz.hdf5_links import STRUCTURES as LINKS
+from tests.fuzz.hdf5_tools import Structure
+from tests.fuzz.mutants import STRUCTURES, make
+from tests.fuzz.protobuf import FORMS
+from tests.fuzz.run import Watch, commands, fault_of, fuzz
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches memory through /proc")
+N_MUTANTS = {"images": 300, "codes": 200, "models": 300}
 
 
-@pytest.mark.parametrize(("kind", "number"), [("images", 300), ("codes", 200), ("models", 300)])
-def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str, number: int) -> None:
-    found = fuzz(kind, range(number), seed=0, folder=tmp_path).found
+@pytest.mark.parametrize("kind", N_MUTANTS)
+def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
+    jobs = os.cpu_count() or 1
+    found = fuzz(kind, range(N_MUTANTS[kind]), seed=0, folder=tmp_path, jobs=jobs).found
     assert not found, "\n".join(map(str, found))
 
 
-@pytest.mark.parametrize("kind", ["images", "codes", "models"])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("codes", {each.name for each in STRUCTURES}), ("models", {each.name for each in FORMS})],
+)
+def test_every_harmful_structure_is_among_them(tmp_path: Path, kind: str, names: set[str]) -> None:
+    chain = Chain.make(tmp_path)
+    made = (make(kind, 0, number, chain).how for number in range(N_MUTANTS[kind]))
+    assert names <= {how.partition(" of ")[0] for how in made}
+
+
+@pytest.mark.parametrize("kind", N_MUTANTS)
 def test_same_seed_makes_the_same_mutants(tmp_path: Path, kind: str) -> None:
     chain = Chain.make(tmp_path)
     first, again = ([make(kind, 7, number, chain) for number in range(12)] for _ in range(2))
@@ -46,3 +65,41 @@ def test_failure_that_was_not_meant_is_a_fault(tmp_path: Path) -> None:
     assert "exit code 2" in fault_of(["predict"], tmp_path)
     (tmp_path / "left").touch()
     assert "leaves left" in fault_of(["info", tmp_path / "absent"], tmp_path)
+
+
+def test_secrets_and_files_accepted_are_faults(tmp_path: Path) -> None:
+    chain, out = Chain.make(tmp_path), tmp_path / "out"
+    out.mkdir()
+    assert "accepts it" in fault_of(["verify", chain.codes], out, refused=True)
+    write_decoys(tmp_path, chain)
+    assert "gives away" in fault_of(["info", tmp_path / DECOYS / "other.h5"], out)
+
+
+@pytest.mark.parametrize("structure", LINKS[:2], ids=[each.name for each in LINKS[:2]])
+def test_codes_elsewhere_are_read_by_hdf5_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, structure: Structure
+) -> None:
+    """The mutants lead where they should, and the watch notices it."""
+    chain = Chain.make(tmp_path)
+    write_decoys(tmp_path, chain)
+    monkeypatch.chdir(tmp_path)
+    watch = Watch(tmp_path / DECOYS)
+    with h5py.File(chain.codes, "r+") as file:
+        structure.edit(file, "digests", np.random.default_rng(11))  # of all sources, a file
+        assert not watch.opened()
+        assert file["digests"][0].startswith(b"5ec4e7")
+    assert watch.opened()
+
+
+@pytest.mark.parametrize("name", ["outside_initializer", "outside_in_a_branch", "outside_by_parts"])
+def test_weights_elsewhere_are_read_by_onnxruntime_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    chain = Chain.make(tmp_path)
+    write_decoys(tmp_path, chain)
+    monkeypatch.chdir(tmp_path)
+    watch = Watch(tmp_path / DECOYS)
+    (form,) = (form for form in FORMS if form.name == name)
+    Path("m.onnx").write_bytes(form.edit(chain.head.read_bytes(), np.random.default_rng(0)))
+    onnxruntime.InferenceSession("m.onnx", providers=["CPUExecutionProvider"])
+    assert watch.opened() == {"weights.bin"}
