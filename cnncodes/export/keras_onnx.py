@@ -29,8 +29,10 @@ from cnncodes.errors import MissingDependencyError, ParameterError, ParityError,
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
+from cnncodes.files import check_filled, is_folder
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
 
 OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 PARITY_LIMIT = 1e-4
@@ -58,7 +60,7 @@ class Export:
 
 def export_backbone(
     name: str,
-    output: Path,
+    output: str | Path,
     *,
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
@@ -74,7 +76,7 @@ def export_backbone(
     ----------
     name : str
         A name in `BACKBONES`.
-    output : Path
+    output : str or Path
         The file to write.
     weights : str
         ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of what
@@ -113,7 +115,9 @@ def export_backbone(
         The file cannot be written.
     """
     spec = _check_request(name, input_size, pool)
-    check_output(output, overwrite=overwrite)
+    output = as_path(output, "output")
+    built_in = weights in ("imagenet", "random")
+    check_output(output, overwrite=overwrite, inputs=[] if built_in else [weights])
     origin = _describe_weights(spec, weights, seed)
     with own_keras() as keras:
         keras.utils.set_random_seed(seed)
@@ -178,21 +182,21 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
         return weights
     if weights == "random":
         return f"random:{seed}"
-    path = Path(weights)
-    if path.is_dir():
+    path = as_path(weights, "weights")
+    if is_folder(path):
         raise WeightsError(
             f"{weights}: a folder, such as TensorFlow saves; from the Keras model save "
             'model.save_weights("network.weights.h5")'
         )
-    if not path.is_file():
-        raise WeightsError(
-            f"{weights}: no such weight file; --weights takes imagenet, random or a file such as "
-            f"{spec.weights_file}"
-        )
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    remedy = f"--weights takes imagenet, random or a file such as {spec.weights_file}"
+    check_filled(path, remedy, error=WeightsError)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise WeightsError(f"{weights}: cannot be read ({error.strerror})") from error
     return f"file:{digest.hexdigest()}"
 
 

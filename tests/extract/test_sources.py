@@ -179,9 +179,11 @@ def test_refuses_a_folder_without_images(tmp_path: Path, folders: tuple[str, ...
 
 
 def test_refuses_a_source_that_is_missing(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "typo").endswith("no such folder or CSV file")
+    remedy = "name a folder of images or a CSV file"
+    assert refusal(tmp_path / "typo").endswith(f"no such file; {remedy}")
     os.mkfifo(tmp_path / "pipe")
-    assert refusal(tmp_path / "pipe").endswith("no such folder or CSV file")
+    kind = "a named pipe (FIFO), not a regular file"
+    assert refusal(tmp_path / "pipe").endswith(f"is {kind}; {remedy}")
 
 
 @pytest.mark.parametrize("locked", ["photos", "photos/cat", "photos/cat/deeper"])
@@ -288,7 +290,7 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
         ),
         ("path,class\na.jpg,cat\n", ": has no column label (but path, class);"),
         ("a.jpg,cat\nb.jpg,dog\n", ": has no column path and no column label (but a.jpg, cat);"),
-        ("", ": has no column path and no column label (but none);"),
+        ("", ": is an empty file; list the images in it"),
         ("\n\n", ": has no column path and no column label (but none);"),
         ("path,label\n", ": no images in it"),
         ("path,label\na.jpg,cat\n,dog\n", ", line 3: has no path"),
