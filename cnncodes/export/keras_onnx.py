@@ -14,6 +14,7 @@ This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, insi
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -25,7 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import MissingDependencyError, ParameterError, ParityError, WeightsError
+from cnncodes.errors import (
+    MissingDependencyError,
+    OutputError,
+    ParameterError,
+    ParityError,
+    WeightsError,
+)
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
@@ -116,9 +123,10 @@ def export_backbone(
     """
     spec = _check_request(name, input_size, pool)
     output = as_path(output, "output")
-    built_in = weights in ("imagenet", "random")
-    check_output(output, overwrite=overwrite, inputs=[] if built_in else [weights])
+    inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
+    check_output(output, overwrite=overwrite, inputs=inputs)
     origin = _describe_weights(spec, weights, seed)
+    _check_temporary_folder()
     with own_keras() as keras:
         keras.utils.set_random_seed(seed)
         base = _build(keras, spec, weights, input_size)
@@ -175,6 +183,22 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
     if pool not in ("none", "avg", "max"):
         raise ParameterError(f"no pooling {pool!r}; there are none, avg and max")
     return spec
+
+
+def _check_temporary_folder() -> None:
+    """Report now that there is no folder for temporary files, or onnxruntime could not use it."""
+    try:
+        folder = tempfile.gettempdir()
+        folder.encode()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "no folder for temporary files can be written to; let TMPDIR name one"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{folder}: the folder for temporary files has a name that is not UTF-8, which "
+            "onnxruntime cannot use; let TMPDIR name another"
+        ) from error
 
 
 def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:

@@ -125,6 +125,7 @@ def evaluate(
         The report cannot be written.
     """
     model, data = as_path(model, "model"), as_path(data, "data")
+    backbone = None if backbone is None else as_path(backbone, "backbone")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra

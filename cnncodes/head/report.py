@@ -102,6 +102,7 @@ class Report:
         require("a report", "matplotlib", "jinja2")
         self.folder = folder = as_path(folder, "report")
         self._overwrite = overwrite
+        curve = None if curve is None else as_path(curve, "curve")
         sources = [*inputs, curve] if curve is not None else list(inputs)
         if is_folder(folder):
             for name in (PAGE, FIGURES):
