@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnncodes.errors import CnncodesError, FileFormatError
 
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -118,3 +119,35 @@ def check_filled(
     if not status.st_size:
         raise error(f"{path}: is an empty file{remedy and '; '}{remedy}")
     return status
+
+
+def is_hdf5(path: Path) -> bool:
+    """Tell whether a regular file begins as HDF5 does, at byte 0 or behind a user block.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    bool
+        Whether the signature stands at byte 0, 512, 1024, 2048 and so on.
+
+    Raises
+    ------
+    FileFormatError
+        As `check_regular`, or the file cannot be read.
+    """
+    size = check_regular(path).st_size
+    start = 0
+    try:
+        with path.open("rb") as file:
+            while start < size:
+                file.seek(start)
+                if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                    return True
+                start = 2 * start or 512
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    return False

@@ -9,14 +9,12 @@ from typing import Any
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.extract.sources import find_images
-from cnncodes.files import check_regular, is_folder
+from cnncodes.files import check_regular, is_folder, is_hdf5
 from cnncodes.model_check import check_model, read_header
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
-from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 from cnncodes.parameters import as_path
 from cnncodes.text import shown
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 JOURNAL_SIGNATURE = b"cnncodes-j1\n"  # as in `extract.store`, which is slow to import
 UNFINISHED_CODES = {
     "what": "unfinished codes",
@@ -60,10 +58,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
     if head.startswith(JOURNAL_SIGNATURE):
         return UNFINISHED_CODES
-    if head.startswith(HDF5_SIGNATURE):
-        return _describe_hdf5(path)
     if is_image(head):
         return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
+    if is_hdf5(path):
+        return _describe_hdf5(path)
     return (
         _describe_curve(path)
         or _describe_onnx(path)
@@ -83,14 +81,15 @@ def _describe_source(path: Path) -> dict[str, Any]:
 
 
 def _describe_hdf5(path: Path) -> dict[str, Any]:
-    from cnncodes.extract.store import CodeStore, open_unlocked, text_attribute
+    from cnncodes.extract.hdf5 import PlainFile
+    from cnncodes.extract.store import CodeStore
 
     try:
-        with open_unlocked(path) as file:
-            kind, complete = text_attribute(file, "kind"), bool(file.attrs.get("complete"))
-            keras = "layer_names" in file.attrs or "layers" in file or "model_weights" in file
+        with PlainFile(path) as file:
+            kind, complete = file.text_attribute("kind"), file.number_attribute("complete")
+            keras = file.has_attribute("layer_names") or "layers" in file or "model_weights" in file
     except Exception as error:  # HDF5 tells of damage in several ways
-        reason = OPEN_ELSEWHERE if is_open_elsewhere(error) else str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].removeprefix(f"{path}: ")
         return {"what": "an HDF5 file that cannot be opened", "reason": reason}
     if kind != "codes":
         return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}

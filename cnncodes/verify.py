@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.errors import ParameterError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import load_image
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
-from cnncodes.files import check_filled, is_file
+from cnncodes.files import check_filled, is_file, is_hdf5
 from cnncodes.head.classifier import Classifier
-from cnncodes.info import HDF5_SIGNATURE
 from cnncodes.model_file import PREFIX, HeadInfo, open_session
 from cnncodes.parameters import as_path
 from cnncodes.progress import Progress
@@ -128,20 +128,12 @@ def verify(
         raise ParameterError(f"--sample must be 1 or more, not {sample}")
     check_filled(file, "name a codes file, a backbone, a head or an app")
     network = None if backbone is None else Backbone(backbone)
-    if _is_hdf5(file):
+    if is_hdf5(file):
         images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
     if source is not None:
         raise ParameterError(f"{file}: --source is for a codes file; leave it out")
     return _verify_model(file, network)
-
-
-def _is_hdf5(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-    except OSError as error:
-        raise FileFormatError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _verify_codes(
@@ -156,6 +148,8 @@ def _verify_codes(
 
     with CodeStore.open(file) as store:
         checked = [f"format, labels and digests of {len(store)} images", "every code is finite"]
+        if store.checksums is not None:
+            checked.append("every image has the codes that were stored with it")
         steps = len(store) * (1 if images is None else 2)
         if progress is not None:
             progress.begin(steps)
@@ -189,22 +183,23 @@ def _counted(found: Iterable[Fault | None], progress: Progress | None) -> Iterat
 
 def _code_faults(store: CodeStore) -> Iterator[Fault | None]:
     """Read every code."""
-    codes, paths = store.codes, store.paths
-    if codes.dtype not in (np.float16, np.float32):
-        yield Fault(str(store.path), f"its codes are {codes.dtype}, not float16 or float32")
-        return
-    if codes.chunks:
-        steps = zip(codes.shape, codes.chunks, strict=True)
-        n_chunks = math.prod(-(-length // step) for length, step in steps)
-        n_absent = n_chunks - codes.id.get_num_chunks()
-        if n_absent:  # HDF5 gives zeros for these
-            yield Fault(str(store.path), f"{n_absent} of {n_chunks} blocks of codes are absent")
-    for row, path in enumerate(paths):
+    codes = store.codes
+    steps = zip(codes.shape, codes.chunks, strict=True)
+    n_chunks = math.prod(-(-length // step) for length, step in steps)
+    n_absent = n_chunks - codes.id.get_num_chunks()
+    if n_absent:  # HDF5 gives zeros for these
+        yield Fault(str(store.path), f"{n_absent} of {n_chunks} blocks of codes are absent")
+    checksums = None if n_absent else store.checksums
+    for row, path in enumerate(store.paths):
         try:
-            if not np.isfinite(codes[row]).all():
-                yield Fault(path, "its codes are not finite")
+            values = codes[row]
         except (OSError, RuntimeError):  # HDF5 raises either
             yield Fault(path, "its codes cannot be decoded")
+        else:
+            if not np.isfinite(values).all():
+                yield Fault(path, "its codes are not finite")
+            elif checksums is not None and zlib.adler32(values.tobytes()) != checksums[row]:
+                yield Fault(path, "its codes are not those that were stored with it")
         yield None
 
 

@@ -30,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import WeightsError
+from cnncodes.files import HDF5_SIGNATURE
 
 if TYPE_CHECKING:
     import h5py
 
 WEIGHTS_MEMBER = "model.weights.h5"
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
 _VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)")
 _COUNTED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
@@ -132,9 +132,9 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     with path.open("rb") as file:
-        start = file.read(len(_HDF5_SIGNATURE))
+        start = file.read(len(HDF5_SIGNATURE))
     zipped = start[:4] == b"PK\x03\x04"
-    if not zipped and start != _HDF5_SIGNATURE:
+    if not zipped and start != HDF5_SIGNATURE:
         raise WeightsError(
             f"{path}: neither an HDF5 nor a .keras file; make one from the Keras model: "
             'model.save_weights("network.weights.h5")'

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileLockWarning, OutputError
+from cnncodes.extract.hdf5 import reason_of
 from cnncodes.extract.store import (
     JOURNAL_SIGNATURE,
     CodesInfo,
     Rows,
     compress,
-    reason_of,
     write_codes,
 )
 from cnncodes.output import check_unfinished, not_ours, replacing

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from cnncodes import __version__
 from cnncodes.errors import FileFormatError
+from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, reason_of
+from cnncodes.files import check_regular
 from cnncodes.model_file import BackboneInfo, later_format
-from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
+from cnncodes.parameters import as_path
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -33,9 +35,8 @@ JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
-# What h5py raises for a chunk that is damaged, and for one that was never written.
-_UNREADABLE = (OSError, RuntimeError, MemoryError)
-_SHA256 = re.compile("[0-9a-f]{64}")
+CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
+_HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
 _TEXT = h5py.string_dtype("utf-8")
 
 
@@ -132,6 +133,7 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
         The disk refuses it.
     """
     told = Rows()
+    checksums: list[int] = []
     try:
         # No lock, which not every disk has: whoever calls us has chosen a file that is new.
         with h5py.File(path, "w", locking=False) as file, phil:
@@ -143,12 +145,14 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
             for rows in batches:
                 for row, chunk in enumerate(rows.chunks, start=len(told.labels)):
                     codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
+                    checksums.append(_checksum(chunk))
                 told.labels.extend(rows.labels)
                 told.paths.extend(rows.paths)
                 told.digests.extend(rows.digests)
                 told.groups.extend(rows.groups)
                 told.skipped.extend(rows.skipped)
             file.create_dataset("labels", data=told.labels, dtype="int32")
+            file.create_dataset("checksums", data=checksums, dtype="uint32")
             file.create_dataset(
                 "digests", data=[each.encode() for each in told.digests], dtype="S64"
             )
@@ -183,9 +187,11 @@ class CodeStore:
     ...     X, y = store.codes[:], store.labels
     """
 
-    def __init__(self, file: h5py.File, path: Path) -> None:
+    def __init__(self, file: PlainFile) -> None:
         self._file = file
-        self.path = path
+        self._datasets: dict[str, Any] = {}
+        self._checksums: NDArray[np.uint32] | None = None
+        self.path = file.path
 
     @classmethod
     def open(cls, path: str | Path) -> CodeStore:
@@ -194,10 +200,12 @@ class CodeStore:
         Raises
         ------
         FileFormatError
-            The file is absent, damaged, foreign, incomplete or of a later format.
+            The file is absent, damaged, foreign, incomplete or of a later format; or it leads to
+            other files, or holds far more than it is long.
+        ParameterError
+            `path` is no path.
         """
-        path = Path(path)
-        store = cls(_open_hdf5(path), path)
+        store = cls(_open_plain(as_path(path, "path")))
         try:
             store._check()
         except FileFormatError:
@@ -208,7 +216,7 @@ class CodeStore:
     @property
     def codes(self) -> Any:
         """The codes, an HDF5 dataset of shape (n_images, *code_shape); index it to read."""
-        return self._file["codes"]
+        return self._datasets["codes"]
 
     @property
     def by_row(self) -> bool:
@@ -218,121 +226,138 @@ class CodeStore:
         whole = codes.chunks == (1, *codes.shape[1:])
         return bool(whole and plain and codes.compression == "gzip")
 
-    def rows(self, places: Iterable[int]) -> Iterator[NDArray[Any]]:
-        """Give the codes at some places, flattened, quicker than `codes` and in any thread.
+    def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
+        """Give the codes of some rows, flattened, quicker than `codes` and in any thread.
+
+        Parameters
+        ----------
+        indices : iterable of int
+            The rows.
+
+        Yields
+        ------
+        ndarray of float16 or float32, shape (n_features,)
+            The codes of one row.
 
         Raises
         ------
         FileFormatError
-            A row is damaged.
+            A row is damaged, or holds the codes of another.
         """
         codes = self.codes
         n_bytes, dtype = math.prod(codes.shape[1:]) * codes.dtype.itemsize, codes.dtype
-        beginning = [0] * (codes.ndim - 1)
-        for place in places:
+        for index in indices:
             try:
-                with phil:
-                    chunk = codes.id.read_direct_chunk((int(place), *beginning))[1]
+                chunk = self._stored_chunk(int(index))
                 # Decompressed here and not by HDF5, which lets only one thread do that.
                 content = zlib.decompress(chunk, bufsize=n_bytes)
                 if len(content) != n_bytes:
                     raise ValueError(f"{len(content)} bytes, not {n_bytes}")
-            except (zlib.error, ValueError, *_UNREADABLE) as error:
-                raise self._damage(place, error) from error
+            except (zlib.error, ValueError, *UNREADABLE) as error:
+                raise self._damage(index, error) from error
             yield np.frombuffer(content, dtype)
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """For each image its index in `class_names`, −1 where it has none; shape (n_images,)."""
-        labels: NDArray[np.int32] = self._file["labels"][:]
+        labels: NDArray[np.int32] = self._datasets["labels"][:]
         return labels
 
     @property
     def paths(self) -> list[str]:
         """For each image its path, relative to the source."""
-        return _decode(self._file["paths"])
+        return _decode(self._datasets["paths"])
 
     @property
     def digests(self) -> list[str]:
         """For each image the SHA-256 of its file, hexadecimal."""
-        return [digest.decode() for digest in self._file["digests"][:]]
+        return [digest.decode() for digest in self._datasets["digests"][:]]
+
+    @property
+    def checksums(self) -> NDArray[np.uint32] | None:
+        """For each image the Adler-32 of its codes' bytes; shape (n_images,), None if absent."""
+        return self._checksums
 
     @property
     def groups(self) -> list[str]:
         """For each image the name of its group, "" where it has none; empty without groups."""
-        return _decode(self._file["groups"]) if "groups" in self._file else []
+        return _decode(self._datasets["groups"]) if "groups" in self._datasets else []
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """Path and reason of each image that could not be used."""
-        paths, reasons = self._file["skipped/paths"], self._file["skipped/reasons"]
+        paths, reasons = (self._datasets[f"skipped/{each}"] for each in ("paths", "reasons"))
         return list(zip(_decode(paths), _decode(reasons), strict=True))
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
-        names: list[str] = json.loads(self._file.attrs["class_names"])
+        names: list[str] = json.loads(self._file.text_attribute("class_names"))
         return names
 
     @property
     def backbone(self) -> BackboneInfo:
         """What computed the codes."""
-        return BackboneInfo.from_metadata(json.loads(self._file.attrs["backbone"]), self.path)
+        described = json.loads(self._file.text_attribute("backbone"))
+        return BackboneInfo.from_metadata(described, self.path)
 
     @property
     def backbone_sha256(self) -> str:
         """SHA-256 of the backbone's file."""
-        return str(self._file.attrs["backbone_sha256"])
+        return self._file.text_attribute("backbone_sha256")
 
     @property
     def source(self) -> str:
         """Where the images came from, as the user named it."""
-        return str(self._file.attrs["source"])
+        return self._file.text_attribute("source")
 
     @property
     def created_with(self) -> str:
         """The versions of what made the file; empty if it does not say."""
-        return text_attribute(self._file, "created_with")
+        return self._file.text_attribute("created_with")
 
     @property
     def max_pixels(self) -> int | None:
         """An image with more pixels was skipped; None if the file does not tell."""
-        value = self._file.attrs.get("max_pixels")
-        return None if value is None else int(value)
+        return self._file.number_attribute("max_pixels")
 
     @property
     def white(self) -> int | None:
         """The value of white in 16-bit grey; None if it was guessed from each image."""
-        value = self._file.attrs.get("white")
-        return None if value is None else int(value)
+        return self._file.number_attribute("white")
 
-    def chunk(self, place: int) -> bytes:
-        """Return the codes at a place as `compress` made them.
+    def chunk(self, index: int) -> bytes:
+        """Return the codes of a row as `compress` made them.
 
         Raises
         ------
         FileFormatError
             They are damaged.
         """
-        codes = self.codes
         try:
-            if not self.by_row:
-                return compress(codes[place].tobytes())
-            with phil:
-                chunk: bytes = codes.id.read_direct_chunk((place, *[0] * (codes.ndim - 1)))[1]
-        except _UNREADABLE as error:
-            raise self._damage(place, error) from error
+            if self.by_row:
+                return self._stored_chunk(index)
+            return compress(self.codes[index].tobytes())
+        except (ValueError, *UNREADABLE) as error:
+            raise self._damage(index, error) from error
+
+    def _stored_chunk(self, index: int) -> bytes:
+        """Read the chunk of a row, whose last bytes are a checksum of what it unpacks to."""
+        with phil:
+            chunk: bytes = self.codes.id.read_direct_chunk((index, *[0] * (self.codes.ndim - 1)))[1]
+        if self._checksums is not None and _checksum(chunk) != self._checksums[index]:
+            raise ValueError("the checksum of this row is another")
         return chunk
 
-    def _damage(self, place: int, error: Exception) -> FileFormatError:
+    def _damage(self, index: int, error: Exception) -> FileFormatError:
         return FileFormatError(
-            f"{self.path}: the codes at place {place} are damaged ({reason_of(error)}); extract it "
+            f"{self.path}: the codes in row {index} are damaged ({reason_of(error)}); extract it "
             "again"
         )
 
     def __len__(self) -> int:
         """Return the number of images with codes."""
-        return int(self._file["labels"].shape[0])
+        return int(self._datasets["labels"].shape[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -353,6 +378,7 @@ class CodeStore:
         """Refuse a file that is not a whole codes file of this format."""
         try:
             self._check_kind()
+            self._find_datasets()
             whole = self._is_whole()
         except FileFormatError:
             raise
@@ -365,18 +391,32 @@ class CodeStore:
 
     def _check_kind(self) -> None:
         """Refuse a file that is another one or not finished."""
-        if text_attribute(self._file, "kind") != "codes":
+        file = self._file
+        if file.text_attribute("kind") != "codes":
             raise FileFormatError(
                 f"{self.path}: an HDF5 file, but not one of codes; make one with: cnncodes extract"
             )
-        version = text_attribute(self._file, "format")
+        version = file.text_attribute("format")
         if version != FORMAT:
-            raise later_format(self.path, version, text_attribute(self._file, "created_with"))
-        if not self._file.attrs.get("complete", False):
+            raise later_format(self.path, version, self.created_with)
+        if not file.number_attribute("complete"):
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
 
+    def _find_datasets(self) -> None:
+        """Open what is stored of each image; what is there and not listed here is not looked at."""
+        file = self._file
+        texts = ["paths", "skipped/paths", "skipped/reasons", *(["groups"] * ("groups" in file))]
+        self._datasets = {
+            "codes": file.find("codes"),
+            "labels": file.vector("labels", np.int32),
+            "digests": file.vector("digests", "S64"),
+            **{name: file.texts(name) for name in texts},
+        }
+        if "checksums" in file:
+            self._checksums = file.vector("checksums", np.uint32)[:]
+
     def _is_whole(self) -> bool:
-        """Whether all that belongs to a codes file is there, and goes together."""
+        """Whether all that was found goes together, and can be read."""
         if not (self._consistent() and self._holds_codes()):  # before as much is read as it claims
             return False
         try:
@@ -386,34 +426,37 @@ class CodeStore:
         names, labels = self.class_names, self.labels
         # These raise an error if they cannot be read.
         _ = self.paths, self.groups, self.skipped
-        _ = self.created_with, self.max_pixels, self.white
+        _ = self.source, self.created_with, self.max_pixels, self.white
         return (
             described
+            and self._file.has_attribute("source")
             and isinstance(names, list)
             and all(isinstance(name, str) for name in names)
-            and labels.dtype == np.int32
             and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
-            and all(map(_SHA256.fullmatch, self.digests))
-            and isinstance(self._file.attrs["source"], str)
+            and self._holds_digests()
         )
 
+    def _holds_digests(self) -> bool:
+        """Whether each digest is 64 hexadecimal digits."""
+        digests: NDArray[np.bytes_] = self._datasets["digests"][:]
+        return bool(_HEXADECIMAL[digests.view(np.uint8)].all())
+
     def _holds_codes(self) -> bool:
-        """Whether the codes are stored in this file, in chunks, and no more than fit into it."""
-        codes = self._file["codes"]
+        """Whether the codes are numbers in chunks, and no more than fit into the file."""
+        codes = self.codes
         return (
             codes.dtype in (np.float16, np.float32)
             and codes.ndim > 1
             and codes.chunks is not None
-            and not codes.is_virtual
-            and not codes.external
-            and codes.nbytes <= LARGEST_RATIO * self.path.stat().st_size
+            and codes.nbytes <= LARGEST_RATIO * self._file.size
         )
 
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""
-        datasets = ["codes", "labels", "paths", "digests", *({"groups"} & self._file.keys())]
-        images = {self._file[name].shape[0] for name in datasets}
-        skips = {self._file[name].shape[0] for name in ("skipped/paths", "skipped/reasons")}
+        lengths = {name: each.shape[:1] for name, each in self._datasets.items()}
+        skips = {lengths.pop(name) for name in ("skipped/paths", "skipped/reasons")}
+        checksums = [] if self._checksums is None else [self._checksums.shape]
+        images = {*lengths.values(), *checksums}
         return len(images) == len(skips) == 1
 
 
@@ -427,43 +470,26 @@ def _versions() -> str:
     )
 
 
-def text_attribute(file: h5py.File, name: str) -> str:
-    """Return a file's attribute, or "" where it is absent or anything but a text."""
-    value = file.attrs.get(name)
-    return value if isinstance(value, str) else ""
-
-
 def is_journal(path: Path) -> bool:
-    """Tell whether a file holds the codes of an extraction that has not ended."""
+    """Tell whether a regular file holds the codes of an extraction that has not ended."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             return file.read(len(JOURNAL_SIGNATURE)) == JOURNAL_SIGNATURE
-    except OSError:
+    except (OSError, FileFormatError):
         return False
 
 
-def open_unlocked(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, on a disk without file locks too.
-
-    Raises
-    ------
-    OSError
-        It is damaged, foreign or not readable.
-    """
-    return h5py.File(path, locking=False)
-
-
-def _open_hdf5(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such file; make one with: cnncodes extract")
+def _open_plain(path: Path) -> PlainFile:
+    check_regular(path, "make one with: cnncodes extract")
     if is_journal(path):
         raise FileFormatError(f"{path}: {UNFINISHED}")
-    try:
-        return open_unlocked(path)
-    except OSError as error:
-        if is_open_elsewhere(error):
-            raise FileFormatError(f"{path}: {OPEN_ELSEWHERE}") from error
-        raise FileFormatError(f"{path}: cannot be opened as HDF5 ({reason_of(error)})") from error
+    return PlainFile(path)
+
+
+def _checksum(chunk: bytes) -> int:
+    """Return the Adler-32 of what a zlib stream holds, which stands at its end."""
+    return int.from_bytes(chunk[-CHECKSUM_BYTES:], "big")
 
 
 def _describe(file: h5py.File, info: CodesInfo) -> None:
@@ -492,8 +518,3 @@ def _encode(text: str) -> bytes:
 
 def _decode(dataset: h5py.Dataset) -> list[str]:
     return [value.decode("utf-8", "surrogateescape") for value in dataset[:]]
-
-
-def reason_of(error: Exception) -> str:
-    """Tell in few words, without a file's name, what the system or HDF5 raised."""
-    return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]

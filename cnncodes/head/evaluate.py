@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +28,7 @@ from cnncodes.extract.images import (
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
-from cnncodes.files import check_filled, is_folder
+from cnncodes.files import check_filled, is_folder, is_hdf5
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.metrics import measure
@@ -207,7 +206,7 @@ def _is_codes_file(path: Path) -> bool:
     if path.suffix == ".h5":
         return True
     check_filled(path, "name a codes file, a folder of images or a CSV file", error=SourceError)
-    return is_journal(path) or h5py.is_hdf5(path)
+    return is_journal(path) or is_hdf5(path)
 
 
 def _evaluate_codes(

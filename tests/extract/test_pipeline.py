@@ -603,7 +603,18 @@ def test_update_refuses_codes_that_are_not_there(
         file.create_dataset("codes", shape, dtype, chunks=(1, *shape[1:]), compression="gzip")
     before = output.read_bytes()
     said = error_of("extract", backbone, few, "-o", output, "--update")
-    assert f"{output}: the codes at place 0 are damaged (" in said
+    assert f"{output}: the codes in row 0 are damaged (" in said
+    assert output.read_bytes() == before
+
+
+def test_update_gives_checksums_to_codes_without(
+    run: Run, backbone: Path, few: Path, output: Path
+) -> None:
+    run("extract", backbone, few, "-o", output)
+    before = output.read_bytes()
+    with h5py.File(output, "r+") as file:
+        del file["checksums"]
+    run("extract", backbone, few, "-o", output, "--update")
     assert output.read_bytes() == before
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from cnncodes import CodeStore
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.store import CodesInfo, Rows
+from tests.conftest import run_command
 from tests.extract.test_backbone import INFO
 
 N_IMAGES = 5
@@ -76,13 +78,15 @@ def refusal(path: Path) -> str:
 
 def test_is_laid_out_as_written_down(written: Path) -> None:
     with h5py.File(written) as file:
-        assert set(file) == {"codes", "labels", "paths", "digests", "skipped"}
+        assert set(file) == {"codes", "checksums", "labels", "paths", "digests", "skipped"}
         assert set(file["skipped"]) == {"paths", "reasons"}
         assert file["codes"].dtype == np.float32
         assert file["codes"].compression == "gzip"
         assert not file["codes"].shuffle
         assert file["codes"].chunks == (1, 2, 2, 3)
         assert (file["codes"][:] == CODES).all()
+        assert file["checksums"].dtype == np.uint32
+        assert file["checksums"][:].tolist() == [zlib.adler32(row.tobytes()) for row in CODES]
         assert file["labels"].dtype == np.int32
         assert file["labels"][:].tolist() == LABELS
         assert h5py.check_string_dtype(file["paths"].dtype).encoding == "utf-8"
@@ -134,6 +138,23 @@ def test_groups_are_read_where_there_are_any(written: Path) -> None:
         assert store.groups == groups
 
 
+def test_reads_a_file_without_checksums(tmp_path: Path) -> None:
+    """As cnncodes wrote them before each row had one; with groups, and a white of its own."""
+    path = Path(__file__).parents[1] / "data" / "codes_without_checksums.h5"
+    with CodeStore.open(path) as store:
+        assert store.checksums is None
+        assert store.codes.shape == (20, 4, 4, 4)
+        assert (store.labels.tolist()[:4], store.white) == ([0, 0, 1, 1], 4095)
+        assert (store.paths[0], store.groups[:3]) == ("photos/0/digit_0000.png", ["0", "0", "1"])
+        assert store.skipped == [("absent.png", "cannot be read: No such file or directory")]
+        rows = list(store.rows(range(20)))
+        assert (np.stack(rows) == store.codes[:].reshape(20, 64)).all()
+    assert "stored with it" not in run_command("verify", path).stdout
+    assert "images skipped   1" in run_command("info", path).stdout
+    run_command("train", path, "-o", tmp_path / "head.onnx", "--C", 1)
+    run_command("evaluate", tmp_path / "head.onnx", path, "--include-training")
+
+
 def test_stores_half_precision_within_rounding(tmp_path: Path) -> None:
     with CodeStore.open(write(tmp_path / "codes.h5", dtype="float16")) as store:
         assert store.codes.dtype == np.float16
@@ -178,8 +199,8 @@ def test_holds_thousands_of_classes(tmp_path: Path) -> None:
 
 
 def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
-    for name in ("missing", "."):
-        assert "no such file; make one with: cnncodes extract" in refusal(tmp_path / name)
+    assert "no such file; make one with: cnncodes extract" in refusal(tmp_path / "missing")
+    assert "is a folder, not a regular file" in refusal(tmp_path)
     for name, content in (("text", b"no codes"), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
         assert "cannot be opened as HDF5" in refusal(tmp_path / name)
@@ -269,9 +290,12 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         "install cnncodes 7.1.0, with which it was made, or later",
     ),
     "no format": (lambda file: file.attrs.pop("format"), "is in format ''"),
-    "too large a label": (lambda file: swap(file, "labels", [0, 1, 2, 0, 0]), "contradicts itself"),
+    "too large a label": (
+        lambda file: file["labels"].write_direct(np.int32([0, 1, 2, 0, 0])),
+        "contradicts itself",
+    ),
     "too small a label": (
-        lambda file: swap(file, "labels", [0, 1, -2, 0, 0]),
+        lambda file: file["labels"].write_direct(np.int32([0, 1, -2, 0, 0])),
         "contradicts itself",
     ),
     "one class too few": (
@@ -293,7 +317,7 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
             swap(file, "codes", None)
             or file.create_dataset("codes", CODES.shape, "f4", external="/dev/zero")
         ),
-        "contradicts itself",
+        "the values of 'codes' are in another file",
     ),
     "codes larger than the file": (
         lambda file: (
@@ -302,7 +326,10 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         ),
         "contradicts itself",
     ),
-    "no source": (lambda file: file.attrs.pop("source"), "is damaged"),
+    "no source": (lambda file: file.attrs.pop("source"), "contradicts itself"),
+    "labels of 64 bits": (lambda file: swap(file, "labels", LABELS), "'labels' has another type"),
+    "checksums too few": (lambda file: shorten(file, "checksums"), "contradicts itself"),
+    "checksums a folder": (lambda file: swap(file, "checksums", h5py.Group), "is no dataset"),
     "labels one number": (lambda file: swap(file, "labels", 3), ""),
     "labels text": (lambda file: swap(file, "labels", [b"cat"] * 5), ""),
     "digest no SHA-256": (lambda file: file["digests"].__setitem__(2, b"ab" * 31 + b"zz"), ""),
