@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
+from cnncodes.files import check_filled
 from cnncodes.machine import available_threads
 from cnncodes.model_check import check_model
 from cnncodes.parameters import as_count
@@ -461,19 +462,14 @@ def open_session(
     Raises
     ------
     FileFormatError
-        The file is absent, unreadable, foreign, of a later format or of another kind; or it
-        needs other files or operators, as `check_model` says.
+        The file is absent, not regular, empty, unreadable, foreign, of a later format or of
+        another kind; or it needs other files or operators, as `check_model` says.
     ParameterError
         The provider is not there or cannot start, or `threads` is no number of 1 or more.
     """
     import onnxruntime
 
-    try:
-        if not path.is_file():
-            fault = "is a folder" if path.is_dir() else "no such file"
-            raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
-    except OSError as error:  # its name is too long, or a folder on the way may not be searched
-        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    check_filled(path, REMEDIES[kinds[0]])
     outline = check_model(path)
     check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()

@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import load_image
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
-from cnncodes.files import is_hdf5
+from cnncodes.files import check_filled, is_file, is_hdf5
 from cnncodes.head.classifier import Classifier
 from cnncodes.model_file import PREFIX, HeadInfo, open_session
+from cnncodes.parameters import as_path
 from cnncodes.progress import Progress
 
 if TYPE_CHECKING:
@@ -120,12 +122,14 @@ def verify(
     ParameterError
         `source` is given for a model, or `sample` is below 1.
     """
-    file = Path(file)
+    file = as_path(file, "file")
+    source = None if source is None else as_path(source, "source")
     if sample < 1:
         raise ParameterError(f"--sample must be 1 or more, not {sample}")
+    check_filled(file, "name a codes file, a backbone, a head or an app")
     network = None if backbone is None else Backbone(backbone)
     if is_hdf5(file):
-        images = None if source is None else find_images(Path(source))
+        images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
     if source is not None:
         raise ParameterError(f"{file}: --source is for a codes file; leave it out")
@@ -215,7 +219,7 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     recorded = (*store.class_names, "")
     for path, label, digest in zip(store.paths, store.labels, store.digests, strict=True):
         file = images.root / path
-        if path not in found or not file.is_file():
+        if path not in found or not is_file(file):
             yield Fault(path, "is not in the source")
         elif _sha256(file) != digest:
             yield Fault(path, "has changed")
@@ -233,7 +237,8 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with file.open("rb") as content:
+        # A file of /proc has size 0 too, and may be one that is waited for.
+        with file.open("rb") if file.stat().st_size else BytesIO() as content:
             while part := content.read(1 << 20):
                 digest.update(part)
     except OSError:

@@ -34,6 +34,7 @@ from cnncodes.model_file import (
     HeadInfo,
     open_session,
 )
+from cnncodes.parameters import as_paths
 from cnncodes.progress import Progress
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def benchmark(
     It starts new Python processes, so a script must call it below
     ``if __name__ == "__main__":``, as `multiprocessing` asks.
     """
+    files = list(as_paths(files, "files"))
     threads = available_threads() if threads is None else threads
     if not files or not batch_sizes or min(*batch_sizes, threads) < 1 or not seconds > 0:
         raise ParameterError(

@@ -332,6 +332,8 @@ def _size_of(path: Path, max_pixels: int) -> int:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         # A pipe would be waited for; a folder gives an error of its own.
         raise ImageError("cannot be read: not a file")
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise ImageError("empty file")  # not read: those of /proc have this size too
     check_size(status.st_size, max_pixels)
     return status.st_size
 

@@ -22,8 +22,10 @@ from cnncodes.extract.pixels import ASSUMED_WHITE, check_white
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
+from cnncodes.files import exists
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
+from cnncodes.parameters import as_path
 from cnncodes.progress import Progress
 from cnncodes.text import listed, shown
 
@@ -158,10 +160,12 @@ def extract(
     file stays, and the same call goes on from it; a call that differs starts anew. The codes file
     is the same as if nothing had happened.
     """
-    output = Path(output)
+    backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
+    output = as_path(output, "output")
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
     check_white(white)
-    images = find_images(Path(source), group_by=group_by)
+    images = find_images(source, group_by=group_by)
+    check_output(output, overwrite=overwrite or update, inputs=images.files())
     if on_source is not None:
         on_source(images)
     workers = Workers.hire(
@@ -263,7 +267,7 @@ class _Earlier:
 @contextmanager
 def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlier]:
     """Open the file that is to be updated, if there is one; refuse other codes than the new."""
-    if not (update and output.exists()):
+    if not (update and exists(output)):
         yield _Earlier()
         return
     with CodeStore.open(output) as store:

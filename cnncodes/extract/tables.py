@@ -20,6 +20,7 @@ from typing import Any
 from cnncodes.errors import SourceError
 from cnncodes.extract.folders import ListedImage
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
+from cnncodes.files import check_filled, exists
 from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28
@@ -50,9 +51,12 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
     SourceError
         The file cannot be read, is no CSV file, or a row has no path or no label.
     """
+    n_bytes = check_filled(source, "list the images in it", error=SourceError).st_size
+    if n_bytes > MAX_BYTES:
+        raise _foreign(source)
     try:
         with source.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(n_bytes + 1)
     except OSError as error:
         raise SourceError(f"{source}: cannot be read ({error.strerror})") from error
     text, notes = _decoded(source, content)
@@ -62,13 +66,17 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
         raise SourceError(f"{source}: not a readable CSV file ({error})") from error
 
 
-def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
-    foreign = SourceError(
+def _foreign(source: Path) -> SourceError:
+    return SourceError(
         f"{source}: neither a folder nor a CSV file; give a folder of images or a CSV file with "
         "the columns path and label"
     )
-    if len(content) > MAX_BYTES or is_image(content[:SIGNATURE_LENGTH]):
-        raise foreign
+
+
+def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
+    begins_as_text = any(content[:4])  # in any encoding
+    if not begins_as_text or is_image(content[:SIGNATURE_LENGTH]):
+        raise _foreign(source)
     try:
         if content.startswith(_UTF_16):
             return content.decode("utf-16"), []
@@ -77,11 +85,11 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         if b"\0" in content:
-            raise foreign from error
+            raise _foreign(source) from error
     try:
         text = content.decode(FALLBACK_ENCODING)
     except UnicodeDecodeError as error:
-        raise foreign from error
+        raise _foreign(source) from error
     return text, [
         f"{source.name} is not UTF-8: read as Windows code page 1252; if names of classes look "
         "wrong, save it as CSV UTF-8"
@@ -168,7 +176,7 @@ class _Finder:
         if stripped == written and written.isascii() and "\\" not in written:
             return written  # whether it exists is seen when it is read
         for candidate in (written, stripped, stripped.replace("\\", "/")):
-            if (self._root / candidate).exists():
+            if exists(self._root / candidate):
                 return candidate
             existing = self._in_other_form(candidate)
             if existing is not None:
@@ -181,7 +189,7 @@ class _Finder:
         for part in PurePosixPath(path).parts:
             folder = self._root / existing
             name: str | None = part
-            if not (folder / part).exists():
+            if not exists(folder / part):
                 name = self._names_in(folder).get(normalized(part))
             if name is None:
                 return None

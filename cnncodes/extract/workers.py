@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import LoadedImage, load_image
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
+from cnncodes.files import is_file
 from cnncodes.machine import available_memory, available_threads
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.parameters import as_count
@@ -164,9 +165,9 @@ def _read_ahead(files: Iterable[Path]) -> None:
     """Have the system read files while workers are busy with others, where it knows how to."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for file in files:
+    for file in filter(is_file, files):  # opening a FIFO or a device may have effects
         with suppress(OSError, ValueError):  # told when the file is read
-            opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+            opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_WILLNEED)
             finally:

@@ -13,6 +13,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.head.head_onnx import save_checked
 from cnncodes.model_file import HeadInfo, check_same_network, open_session
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
 
 
 def bundle(
@@ -48,10 +49,13 @@ def bundle(
     ------
     FileFormatError
         A file is not what it should be, or the head belongs to another backbone.
+    ParameterError
+        A parameter is no path.
     OutputError
         The app cannot be written.
     """
-    backbone, head, output = Path(backbone), Path(head), Path(output)
+    backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
+    output = as_path(output, "output")
     check_output(output, overwrite=overwrite, inputs=[backbone, head])
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")

@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cnncodes.errors import FileFormatError
+from cnncodes.files import check_filled
 from cnncodes.output import replacing
+from cnncodes.parameters import as_path
 
 FORMAT = "1"
 MAX_COUNT = 10**9
@@ -196,12 +198,12 @@ def save_curves(curves: Sequence[Curve], path: Path, *, overwrite: bool) -> None
         temporary.write_text(json.dumps(curves_to_json(curves), indent=2) + "\n", "utf-8")
 
 
-def read_curves(path: Path) -> list[Curve]:
+def read_curves(path: str | Path) -> list[Curve]:
     """Read the curves that ``cnncodes curve`` wrote.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The JSON file.
 
     Returns
@@ -212,8 +214,10 @@ def read_curves(path: Path) -> list[Curve]:
     Raises
     ------
     FileFormatError
-        The file is absent, foreign, damaged, too large or of a later format.
+        The file is absent, not regular, empty, foreign, damaged, too large or of a later
+        format.
     """
+    path = as_path(path, "path")
     value = _read_json(path)
     if not _says_curve(value):
         raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
@@ -244,16 +248,14 @@ def _says_curve(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "no such file"
-        raise FileFormatError(f"{path}: {fault}; {_REMEDY}")
+    n_bytes = check_filled(path, _REMEDY).st_size
+    if n_bytes > MAX_BYTES:
+        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(n_bytes)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BYTES:
-        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:

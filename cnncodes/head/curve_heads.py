@@ -39,6 +39,7 @@ from cnncodes.head.solve import new_solver, solve
 from cnncodes.head.train import check_strength, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
+from cnncodes.parameters import as_path, as_paths
 from cnncodes.progress import Progress
 
 # Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
@@ -112,8 +113,8 @@ def learning_curves(
     OutputError
         A result cannot be written.
     """
-    paths, output = [Path(each) for each in codes], Path(output)
-    chart = None if plot is None else Path(plot)
+    paths, output = list(as_paths(codes, "codes")), as_path(output, "output")
+    chart = None if plot is None else as_path(plot, "plot")
     check_output(output, overwrite=overwrite, inputs=paths)
     if chart is not None:
         check_figure(chart, overwrite=overwrite)

@@ -34,6 +34,7 @@ from cnncodes.head.softmax import Epoch
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
 from cnncodes.progress import Progress
 
 LINEAR = ("logistic", "sgd")
@@ -192,7 +193,7 @@ def train_head(
     OutputError
         The head cannot be written.
     """
-    output = Path(output)
+    codes, output = as_path(codes, "codes"), as_path(output, "output")
     check_output(output, overwrite=overwrite, inputs=[codes])
     _check_parameters(estimator, C, class_weight, sgd)
     checkpoint = output.with_name(output.name + ".partial") if estimator == "sgd" else None

@@ -178,10 +178,25 @@ def test_refuses_a_folder_without_images(tmp_path: Path, folders: tuple[str, ...
     assert "no images in it (JPEG, PNG, WebP, AVIF, HEIC, " in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ä" * 5000, "a\0ä", "ä/" * 3000])
+def test_lists_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\n{name}.png,cat\n", "utf-8")
+    assert found(tmp_path / "list.csv") == [(f"{name}.png", "cat")]
+
+
+def test_refuses_a_large_hole_as_a_table(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").touch()
+    for size in (4, 2**20, 2**32):
+        os.truncate(tmp_path / "list.csv", size)
+        assert "neither a folder nor a CSV file" in refusal(tmp_path / "list.csv")
+
+
 def test_refuses_a_source_that_is_missing(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "typo").endswith("no such folder or CSV file")
+    remedy = "name a folder of images or a CSV file"
+    assert refusal(tmp_path / "typo").endswith(f"no such file; {remedy}")
     os.mkfifo(tmp_path / "pipe")
-    assert refusal(tmp_path / "pipe").endswith("no such folder or CSV file")
+    kind = "a named pipe (FIFO), not a regular file"
+    assert refusal(tmp_path / "pipe").endswith(f"is {kind}; {remedy}")
 
 
 @pytest.mark.parametrize("locked", ["photos", "photos/cat", "photos/cat/deeper"])
@@ -288,7 +303,7 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
         ),
         ("path,class\na.jpg,cat\n", ": has no column label (but path, class);"),
         ("a.jpg,cat\nb.jpg,dog\n", ": has no column path and no column label (but a.jpg, cat);"),
-        ("", ": has no column path and no column label (but none);"),
+        ("", ": is an empty file; list the images in it"),
         ("\n\n", ": has no column path and no column label (but none);"),
         ("path,label\n", ": no images in it"),
         ("path,label\na.jpg,cat\n,dog\n", ", line 3: has no path"),

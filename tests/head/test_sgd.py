@@ -397,18 +397,43 @@ def write_foreign(path: Path, kind: str, trap: Path) -> None:
             file.write(pickle.dumps(Trap(trap)))
         elif kind == "pickled array":
             np.save(file, np.array([Trap(trap)]))
-        else:
+        elif kind == "pickled arrays":
             np.savez(file, request=np.array(Trap(trap)), weights=np.array([Trap(trap)]))
+        else:
+            arrays = {"cnncodes_request": np.array(Trap(trap)), "weights": np.array([Trap(trap)])}
+            {"pickled": np.savez, "deflated": np.savez_compressed}[kind](file, **arrays)
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        *("empty", "text", "truncated", "damaged", "encrypted", "array", "arrays"),
-        *("pickle", "pickled array", "pickled arrays"),
-    ],
+    "kind", ["text", "array", "arrays", "pickle", "pickled array", "pickled arrays", "link"]
 )
-def test_what_is_no_checkpoint_starts_anew(files, output, interrupted, whole, tmp_path, kind):
+def test_what_is_no_checkpoint_is_refused_and_stays(files, output, interrupted, tmp_path, kind):
+    trap, other = tmp_path / "sprung", tmp_path / "other"
+    if kind == "link":
+        interrupted.rename(other)
+        interrupted.symlink_to(other)
+    else:
+        write_foreign(interrupted, kind, trap)
+    before = interrupted.read_bytes()
+    epochs = []
+    with pytest.raises(OutputError) as caught:
+        train_head(files[7], output, estimator="sgd", on_epoch=epochs.append)
+    what = "a symbolic link" if kind == "link" else "no checkpoint of cnncodes train"
+    assert str(caught.value) == (
+        f"{interrupted}: is {what}, and unfinished work is kept under that name; move it away, or "
+        "choose another output name"
+    )
+    assert not epochs
+    assert not trap.exists()
+    assert interrupted.read_bytes() == before
+    assert interrupted.is_symlink() == (kind == "link")
+    assert left_in(output.parent) == ["head.onnx.partial"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "truncated", "damaged", "encrypted", "pickled", "deflated"]
+)
+def test_damaged_checkpoint_starts_anew(files, output, interrupted, whole, tmp_path, kind):
     trap = tmp_path / "sprung"
     pickle.loads(pickle.dumps(Trap(trap)))
     trap.unlink()  # it works
@@ -431,6 +456,15 @@ def test_damage_of_any_bit_does_no_harm(
     damaged = bytearray(content)
     damaged[int(share * len(content))] ^= 1 << bit
     path.write_bytes(damaged)
+    if damaged[:4] != content[:4] or damaged[30:46] != content[30:46]:
+        with pytest.raises(OutputError, match="is no checkpoint of cnncodes train"):
+            fit_sgd(
+                opened[7],
+                np.arange(140, dtype=np.int32) % 4,
+                parameters={"epochs": 2},
+                checkpoint=path,
+            )
+        return
     y = np.arange(140, dtype=np.int32) % 4
     weights = fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path)[0]
     np.testing.assert_array_equal(weights, expected)
