@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cnncodes.bounds import MAX_ENTRIES_BYTES
 from cnncodes.errors import FileFormatError
 
-MAX_METADATA = 16_000_000  # bytes
 MAX_PARTS = 200_000  # nodes, tensors and so on, each some hundred bytes while it waits
 MAX_PADDING = 1024  # on one side
 MAX_PADDED = 256  # bytes of a tensor that tells how much to pad: two numbers for each dimension
@@ -148,9 +148,9 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
             metadata_bytes += sum(
                 value.stop - value.start for value in scalars.values() if isinstance(value, slice)
             )
-            if metadata_bytes > MAX_METADATA:
+            if metadata_bytes > MAX_ENTRIES_BYTES:
                 raise FileFormatError(
-                    f"{path}: has more than {MAX_METADATA / 1e6:.0f} MB of metadata; cnncodes "
+                    f"{path}: has more than {MAX_ENTRIES_BYTES / 1e6:.0f} MB of metadata; cnncodes "
                     "never writes that many: make the file again"
                 )
             metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)

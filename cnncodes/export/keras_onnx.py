@@ -31,6 +31,7 @@ from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import INPUT_SIZE, SEED
 
 OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 PARITY_LIMIT = 1e-4
@@ -104,7 +105,7 @@ def export_backbone(
     MissingDependencyError
         TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
     ParameterError
-        The name, size, pooling or layer is unknown to the network.
+        The name, pooling or layer is unknown, or a number out of range.
     WeightsError
         The weights are absent, damaged, of another network or of several.
     ParityError
@@ -113,6 +114,7 @@ def export_backbone(
         The file cannot be written.
     """
     spec = _check_request(name, input_size, pool)
+    seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite)
     origin = _describe_weights(spec, weights, seed)
     with own_keras() as keras:
@@ -166,8 +168,8 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
     if name not in BACKBONES:
         raise ParameterError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
     spec = BACKBONES[name]
-    if input_size < spec.min_input_size:
-        raise ParameterError(f"{name} needs an input size of {spec.min_input_size} pixels or more")
+    if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
+        raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
     if pool not in ("none", "avg", "max"):
         raise ParameterError(f"no pooling {pool!r}; there are none, avg and max")
     return spec

@@ -18,12 +18,13 @@ from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.pixels import ASSUMED_WHITE, check_white
+from cnncodes.extract.pixels import ASSUMED_WHITE
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
+from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE
 from cnncodes.progress import Progress
 from cnncodes.text import listed, shown
 
@@ -142,7 +143,7 @@ def extract(
     FileFormatError
         The backbone file is not one.
     ParameterError
-        The provider is not there or cannot start.
+        A number is out of range, or the provider is not there or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -159,8 +160,11 @@ def extract(
     is the same as if nothing had happened.
     """
     output = Path(output)
+    batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
+    threads = THREADS.check_or_none(threads, "threads")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    white = WHITE.check_or_none(white, "white")
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
-    check_white(white)
     images = find_images(Path(source), group_by=group_by)
     if on_source is not None:
         on_source(images)

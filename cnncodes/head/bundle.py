@@ -49,7 +49,7 @@ def bundle(
     FileFormatError
         A file is not what it should be, or the head belongs to another backbone.
     OutputError
-        The app cannot be written.
+        The app cannot be written, or its metadata would be more than can be read.
     """
     backbone, head, output = Path(backbone), Path(head), Path(output)
     check_output(output, overwrite=overwrite, inputs=[backbone, head])
@@ -58,6 +58,7 @@ def bundle(
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
     info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
+    described = info.to_metadata("app")
     given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
     taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
     if given != [("codes", network.code_shape)] or taken != [
@@ -67,7 +68,7 @@ def bundle(
     with replacing(output, overwrite=overwrite) as temporary:
         try:
             joined = _join(backbone, head)
-            helper.set_model_props(joined, info.to_metadata("app"))
+            helper.set_model_props(joined, described)
             save_checked(joined, temporary)
         except (OSError, FileFormatError):
             raise

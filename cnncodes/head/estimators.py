@@ -30,6 +30,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
+from cnncodes.bounds import MAX_MODEL_BYTES
 from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterError, TrainingError
 from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
 from cnncodes.head.rows import CodeRows
@@ -37,6 +38,7 @@ from cnncodes.head.scaling import read_all
 from cnncodes.machine import available_threads
 from cnncodes.model_check import OPERATORS
 from cnncodes.model_file import HeadInfo
+from cnncodes.text import shortened
 
 N_COMPONENTS = 256
 N_FOLDS = 5
@@ -44,7 +46,7 @@ N_NEIGHBORS = 10
 MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and an image a second
 TOLERANCE = 1e-3  # of a probability: the graph computes in float32, most estimators do not
 TOLERATED = 0.01  # share of images beyond it: neighbours equally near, a threshold of a tree
-MAX_BYTES = 2**31 - 1  # what protobuf can hold
+MAX_PARAMETER_LENGTH = 1000  # in a head's metadata
 WITHOUT_PROBABILITIES = (
     "has no predict_proba, and a head gives probabilities; wrap it, or the part of it that "
     "decides, in sklearn.calibration.CalibratedClassifierCV"
@@ -255,7 +257,7 @@ def fit_estimator(
         The estimator cannot be fitted or converted, its graph would be too large or gives other
         probabilities than the estimator.
     """
-    name, seed = name_of(estimator), seed % 2**32
+    name = name_of(estimator)
     with _as_training_errors(f"{name}: cannot be trained"):
         if isinstance(estimator, str):
             together = np.arange(len(y)) if groups is None else groups
@@ -308,7 +310,7 @@ def check_size(name: str, model: Any) -> None:
 
     with _as_training_errors(f"{name}: cannot be measured"):
         pickle.dumps(model, protocol=5, buffer_callback=count)
-    if n_bytes > MAX_BYTES:
+    if n_bytes > MAX_MODEL_BYTES:
         raise TrainingError(
             f"{name}: its file would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; put a "
             "PCA before it, use fewer images or extract with a backbone exported with --pool avg"
@@ -414,11 +416,12 @@ def _plain(value: Any) -> Any:
     """Return a parameter as a JSON type, where it is one."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return " ".join(repr(value).split())
+    text = value if isinstance(value, str) else " ".join(repr(value).split())
+    return shortened(text, MAX_PARAMETER_LENGTH)
 
 
 @contextmanager

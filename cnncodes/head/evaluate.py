@@ -45,6 +45,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
+from cnncodes.parameters import MAX_PIXELS
 from cnncodes.progress import Progress
 
 BATCH_SIZE = 8
@@ -116,13 +117,15 @@ def evaluate(
     TrainingError
         A code is not finite.
     ParameterError
-        Options contradict each other, or the provider is not there or cannot start.
+        Options contradict each other, a number is out of range, or the provider is not there or
+        cannot start.
     MissingDependencyError
         The report needs packages that are not installed.
     OutputError
         The report cannot be written.
     """
     data = Path(data)
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra

@@ -288,14 +288,8 @@ def test_seed_decides(codes, output, run, options):
     assert not np.array_equal(weights[0], weights[2])
 
 
-def test_any_seed_will_do_for_either_method(codes, output, run):
-    for options in ((), SGD):
-        run("train", codes, "-o", output, "--overwrite", "--seed", 2**32, *options)
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 # The last is a single step: its weights tell that it diverged, its training loss does not.
-@pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("nan", 1), ("inf", 1), ("3e38", 1)])
+@pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("3e38", 1)])
 def test_diverged_training_writes_no_head(codes, output, rate, epochs):
     options = ("--learning-rate", rate, "--epochs", epochs, "--batch-size", 1000 // epochs)
     said = error_of("train", codes, "-o", output, *SGD, *options)
