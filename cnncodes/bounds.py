@@ -127,4 +127,4 @@ def _stored_bytes(text: str) -> int:
 
 
 def _n_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -220,10 +220,10 @@ SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
 DRAWS = Whole(1, 1000)
-# On points of mean squared length one. Below, the logits of 100 classes differ by less than float32
-# resolves, and from 1e-38 on their penalty overflows. Above, weights no longer grow: the fit ends
-# in the rounding of float32.
-STRENGTH = Real(1e-8, 1e8)
+# On points of mean squared length one. Logits differ by about C where it is small: below, that is
+# what float32 rounds, and from 1e-38 on the penalty overflows. Above, weights no longer grow: the
+# fit ends in the rounding of float32.
+STRENGTH = Real(1e-6, 1e8)
 # On points of any length.
 STRENGTH_UNSCALED = Real(1e-30, 1e30)
 EPOCHS = Whole(1, 10**6)

@@ -38,7 +38,7 @@ from cnncodes.head.scaling import read_all
 from cnncodes.machine import available_threads
 from cnncodes.model_check import OPERATORS
 from cnncodes.model_file import HeadInfo
-from cnncodes.text import shortened
+from cnncodes.text import counted, shortened
 
 N_COMPONENTS = 256
 N_FOLDS = 5
@@ -258,7 +258,9 @@ def fit_estimator(
         probabilities than the estimator.
     """
     name = name_of(estimator)
-    with _as_training_errors(f"{name}: cannot be trained"):
+    with _as_training_errors(f"{name}: cannot be trained"), warnings.catch_warnings():
+        # Of numpy, where codes do not differ; what comes out is compared below.
+        warnings.simplefilter("ignore", RuntimeWarning)
         if isinstance(estimator, str):
             together = np.arange(len(y)) if groups is None else groups
             model = NAMED[estimator](y, together, rows.n_features, seed)
@@ -280,8 +282,24 @@ def fit_estimator(
         parameters = {key: _plain(value) for key, value in model.get_params(deep=False).items()}
         head = EstimatorHead(_convert(model, rows.n_features, shape[1], code_shape), parameters)
         found = head.probabilities(X)
-    check_agreement(name, found, wanted)
+    try:
+        check_agreement(name, found, wanted)
+    except TrainingError as error:
+        n_twice = 0 if groups is None else _n_of_several_classes(y, groups)
+        if estimator != "knn" or not n_twice:
+            raise
+        raise TrainingError(
+            f"knn: {counted(n_twice, 'training image')} of several classes, whose copies are "
+            "equally near, so that chance decides which of them count; give each image one class, "
+            "or take logistic"
+        ) from error
     return head
+
+
+def _n_of_several_classes(y: NDArray[np.int32], groups: NDArray[np.intp]) -> int:
+    """Count the groups, such as copies of a file, that have images of more than one class."""
+    cells = np.unique(np.stack([y, groups], axis=1), axis=0)
+    return int((np.unique(cells[:, 1], return_counts=True)[1] > 1).sum())
 
 
 def check_size(name: str, model: Any) -> None:
