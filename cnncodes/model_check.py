@@ -21,10 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+from cnncodes.bounds import MAX_ENTRIES_BYTES
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_filled
 
-MAX_METADATA = 16_000_000  # bytes
 MAX_VALUE = 100_000  # bytes of the description of an input or output
 MAX_PARTS = 200_000  # nodes, tensors and so on, each some hundred bytes while it waits
 MAX_PADDING = 1024  # on one side
@@ -109,7 +109,7 @@ class ModelHeader:
     Attributes
     ----------
     metadata : dict of str to str
-        The ``metadata_props``, up to `MAX_METADATA` bytes of them.
+        The ``metadata_props``, up to `MAX_ENTRIES_BYTES` bytes of them.
     input, output : bytes or None
         The first of the graph, a message ``ValueInfoProto``; None where there is none, or it has
         more than `MAX_VALUE` bytes.
@@ -152,7 +152,7 @@ def _header(model: mmap.mmap) -> ModelHeader | None:
     for number, part in _parts(model, slice(0, len(model))):
         if number == 7:
             graphs.append(part)
-        elif number == 14 and (metadata_bytes := metadata_bytes + _size(part)) <= MAX_METADATA:
+        elif number == 14 and (metadata_bytes := metadata_bytes + _size(part)) <= MAX_ENTRIES_BYTES:
             # An entry has two fields, a key and a value.
             scalars: Scalars = {(n, BYTES): each for n, each in islice(_parts(model, part), 2)}
             with suppress(UnicodeDecodeError):
@@ -241,9 +241,9 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
             metadata_bytes += sum(
                 value.stop - value.start for value in scalars.values() if isinstance(value, slice)
             )
-            if metadata_bytes > MAX_METADATA:
+            if metadata_bytes > MAX_ENTRIES_BYTES:
                 raise FileFormatError(
-                    f"{path}: has more than {MAX_METADATA / 1e6:.0f} MB of metadata; cnncodes "
+                    f"{path}: has more than {MAX_ENTRIES_BYTES / 1e6:.0f} MB of metadata; cnncodes "
                     "never writes that many: make the file again"
                 )
             metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)

@@ -39,7 +39,7 @@ from cnncodes.export.keras_weights import load_weights
 from cnncodes.files import check_filled, is_folder
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path
+from cnncodes.parameters import INPUT_SIZE, SEED, as_path
 
 OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 PARITY_LIMIT = 1e-4
@@ -113,7 +113,7 @@ def export_backbone(
     MissingDependencyError
         TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
     ParameterError
-        The name, size, pooling or layer is unknown to the network.
+        The name, pooling or layer is unknown, or a number out of range.
     WeightsError
         The weights are absent, damaged, of another network or of several.
     ParityError
@@ -123,6 +123,7 @@ def export_backbone(
     """
     spec = _check_request(name, input_size, pool)
     output = as_path(output, "output")
+    seed = SEED.check(seed, "seed")
     inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
     check_output(output, overwrite=overwrite, inputs=inputs)
     origin = _describe_weights(spec, weights, seed)
@@ -178,8 +179,8 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
     if name not in BACKBONES:
         raise ParameterError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
     spec = BACKBONES[name]
-    if input_size < spec.min_input_size:
-        raise ParameterError(f"{name} needs an input size of {spec.min_input_size} pixels or more")
+    if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
+        raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
     if pool not in ("none", "avg", "max"):
         raise ParameterError(f"no pooling {pool!r}; there are none, avg and max")
     return spec

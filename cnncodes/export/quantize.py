@@ -50,11 +50,11 @@ from cnncodes.model_file import (
     kernels_saturate,
 )
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path
+from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path
 from cnncodes.progress import Progress
 
 DEFAULT_N_IMAGES = 256
-MIN_IMAGES = 8
+MIN_IMAGES = CALIBRATION_IMAGES.least
 EQUALIZATIONS = (0.0, 0.5)
 # Below this mean cosine, convolutions go back to float until it is reached.
 WANTED_COSINE = 0.99
@@ -187,8 +187,8 @@ def quantize_backbone(
     """
     backbone, images = as_path(backbone, "backbone"), as_path(images, "images")
     output = as_path(output, "output")
-    if n_images < MIN_IMAGES:
-        raise ParameterError(f"{n_images} images are too few: {MIN_IMAGES} or more are needed")
+    n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
+    seed = SEED.check(seed, "seed")
     if weights not in ("auto", "full", "reduced"):
         raise ParameterError(f"no weights {weights!r}; there are auto, full and reduced")
     check_output(output, overwrite=overwrite, inputs=[backbone, images])

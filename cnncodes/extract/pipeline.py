@@ -18,14 +18,14 @@ from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.pixels import ASSUMED_WHITE, check_white
+from cnncodes.extract.pixels import ASSUMED_WHITE
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
 from cnncodes.files import exists
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
-from cnncodes.parameters import as_path
+from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path
 from cnncodes.progress import Progress
 from cnncodes.text import listed, shown
 
@@ -144,7 +144,7 @@ def extract(
     FileFormatError
         The backbone file is not one.
     ParameterError
-        The provider is not there or cannot start.
+        A number is out of range, or the provider is not there or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -162,8 +162,11 @@ def extract(
     """
     backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
     output = as_path(output, "output")
+    batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
+    threads = THREADS.check_or_none(threads, "threads")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    white = WHITE.check_or_none(white, "white")
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
-    check_white(white)
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=overwrite or update, inputs=images.files())
     if on_source is not None:

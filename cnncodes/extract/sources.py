@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
 from cnncodes.errors import ParameterError, SourceError
 from cnncodes.extract.folders import ListedImage, list_folder
 from cnncodes.extract.formats import DECODED
 from cnncodes.extract.tables import read_table
 from cnncodes.files import check_regular, is_folder
-from cnncodes.model_file import MAX_LABEL_LENGTH, MAX_LABELS
 from cnncodes.parameters import as_path
 from cnncodes.text import listed, shown
 
@@ -117,13 +117,12 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
 
 def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list[str]) -> Source:
     class_names = sorted({image.label for image in images if image.label})
-    longest = max(class_names, key=len, default="")
-    if len(longest) > MAX_LABEL_LENGTH or len(class_names) > MAX_LABELS:
-        raise SourceError(
-            f"{source}: a label has {len(longest):,} characters, and there are "
-            f"{len(class_names):,} labels; at most {MAX_LABEL_LENGTH:,} and {MAX_LABELS:,} can be "
-            f"used (the longest begins {shown(longest[:40])})"
-        )
+    fault = fault_of_labels(class_names) or fault_of_text(str(source), "its path", MAX_PATH_LENGTH)
+    for image in images:
+        fault = fault or fault_of_text(image.path, "a path", MAX_PATH_LENGTH)
+        fault = fault or fault_of_text(image.group, "a group", MAX_GROUP_LENGTH)
+    if fault:
+        raise SourceError(f"{source}: {fault}")
     _refuse_case_twins(source, class_names)
     index = {name: number for number, name in enumerate(class_names)}
     groups = tuple(image.group for image in images)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_text
 from cnncodes.errors import SourceError
 from cnncodes.extract.folders import ListedImage
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
@@ -24,7 +25,8 @@ from cnncodes.files import check_filled, exists
 from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28
-REQUIRED, GROUP = ("path", "label"), "group"
+PATH, GROUP = "path", "group"
+REQUIRED = (PATH, "label")
 DELIMITERS = ",;\t|"  # spreadsheets write that of their country
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"
@@ -113,15 +115,18 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
             continue
         row, line = dict(zip(columns, values, strict=False)), f"{source}, line {reader.line_num}"
         for name in REQUIRED:
-            if name not in row or (name == "path" and not row[name].strip()):
+            if name not in row or (name == PATH and not row[name].strip()):
                 raise SourceError(f"{line}: has no {name}")
             if len(row[name].splitlines()) > 1:
                 raise SourceError(f"{line}: has a line break in its {name}; is a quote not closed?")
+        for name, most in ((PATH, MAX_PATH_LENGTH), (GROUP, MAX_GROUP_LENGTH)):
+            if fault := fault_of_text(row.get(name, ""), f"a {name}", most):
+                raise SourceError(f"{line}: {fault}")
         n_long += any(value.strip() for value in values[len(columns) :])
         yield ListedImage(
-            path=finder.find(row["path"]),
+            path=finder.find(row[PATH]),
             label=normalized(row["label"]),
-            group=normalized(row.get("group", "")),
+            group=normalized(row.get(GROUP, "")),
         )
     if n_long:
         notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")

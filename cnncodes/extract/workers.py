@@ -25,7 +25,7 @@ from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.files import is_file
 from cnncodes.machine import available_memory, available_threads
 from cnncodes.model_file import DEFAULT_PROVIDER
-from cnncodes.parameters import as_count
+from cnncodes.parameters import NETWORK_BATCH, THREADS
 
 # onnxruntime computes the images of a batch one after another, layer by layer. In float32 more
 # than one at a time gives no more images a second, and takes more memory; in int8 a layer is so
@@ -91,11 +91,10 @@ class Workers:
         FileFormatError
             The file is not a backbone.
         ParameterError
-            `threads` or `batch_size` is below 1, or the provider is not there or cannot start.
+            `threads` or `batch_size` is out of range, or the provider is not there or cannot start.
         """
-        threads = available_threads() if threads is None else as_count(threads, "threads")
-        if batch_size is not None:
-            batch_size = as_count(batch_size, "batch_size")
+        threads = THREADS.check_or_none(threads, "threads") or available_threads()
+        batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
         number = max(1, min(threads, n_images))
         network = Backbone(backbone, threads=threads - number + 1, provider=provider)
         if batch_size is None:

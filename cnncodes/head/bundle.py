@@ -52,7 +52,7 @@ def bundle(
     ParameterError
         A parameter is no path.
     OutputError
-        The app cannot be written.
+        The app cannot be written, or its metadata would be more than can be read.
     """
     backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
@@ -62,6 +62,7 @@ def bundle(
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
     info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
+    described = info.to_metadata("app")
     given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
     taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
     if given != [("codes", network.code_shape)] or taken != [
@@ -71,7 +72,7 @@ def bundle(
     with replacing(output, overwrite=overwrite) as temporary:
         try:
             joined = _join(backbone, head)
-            helper.set_model_props(joined, info.to_metadata("app"))
+            helper.set_model_props(joined, described)
             save_checked(joined, temporary)
         except (OSError, FileFormatError):
             raise

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.files import check_filled
 from cnncodes.output import replacing
-from cnncodes.parameters import as_path
+from cnncodes.parameters import COUNT, as_path
 
 FORMAT = "1"
-MAX_COUNT = 10**9
 MAX_BYTES = 10 * 2**20
+MAX_HEADS = 20_000  # of all curves of a file: 300 bytes each, at most, are well below that
 _REMEDY = "make one with: cnncodes curve"
 WORTHWHILE = 0.01  # of accuracy, for twice the images
 ABOUT_TWICE = (1.4, 3.0)
@@ -194,8 +194,13 @@ def save_curves(curves: Sequence[Curve], path: Path, *, overwrite: bool) -> None
     OutputError
         The file cannot be written.
     """
+    content = (json.dumps(curves_to_json(curves), indent=2) + "\n").encode()
+    if len(content) > MAX_BYTES:
+        raise OutputError(
+            f"{path}: would be larger than the 10 MiB that are read; name fewer files"
+        )
     with replacing(path, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(curves_to_json(curves), indent=2) + "\n", "utf-8")
+        temporary.write_bytes(content)
 
 
 def read_curves(path: str | Path) -> list[Curve]:
@@ -325,8 +330,8 @@ def _entry(value: Any, name: str, kind: type[Kind]) -> Kind:
 
 def _count(value: Any, name: str, least: int = 1) -> int:
     found = value.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= MAX_COUNT:
-        raise ValueError(f"{name} must be a whole number from {least} to {MAX_COUNT}")
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= COUNT.most:
+        raise ValueError(f"{name} must be a whole number from {least} to {COUNT.most}")
     return found
 
 

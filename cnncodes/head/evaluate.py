@@ -45,7 +45,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
-from cnncodes.parameters import as_path
+from cnncodes.parameters import MAX_PIXELS, as_path
 from cnncodes.progress import Progress
 
 BATCH_SIZE = 8
@@ -117,7 +117,8 @@ def evaluate(
     TrainingError
         A code is not finite.
     ParameterError
-        Options contradict each other, or the provider is not there or cannot start.
+        Options contradict each other, a number is out of range, or the provider is not there or
+        cannot start.
     MissingDependencyError
         The report needs packages that are not installed.
     OutputError
@@ -125,6 +126,7 @@ def evaluate(
     """
     model, data = as_path(model, "model"), as_path(data, "data")
     backbone = None if backbone is None else as_path(backbone, "backbone")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra

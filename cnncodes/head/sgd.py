@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import OutputError, TrainingError
+from cnncodes.errors import OutputError, ParameterError, TrainingError
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.softmax import Epoch, SGDSoftmax
@@ -152,7 +152,7 @@ def fit_sgd(
     """
     if checkpoint is not None:
         _check_checkpoint(checkpoint)
-    model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
+    model = SGDSoftmax(random_state=seed, **(parameters or {}))
     images = StandardisedRows(rows, measured(rows), progress)
     request = _request(rows, images.scaling, y, model, groups)
     state = _load(checkpoint, request)
@@ -162,14 +162,13 @@ def fit_sgd(
             n_done = len(state["history"]) if state else 0
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)
         saved = time.monotonic()
-        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
-            targets, n_classes = y.astype(np.intp), int(y.max()) + 1
-            for epoch in model.train(images, targets, n_classes, state, groups=groups):
-                if on_epoch is not None:
-                    on_epoch(epoch)
-                if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-                    _save(checkpoint, request, model)
-                    ours, saved = True, time.monotonic()
+        targets, n_classes = y.astype(np.intp), int(y.max()) + 1
+        for epoch in model.train(images, targets, n_classes, state, groups=groups):
+            if on_epoch is not None:
+                on_epoch(epoch)
+            if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                _save(checkpoint, request, model)
+                ours, saved = True, time.monotonic()
     except ValueError as error:
         if checkpoint and ours:  # it would diverge again from there
             checkpoint.unlink(missing_ok=True)
@@ -184,6 +183,26 @@ def fit_sgd(
     if kept.validation_accuracy is not None:
         fitted["validation_accuracy"] = kept.validation_accuracy
     return *images.scaling.fold(model.coef_.T, model.intercept_), fitted
+
+
+def check_descent(parameters: dict[str, Any] | None) -> None:
+    """Refuse parameters that `SGDSoftmax` does not have, or that are out of range.
+
+    Raises
+    ------
+    ParameterError
+        There is one.
+    """
+    if not isinstance(parameters, dict | None):
+        raise ParameterError(f"sgd must be a dict, not {type(parameters).__name__}")
+    known = SGDSoftmax().get_params().keys() - {"random_state"}  # seed stands for that
+    unknown = [name for name in parameters or {} if name not in known]
+    if unknown:
+        raise ParameterError(f"sgd has no parameter {unknown[0]!r:.40}; {', '.join(sorted(known))}")
+    try:
+        SGDSoftmax(**(parameters or {})).check_parameters()
+    except ValueError as error:
+        raise ParameterError(f"sgd: {error}") from error
 
 
 def measured(rows: CodeRows) -> Scaling:

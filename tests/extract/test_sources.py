@@ -47,6 +47,35 @@ def table(folder: Path, content: str | bytes) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("p" * 32_768 + ",cat,", "a path has 32,768 characters, and at most 32,767 can be used"),
+        ("한" * 32_000 + ",cat,", "a path has 96,000 bytes, and at most 65,536 can be used"),
+        ("a.jpg,cat," + "g" * 4097, "a group has 4,097 characters, and at most 4,096 can be used"),
+        ("a.jpg," + "c" * 4097 + ",", "a label has 4,097 characters, and at most 4,096 can be"),
+    ],
+    ids=["path", "bytes", "group", "label"],
+)
+def test_texts_that_no_file_can_hold(tmp_path: Path, row: str, said: str) -> None:
+    source = table(tmp_path, f"path,label,group\nb.jpg,dog,\n{row}\n")
+    message = refusal(source)
+    line = "" if "label" in said else ", line 3"
+    assert message.startswith(f"{source}{line}: {said}")
+    assert len(message) < 200 + len(str(source))
+
+
+@pytest.mark.parametrize("path", ["ä" * 300, "ä" * 30_000, "\0ä", "ä/" * 3000])
+def test_path_of_a_table_that_no_system_knows_is_listed(tmp_path: Path, path: str) -> None:
+    assert find_images(table(tmp_path, f"path,label\n{path},cat\n")).paths == (path,)
+
+
+def test_longest_texts_that_a_file_can_hold(tmp_path: Path) -> None:
+    row = ("p" * 32_767, "c" * 4096, "g" * 4096)
+    source = find_images(table(tmp_path, f"path,label,group\n{','.join(row)}\n"))
+    assert (source.paths[0], source.class_names[0], source.groups[0]) == row
+
+
 def test_takes_labels_from_class_folders(tmp_path: Path) -> None:
     fill(tmp_path, "dog/2.jpg", "cat/b.png", "dog/10.jpg", "cat/a.PNG")
     assert found(tmp_path) == [
