@@ -289,7 +289,9 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
         file["numbers"] = [1, 2, 3]
     assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
 
-    assert_fails(tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; --weights takes imagenet")
+    assert_fails(
+        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; --weights takes imagenet"
+    )
     assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
 
     broken = tmp_path / "broken.weights.h5"
