@@ -289,7 +289,9 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
         file["numbers"] = [1, 2, 3]
     assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
 
-    assert_fails(tmp_path / "absent.h5", tmp_path, "absent.h5: no such weight file")
+    assert_fails(
+        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; --weights takes imagenet"
+    )
     assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
 
     broken = tmp_path / "broken.weights.h5"
@@ -495,3 +497,23 @@ def to_legacy(weights: Path, legacy: Path) -> None:
             group.attrs["weight_names"] = ["weight_0", "weight_1"]
             for number in range(2):
                 group[f"weight_{number}"] = source[f"layers/{name}/vars/{number}"][:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_folder_for_temporary_files_that_onnxruntime_cannot_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "cnncodes", "export", "vgg16", "--weights", "random"],
+        env={**os.environ, "TMPDIR": str(folder)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()[1:]  # behind what it is about to do
+    assert error.endswith(
+        "a name that is not UTF-8, which onnxruntime cannot use; let TMPDIR name another"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == [folder.name]
