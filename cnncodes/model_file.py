@@ -118,8 +118,6 @@ class BackboneInfo:
             An entry is missing or not a number where one belongs.
         """
         try:
-            if fault := fault_of_metadata(metadata, PREFIX):
-                raise ValueError(fault)
             text = {
                 field.name: metadata[PREFIX + field.name]
                 for field in fields(cls)
@@ -127,6 +125,8 @@ class BackboneInfo:
             }
             if not all(isinstance(value, str) for value in text.values()):
                 raise TypeError("an entry is not a string")
+            if fault := fault_of_metadata(text, PREFIX):
+                raise ValueError(fault)
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
             _check_object(json.loads(text.get("quantization") or "{}"), "quantization")
         except KeyError as error:

@@ -32,7 +32,13 @@ from tests.extract.test_backbone import write_backbone
 from tests.head.test_sgd import write_codes
 
 # Those options would keep the machine busy as long as they ask for, and so are not run when valid.
-SLOW = {("train", "epochs"), ("curve", "seeds"), ("bench", "seconds"), ("bench", "batch_sizes")}
+SLOW = {
+    ("train", "epochs"),
+    ("curve", "seeds"),
+    ("bench", "seconds"),
+    ("bench", "threads"),
+    ("bench", "batch_sizes"),
+}
 NEEDS_OPTIONS = {
     "epochs": ["--estimator", "sgd"],
     "batch_size": ["--estimator", "sgd"],

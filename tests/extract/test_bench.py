@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from cnncodes.errors import ParameterError
 from cnncodes.extract.bench import benchmark
 from tests.conftest import Run, error_of, run_process
-from tests.extract.test_backbone import SIZE, write_backbone
+from tests.extract.test_backbone import INFO, SIZE, write_backbone
 
 QUICK = ("--seconds", "0.001", "--batch-sizes", "1,3", "--threads", "2")
 
@@ -116,9 +117,12 @@ def test_network_that_cannot_be_run_is_told(tmp_path: Path) -> None:
     assert message.endswith("; pass other --batch-sizes")
 
 
-def test_batch_that_memory_cannot_hold_is_told(tiny: Path) -> None:
-    message = error_of("bench", tiny, "--batch-sizes", 10**12)
-    assert f"{tiny}: cannot be run (Unable to allocate" in message
+def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
+    side = 10**6
+    described = replace(INFO, input_size=side).to_metadata()
+    vast = write_backbone(tmp_path / "v.onnx", metadata=described, shape=("N", side, side, 3))
+    message = error_of("bench", vast, "--batch-sizes", 1)
+    assert f"{vast}: cannot be run (Unable to allocate" in message
 
 
 def test_absent_provider_is_told(tiny: Path) -> None:
