@@ -13,10 +13,13 @@ nothing beyond numpy, onnxruntime and Pillow.
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# As typing's, whose import would take longer than all else here: until this package is imported
+# its program cannot handle Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
     from cnncodes.extract.store import CodeStore
@@ -41,6 +44,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 
