@@ -10,12 +10,10 @@ The names below are imported when first used, so that a program which only class
 nothing beyond numpy, onnxruntime and Pillow.
 """
 
-from __future__ import annotations
-
 import os
 
-# As typing's, whose import would take longer than all else here: until this package is imported
-# its program cannot handle Ctrl-C.
+# As typing's, whose import would take longer than all else here, and so would __future__'s: until
+# this package is imported its program cannot handle Ctrl-C.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -41,7 +39,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

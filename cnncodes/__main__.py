@@ -1,7 +1,5 @@
 """Run the command line: ``python -m cnncodes`` or the ``cnncodes`` script."""
 
-from __future__ import annotations
-
 from cnncodes.interrupts import end_at_once_when_interrupted
 
 

@@ -6,8 +6,6 @@ that the command can keep what it did. Signals that are ignored, as those of a s
 jobs, stay ignored. Only the program itself calls this; a program of others keeps its handlers.
 """
 
-from __future__ import annotations
-
 # Nothing is imported that is not loaded already: until all here is defined, a signal ends in a
 # traceback. The module signal, which is made of this one, would first import enum and more.
 import _signal  # type: ignore[import-not-found]
@@ -56,7 +54,7 @@ class Interruptible:
         if self._numbers:
             sys.unraisablehook = self._hook
 
-    def _raise_again(self, lost: sys.UnraisableHookArgs) -> None:
+    def _raise_again(self, lost: "sys.UnraisableHookArgs") -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
             _thread.start_new_thread(_interrupt_soon, (self._numbers[0], _thread.get_ident()))
         else:
@@ -74,8 +72,8 @@ def _interrupt_soon(number: int, main_thread: int) -> None:
 # Functions are bound as defaults: when the interpreter shuts down modules may be gone already.
 def _end(
     *_: object,
-    write: Callable[[int, bytes], int] = os.write,
-    leave: Callable[[int], None] = os._exit,
+    write: "Callable[[int, bytes], int]" = os.write,
+    leave: "Callable[[int], None]" = os._exit,
 ) -> None:
     try:
         write(2, b"Error: interrupted\n")
@@ -83,5 +81,5 @@ def _end(
         leave(1)
 
 
-def _leave(*_: object, leave: Callable[[int], None] = os._exit) -> None:
+def _leave(*_: object, leave: "Callable[[int], None]" = os._exit) -> None:
     leave(0)
