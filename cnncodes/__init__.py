@@ -10,13 +10,14 @@ The names below are imported when first used, so that a program which only class
 nothing beyond numpy, onnxruntime and Pillow.
 """
 
-from __future__ import annotations
-
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# As typing's, whose import would take longer than all else here, and so would __future__'s: until
+# this package is imported its program cannot handle Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
     from cnncodes.extract.store import CodeStore
@@ -38,9 +39,11 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -6,9 +6,7 @@ No logic lives here, and nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -29,6 +27,7 @@ from cnncodes.errors import (
     SourceError,
 )
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
+from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.parameters import (
@@ -99,19 +98,20 @@ class Program(click.Group):
         """Run a command; with ``--debug`` let its traceback through."""
         give_memory_back()
         if context.params["debug"]:
-            return super().invoke(context)
+            with Interruptible():
+                return super().invoke(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
             for shown_once in (FileLockWarning, SaturationWarning):
                 warnings.simplefilter("default", shown_once)
             warnings.showwarning = _show_warning
-            _end_as_interrupts_do()
             return self._invoke(context)
 
     def _invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with Interruptible():
+                return super().invoke(context)
         except CnncodesError as error:
             _fail(str(error))
         except KeyboardInterrupt as interrupt:
@@ -138,12 +138,6 @@ def _refuse_options_of_others(estimator: str) -> None:
             )
             if typed and parameter.name in names and owner != estimator:
                 raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")
-
-
-def _end_as_interrupts_do() -> None:
-    """Let a system that shuts down, or a batch queue, end us as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _fail(message: str) -> NoReturn:

@@ -172,7 +172,7 @@ def _header(model: mmap.mmap) -> ModelHeader | None:
 def _parts(model: mmap.mmap, place: slice) -> Iterator[tuple[int, slice]]:
     """Give number and place of the fields that hold bytes, of few enough fields in all."""
     # Numbers are not skipped unseen, since most of any file would pass for numbers.
-    for n_fields, (number, _, value) in enumerate(_fields(model, place, skip=False)):
+    for n_fields, (number, _, value) in enumerate(read_fields(model, place, skip=False)):
         if n_fields > MAX_PARTS:
             raise ValueError(f"more than {MAX_PARTS:,} parts")
         if isinstance(value, slice):
@@ -218,9 +218,32 @@ def check_model(path: Path) -> ModelOutline:
     FileFormatError
         The file cannot be read, is not an ONNX model, or one that may not be opened.
     """
+    with mapped(path) as model:
+        return _outline(model, path)
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Map a file to be read as an ONNX model.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Yields
+    ------
+    mmap.mmap
+        Its bytes.
+
+    Raises
+    ------
+    FileFormatError
+        The file cannot be read, or a ValueError in the block showed that it is no ONNX model.
+    """
     try:
         with _mapped(path) as model:
-            return _outline(model, path)
+            yield model
     except ValueError as error:
         raise FileFormatError(f"{path}: cannot be opened as an ONNX model ({error})") from error
 
@@ -246,7 +269,8 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
                     f"{path}: has more than {MAX_ENTRIES_BYTES / 1e6:.0f} MB of metadata; cnncodes "
                     "never writes that many: make the file again"
                 )
-            metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)
+            # Parts come last to first: of a key that stands twice the last counts, as elsewhere.
+            metadata.setdefault(_text(model, scalars, 1), _text(model, scalars, 2))
         else:
             _check_part(model, name, scalars, place, path)
             sizes.add(name, scalars, place)
@@ -347,7 +371,7 @@ def _messages(model: mmap.mmap) -> Iterator[tuple[str, Scalars, slice]]:
         name, place = waiting.pop()
         scalars: Scalars = {}
         inner = MESSAGES[name]
-        for number, kind, value in _fields(model, place):
+        for number, kind, value in read_fields(model, place):
             if kind == BYTES and number in inner and isinstance(value, slice):
                 waiting.append((inner[number], value))
                 if len(waiting) > MAX_PARTS:
@@ -357,10 +381,32 @@ def _messages(model: mmap.mmap) -> Iterator[tuple[str, Scalars, slice]]:
         yield name, scalars, place
 
 
-def _fields(
+def read_fields(
     model: mmap.mmap, place: slice, *, skip: bool = True
 ) -> Iterator[tuple[int, int, int | slice]]:
-    """Give number, kind and value of the fields at a place; of bytes where they are."""
+    """Give number, kind and value of the fields of a message; of bytes where they are.
+
+    Parameters
+    ----------
+    model : mmap.mmap
+        The file.
+    place : slice
+        Where the message is in it.
+    skip : bool
+        Whether to pass over the numbers of trees and support vectors.
+
+    Yields
+    ------
+    number, kind : int
+        As protobuf defines them, the kind being one of `VARINT`, `FIXED64`, `BYTES`, `FIXED32`.
+    value : int or slice
+        The number, its position for a fixed one, or the range of the bytes.
+
+    Raises
+    ------
+    ValueError
+        It is no message.
+    """
     start, end = place.start, place.stop
     while start < end:
         numbers = _NUMBERS.match(model, start, end) if skip else None
@@ -426,7 +472,7 @@ def _raw_integers(model: mmap.mmap, scalars: Scalars) -> list[int]:
 def _ends(model: mmap.mmap, place: slice) -> tuple[list[str], list[str]]:
     """Return the names of a node's inputs and outputs."""
     names: tuple[list[str], list[str]] = [], []
-    for number, kind, value in _fields(model, place):
+    for number, kind, value in read_fields(model, place):
         if kind == BYTES and number in (1, 2) and isinstance(value, slice):
             names[number - 1].append(model[value].decode("utf-8"))
     return names
@@ -434,7 +480,7 @@ def _ends(model: mmap.mmap, place: slice) -> tuple[list[str], list[str]]:
 
 def _integers(model: mmap.mmap, place: slice) -> Iterator[int]:
     """Give the integers of an attribute, which stand one by one or packed."""
-    for number, _, value in _fields(model, place, skip=False):
+    for number, _, value in read_fields(model, place, skip=False):
         if number == 8 and isinstance(value, int):
             yield value
         elif number == 8 and isinstance(value, slice):

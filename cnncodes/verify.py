@@ -26,6 +26,7 @@ from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.files import check_filled, is_file, is_hdf5
 from cnncodes.head.classifier import Classifier
+from cnncodes.model_checksum import read_checksum
 from cnncodes.model_file import PREFIX, HeadInfo, open_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
 from cnncodes.progress import Progress
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 # Largest difference of codes computed twice, divided by the largest code: float16 rounds by up to
 # 0.0005, and an int8 network may round a value up that it rounded down before.
 TOLERANCES = {"float32": 0.001, "int8": 0.05}
+ALTERED = (
+    "its weights, operators or metadata are not those it was written with; copy or make it again"
+)
 
 
 @dataclass(frozen=True)
@@ -293,8 +297,15 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     session, metadata = open_session(file, "backbone", "head", "app")
     kind = metadata[PREFIX + "kind"]
     checked = ["format, operators and metadata", "runs, and gives numbers that make sense"]
+    faults = []
+    recorded, computed = read_checksum(file)
+    if recorded is not None:  # files of the first releases have none
+        checked.append("weights, operators and metadata are those it was written with")
+        if recorded != computed:
+            faults.append(Fault(str(file), ALTERED))
     if kind == "backbone":
-        return Verification(file, kind, checked, list(_backbone_faults(Backbone(file))))
+        faults += _backbone_faults(Backbone(file))
+        return Verification(file, kind, checked, faults)
     info = HeadInfo.from_metadata(metadata, file)
     if kind == "app":
         Classifier(file)  # refuses other inputs and outputs than those of an app
@@ -302,7 +313,7 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     else:
         shape = session.get_inputs()[0].shape[1:] if session.get_inputs() else []
         batch = {"codes": np.zeros((1, *(each for each in shape if isinstance(each, int))), "f4")}
-    faults = list(_probability_faults(file, session, batch, len(info.labels)))
+    faults += _probability_faults(file, session, batch, len(info.labels))
     if network is not None:
         checked.append(f"is of {network.path}")
         faults += _network_faults(file, info.backbone_sha256, network)

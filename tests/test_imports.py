@@ -54,6 +54,7 @@ ALLOWED = {
     "cnncodes.info": {"numpy", "PIL"},
     "cnncodes.machine": set(),
     "cnncodes.model_check": set(),
+    "cnncodes.model_checksum": set(),
     "cnncodes.model_file": set(),
     "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnncodes.cli import main
 from cnncodes.extract.store import CodeStore
 from cnncodes.progress import Progress
 from tests.conftest import run_command
@@ -127,14 +128,26 @@ def test_error_is_one_line_in_every_encoding(tmp_path: Path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("redirections", ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    "redirections", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-", "2>/dev/full", ">&- 2>/dev/full"]
+)
 def test_results_are_written_whatever_the_streams_are(
     chain: Chain, tmp_path: Path, redirections: str
 ) -> None:
     for words, code in (
         (f"extract {chain.backbone} {chain.photos} -o {tmp_path}/codes.h5", 0),
         (f"train {tmp_path}/codes.h5 -o {tmp_path}/head.onnx --estimator sgd --epochs 2", 0),
+        (f"curve {tmp_path}/codes.h5 -o {tmp_path}/curve.json --per-class 2 --seeds 1", 0),
+        (f"evaluate {chain.head} {chain.codes} --include-training", 0),
+        (f"quantize {chain.backbone} --images {chain.photos} -o {tmp_path}/int8.onnx", 0),
+        (f"bundle {chain.backbone} {chain.head} -o {tmp_path}/app.onnx", 0),
+        (f"verify {chain.codes} --source {chain.photos}", 0),
+        (f"bench {chain.backbone} --batch-sizes 1 --seconds 0.01", 0),
         (f"predict {chain.app} {chain.photos}", 0),
+        (f"info {chain.app}", 0),
+        ("export --list", 0),
+        ("--version", 0),
+        ("train --help", 0),
         (f"info {tmp_path}/none", 1),
         ("nonsense", 2),
     ):
@@ -143,7 +156,8 @@ def test_results_are_written_whatever_the_streams_are(
         assert code or b"Error" not in done.stderr
     with CodeStore.open(tmp_path / "codes.h5") as ours, CodeStore.open(chain.codes) as usual:
         np.testing.assert_array_equal(ours.codes[:], usual.codes[:])
-    assert (tmp_path / "head.onnx").exists()
+    for name in ("head.onnx", "curve.json", "int8.onnx", "app.onnx"):
+        assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
@@ -152,12 +166,15 @@ def test_results_are_written_whatever_the_streams_are(
     [
         "--version",
         "--help",
-        "train --help",
+        *(f"{name} --help" for name in main.commands),
         "export --list",
         "export --list --json",
         "predict {app} {photos}",
         "predict {app} {photos} --format csv",
         "predict {app} {photos} --format json",
+        "info {codes}",
+        "verify {app}",
+        "evaluate {head} {codes} --include-training --json",
     ],
 )
 def test_output_on_a_full_disk_is_one_line(chain: Chain, words: str, unbuffered: bool) -> None:

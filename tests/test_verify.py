@@ -216,7 +216,8 @@ def test_model_that_gives_no_numbers(
             tensor.CopyFrom(onnx.numpy_helper.from_array(nothing, tensor.name))
     path = tmp_path / "model.onnx"
     onnx.save(model, str(path))
-    ((_, problem),) = faults(path)
+    (_, altered), (_, problem) = faults(path)
+    assert altered.startswith("its weights, operators or metadata are not those")
     assert problem in ("gives codes that are not finite", "gives numbers that are no probabilities")
 
 

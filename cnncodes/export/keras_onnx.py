@@ -37,6 +37,7 @@ from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpe
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
 from cnncodes.files import check_filled, is_folder
+from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path
@@ -349,8 +350,7 @@ def _save(model: Any, info: BackboneInfo, path: Path) -> None:
 
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, info.to_metadata())
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+    save_checked(model, path)
 
 
 def _measure_parity(

@@ -43,6 +43,7 @@ from cnncodes.extract.images import digest_images, load_images
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.machine import available_threads
+from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import (
     FULL_WEIGHTS,
     REDUCED_WEIGHTS,
@@ -222,8 +223,7 @@ def quantize_backbone(
             model = quantized.model()
             model.producer_version = __version__
             onnx.helper.set_model_props(model, info.to_metadata())
-            onnx.checker.check_model(model, full_check=True)
-            onnx.save(model, str(temporary))
+            save_checked(model, temporary)
             speeds = _compare_speeds(network, Backbone(temporary), parts[2])
             sizes = (backbone.stat().st_size, temporary.stat().st_size)
     return Quantization(output, info, settings, half, closeness, speeds, sizes, sample.notes)

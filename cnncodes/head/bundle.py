@@ -10,7 +10,7 @@ from onnx import helper
 
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.backbone import Backbone
-from cnncodes.head.head_onnx import save_checked
+from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import HeadInfo, check_same_network, open_session
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path

@@ -8,7 +8,6 @@ scikit-learn estimator is Flatten and whatever graph the estimator was converted
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -104,9 +103,3 @@ def make_head(
         opset_imports=[helper.make_opsetid(*each) for each in opsets.items()],
         ir_version=IR_VERSION,
     )
-
-
-def save_checked(model: onnx.ModelProto, path: Path) -> None:
-    """Check a model's structure and write it to `path`."""
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))

@@ -31,7 +31,7 @@ from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
-from cnncodes.head.head_onnx import build_head, save_checked
+from cnncodes.head.head_onnx import build_head
 from cnncodes.head.linear import REMEDY, LogitsError, check_logits, log_softmax
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
@@ -39,6 +39,7 @@ from cnncodes.head.sgd import check_descent, fit_sgd
 from cnncodes.head.softmax import Epoch
 from cnncodes.head.solve import check_strength
 from cnncodes.head.split import Split, split_by_class
+from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import COUNT, SEED, TRAIN_FRACTION, as_path

@@ -17,6 +17,7 @@ from cnncodes.errors import ParameterError, SaturationWarning
 from cnncodes.export.quantize import compare_codes, quantize_backbone
 from cnncodes.extract.images import digest_images
 from cnncodes.extract.sources import find_images
+from cnncodes.model_checksum import read_checksum
 from cnncodes.model_file import BackboneInfo
 from tests.conftest import Exports, Run, error_of, run_command
 from tests.export.networks import Network
@@ -71,6 +72,12 @@ def test_every_convolution_is_in_integers(int8: Path) -> None:
     # 94 of the network, and seven average pools; the last two pool a single place.
     assert len(weights_of(int8)) == 94 + 7
     assert all(np.abs(each).max() == 127 for each in weights_of(int8))
+
+
+def test_exported_and_quantized_file_have_a_checksum(small_backbone: Path, int8: Path) -> None:
+    for path in (small_backbone, int8):
+        recorded, computed = read_checksum(path)
+        assert recorded == computed
 
 
 def test_what_is_printed_is_in_the_file(

@@ -361,9 +361,9 @@ def test_does_not_forgive_what_an_earlier_run_skipped(
 # As `python -m cnncodes`, but a line tells of each batch, so that the test knows when to act.
 TALKATIVE = """
 from cnncodes import progress
-from cnncodes.cli import main
+from cnncodes.__main__ import main
 progress.SECONDS_BETWEEN_LINES = 0
-main(prog_name="cnncodes")
+main()
 """
 
 

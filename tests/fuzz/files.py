@@ -15,6 +15,7 @@ from PIL import Image
 from pillow_heif import from_pillow
 
 from cnncodes.demo import write_digits
+from cnncodes.model_checksum import save_checked
 from tests.conftest import run_command
 from tests.extract.test_backbone import INFO
 
@@ -171,7 +172,7 @@ def _write_backbone(path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, replace(INFO, input_size=SIZE).to_metadata())
-    onnx.save(model, path)
+    save_checked(model, path)
 
 
 def _saved_as_heic(image: Image.Image) -> bytes:

@@ -178,9 +178,10 @@ def test_app_passes_the_checker(app):
     assert {node.domain for node in model.graph.node} == {""}
 
 
-def test_metadata_are_the_heads_but_for_the_kind(app, head):
+def test_metadata_are_the_heads_but_for_kind_and_checksum(app, head):
     told, heads = metadata_of(app), metadata_of(head)
     assert told["cnncodes.kind"] == "app"
+    assert told.pop("cnncodes.checksum") != heads.pop("cnncodes.checksum")
     assert told == heads | {"cnncodes.kind": "app"}
     assert HeadInfo.from_metadata(told, app).labels == tuple("0123456789")
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from cnncodes.head.head_onnx import build_head, save_checked
+from cnncodes.head.head_onnx import build_head
+from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import BackboneInfo, HeadInfo
 
 BACKBONE = BackboneInfo(

@@ -570,10 +570,10 @@ def test_folder_that_goes_away_is_told(files, output, save_always):
 
 # As `python -m cnncodes`, but each epoch leaves a checkpoint.
 CAREFUL = """
-from cnncodes.cli import main
+from cnncodes.__main__ import main
 from cnncodes.head import sgd
 sgd.SECONDS_BETWEEN_CHECKPOINTS = 0
-main(prog_name="cnncodes")
+main()
 """
 
 

@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM from the first moment of the program to its last: never a traceback.
+
+While modules are imported and options parsed nothing has to be cleaned up, so a signal ends the
+process at once, with one line. While a command runs it raises KeyboardInterrupt, as is usual, so
+that the command can keep what it did. Signals that are ignored, as those of a shell's background
+jobs, stay ignored. Only the program itself calls this; a program of others keeps its handlers.
+"""
+
+# Nothing is imported that is not loaded already: until all here is defined, a signal ends in a
+# traceback. The module signal, which is made of this one, would first import enum and more.
+import _signal  # type: ignore[import-not-found]
+import _thread
+import os
+import sys
+import time
+
+TYPE_CHECKING = False  # as typing's
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIGNALS: tuple[int, ...] = (_signal.SIGINT, _signal.SIGTERM)
+SECONDS_UNTIL_AGAIN = 0.02
+
+
+def end_at_once_when_interrupted() -> None:
+    """Let Ctrl-C and SIGTERM end the process with a line and exit code 1, from now on."""
+    for number in SIGNALS:
+        if _signal.getsignal(number) in (_signal.default_int_handler, _signal.SIG_DFL):
+            _signal.signal(number, _end)
+
+
+class Interruptible:
+    """Inside this block Ctrl-C and SIGTERM raise KeyboardInterrupt where they would end at once.
+
+    Notes
+    -----
+    Use as a context manager around a command. Once the block has succeeded the work is done: a
+    signal then ends the process without a word, and with exit code 0.
+
+    An exception in a callback, such as those of the import system, is printed and lost. So a
+    KeyboardInterrupt there is passed over, and raised again a moment later.
+    """
+
+    def __enter__(self) -> None:
+        self._numbers = [each for each in SIGNALS if _signal.getsignal(each) is _end]
+        if self._numbers:
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
+        for number in self._numbers:
+            _signal.signal(number, _signal.default_int_handler)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for number in self._numbers:
+            _signal.signal(number, _leave if kind is None else _end)
+        if self._numbers:
+            sys.unraisablehook = self._hook
+
+    def _raise_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(_interrupt_soon, (self._numbers[0], _thread.get_ident()))
+        else:
+            self._hook(lost)
+
+
+def _interrupt_soon(number: int, main_thread: int) -> None:
+    time.sleep(SECONDS_UNTIL_AGAIN)  # by then that thread has left the callback
+    if hasattr(_signal, "pthread_kill"):
+        _signal.pthread_kill(main_thread, number)  # which wakes it where it waits
+    else:
+        _thread.interrupt_main()
+
+
+# Functions are bound as defaults: when the interpreter shuts down modules may be gone already.
+def _end(
+    *_: object,
+    write: "Callable[[int, bytes], int]" = os.write,
+    leave: "Callable[[int], None]" = os._exit,
+) -> None:
+    try:
+        write(2, b"Error: interrupted\n")
+    finally:  # an error is lost, since this does not return: standard error is closed or full
+        leave(1)
+
+
+def _leave(*_: object, leave: "Callable[[int], None]" = os._exit) -> None:
+    leave(0)
