@@ -6,7 +6,6 @@ No logic lives here, and nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from cnncodes import __version__
+from cnncodes.cli_options import Number, Sizes, Strength, whole
 from cnncodes.errors import (
     CnncodesError,
     FileFormatError,
@@ -31,6 +31,23 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.machine import give_memory_back
 from cnncodes.model_file import DEFAULT_PROVIDER
+from cnncodes.parameters import (
+    CALIBRATION_IMAGES,
+    COUNT,
+    DESCENT_BATCH,
+    DRAWS,
+    EPOCHS,
+    INPUT_SIZE,
+    L2,
+    LEARNING_RATE,
+    MAX_PIXELS,
+    NETWORK_BATCH,
+    SECONDS,
+    SEED,
+    THREADS,
+    TRAIN_FRACTION,
+    WHITE,
+)
 from cnncodes.printing import (
     print_backbones,
     print_benchmarks,
@@ -111,42 +128,6 @@ class Program(click.Group):
         return list(self.commands)
 
 
-class Strength(click.ParamType):  # type: ignore[type-arg]
-    """A number above zero, or ``auto``."""
-
-    name = "auto|number"
-
-    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
-        """Turn what was typed into a number."""
-        if value == "auto":
-            return value
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            self.fail(f"{value!r} is neither auto nor a number above 0", param, ctx)
-        return number
-
-
-class Sizes(click.ParamType):  # type: ignore[type-arg]
-    """Whole numbers above zero, separated by commas; sorted, each once."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
-        """Turn what was typed into numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = {int(each) for each in value.split(",")}
-        except ValueError:
-            numbers = {0}
-        if min(numbers) < 1:
-            self.fail(f"{value!r} is not a list of whole numbers above 0, as 5,10,20", param, ctx)
-        return tuple(sorted(numbers))
-
-
 def _refuse_options_of_others(estimator: str) -> None:
     """Refuse an option that was typed and that only another estimator heeds."""
     context = click.get_current_context()
@@ -217,6 +198,17 @@ def provider_option(command: Command) -> Command:
     )(command)
 
 
+def max_pixels_option(command: Command) -> Command:
+    """Add ``--max-pixels``."""
+    return click.option(
+        "--max-pixels",
+        type=whole(MAX_PIXELS),
+        default=100_000_000,
+        show_default=True,
+        help="An image with more pixels is not decoded.",
+    )(command)
+
+
 def group_option(command: Command) -> Command:
     """Add ``--group-by``."""
     return click.option(
@@ -253,7 +245,13 @@ def main(debug: bool) -> None:
     help="Keras downloads ImageNet's itself; FILE is a .weights.h5, .h5 or .keras file that Keras "
     "saved, of the network or of a model around it.",
 )
-@click.option("--input-size", default=DEFAULT_INPUT_SIZE, show_default=True, help="Pixels a side.")
+@click.option(
+    "--input-size",
+    type=whole(INPUT_SIZE),
+    default=DEFAULT_INPUT_SIZE,
+    show_default=True,
+    help="Pixels a side.",
+)
 @click.option(
     "--pool",
     type=click.Choice(["none", "avg", "max"]),
@@ -264,7 +262,7 @@ def main(debug: bool) -> None:
 @click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=whole(SEED),
     default=0,
     show_default=True,
     help="Seed of random weights.",
@@ -321,7 +319,7 @@ def export(
 @click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.int8.onnx.")
 @click.option(
     "--n-images",
-    type=click.IntRange(min=8),
+    type=whole(CALIBRATION_IMAGES),
     default=256,
     show_default=True,
     help="How many of them to use at most.",
@@ -335,7 +333,7 @@ def export(
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=whole(SEED),
     default=0,
     show_default=True,
     help="Seed of the draw of images.",
@@ -374,10 +372,10 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 @click.option("-o", "--output", type=_path(), required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=whole(NETWORK_BATCH),
     help="Images the network sees at a time, by default what suits the file.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads that compute, by default all.")
+@click.option("--threads", type=whole(THREADS), help="Threads that compute, by default all.")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
@@ -392,16 +390,10 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     show_default=True,
     help="What to do about an image that cannot be used.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=100_000_000,
-    show_default=True,
-    help="An image with more pixels cannot be used.",
-)
+@max_pixels_option
 @click.option(
     "--white",
-    type=click.IntRange(1, 65_535),
+    type=whole(WHITE),
     help="Value of white in 16-bit grey, such as 4095 for 12 bits; by default guessed from the "
     "brightest pixel of each image.",
 )
@@ -460,7 +452,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 )
 @click.option(
     "--train-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(TRAIN_FRACTION),
     default=0.7,
     show_default=True,
     help="Share of each class that trains; the rest tests.",
@@ -472,7 +464,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     show_default=True,
     help="Draw the training images of a class, or take the first by name.",
 )
-@click.option("--per-class", type=click.IntRange(min=1), help="Train on at most N a class.")
+@click.option("--per-class", type=whole(COUNT), help="Train on at most N a class.")
 @click.option(
     "--C",
     "C",
@@ -486,19 +478,17 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     type=click.Choice(["balanced"]),
     help="logistic: let rare classes weigh as much as common ones.",
 )
-@click.option(
-    "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="sgd: passes."
-)
+@click.option("--epochs", type=whole(EPOCHS), default=20, show_default=True, help="sgd: passes.")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=whole(DESCENT_BATCH),
     default=32,
     show_default=True,
     help="sgd: images a step.",
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(LEARNING_RATE),
     help="sgd: by default 3 with momentum, 0.001 with adam.",
 )
 @click.option(
@@ -517,19 +507,19 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 )
 @click.option(
     "--l2",
-    type=click.FloatRange(0),
+    type=Number(L2),
     default=1e-5,
     show_default=True,
     help="sgd: weight of the penalty.",
 )
 @click.option(
     "--patience",
-    type=click.IntRange(min=1),
+    type=whole(EPOCHS),
     help="sgd: stop after so many epochs without a better one.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=whole(SEED),
     default=0,
     show_default=True,
     help="Of the split and the estimator.",
@@ -584,13 +574,7 @@ def train(
 )
 @mixed_option
 @group_option
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=100_000_000,
-    show_default=True,
-    help="An image with more pixels cannot be used.",
-)
+@max_pixels_option
 @provider_option
 @click.option("--report", type=_path(), metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
@@ -644,27 +628,27 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
 @click.option("--plot", type=_path(), metavar="FILE", help="Chart to write, as .png or .svg.")
 @click.option(
     "--per-class",
-    type=Sizes(),
+    type=Sizes(COUNT),
     show_default="all there are, half of them, a quarter … down to about 5",
     help="Numbers of training images a class.",
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=whole(DRAWS),
     default=5,
     show_default=True,
     help="Draw the training images so many times.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=whole(SEED),
     default=0,
     show_default=True,
     help="Of the split and the draws.",
 )
 @click.option(
     "--train-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(TRAIN_FRACTION),
     default=0.7,
     show_default=True,
     help="Share of each class to draw from; the rest tests.",
@@ -744,7 +728,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(readable=False), metavar="IMAGE..."
 )
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes.")
+@click.option("--top", type=whole(COUNT), default=1, show_default=True, help="Classes.")
 @click.option(
     "--format",
     "layout",
@@ -752,13 +736,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     default="table",
     show_default=True,
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=100_000_000,
-    show_default=True,
-    help="An image with more pixels cannot be used.",
-)
+@max_pixels_option
 @provider_option
 def predict(
     app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
@@ -788,15 +766,15 @@ def predict(
 @click.argument("files", nargs=-1, required=True, type=_path(), metavar="FILE...")
 @click.option(
     "--batch-sizes",
-    type=Sizes(),
+    type=Sizes(NETWORK_BATCH),
     default=(1, 2, 4, 8),
     show_default=True,
     help="Images the network sees at a time.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads that compute, by default all.")
+@click.option("--threads", type=whole(THREADS), help="Threads that compute, by default all.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(SECONDS),
     default=1.0,
     show_default=True,
     help="How long to measure each batch size.",
@@ -855,18 +833,12 @@ def info(file: Path, as_json: bool) -> None:
 )
 @click.option(
     "--sample",
-    type=click.IntRange(min=1),
+    type=whole(COUNT),
     default=16,
     show_default=True,
     help="How many images to compute again.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=100_000_000,
-    show_default=True,
-    help="An image with more pixels is not computed again.",
-)
+@max_pixels_option
 @json_option
 def verify(file: Path, as_json: bool, **options: Any) -> None:
     """Check a codes file, a backbone, a head or an app from end to end.

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import CnncodesError, FileFormatError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
@@ -16,6 +16,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
+    (stat.S_ISLNK, "a symbolic link"),
 )
 
 
@@ -35,7 +36,28 @@ def kind_of(mode: int) -> str:
     return next((name for matches, name in _KINDS if matches(mode)), "a regular file")
 
 
-def check_regular(path: Path, remedy: str = "") -> os.stat_result:
+def is_folder(path: Path) -> bool:
+    """Return whether a path leads to a folder; False also where it cannot be looked at.
+
+    `Path.is_dir` raises for a name that is too long or a folder that may not be searched. Whoever
+    opens the path as a file reports that.
+    """
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path leads to a regular file; False also where it cannot be looked at."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def exists(path: Path) -> bool:
+    """Return whether anything stands at a path; False also where it cannot be looked at."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def check_regular(
+    path: Path, remedy: str = "", *, error: type[CnncodesError] = FileFormatError
+) -> os.stat_result:
     """Refuse a path that is not a regular file, without opening it; links are followed.
 
     Parameters
@@ -43,7 +65,9 @@ def check_regular(path: Path, remedy: str = "") -> os.stat_result:
     path : Path
         The file that is to be read.
     remedy : str
-        What to do where there is no such file, added to the error.
+        What to do, added to the error.
+    error : subclass of CnncodesError
+        What to raise.
 
     Returns
     -------
@@ -52,20 +76,48 @@ def check_regular(path: Path, remedy: str = "") -> os.stat_result:
 
     Raises
     ------
-    FileFormatError
-        It is absent, cannot be looked at, or is a folder, FIFO, socket or device.
+    CnncodesError
+        Of the class `error`: the file is absent, cannot be looked at, or is a folder, FIFO,
+        socket or device.
     """
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileFormatError(f"{path}: no such file{remedy and '; '}{remedy}") from error
-    except (OSError, ValueError) as error:  # a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise FileFormatError(f"{path}: cannot be read ({reason})") from error
+    except (FileNotFoundError, NotADirectoryError) as cause:
+        raise error(f"{path}: no such file{remedy and '; '}{remedy}") from cause
+    except (OSError, ValueError) as cause:  # a null byte is a ValueError
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{path}: cannot be read ({reason})") from cause
     if not stat.S_ISREG(status.st_mode):
-        raise FileFormatError(
-            f"{path}: is {kind_of(status.st_mode)}, not a regular file; name a regular file"
-        )
+        kind = kind_of(status.st_mode)
+        raise error(f"{path}: is {kind}, not a regular file; {remedy or 'name a regular file'}")
+    return status
+
+
+def check_filled(
+    path: Path, remedy: str = "", *, error: type[CnncodesError] = FileFormatError
+) -> os.stat_result:
+    """Refuse what `check_regular` refuses, and a file of size 0.
+
+    Files of /proc have that size too, and reading some of them waits for ever.
+
+    Parameters
+    ----------
+    path, remedy, error
+        As for `check_regular`.
+
+    Returns
+    -------
+    os.stat_result
+        The status of the file.
+
+    Raises
+    ------
+    CnncodesError
+        As `check_regular`, or the file is empty.
+    """
+    status = check_regular(path, remedy, error=error)
+    if not status.st_size:
+        raise error(f"{path}: is an empty file{remedy and '; '}{remedy}")
     return status
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.extract.sources import find_images
-from cnncodes.files import is_hdf5
-from cnncodes.model_check import check_model
+from cnncodes.files import check_regular, is_folder, is_hdf5
+from cnncodes.model_check import check_model, read_header
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.parameters import as_path
 from cnncodes.text import shown
 
 JOURNAL_SIGNATURE = b"cnncodes-j1\n"  # as in `extract.store`, which is slow to import
@@ -37,12 +38,18 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     FileFormatError
-        There is no such file, it cannot be read, or it is a model that may not be opened.
+        There is no such file, it is a FIFO, socket or device, cannot be read, or is a model of
+        cnncodes that may not be opened.
     SourceError
         A folder holds no images, or contradicts itself.
     """
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() == ".csv":
+    path = as_path(path, "path")
+    if is_folder(path):
+        return _describe_source(path)
+    n_bytes = check_regular(path).st_size
+    if not n_bytes:  # not read: a file of /proc has this size too, and may be waited for
+        return {"what": "an empty file", "bytes": 0}
+    if path.suffix.lower() == ".csv":
         return _describe_source(path)
     try:
         with path.open("rb") as file:
@@ -58,10 +65,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     return (
         _describe_curve(path)
         or _describe_onnx(path)
-        or {
-            "what": "nothing cnncodes knows" if head else "an empty file",
-            "bytes": path.stat().st_size,
-        }
+        or {"what": "nothing cnncodes knows", "bytes": n_bytes}
     )
 
 
@@ -138,20 +142,11 @@ def _describe_curve(path: Path) -> dict[str, Any]:
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
     """Describe an ONNX file without running it; {} if it is not one."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path), format="protobuf", load_external_data=False)
-    except DecodeError:
+    header = read_header(path)
+    if header is None:
         return {}
-    if not model.graph.node:  # almost any bytes may pass for a message without fields
-        return {}
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    shapes = {
-        "input": _shape_text(model.graph.input[0]) if model.graph.input else "none",
-        "output": _shape_text(model.graph.output[0]) if model.graph.output else "none",
-    }
+    metadata = header.metadata
+    shapes = {"input": _shape_text(header.input), "output": _shape_text(header.output)}
     kind = metadata.get(PREFIX + "kind")
     if kind not in ("backbone", "head", "app"):
         return {"what": "an ONNX model, not one of cnncodes", **shapes}
@@ -197,9 +192,18 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
     }
 
 
-def _shape_text(value: Any) -> str:
+def _shape_text(message: bytes | None) -> str:
+    """Write name, type and shape of an input or output, a message ``ValueInfoProto``."""
     import onnx
+    from google.protobuf.message import DecodeError
 
+    if message is None:
+        return "none"
+    value = onnx.ValueInfoProto()
+    try:
+        value.ParseFromString(message)
+    except DecodeError:
+        return "damaged"
     if value.type.WhichOneof("value") != "tensor_type":
         return f"{value.name}: not a tensor"
     tensor = value.type.tensor_type

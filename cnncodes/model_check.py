@@ -15,13 +15,17 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+from cnncodes.bounds import MAX_ENTRIES_BYTES
 from cnncodes.errors import FileFormatError
+from cnncodes.files import check_filled
 
-MAX_METADATA = 16_000_000  # bytes
+MAX_VALUE = 100_000  # bytes of the description of an input or output
 MAX_PARTS = 200_000  # nodes, tensors and so on, each some hundred bytes while it waits
 MAX_PADDING = 1024  # on one side
 MAX_PADDED = 256  # bytes of a tensor that tells how much to pad: two numbers for each dimension
@@ -98,6 +102,99 @@ class ModelOutline:
     opset: int
 
 
+@dataclass(frozen=True)
+class ModelHeader:
+    """What any ONNX file says of itself, one that may not be opened included.
+
+    Attributes
+    ----------
+    metadata : dict of str to str
+        The ``metadata_props``, up to `MAX_ENTRIES_BYTES` bytes of them.
+    input, output : bytes or None
+        The first of the graph, a message ``ValueInfoProto``; None where there is none, or it has
+        more than `MAX_VALUE` bytes.
+    """
+
+    metadata: dict[str, str]
+    input: bytes | None
+    output: bytes | None
+
+
+def read_header(path: Path) -> ModelHeader | None:
+    """Read what a file says of itself, passing over its nodes and weights.
+
+    Parameters
+    ----------
+    path : Path
+        Any file.
+
+    Returns
+    -------
+    ModelHeader or None
+        None if it is not an ONNX model, or one without a node.
+
+    Raises
+    ------
+    FileFormatError
+        The file cannot be read.
+    """
+    try:
+        with _mapped(path) as model:
+            return _header(model)
+    except ValueError:
+        return None
+
+
+def _header(model: mmap.mmap) -> ModelHeader | None:
+    graphs: list[slice] = []
+    metadata: dict[str, str] = {}
+    metadata_bytes = 0
+    for number, part in _parts(model, slice(0, len(model))):
+        if number == 7:
+            graphs.append(part)
+        elif number == 14 and (metadata_bytes := metadata_bytes + _size(part)) <= MAX_ENTRIES_BYTES:
+            # An entry has two fields, a key and a value.
+            scalars: Scalars = {(n, BYTES): each for n, each in islice(_parts(model, part), 2)}
+            with suppress(UnicodeDecodeError):
+                metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)
+    first: dict[int, slice] = {}
+    for graph in graphs:
+        for number, part in _parts(model, graph):
+            first.setdefault(number, part)
+    if 1 not in first:  # many a file passes for a message without nodes
+        return None
+    ends = [first.get(number, slice(0, 0)) for number in (11, 12)]
+    return ModelHeader(
+        metadata, *(model[end] if 0 < _size(end) <= MAX_VALUE else None for end in ends)
+    )
+
+
+def _parts(model: mmap.mmap, place: slice) -> Iterator[tuple[int, slice]]:
+    """Give number and place of the fields that hold bytes, of few enough fields in all."""
+    # Numbers are not skipped unseen, since most of any file would pass for numbers.
+    for n_fields, (number, _, value) in enumerate(_fields(model, place, skip=False)):
+        if n_fields > MAX_PARTS:
+            raise ValueError(f"more than {MAX_PARTS:,} parts")
+        if isinstance(value, slice):
+            yield number, value
+
+
+def _size(place: slice) -> int:
+    size: int = place.stop - place.start
+    return size
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Give the content of a file, of which only what is looked at is read."""
+    check_filled(path)
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+            yield model
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def check_model(path: Path) -> ModelOutline:
     """Refuse an ONNX file that reaches outside of itself, or could make much of little.
 
@@ -122,12 +219,8 @@ def check_model(path: Path) -> ModelOutline:
         The file cannot be read, is not an ONNX model, or one that may not be opened.
     """
     try:
-        if not path.stat().st_size:
-            raise ValueError("empty file")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        with _mapped(path) as model:
             return _outline(model, path)
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise FileFormatError(f"{path}: cannot be opened as an ONNX model ({error})") from error
 
@@ -148,9 +241,9 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
             metadata_bytes += sum(
                 value.stop - value.start for value in scalars.values() if isinstance(value, slice)
             )
-            if metadata_bytes > MAX_METADATA:
+            if metadata_bytes > MAX_ENTRIES_BYTES:
                 raise FileFormatError(
-                    f"{path}: has more than {MAX_METADATA / 1e6:.0f} MB of metadata; cnncodes "
+                    f"{path}: has more than {MAX_ENTRIES_BYTES / 1e6:.0f} MB of metadata; cnncodes "
                     "never writes that many: make the file again"
                 )
             metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)

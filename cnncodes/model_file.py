@@ -20,10 +20,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
+from cnncodes.bounds import (
+    MAX_DEPTH,
+    fault_of_labels,
+    fault_of_metadata,
+    is_nested_deeply,
+)
+from cnncodes.errors import FileFormatError, OutputError, ParameterError, SaturationWarning
+from cnncodes.files import check_filled
 from cnncodes.machine import available_threads
 from cnncodes.model_check import check_model
-from cnncodes.parameters import as_count
+from cnncodes.parameters import THREADS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
-MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096  # more come from no folder of classes
-MAX_DEPTH = 20  # of JSON in JSON
 WRITTEN_OPSET, WRITTEN_IR = 18, 8  # those of our own files
 # Largest magnitude of an int8 weight: all 8 bits, or 7 where sums of two products in 16 bits
 # saturate (255 · 63 · 2 fits, 255 · 127 · 2 does not).
@@ -113,6 +118,8 @@ class BackboneInfo:
             An entry is missing or not a number where one belongs.
         """
         try:
+            if fault := fault_of_metadata(metadata, PREFIX):
+                raise ValueError(fault)
             text = {
                 field.name: metadata[PREFIX + field.name]
                 for field in fields(cls)
@@ -164,9 +171,15 @@ class HeadInfo:
     white: int | None = None
 
     def to_metadata(self, kind: str) -> dict[str, str]:
-        """Return the ``metadata_props`` of a head or an app."""
+        """Return the ``metadata_props`` of a head or an app.
+
+        Raises
+        ------
+        OutputError
+            They are more than `from_metadata` reads.
+        """
         keys = bytes.fromhex("".join(sorted(self.training_images)))
-        return {
+        metadata = {
             PREFIX + "format": FORMAT,
             PREFIX + "kind": kind,
             PREFIX + "labels": json.dumps(self.labels),
@@ -177,6 +190,12 @@ class HeadInfo:
             PREFIX + "created_with": self.created_with,
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
         }
+        fault = fault_of_labels(self.labels) or fault_of_metadata(metadata, PREFIX)
+        if not fault and is_nested_deeply(self.training):
+            fault = f"the training is nested deeper than {MAX_DEPTH} times"
+        if fault:
+            raise OutputError(f"the {kind} could not be opened: {fault}")
+        return metadata
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> HeadInfo:
@@ -188,14 +207,13 @@ class HeadInfo:
             An entry is missing or damaged.
         """
         try:
+            if fault := fault_of_metadata(metadata, PREFIX):
+                raise ValueError(fault)
             labels = json.loads(metadata[PREFIX + "labels"])
             if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
                 raise ValueError("the labels are not a list of names")
-            if len(labels) > MAX_LABELS or max(map(len, labels), default=0) > MAX_LABEL_LENGTH:
-                raise ValueError(
-                    f"more than {MAX_LABELS:,} labels, or one of more than {MAX_LABEL_LENGTH:,} "
-                    "characters"
-                )
+            if fault := fault_of_labels(labels):
+                raise ValueError(fault)
             training = json.loads(metadata[PREFIX + "training"])
             _check_object(training, "training")
             keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True).hex()
@@ -234,15 +252,7 @@ def _check_object(value: Any, name: str) -> None:
     """Refuse what is no JSON object, or one nested so deep that it could not be printed."""
     if not isinstance(value, dict):
         raise ValueError(f"the {name} is not an object")
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-    if level:
+    if is_nested_deeply(value):
         raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
 
 
@@ -461,27 +471,21 @@ def open_session(
     Raises
     ------
     FileFormatError
-        The file is absent, unreadable, foreign, of a later format or of another kind; or it
-        needs other files or operators, as `check_model` says.
+        The file is absent, not regular, empty, unreadable, foreign, of a later format or of
+        another kind; or it needs other files or operators, as `check_model` says.
     ParameterError
-        The provider is not there or cannot start, or `threads` is no number of 1 or more.
+        The provider is not there or cannot start, or `threads` is out of range.
     """
     import onnxruntime
 
-    try:
-        if not path.is_file():
-            fault = "is a folder" if path.is_dir() else "no such file"
-            raise FileFormatError(f"{path}: {fault}; {REMEDIES[kinds[0]]}")
-    except OSError as error:  # its name is too long, or a folder on the way may not be searched
-        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    threads = THREADS.check_or_none(threads, "threads") or available_threads()
+    check_filled(path, REMEDIES[kinds[0]])
     outline = check_model(path)
     check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.intra_op_num_threads = (
-        available_threads() if threads is None else as_count(threads, "threads")
-    )
     options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
     full_name = find_provider(provider)
     how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"

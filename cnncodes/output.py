@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncodes.errors import OutputError
+from cnncodes.files import is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
 # Windows's numbers: what it answers where a file that is to be replaced is open, and elsewhere.
@@ -16,33 +18,71 @@ _ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
-    """Say now, before hours of work, that a result could not be written.
+    """Report now, before hours of work, that a result could not be written.
 
     Parameters
     ----------
     path : Path
-        The file that is to be written.
+        The file that is to be written. Where it is a symbolic link, its target is meant.
     overwrite : bool
-        Whether a file that stands there may be replaced.
+        Whether a file that stands there may be replaced. Only a regular file ever is.
     inputs : iterable of str or Path
-        What the result is made from, which is never replaced.
+        What the result is made from, which is never replaced, whatever its name.
 
     Raises
     ------
     OutputError
-        The folder is missing or read-only, the path is a folder or an input, or a file stands
-        there.
+        The folder is missing or read-only, the path leads to a folder, device, FIFO, socket or
+        input, or a file stands there.
     """
-    if path.is_dir():
+    status = _status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path}: is a folder; name a file inside it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if path.exists() and any(Path(each).exists() and path.samefile(each) for each in inputs):
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise OutputError(
+            f"{path}: is {kind_of(status.st_mode)}, which is never replaced; name a regular file "
+            "or a new one"
+        )
+    folder = _target(path).parent
+    if not is_folder(folder):
+        raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
+    if status is not None and any(_is_same(status, each) for each in inputs):
         raise OutputError(f"{path}: is what the result is made from; choose another name")
-    if path.exists() and not overwrite:
+    if status is not None and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} cannot be written to")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: the folder {folder} cannot be written to")
+
+
+def check_unfinished(path: Path) -> None:
+    """Refuse what stands where unfinished work is to be kept, unless it is a regular file.
+
+    A symbolic link is refused too, wherever it leads: nobody but us has named this path.
+
+    Raises
+    ------
+    OutputError
+        It is a link, folder, FIFO, socket or device, or cannot be looked at.
+    """
+    status = _status(path, follow_links=False)
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise not_ours(path, kind_of(status.st_mode))
+
+
+def not_ours(path: Path, kind: str) -> OutputError:
+    """Return the error of something foreign where unfinished work is to be kept.
+
+    Parameters
+    ----------
+    path : Path
+        Where it stands.
+    kind : str
+        What it is, with its article.
+    """
+    return OutputError(
+        f"{path}: is {kind}, and unfinished work is kept under that name; move it away, or choose "
+        "another output name"
+    )
 
 
 @contextmanager
@@ -50,7 +90,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling to write to; rename it to `path` when the block succeeds.
 
     A failure or an interrupt inside the block removes the temporary file and leaves whatever
-    stood at `path` as it was.
+    stood at `path` as it was. A symbolic link stays: its target is replaced. A file that is
+    replaced keeps its permission bits and, where this process may set them, owner and group.
 
     Parameters
     ----------
@@ -62,7 +103,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Yields
     ------
     Path
-        An empty file in the same folder, so that the rename is atomic.
+        An empty file in the same folder as the target, so that the rename is atomic.
 
     Raises
     ------
@@ -70,16 +111,17 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         As `check_output`, or when the file system refuses the write.
     """
     check_output(path, overwrite=overwrite)
+    target = _target(path)
     # Named before it is there, so that an interrupt at any moment finds it to remove.
-    temporary = path.with_name(f".cnncodes-{secrets.token_hex(8)}")
+    temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
     try:
         temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
-        _allow_reading(temporary)
         _sync(temporary)
-        temporary.replace(path)
+        _set_permissions(temporary, _status(target))
+        temporary.replace(target)
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
-            _sync(path.parent)
+            _sync(target.parent)
     except OSError as error:
         denied = getattr(error, "winerror", None) == _ACCESS_DENIED and os.access(path, os.W_OK)
         if denied or is_open_elsewhere(error):
@@ -107,8 +149,54 @@ def _sync(path: Path) -> None:
         os.close(opened)
 
 
-def _allow_reading(path: Path) -> None:
-    """Give the file the permissions a plain `open` would have; until now it was private."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+def _status(path: Path, *, follow_links: bool = True) -> os.stat_result | None:
+    """Return the status of a file; None where there is none."""
+    try:
+        return path.stat() if follow_links else path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written ({reason})") from error
+
+
+def _target(path: Path) -> Path:
+    """Return what a symbolic link leads to, be it there or not; any other path as it is."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _is_same(status: os.stat_result, other: str | Path) -> bool:
+    """Whether another path leads to the same file, by links of either kind."""
+    try:
+        return os.path.samestat(status, Path(other).stat())
+    except (OSError, ValueError):  # whoever reads it reports that
+        return False
+
+
+def _set_permissions(path: Path, replaced: os.stat_result | None) -> None:
+    """Give a file, private until now, the permissions of the one that it replaces.
+
+    Without such a file they are those that a plain `open` would give.
+    """
+    if replaced is None:
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)
+        return
+    mode = stat.S_IMODE(replaced.st_mode) & 0o777
+    if not _give_to(path, replaced):
+        # Another group must not get what the former one could do, unless all can.
+        mode &= 0o707 | (mode & 0o007) << 3
+    path.chmod(mode)
+
+
+def _give_to(path: Path, replaced: os.stat_result) -> bool:
+    """Set owner and group as far as this process may; return whether the group is right."""
+    status = path.stat()
+    if (status.st_uid, status.st_gid) == (replaced.st_uid, replaced.st_gid):
+        return True
+    for owner in (replaced.st_uid, -1):  # -1 leaves it
+        with suppress(OSError):
+            os.chown(path, owner, replaced.st_gid)
+            return True
+    return status.st_gid == replaced.st_gid

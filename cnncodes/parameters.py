@@ -1,14 +1,22 @@
-"""What a program passes to a function, checked before anything is done with it."""
+"""What a program passes to a function, checked before anything is done with it.
+
+The ranges of numbers are here, one for all functions and for the command line. They are wider than
+anyone needs, and narrow enough that what is in them can be computed and written.
+"""
 
 from __future__ import annotations
 
+import numbers
 import operator
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import ParameterError
+
+MAX_SHOWN_BITS = 128
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -63,30 +71,163 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
     return (as_path(each, f"each of {name}") for each in values)
 
 
-def as_count(value: Any, name: str) -> int:
-    """Return a whole number, refusing one below 1 and what is none.
+@dataclass(frozen=True)
+class Whole:
+    """A range of whole numbers.
 
-    Parameters
+    Attributes
     ----------
-    value : int
-        What was passed; an integer of numpy will do.
-    name : str
-        The parameter, named in the error.
-
-    Returns
-    -------
-    int
-        The same number.
-
-    Raises
-    ------
-    ParameterError
-        It is below 1, or of another type.
+    least, most : int
+        Its ends, which belong to it.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ParameterError(f"{name} must be a whole number, not {type(value).__name__}") from None
-    if number < 1:
-        raise ParameterError(f"{name} must be 1 or more, not {number}")
-    return number
+
+    least: int
+    most: int
+
+    def check(self, value: Any, name: str) -> int:
+        """Return a number of this range, refusing any other value.
+
+        Parameters
+        ----------
+        value : int
+            What was passed; an integer of numpy will do.
+        name : str
+            The parameter, named in the error.
+
+        Returns
+        -------
+        int
+            The same number.
+
+        Raises
+        ------
+        ParameterError
+            It is out of range, or no whole number. A bool is none.
+        """
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = None
+        if number is None or isinstance(value, bool):
+            raise ParameterError(f"{name} must be a whole number, not {type(value).__name__}")
+        if not self.least <= number <= self.most:
+            ends = f"from {self.least:,} to {self.most:,}"
+            raise ParameterError(f"{name} must be {ends}, not {_shown(number)}")
+        return number
+
+    def check_or_none(self, value: Any, name: str) -> int | None:
+        """Return a number as `check` does, or None, which stands for a default."""
+        return None if value is None else self.check(value, name)
+
+    def check_each(self, values: Any, name: str) -> tuple[int, ...]:
+        """Return numbers of this range, sorted and each once, refusing what are none.
+
+        Parameters
+        ----------
+        values : iterable of int
+            What was passed.
+        name : str
+            The parameter, named in the error.
+
+        Returns
+        -------
+        tuple of int
+            One or more.
+
+        Raises
+        ------
+        ParameterError
+            There are none, or one is refused by `check`.
+        """
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise ParameterError(f"{name} must be a list of numbers, not {type(values).__name__}")
+        checked = tuple(sorted({self.check(each, f"each of {name}") for each in values}))
+        if not checked:
+            raise ParameterError(f"{name} must hold a number or more")
+        return checked
+
+
+@dataclass(frozen=True)
+class Real:
+    """A range of numbers.
+
+    Attributes
+    ----------
+    least, most : float
+        Its ends.
+    least_open, most_open : bool
+        Whether that end does not belong to it.
+    """
+
+    least: float
+    most: float
+    least_open: bool = False
+    most_open: bool = False
+
+    def __contains__(self, number: Any) -> bool:
+        """Whether a number is in the range; NaN is not."""
+        above = self.least < number if self.least_open else self.least <= number
+        return bool(above and (number < self.most if self.most_open else number <= self.most))
+
+    def check(self, value: Any, name: str) -> float:
+        """Return a number of this range, refusing any other value.
+
+        Parameters
+        ----------
+        value : float
+            What was passed; an int, or a number of numpy, will do.
+        name : str
+            The parameter, named in the error.
+
+        Returns
+        -------
+        float
+            The same number.
+
+        Raises
+        ------
+        ParameterError
+            It is out of range, NaN, or no number. A bool is none.
+        """
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ParameterError(f"{name} must be a number, not {type(value).__name__}")
+        if value not in self:
+            raise ParameterError(f"{name} must be {self}, not {_shown(value)}")
+        return float(value)
+
+    def __str__(self) -> str:
+        lower = "above" if self.least_open else "at least"
+        upper = "below" if self.most_open else "at most"
+        return f"{lower} {self.least:g} and {upper} {self.most:g}"
+
+
+def _shown(number: Any) -> str:
+    """Return a number in few letters; Python refuses to write out a very large one."""
+    if isinstance(number, int) and number.bit_length() > MAX_SHOWN_BITS:
+        return f"a number of {number.bit_length():,} bits"
+    return f"{number}"
+
+
+COUNT = Whole(1, 10**9)  # of images or classes
+SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
+THREADS = Whole(1, 1024)
+MAX_PIXELS = Whole(1, 10**12)
+WHITE = Whole(1, 2**16 - 1)  # of 16 bits
+INPUT_SIZE = Whole(32, 4096)  # pixels a side; some networks need more than 32
+CALIBRATION_IMAGES = Whole(8, 100_000)
+NETWORK_BATCH = Whole(1, 4096)  # images; beyond some dozens no network gets quicker
+SECONDS = Real(0, 86_400, least_open=True)
+SHARE = Real(0, 1, most_open=True)
+TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
+DRAWS = Whole(1, 1000)
+# On points of mean squared length one. Logits differ by about C where it is small: below, that is
+# what float32 rounds, and from 1e-38 on the penalty overflows. Above, weights no longer grow: the
+# fit ends in the rounding of float32.
+STRENGTH = Real(1e-6, 1e8)
+# On points of any length.
+STRENGTH_UNSCALED = Real(1e-30, 1e30)
+EPOCHS = Whole(1, 10**6)
+DESCENT_BATCH = Whole(1, 10**6)
+# What float32 holds: descent itself finds out whether it diverges.
+LEARNING_RATE = Real(1e-38, 3e38)
+L2 = Real(0, 3e38)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-NAMES_LISTED = 3
+NAMES_LISTED, NAME_LENGTH = 3, 80
 
 
 def shown(text: str) -> str:
@@ -16,9 +16,15 @@ def shown(text: str) -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text, cut off where it has more letters than `most`."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def listed(names: Sequence[str]) -> str:
-    """List the first names, and tell where there are more."""
-    return ", ".join(names[:NAMES_LISTED]) + (", …" if len(names) > NAMES_LISTED else "")
+    """List the first names, none of them long, and tell where there are more."""
+    first = [shortened(name, NAME_LENGTH) for name in names[:NAMES_LISTED]]
+    return ", ".join(first) + (", …" if len(names) > NAMES_LISTED else "")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,12 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import load_image
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
-from cnncodes.files import is_hdf5
+from cnncodes.files import check_filled, is_file, is_hdf5
 from cnncodes.head.classifier import Classifier
 from cnncodes.model_file import PREFIX, HeadInfo, open_session
+from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
 from cnncodes.progress import Progress
+from cnncodes.text import listed
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -118,14 +122,16 @@ def verify(
     SourceError
         The source cannot be used.
     ParameterError
-        `source` is given for a model, or `sample` is below 1.
+        `source` is given for a model, or a number is out of range.
     """
-    file = Path(file)
-    if sample < 1:
-        raise ParameterError(f"--sample must be 1 or more, not {sample}")
+    file = as_path(file, "file")
+    source = None if source is None else as_path(source, "source")
+    sample = COUNT.check(sample, "sample")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    check_filled(file, "name a codes file, a backbone, a head or an app")
     network = None if backbone is None else Backbone(backbone)
     if is_hdf5(file):
-        images = None if source is None else find_images(Path(source))
+        images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
     if source is not None:
         raise ParameterError(f"{file}: --source is for a codes file; leave it out")
@@ -210,30 +216,50 @@ def _network_faults(file: Path, recorded: str, network: Backbone) -> Iterator[Fa
 
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     """Compare the images of a source with what is recorded of them."""
-    names = (*images.class_names, "")  # the last for an image without a label, which is -1
-    found = dict(zip(images.paths, (names[label] for label in images.labels), strict=True))
-    recorded = (*store.class_names, "")
-    for path, label, digest in zip(store.paths, store.labels, store.digests, strict=True):
+    found = _labels_by_path(images.paths, images.labels, images.class_names)
+    recorded = _labels_by_path(store.paths, store.labels, store.class_names)
+    compared = set()
+    for path, digest in zip(store.paths, store.digests, strict=True):
         file = images.root / path
-        if path not in found or not file.is_file():
+        if path not in found or not is_file(file):
             yield Fault(path, "is not in the source")
         elif _sha256(file) != digest:
             yield Fault(path, "has changed")
-        elif found[path] != recorded[label]:
+        elif path not in compared and found[path] != recorded[path]:
             yield Fault(
-                path, f"is labelled {found[path]!r} in the source, {recorded[label]!r} in the codes"
+                path,
+                f"is labelled {_labels_text(found[path])} in the source, "
+                f"{_labels_text(recorded[path])} in the codes",
             )
+        compared.add(path)
         yield None
     known = {*store.paths, *(path for path, _ in store.skipped)}
-    for path in images.paths:
+    for path in dict.fromkeys(images.paths):
         if path not in known:
             yield Fault(path, "is in the source only")
+
+
+def _labels_by_path(
+    paths: Sequence[str], labels: Iterable[int], names: Sequence[str]
+) -> dict[str, Counter[str]]:
+    """Return the labels of each path, and how often it has each: a CSV file may repeat a path."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    with_none = (*names, "")  # the last for an image without a label, which is -1
+    for path, label in zip(paths, labels, strict=True):
+        found[path][with_none[label]] += 1
+    return found
+
+
+def _labels_text(labels: Counter[str]) -> str:
+    """List labels, those that an image has several times as often."""
+    return listed([repr(label) for label in sorted(labels.elements())])
 
 
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with file.open("rb") as content:
+        # A file of /proc has size 0 too, and may be one that is waited for.
+        with file.open("rb") if file.stat().st_size else BytesIO() as content:
             while part := content.read(1 << 20):
                 digest.update(part)
     except OSError:

@@ -241,6 +241,71 @@ def test_foreign_model_with_metadata(tmp_path):
     assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
 
 
+def refused_models():
+    """Models that no command would open, each by its reason."""
+    values = [helper.make_tensor_value_info(name, FLOAT, ["N", 3]) for name in "xy"]
+
+    def model(node, **options):
+        graph = helper.make_graph([node], "g", values[:1], values[1:])
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.another", 1)]
+        return helper.make_model(graph, ir_version=8, opset_imports=opsets, **options)
+
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    outside = model(relu)
+    weight = outside.graph.initializer.add(name="w", data_type=FLOAT, dims=[3])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/etc/passwd")
+    function = helper.make_function(
+        "another", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], []
+    )
+    return {
+        "operator": model(helper.make_node("Resize", ["x", "", "s"], ["y"])),
+        "domain": model(helper.make_node("Anything", ["x"], ["y"], domain="com.another")),
+        "weights": outside,
+        "function": model(relu, functions=[function]),
+    }
+
+
+@pytest.mark.parametrize("reason", refused_models())
+def test_foreign_model_that_is_not_opened_is_described_all_the_same(tmp_path, reason):
+    path, model = tmp_path / "model.onnx", refused_models()[reason]
+    path.write_bytes(model.SerializeToString())
+    assert info_json(path) == {
+        "what": "an ONNX model, not one of cnncodes",
+        "input": "x: float32 [N, 3]",
+        "output": "y: float32 [N, 3]",
+    }
+    helper.set_model_props(model, {"cnncodes.kind": "head", "cnncodes.format": "1"})
+    path.write_bytes(model.SerializeToString())
+    assert error_of("info", path).startswith(f"Error: {path}: ")
+
+
+def test_model_whose_input_is_described_without_end(tmp_path):
+    path = save_relu(tmp_path / "relu.onnx")
+    model = onnx.load(str(path))
+    model.graph.input[0].doc_string = "x" * 200_000
+    onnx.save(model, str(path))
+    assert info_json(path) == {
+        "what": "an ONNX model, not one of cnncodes",
+        "input": "none",
+        "output": "y: float32 [N, 3]",
+    }
+
+
+def test_foreign_model_with_metadata_without_end_or_that_are_no_text(tmp_path):
+    path = save_relu(tmp_path / "relu.onnx", {"note": "x" * 17_000_000})
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    path = save_relu(tmp_path / "relu.onnx", {"note": "yyyy"})
+    path.write_bytes(path.read_bytes().replace(b"yyyy", b"\xff\xfe\xff\xfe"))
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+
+
+def test_fields_without_end_are_no_model(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(save_relu(path).read_bytes() + b"\x08\x08" * 300_000)
+    assert info_json(path)["what"] == "nothing cnncodes knows"
+
+
 def test_model_of_a_later_format(head, tmp_path):
     path = with_entry(head, tmp_path / "head.onnx", "cnncodes.format", "99")
     assert info_json(path)["what"] == "a cnncodes head of another format"

@@ -356,12 +356,18 @@ def test_metadata_without_end_are_refused(tmp_path: Path) -> None:
         check_model(save(model, tmp_path))
 
 
-@pytest.mark.parametrize("content", [b"", b"a text\n", b"\x08\x07", b"\x8a\x8a", b"\x3a\x7f\x01"])
+@pytest.mark.parametrize("content", [b"a text\n", b"\x08\x07", b"\x8a\x8a", b"\x3a\x7f\x01"])
 def test_what_is_no_model(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=f"^{path}: cannot be opened as an ONNX model"):
         check_model(path)
+
+
+def test_empty_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(FileFormatError, match=r"model\.onnx: is an empty file$"):
+        check_model(tmp_path / "model.onnx")
 
 
 def test_model_is_cut_off(app: Path, tmp_path: Path) -> None:

@@ -116,6 +116,98 @@ def test_writes_files_of_any_name(tmp_path: Path, name: str) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("links", [["file"], ["second", "file"], ["folder/file"], ["absent"]])
+def test_links_stay_and_their_target_is_replaced(tmp_path: Path, links: list[str]) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder/file"):
+        (tmp_path / name).write_text("old")
+    for name, target in zip(["first", "second"], links, strict=False):
+        (tmp_path / name).symlink_to(target)
+    with replacing(tmp_path / "first", overwrite=True) as temporary:
+        assert temporary.parent == (tmp_path / links[-1]).parent
+        temporary.write_text("new")
+    assert (tmp_path / "first").readlink() == Path(links[0])
+    assert (tmp_path / links[-1]).read_text() == "new"
+    for name in {"file", "folder/file"} - {links[-1]}:
+        assert (tmp_path / name).read_text() == "old"
+    assert not list(tmp_path.rglob(".cnncodes-*"))
+
+
+def test_links_are_files_that_exist_and_those_that_lead_nowhere_are_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "lost").symlink_to("absent/file")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "new").symlink_to("target")
+    for name, reason in (
+        ("link", "exists already"),
+        ("lost", f"the folder {tmp_path / 'absent'} does not exist"),
+        ("loop", "cannot be written (Too many levels of symbolic links)"),
+    ):
+        with pytest.raises(OutputError) as caught:
+            check_output(tmp_path / name, overwrite=False)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+    check_output(tmp_path / "new", overwrite=False)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_replaced_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(mode)
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with replacing(tmp_path / name, overwrite=True) as temporary:
+            temporary.write_text("new")
+            assert temporary.stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "file").stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to be root")
+def test_replaced_file_keeps_its_owner_where_that_may_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o640)
+    os.chown(path, NOBODY, NOBODY)
+    with replacing(path, overwrite=True):
+        pass
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to be root")
+def test_group_that_cannot_be_kept_leaves_its_rights_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
+    path = Path("file")
+    path.write_text("old")
+    path.chmod(0o664)
+    os.chown(path, 0, 1234)
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, 0)
+    try:
+        with unprivileged(tmp_path), replacing(path, overwrite=True):
+            pass
+    finally:
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("link", ["hard", "symbolic"])
+def test_input_by_any_name_is_never_replaced(tmp_path: Path, link: str) -> None:
+    (tmp_path / "input").write_text("mine")
+    if link == "hard":
+        (tmp_path / "other").hardlink_to(tmp_path / "input")
+    else:
+        (tmp_path / "other").symlink_to("input")
+    for output, used in (("other", "input"), ("input", "other")):
+        with pytest.raises(OutputError, match="is what the result is made from"):
+            check_output(tmp_path / output, overwrite=True, inputs=["gone", tmp_path / used])
+
+
 def test_checks_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cnncodes.errors import ParameterError
-from cnncodes.parameters import as_count, as_path, as_paths
+from cnncodes.parameters import Real, Whole, as_path, as_paths
 
 
 class BytesPath:
@@ -52,12 +53,57 @@ def test_what_is_no_path_among_paths_is_refused() -> None:
         next(paths)
 
 
-def test_counts_are_whole_and_above_0() -> None:
-    assert as_count(3, "top") == 3
-    assert type(as_count(np.int64(3), "top")) is int
-    for value in (0, -1):
-        with pytest.raises(ParameterError, match=f"top must be 1 or more, not {value}"):
-            as_count(value, "top")
-    for value in (1.0, "1", None):
-        with pytest.raises(ParameterError, match="top must be a whole number, not "):
-            as_count(value, "top")
+TOP = Whole(1, 10)
+HALF_OPEN = Real(0, 1, least_open=True)
+
+
+def test_whole_numbers_of_a_range_are_let_through() -> None:
+    assert TOP.check(1, "top") == 1
+    assert TOP.check(10, "top") == 10
+    assert type(TOP.check(np.int64(3), "top")) is int
+    assert TOP.check_or_none(None, "top") is None
+    assert TOP.check_or_none(3, "top") == 3
+
+
+@pytest.mark.parametrize("value", [0, -1, 11, np.int64(11), 2**64])
+def test_whole_numbers_out_of_range_are_refused(value: int) -> None:
+    with pytest.raises(ParameterError, match=f"^top must be from 1 to 10, not {value}$"):
+        TOP.check(value, "top")
+
+
+@pytest.mark.parametrize("value", [1.0, "1", None, True, np.True_, np.array([1, 2])])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"^top must be a whole number, not "):
+        TOP.check(value, "top")
+
+
+def test_a_number_too_long_to_be_written_out_is_refused_in_one_line() -> None:
+    for among in (TOP, HALF_OPEN):
+        with pytest.raises(ParameterError, match=r"not a number of 33,220 bits$"):
+            among.check(10**10_000, "number")
+
+
+def test_several_numbers_are_sorted_and_each_once() -> None:
+    assert TOP.check_each([3, 1, np.int64(3)], "sizes") == (1, 3)
+    assert TOP.check_each(iter([2]), "sizes") == (2,)
+    for value in ((), [0], [1, "2"], "12", 3, None):
+        with pytest.raises(ParameterError, match="sizes must "):
+            TOP.check_each(value, "sizes")
+
+
+@pytest.mark.parametrize("value", [1e-300, 1, 0.5, np.float32(0.5), Fraction(1, 4)])
+def test_numbers_of_a_range_are_let_through(value: float) -> None:
+    assert HALF_OPEN.check(value, "share") == value
+    assert type(HALF_OPEN.check(value, "share")) is float
+
+
+@pytest.mark.parametrize("value", [0, -0.0, 1.5, float("nan"), float("inf"), np.float32("nan")])
+def test_numbers_out_of_range_are_refused(value: float) -> None:
+    with pytest.raises(ParameterError, match=r"^share must be above 0 and at most 1, not "):
+        HALF_OPEN.check(value, "share")
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, 1j, np.array([0.5])])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"^share must be a number, not "):
+        HALF_OPEN.check(value, "share")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnncodes.text import listed, shown
+from cnncodes.text import listed, shortened, shown
 
 
 def test_escapes_what_a_terminal_must_not_get() -> None:
@@ -26,3 +26,9 @@ def test_whatever_comes_is_printable(text: str) -> None:
 )
 def test_only_the_first_names_are_listed(names: list[str], told: str) -> None:
     assert listed(names) == told
+
+
+def test_long_texts_are_cut_off() -> None:
+    assert shortened("abc", 3) == "abc"
+    assert shortened("abcd", 3) == "ab…"
+    assert listed(["a" * 4096, "b"]) == "a" * 79 + "…, b"

@@ -8,9 +8,11 @@ import h5py
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from cnncodes import CodeStore
 from tests.conftest import Run, error_of, run_command
+from tests.extract.test_backbone import write_backbone
 
 
 @pytest.fixture
@@ -80,6 +82,53 @@ def test_image_with_another_label(copied: tuple[Path, Path], tmp_path: Path) -> 
     (photos / "list.csv").write_text("\n".join(["path,label", *rows]))
     (found,) = faults(codes, "--source", photos / "list.csv")
     assert found[1] == "is labelled '9' in the source, '0' in the codes"
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> tuple[Path, Path]:
+    """A network, and a CSV file that lists images several times, with one label or with two."""
+    for name in "abc":
+        Image.new("RGB", (6, 6), (ord(name), 0, 0)).save(tmp_path / f"{name}.png")
+    rows = ["a.png,x", "a.png,y", "b.png,y", "b.png,y", "c.png,x", "a.png,x"]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    network = write_backbone(tmp_path / "mean.onnx")
+    run_command("extract", network, table, "-o", tmp_path / "listed.h5")
+    return tmp_path / "listed.h5", table
+
+
+def test_image_that_is_listed_several_times_is_no_fault(
+    run: Run, listed: tuple[Path, Path]
+) -> None:
+    codes, table = listed
+    assert run("verify", codes, "--source", table).stdout.endswith("  nothing is wrong\n")
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *reversed(rows)]))
+    assert run("verify", codes, "--source", table).stdout.endswith("  nothing is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("a.png,y", "a.png,x", "'x', 'x', 'x' in the source, 'x', 'x', 'y' in the codes"),
+        ("a.png,y", "", "'x', 'x' in the source, 'x', 'x', 'y' in the codes"),
+        ("c.png,x", "c.png,x\nc.png,x", "'x', 'x' in the source, 'x' in the codes"),
+        ("c.png,x", "c.png,y", "'y' in the source, 'x' in the codes"),
+    ],
+)
+def test_other_labels_of_an_image_that_is_listed_several_times(
+    listed: tuple[Path, Path], old: str, new: str, fault: str
+) -> None:
+    codes, table = listed
+    table.write_text(table.read_text().replace(old, new))
+    found = faults(codes, "--source", table)
+    assert found == [(old[:5], f"is labelled {fault}")]
+
+
+def test_changed_image_that_is_listed_several_times(listed: tuple[Path, Path]) -> None:
+    codes, table = listed
+    (table.parent / "b.png").write_bytes(b"another")
+    assert faults(codes, "--source", table) == 2 * [("b.png", "has changed")]
 
 
 def test_skipped_image_is_no_news(
@@ -174,6 +223,6 @@ def test_model_that_gives_no_numbers(
 def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a text")
     assert "cannot be opened as an ONNX model" in error_of("verify", tmp_path / "text")
-    assert "no such file" in error_of("verify", tmp_path / "absent")
-    assert "is a folder, not a regular file" in error_of("verify", tmp_path)
+    assert "absent: no such file; name a codes file" in error_of("verify", tmp_path / "absent")
+    assert "is a folder, not a regular file; name" in error_of("verify", tmp_path)
     assert "--source is for a codes file" in error_of("verify", app, "--source", photos)

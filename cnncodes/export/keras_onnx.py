@@ -14,6 +14,7 @@ This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, insi
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -25,12 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import MissingDependencyError, ParameterError, ParityError, WeightsError
+from cnncodes.errors import (
+    MissingDependencyError,
+    OutputError,
+    ParameterError,
+    ParityError,
+    WeightsError,
+)
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
+from cnncodes.files import check_filled, is_folder
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import INPUT_SIZE, SEED, as_path
 
 OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 PARITY_LIMIT = 1e-4
@@ -58,7 +67,7 @@ class Export:
 
 def export_backbone(
     name: str,
-    output: Path,
+    output: str | Path,
     *,
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
@@ -74,7 +83,7 @@ def export_backbone(
     ----------
     name : str
         A name in `BACKBONES`.
-    output : Path
+    output : str or Path
         The file to write.
     weights : str
         ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of what
@@ -104,7 +113,7 @@ def export_backbone(
     MissingDependencyError
         TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
     ParameterError
-        The name, size, pooling or layer is unknown to the network.
+        The name, pooling or layer is unknown, or a number out of range.
     WeightsError
         The weights are absent, damaged, of another network or of several.
     ParityError
@@ -113,8 +122,12 @@ def export_backbone(
         The file cannot be written.
     """
     spec = _check_request(name, input_size, pool)
-    check_output(output, overwrite=overwrite)
+    output = as_path(output, "output")
+    seed = SEED.check(seed, "seed")
+    inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
+    check_output(output, overwrite=overwrite, inputs=inputs)
     origin = _describe_weights(spec, weights, seed)
+    _check_temporary_folder()
     with own_keras() as keras:
         keras.utils.set_random_seed(seed)
         base = _build(keras, spec, weights, input_size)
@@ -166,11 +179,27 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
     if name not in BACKBONES:
         raise ParameterError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
     spec = BACKBONES[name]
-    if input_size < spec.min_input_size:
-        raise ParameterError(f"{name} needs an input size of {spec.min_input_size} pixels or more")
+    if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
+        raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
     if pool not in ("none", "avg", "max"):
         raise ParameterError(f"no pooling {pool!r}; there are none, avg and max")
     return spec
+
+
+def _check_temporary_folder() -> None:
+    """Report now that there is no folder for temporary files, or onnxruntime could not use it."""
+    try:
+        folder = tempfile.gettempdir()
+        folder.encode()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "no folder for temporary files can be written to; let TMPDIR name one"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{folder}: the folder for temporary files has a name that is not UTF-8, which "
+            "onnxruntime cannot use; let TMPDIR name another"
+        ) from error
 
 
 def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
@@ -178,21 +207,21 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
         return weights
     if weights == "random":
         return f"random:{seed}"
-    path = Path(weights)
-    if path.is_dir():
+    path = as_path(weights, "weights")
+    if is_folder(path):
         raise WeightsError(
             f"{weights}: a folder, such as TensorFlow saves; from the Keras model save "
             'model.save_weights("network.weights.h5")'
         )
-    if not path.is_file():
-        raise WeightsError(
-            f"{weights}: no such weight file; --weights takes imagenet, random or a file such as "
-            f"{spec.weights_file}"
-        )
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    remedy = f"--weights takes imagenet, random or a file such as {spec.weights_file}"
+    check_filled(path, remedy, error=WeightsError)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise WeightsError(f"{weights}: cannot be read ({error.strerror})") from error
     return f"file:{digest.hexdigest()}"
 
 

@@ -41,7 +41,7 @@ from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import digest_images, load_images
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.sources import find_images
+from cnncodes.extract.sources import Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.model_file import (
     FULL_WEIGHTS,
@@ -50,10 +50,11 @@ from cnncodes.model_file import (
     kernels_saturate,
 )
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path
 from cnncodes.progress import Progress
 
 DEFAULT_N_IMAGES = 256
-MIN_IMAGES = 8
+MIN_IMAGES = CALIBRATION_IMAGES.least
 EQUALIZATIONS = (0.0, 0.5)
 # Below this mean cosine, convolutions go back to float until it is reached.
 WANTED_COSINE = 0.99
@@ -184,9 +185,10 @@ def quantize_backbone(
     OutputError
         The file cannot be written.
     """
-    backbone, output = Path(backbone), Path(output)
-    if n_images < MIN_IMAGES:
-        raise ParameterError(f"{n_images} images are too few: {MIN_IMAGES} or more are needed")
+    backbone, images = as_path(backbone, "backbone"), as_path(images, "images")
+    output = as_path(output, "output")
+    n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
+    seed = SEED.check(seed, "seed")
     if weights not in ("auto", "full", "reduced"):
         raise ParameterError(f"no weights {weights!r}; there are auto, full and reduced")
     check_output(output, overwrite=overwrite, inputs=[backbone, images])
@@ -196,7 +198,9 @@ def quantize_backbone(
             f"{backbone}: is {network.info.precision} already; quantize the float32 file"
         )
     progress = progress or Progress("quantize", "images")
-    sample = _draw(Path(images), network.info.input_size, n_images, seed, progress)
+    listing = find_images(images)
+    check_output(output, overwrite=overwrite, inputs=listing.files())
+    sample = _draw(images, listing, network.info.input_size, n_images, seed, progress)
     pixels = sample.pixels
     half, rest = len(pixels) // 2, len(pixels) // 4
     parts = np.split(pixels, [half, len(pixels) - rest])
@@ -276,9 +280,10 @@ class _Sample:
     notes: tuple[str, ...]
 
 
-def _draw(source: Path, size: int, n_images: int, seed: int, progress: Progress) -> _Sample:
+def _draw(
+    source: Path, listing: Source, size: int, n_images: int, seed: int, progress: Progress
+) -> _Sample:
     """Load images drawn at random, passing over copies, blank and unusable ones."""
-    listing = find_images(source)
     files = listing.files()
     order = np.random.default_rng(seed).permutation(len(files))
     wanted = min(n_images, len(files))

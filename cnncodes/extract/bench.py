@@ -34,6 +34,7 @@ from cnncodes.model_file import (
     HeadInfo,
     open_session,
 )
+from cnncodes.parameters import NETWORK_BATCH, SECONDS, THREADS, as_paths
 from cnncodes.progress import Progress
 
 if TYPE_CHECKING:
@@ -176,13 +177,12 @@ def benchmark(
     It starts new Python processes, so a script must call it below
     ``if __name__ == "__main__":``, as `multiprocessing` asks.
     """
-    threads = available_threads() if threads is None else threads
-    if not files or not batch_sizes or min(*batch_sizes, threads) < 1 or not seconds > 0:
-        raise ParameterError(
-            "there must be a file and a batch size; batch sizes, threads and seconds must be "
-            "above 0"
-        )
-    sizes = tuple(sorted(set(batch_sizes)))
+    files = list(as_paths(files, "files"))
+    threads = THREADS.check_or_none(threads, "threads") or available_threads()
+    seconds = SECONDS.check(seconds, "seconds")
+    sizes = NETWORK_BATCH.check_each(batch_sizes, "batch_sizes")
+    if not files:
+        raise ParameterError("there is no file to measure; name one or more")
     requests = [_Request(path, sizes, threads, provider, seconds) for path in files]
     for request in requests:  # all are looked at before the first is measured
         _open(request, threads)

@@ -284,10 +284,11 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     """Return whether a directory entry is an image, or claims to be one by its ending."""
     claimed = Path(entry.name).suffix.lower() in SUFFIXES
     try:
-        if not stat.S_ISREG(entry.stat().st_mode):
+        status = entry.stat()
+        if not stat.S_ISREG(status.st_mode):
             return False
-        if claimed:
-            return True
+        if claimed or not status.st_size:
+            return claimed
         with open(entry.path, "rb") as file:  # noqa: PTH123 - thousands of Path objects saved
             return is_image(file.read(SIGNATURE_LENGTH))
     except OSError:  # not allowed, or a broken link: listed, so that the reason is reported later

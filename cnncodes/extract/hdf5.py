@@ -21,11 +21,11 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 from numpy.typing import DTypeLike, NDArray
 
+from cnncodes.bounds import MAX_TEXT_BYTES
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular
 from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 
-MAX_TEXT_BYTES = 1 << 16
 MAX_ATTRIBUTE_BYTES = 16_000_000
 # Values may take this much more than the file: those of other writers may be compressed.
 SLACK_BYTES = 64 << 20

@@ -45,6 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from cnncodes.bounds import MAX_REASON_LENGTH
 from cnncodes.errors import ImageError
 from cnncodes.extract.formats import (
     HEIF,
@@ -76,9 +77,9 @@ from cnncodes.extract.limits import (
     check_size,
     pixels_text,
 )
-from cnncodes.extract.pixels import check_white, to_pixels
-from cnncodes.parameters import as_path
-from cnncodes.text import counted
+from cnncodes.extract.pixels import to_pixels
+from cnncodes.parameters import MAX_PIXELS, WHITE, as_path
+from cnncodes.text import counted, shortened
 
 LARGE = 16_000_000  # pixels
 MAX_SLOW_PIXELS = 2_000_000  # of a PPM that Pillow decodes in Python
@@ -131,7 +132,7 @@ def decode_image(
         The file is empty, not an image, of a format or variant that is not decoded, damaged, too
         large, or a JPEG of more than `MAX_SCANS` scans or `MAX_EXIF` segments of EXIF.
     ParameterError
-        `white` is out of range.
+        `max_pixels` or `white` is out of range.
     """
     return _decode(content, size, max_pixels, white, suffix)[0]
 
@@ -140,7 +141,8 @@ def _decode(
     content: bytes, size: int, max_pixels: int, white: int | None, suffix: str
 ) -> tuple[NDArray[np.uint8], str]:
     """Return the pixels of `decode_image`, and a remark on what was assumed or mended."""
-    check_white(white)
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    white = WHITE.check_or_none(white, "white")
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     check_size(len(content), max_pixels)
@@ -303,7 +305,7 @@ def load_image(
         reason = str(error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return LoadedImage(index, None, "", reason)
+    return LoadedImage(index, None, "", shortened(reason, MAX_REASON_LENGTH))
 
 
 def _read_and_decode(
@@ -322,7 +324,8 @@ def _read_and_decode(
     try:
         pixels, remark = _decode(content, size, max_pixels, white, path.suffix)
     except ImageError as error:
-        return LoadedImage(index, None, digest, " ".join(str(error).split()))
+        reason = shortened(" ".join(str(error).split()), MAX_REASON_LENGTH)
+        return LoadedImage(index, None, digest, reason)
     return LoadedImage(index, pixels, digest, "", remark)
 
 
@@ -332,6 +335,8 @@ def _size_of(path: Path, max_pixels: int) -> int:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         # A pipe would be waited for; a folder gives an error of its own.
         raise ImageError("cannot be read: not a file")
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise ImageError("empty file")  # not read: those of /proc have this size too
     check_size(status.st_size, max_pixels)
     return status.st_size
 

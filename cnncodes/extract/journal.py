@@ -32,10 +32,14 @@ from cnncodes.extract.store import (
     compress,
     write_codes,
 )
-from cnncodes.output import replacing
+from cnncodes.output import check_unfinished, not_ours, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+_ANY_JOURNAL = b"cnncodes-j"  # what a journal of any release begins with
+# What is there is looked at before; these are for what takes its place in between. Windows has
+# neither.
+_NO_SURPRISES = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Journal:
@@ -70,7 +74,9 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, info: CodesInfo, request: str) -> Journal:
-        """Go on with the journal of the same extraction, or start one in its place.
+        """Go on with the journal of the same extraction, or start one.
+
+        A journal of another extraction is replaced. Nothing else ever is.
 
         Parameters
         ----------
@@ -84,7 +90,7 @@ class Journal:
         Raises
         ------
         OutputError
-            The file cannot be written, or another process is writing it.
+            The file cannot be written, another process is writing it, or it is no journal.
         """
         header = json.dumps({"request": request, **info.to_json()}).encode()
         try:
@@ -234,9 +240,19 @@ class Journal:
             raise
 
     def _resume(self, header: bytes) -> bool:
-        """Count what is there and cut a torn end off; False if it is of another extraction."""
+        """Count what is there and cut a torn end off; False if it is of another extraction.
+
+        Raises
+        ------
+        OutputError
+            It is no journal of ours.
+        """
         self._file.seek(0)
-        if self._file.read(len(JOURNAL_SIGNATURE)) != JOURNAL_SIGNATURE:
+        signature = self._file.read(len(JOURNAL_SIGNATURE))
+        # An interrupt may leave a journal empty, or with a part of its signature.
+        if not (signature.startswith(_ANY_JOURNAL) or _ANY_JOURNAL.startswith(signature)):
+            raise not_ours(self.path, "no journal of cnncodes extract")
+        if signature != JOURNAL_SIGNATURE:
             return False
         records = _records(self._file)
         if next(records, None) != header:
@@ -308,7 +324,8 @@ def _rows(record: bytes) -> Rows:
 def _open_locked(path: Path) -> BinaryIO:
     """Open a file for one process alone; the lock ends with the process, however it ends."""
     while True:
-        file = path.open("a+b", buffering=0)
+        check_unfinished(path)
+        file = open(path, "a+b", buffering=0, opener=_open_as_it_is)  # noqa: SIM115
         try:
             try:
                 _lock(file)
@@ -332,6 +349,11 @@ def _open_locked(path: Path) -> BinaryIO:
             file.close()
             raise
         file.close()  # the one who held the lock has removed the file
+
+
+def _open_as_it_is(path: str, flags: int) -> int:
+    """Open a file without following a link, and without waiting for the other end of a FIFO."""
+    return os.open(path, flags | _NO_SURPRISES, 0o666)
 
 
 if sys.platform == "win32":

@@ -18,12 +18,14 @@ from cnncodes.errors import ImageError, OutputError, SourceError
 from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.pixels import ASSUMED_WHITE, check_white
+from cnncodes.extract.pixels import ASSUMED_WHITE
 from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
+from cnncodes.files import exists
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
+from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path
 from cnncodes.progress import Progress
 from cnncodes.text import listed, shown
 
@@ -142,7 +144,7 @@ def extract(
     FileFormatError
         The backbone file is not one.
     ParameterError
-        The provider is not there or cannot start.
+        A number is out of range, or the provider is not there or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -158,10 +160,15 @@ def extract(
     file stays, and the same call goes on from it; a call that differs starts anew. The codes file
     is the same as if nothing had happened.
     """
-    output = Path(output)
+    backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
+    output = as_path(output, "output")
+    batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
+    threads = THREADS.check_or_none(threads, "threads")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    white = WHITE.check_or_none(white, "white")
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
-    check_white(white)
-    images = find_images(Path(source), group_by=group_by)
+    images = find_images(source, group_by=group_by)
+    check_output(output, overwrite=overwrite or update, inputs=images.files())
     if on_source is not None:
         on_source(images)
     workers = Workers.hire(
@@ -263,7 +270,7 @@ class _Earlier:
 @contextmanager
 def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlier]:
     """Open the file that is to be updated, if there is one; refuse other codes than the new."""
-    if not (update and output.exists()):
+    if not (update and exists(output)):
         yield _Earlier()
         return
     with CodeStore.open(output) as store:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cnncodes.errors import ImageError, ParameterError
+from cnncodes.errors import ImageError
+from cnncodes.parameters import WHITE
 
-MAX_WHITE = 2**16 - 1
+MAX_WHITE = WHITE.most
 WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, MAX_WHITE)  # of 16-bit grey
 STRIP = 1_000_000  # pixels
 ASSUMED_WHITE = "16-bit grey, white assumed to be"
@@ -27,18 +28,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _DARK = 64  # of 255: a colour image of 16 bits with none brighter may hold 14 bits or fewer
-
-
-def check_white(white: int | None) -> None:
-    """Refuse a value of white that 16 bits cannot hold.
-
-    Raises
-    ------
-    ParameterError
-        It is not from 1 to 65,535.
-    """
-    if white is not None and not (isinstance(white, int) and 1 <= white <= MAX_WHITE):
-        raise ParameterError(f"white must be a whole number from 1 to {MAX_WHITE:,}, not {white}")
 
 
 def to_pixels(

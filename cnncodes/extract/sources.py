@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
 from cnncodes.errors import ParameterError, SourceError
 from cnncodes.extract.folders import ListedImage, list_folder
 from cnncodes.extract.formats import DECODED
 from cnncodes.extract.tables import read_table
-from cnncodes.model_file import MAX_LABEL_LENGTH, MAX_LABELS
+from cnncodes.files import check_regular, is_folder
+from cnncodes.parameters import as_path
 from cnncodes.text import listed, shown
 
 UNLABELLED = -1
@@ -69,12 +71,12 @@ class Source:
         return {name: counts[number] for number, name in enumerate(self.class_names)}
 
 
-def find_images(source: Path, *, group_by: str | None = None) -> Source:
+def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
     """List the images of a source.
 
     Parameters
     ----------
-    source : Path
+    source : str or Path
         A folder of class folders, a flat folder or a CSV file.
     group_by : {"folder"}, optional
         Which images belong together: ``"folder"`` those of each folder directly below a class
@@ -94,10 +96,12 @@ def find_images(source: Path, *, group_by: str | None = None) -> Source:
     """
     if group_by is not None and group_by not in GROUPINGS:
         raise ParameterError(f"group_by must be {' or '.join(GROUPINGS)}, not {group_by!r}")
-    if source.is_dir():
+    source = as_path(source, "source")
+    if is_folder(source):
         root = source
         images, notes = list_folder(source, group_by_folder=group_by == "folder")
-    elif source.is_file():
+    else:
+        check_regular(source, "name a folder of images or a CSV file", error=SourceError)
         if group_by is not None:
             raise ParameterError(
                 f"{source}: images can be grouped by folder in a folder of class folders; a CSV "
@@ -105,8 +109,6 @@ def find_images(source: Path, *, group_by: str | None = None) -> Source:
             )
         root = source.parent
         images, notes = read_table(source)
-    else:
-        raise SourceError(f"{source}: no such folder or CSV file")
     if not images:
         left_out = f"; {'; '.join(notes)}" if notes else ""
         raise SourceError(f"{source}: no images in it ({DECODED}){left_out}")
@@ -115,13 +117,12 @@ def find_images(source: Path, *, group_by: str | None = None) -> Source:
 
 def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list[str]) -> Source:
     class_names = sorted({image.label for image in images if image.label})
-    longest = max(class_names, key=len, default="")
-    if len(longest) > MAX_LABEL_LENGTH or len(class_names) > MAX_LABELS:
-        raise SourceError(
-            f"{source}: a label has {len(longest):,} characters, and there are "
-            f"{len(class_names):,} labels; at most {MAX_LABEL_LENGTH:,} and {MAX_LABELS:,} can be "
-            f"used (the longest begins {shown(longest[:40])})"
-        )
+    fault = fault_of_labels(class_names) or fault_of_text(str(source), "its path", MAX_PATH_LENGTH)
+    for image in images:
+        fault = fault or fault_of_text(image.path, "a path", MAX_PATH_LENGTH)
+        fault = fault or fault_of_text(image.group, "a group", MAX_GROUP_LENGTH)
+    if fault:
+        raise SourceError(f"{source}: {fault}")
     _refuse_case_twins(source, class_names)
     index = {name: number for number, name in enumerate(class_names)}
     groups = tuple(image.group for image in images)

@@ -17,13 +17,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_text
 from cnncodes.errors import SourceError
 from cnncodes.extract.folders import ListedImage
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
+from cnncodes.files import check_filled, exists
 from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28
-REQUIRED, GROUP = ("path", "label"), "group"
+PATH, GROUP = "path", "group"
+REQUIRED = (PATH, "label")
 DELIMITERS = ",;\t|"  # spreadsheets write that of their country
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"
@@ -50,9 +53,12 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
     SourceError
         The file cannot be read, is no CSV file, or a row has no path or no label.
     """
+    n_bytes = check_filled(source, "list the images in it", error=SourceError).st_size
+    if n_bytes > MAX_BYTES:
+        raise _foreign(source)
     try:
         with source.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(n_bytes + 1)
     except OSError as error:
         raise SourceError(f"{source}: cannot be read ({error.strerror})") from error
     text, notes = _decoded(source, content)
@@ -62,13 +68,17 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
         raise SourceError(f"{source}: not a readable CSV file ({error})") from error
 
 
-def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
-    foreign = SourceError(
+def _foreign(source: Path) -> SourceError:
+    return SourceError(
         f"{source}: neither a folder nor a CSV file; give a folder of images or a CSV file with "
         "the columns path and label"
     )
-    if len(content) > MAX_BYTES or is_image(content[:SIGNATURE_LENGTH]):
-        raise foreign
+
+
+def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
+    begins_as_text = any(content[:4])  # in any encoding
+    if not begins_as_text or is_image(content[:SIGNATURE_LENGTH]):
+        raise _foreign(source)
     try:
         if content.startswith(_UTF_16):
             return content.decode("utf-16"), []
@@ -77,11 +87,11 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         if b"\0" in content:
-            raise foreign from error
+            raise _foreign(source) from error
     try:
         text = content.decode(FALLBACK_ENCODING)
     except UnicodeDecodeError as error:
-        raise foreign from error
+        raise _foreign(source) from error
     return text, [
         f"{source.name} is not UTF-8: read as Windows code page 1252; if names of classes look "
         "wrong, save it as CSV UTF-8"
@@ -105,15 +115,18 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
             continue
         row, line = dict(zip(columns, values, strict=False)), f"{source}, line {reader.line_num}"
         for name in REQUIRED:
-            if name not in row or (name == "path" and not row[name].strip()):
+            if name not in row or (name == PATH and not row[name].strip()):
                 raise SourceError(f"{line}: has no {name}")
             if len(row[name].splitlines()) > 1:
                 raise SourceError(f"{line}: has a line break in its {name}; is a quote not closed?")
+        for name, most in ((PATH, MAX_PATH_LENGTH), (GROUP, MAX_GROUP_LENGTH)):
+            if fault := fault_of_text(row.get(name, ""), f"a {name}", most):
+                raise SourceError(f"{line}: {fault}")
         n_long += any(value.strip() for value in values[len(columns) :])
         yield ListedImage(
-            path=finder.find(row["path"]),
+            path=finder.find(row[PATH]),
             label=normalized(row["label"]),
-            group=normalized(row.get("group", "")),
+            group=normalized(row.get(GROUP, "")),
         )
     if n_long:
         notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")
@@ -168,7 +181,7 @@ class _Finder:
         if stripped == written and written.isascii() and "\\" not in written:
             return written  # whether it exists is seen when it is read
         for candidate in (written, stripped, stripped.replace("\\", "/")):
-            if (self._root / candidate).exists():
+            if exists(self._root / candidate):
                 return candidate
             existing = self._in_other_form(candidate)
             if existing is not None:
@@ -181,7 +194,7 @@ class _Finder:
         for part in PurePosixPath(path).parts:
             folder = self._root / existing
             name: str | None = part
-            if not (folder / part).exists():
+            if not exists(folder / part):
                 name = self._names_in(folder).get(normalized(part))
             if name is None:
                 return None

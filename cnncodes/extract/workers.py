@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import LoadedImage, load_image
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
+from cnncodes.files import is_file
 from cnncodes.machine import available_memory, available_threads
 from cnncodes.model_file import DEFAULT_PROVIDER
-from cnncodes.parameters import as_count
+from cnncodes.parameters import NETWORK_BATCH, THREADS
 
 # onnxruntime computes the images of a batch one after another, layer by layer. In float32 more
 # than one at a time gives no more images a second, and takes more memory; in int8 a layer is so
@@ -90,11 +91,10 @@ class Workers:
         FileFormatError
             The file is not a backbone.
         ParameterError
-            `threads` or `batch_size` is below 1, or the provider is not there or cannot start.
+            `threads` or `batch_size` is out of range, or the provider is not there or cannot start.
         """
-        threads = available_threads() if threads is None else as_count(threads, "threads")
-        if batch_size is not None:
-            batch_size = as_count(batch_size, "batch_size")
+        threads = THREADS.check_or_none(threads, "threads") or available_threads()
+        batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
         number = max(1, min(threads, n_images))
         network = Backbone(backbone, threads=threads - number + 1, provider=provider)
         if batch_size is None:
@@ -164,9 +164,9 @@ def _read_ahead(files: Iterable[Path]) -> None:
     """Have the system read files while workers are busy with others, where it knows how to."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for file in files:
+    for file in filter(is_file, files):  # opening a FIFO or a device may have effects
         with suppress(OSError, ValueError):  # told when the file is read
-            opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+            opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_WILLNEED)
             finally:

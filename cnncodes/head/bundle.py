@@ -13,6 +13,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.head.head_onnx import save_checked
 from cnncodes.model_file import HeadInfo, check_same_network, open_session
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
 
 
 def bundle(
@@ -48,16 +49,20 @@ def bundle(
     ------
     FileFormatError
         A file is not what it should be, or the head belongs to another backbone.
+    ParameterError
+        A parameter is no path.
     OutputError
-        The app cannot be written.
+        The app cannot be written, or its metadata would be more than can be read.
     """
-    backbone, head, output = Path(backbone), Path(head), Path(output)
+    backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
+    output = as_path(output, "output")
     check_output(output, overwrite=overwrite, inputs=[backbone, head])
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
     info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
+    described = info.to_metadata("app")
     given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
     taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
     if given != [("codes", network.code_shape)] or taken != [
@@ -67,7 +72,7 @@ def bundle(
     with replacing(output, overwrite=overwrite) as temporary:
         try:
             joined = _join(backbone, head)
-            helper.set_model_props(joined, info.to_metadata("app"))
+            helper.set_model_props(joined, described)
             save_checked(joined, temporary)
         except (OSError, FileFormatError):
             raise

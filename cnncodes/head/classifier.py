@@ -35,7 +35,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
-from cnncodes.parameters import as_count, as_path, as_paths
+from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
 
 BATCH_SIZE = 8
 PART = 1 << 20  # bytes of a file that are read at a time
@@ -136,7 +136,7 @@ class Classifier:
         self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
     ) -> None:
         self.path = as_path(path, "path")
-        self._threads = available_threads() if threads is None else as_count(threads, "threads")
+        self._threads = THREADS.check_or_none(threads, "threads") or available_threads()
         self._session, metadata = open_session(
             self.path, "app", threads=self._threads, provider=provider
         )
@@ -193,11 +193,10 @@ class Classifier:
         ImageError
             The image cannot be used.
         ParameterError
-            `image` is of none of these kinds, or `top` or `max_pixels` no number of 1 or more.
+            `image` is of none of these kinds, or `top` or `max_pixels` is out of range.
         """
-        if top is not None:
-            top = as_count(top, "top")
-        max_pixels = as_count(max_pixels, "max_pixels")
+        top = COUNT.check_or_none(top, "top")
+        max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
         return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
@@ -228,11 +227,11 @@ class Classifier:
         ------
         ParameterError
             `paths` is a single path or not iterable, one of them is no path, or `top` or
-            `max_pixels` is no number of 1 or more.
+            `max_pixels` is out of range.
         """
-        if top is not None:
-            top = as_count(top, "top")
-        return self._predict_each(as_paths(paths, "paths"), top, as_count(max_pixels, "max_pixels"))
+        top = COUNT.check_or_none(top, "top")
+        max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+        return self._predict_each(as_paths(paths, "paths"), top, max_pixels)
 
     def _predict_each(
         self, paths: Iterator[Path], top: int | None, max_pixels: int

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.files import check_filled
 from cnncodes.output import replacing
+from cnncodes.parameters import COUNT, as_path
 
 FORMAT = "1"
-MAX_COUNT = 10**9
 MAX_BYTES = 10 * 2**20
+MAX_HEADS = 20_000  # of all curves of a file: 300 bytes each, at most, are well below that
 _REMEDY = "make one with: cnncodes curve"
 WORTHWHILE = 0.01  # of accuracy, for twice the images
 ABOUT_TWICE = (1.4, 3.0)
@@ -192,16 +194,21 @@ def save_curves(curves: Sequence[Curve], path: Path, *, overwrite: bool) -> None
     OutputError
         The file cannot be written.
     """
+    content = (json.dumps(curves_to_json(curves), indent=2) + "\n").encode()
+    if len(content) > MAX_BYTES:
+        raise OutputError(
+            f"{path}: would be larger than the 10 MiB that are read; name fewer files"
+        )
     with replacing(path, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(curves_to_json(curves), indent=2) + "\n", "utf-8")
+        temporary.write_bytes(content)
 
 
-def read_curves(path: Path) -> list[Curve]:
+def read_curves(path: str | Path) -> list[Curve]:
     """Read the curves that ``cnncodes curve`` wrote.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The JSON file.
 
     Returns
@@ -212,8 +219,10 @@ def read_curves(path: Path) -> list[Curve]:
     Raises
     ------
     FileFormatError
-        The file is absent, foreign, damaged, too large or of a later format.
+        The file is absent, not regular, empty, foreign, damaged, too large or of a later
+        format.
     """
+    path = as_path(path, "path")
     value = _read_json(path)
     if not _says_curve(value):
         raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
@@ -244,16 +253,14 @@ def _says_curve(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "no such file"
-        raise FileFormatError(f"{path}: {fault}; {_REMEDY}")
+    n_bytes = check_filled(path, _REMEDY).st_size
+    if n_bytes > MAX_BYTES:
+        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(n_bytes)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BYTES:
-        raise FileFormatError(f"{path}: is too large for a learning curve; {_REMEDY}")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -323,8 +330,8 @@ def _entry(value: Any, name: str, kind: type[Kind]) -> Kind:
 
 def _count(value: Any, name: str, least: int = 1) -> int:
     found = value.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= MAX_COUNT:
-        raise ValueError(f"{name} must be a whole number from {least} to {MAX_COUNT}")
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= COUNT.most:
+        raise ValueError(f"{name} must be a whole number from {least} to {COUNT.most}")
     return found
 
 

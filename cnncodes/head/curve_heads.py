@@ -23,7 +23,7 @@ from cnncodes.errors import ParameterError
 from cnncodes.extract.images import digest_images
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.charts import check_figure, learning_curve_figure, save_figure
-from cnncodes.head.curve import MAX_COUNT, Curve, CurvePoint, save_curves
+from cnncodes.head.curve import MAX_HEADS, Curve, CurvePoint, save_curves
 from cnncodes.head.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.head.gram import (
     gram_matrix,
@@ -32,13 +32,15 @@ from cnncodes.head.gram import (
     rows_that_stay,
     standardise,
 )
+from cnncodes.head.linear import check_logits
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
-from cnncodes.head.solve import new_solver, solve
-from cnncodes.head.train import check_strength, versions
+from cnncodes.head.solve import check_strength, new_solver, solve
+from cnncodes.head.train import LinearHead, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
+from cnncodes.parameters import COUNT, DRAWS, SEED, TRAIN_FRACTION, as_path, as_paths
 from cnncodes.progress import Progress
 
 # Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
@@ -112,8 +114,13 @@ def learning_curves(
     OutputError
         A result cannot be written.
     """
-    paths, output = [Path(each) for each in codes], Path(output)
-    chart = None if plot is None else Path(plot)
+    sizes = None if per_class is None else COUNT.check_each(per_class, "per_class")
+    seeds = DRAWS.check(seeds, "seeds")
+    seed = SEED.check(seed, "seed")
+    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
+    check_strength(C)
+    paths, output = list(as_paths(codes, "codes")), as_path(output, "output")
+    chart = None if plot is None else as_path(plot, "plot")
     check_output(output, overwrite=overwrite, inputs=paths)
     if chart is not None:
         check_figure(chart, overwrite=overwrite)
@@ -122,16 +129,16 @@ def learning_curves(
             raise ParameterError(f"{chart}: is both the result and its chart; name two files")
     if not paths:
         raise ParameterError("there is no codes file to measure; name one or more")
-    sizes = None if per_class is None else sorted(set(per_class))
-    if sizes is not None and (not sizes or not 1 <= sizes[0] <= sizes[-1] <= MAX_COUNT):
-        raise ParameterError(f"the images per class must be 1 to {MAX_COUNT:,}, not {per_class}")
-    if seeds < 1:
-        raise ParameterError(f"the seeds must be 1 or more, not {seeds}")
-    check_strength(C)
     plans = [plan_curve(path, sizes, train_fraction, split, seeds, seed) for path in paths]
     compare_plans(plans)
+    n_heads = sum(len(draws) for plan in plans for draws in plan.train.values())
+    if n_heads > MAX_HEADS:
+        raise ParameterError(
+            f"{n_heads:,} heads are more than the {MAX_HEADS:,} that a file of curves can hold; "
+            "give fewer seeds, or fewer numbers per_class"
+        )
     if progress:
-        progress.begin(sum(len(draws) for plan in plans for draws in plan.train.values()))
+        progress.begin(n_heads)
     curves = [_measure(plan, C, class_weight, progress) for plan in plans]
     save_curves(curves, output, overwrite=overwrite)
     if chart is not None:
@@ -204,9 +211,11 @@ def _on_codes(
             seed=plan.seed,
             groups=plan.groups[draw],
         )
-        n_right = 0
+        n_right, head = 0, LinearHead(weights, bias)
+        for _, X in CodeRows(store, draw).blocks():
+            head.logits(X)
         for places, X in test.blocks():
-            n_right += int(((X @ weights + bias).argmax(axis=1) == truth[places]).sum())
+            n_right += int((head.logits(X).argmax(axis=1) == truth[places]).sum())
         return n_right / len(truth), fitted["C"]
 
     return measure
@@ -269,6 +278,11 @@ def fit_part(
     C : float
         The strength that was used.
 
+    Raises
+    ------
+    LogitsError
+        The codes are so large that logits overflow.
+
     Notes
     -----
     A head's weights are W = Xᵀα, where the rows of α add up to zero. So the logits of an image x
@@ -279,7 +293,12 @@ def fit_part(
     mean = own.mean(axis=0, dtype=np.float64).astype(np.float32)
     length = standardise(own)
     points = rotate(own)
-    solution = solve(points, y, model, C=C, random_state=seed % 2**32, groups=groups)
+    solution = solve(points, y, model, C=C, random_state=seed, groups=groups)
     alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
-    logits = (K[np.ix_(test, train)] - mean) @ alpha + solution.intercept.astype(np.float32)
+    intercept = solution.intercept.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = (K[np.ix_(test, train)] - mean) @ alpha + intercept
+        trained = points @ solution.weights.astype(np.float32) + intercept
+    for each in (trained, logits):  # as `train` does
+        check_logits(each)
     return logits, solution.C

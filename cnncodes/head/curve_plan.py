@@ -19,6 +19,7 @@ from cnncodes.text import listed
 
 SMALLEST_SIZE = 5  # of those that are chosen, where there are images for larger ones
 N_SIZES = 3  # at least, where there are not
+SIZES_LISTED = 10  # in a note
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _notes_on_sizes(
     too_large = [f"{size:,}" for size in sizes if size > most]
     if too_large:
         notes.append(
-            f"left out: {', '.join(too_large)} images per class, since no class has more than "
+            f"left out: {listed(too_large)} images per class, since no class has more than "
             f"{most:,} training images"
         )
     elif sizes[-1] < most:
@@ -220,7 +221,8 @@ def _notes_on_sizes(
             for size, few in zip(uneven, fewer, strict=True)
         ]
         notes.append(
-            f"classes with fewer images than a size train on all of theirs: {'; '.join(told)}"
+            "classes with fewer images than a size train on all of theirs: "
+            f"{'; '.join(told[:SIZES_LISTED])}{'; …' if len(told) > SIZES_LISTED else ''}"
         )
     return notes
 

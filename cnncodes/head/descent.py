@@ -142,17 +142,20 @@ class Descent:
                 product: NDArray[np.float32] = X[:, part] @ self.weights[part]
             return product
 
-        total: NDArray[np.float32] = sum(self._do(part_of_logits, run), self.bias)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total: NDArray[np.float32] = sum(self._do(part_of_logits, run), self.bias)
         return total
 
     def step(
         self, X: NDArray[np.float32], targets: NDArray[np.intp], rate: float, run: Run = map
     ) -> float:
         """Train on a batch; return the sum of its losses before that."""
-        residual = log_softmax(self.logits(X, run))
+        logits = self.logits(X, run)
         each = np.arange(len(X))
-        loss = -float(residual[each, targets].sum())
-        np.exp(residual, out=residual)
+        with np.errstate(over="ignore", invalid="ignore"):
+            residual = log_softmax(logits)
+            loss = -float(residual[each, targets].sum())
+            np.exp(residual, out=residual)
         residual[each, targets] -= 1
         residual /= len(X)
         self._steps += 1
@@ -169,7 +172,8 @@ class Descent:
                     self._optimizer.update(self.weights[stretch], gradient, self._slots[:, stretch])
 
         deque(self._do(update, run), maxlen=0)
-        self._optimizer.update(self.bias, residual.sum(axis=0), self._bias_slots)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._optimizer.update(self.bias, residual.sum(axis=0), self._bias_slots)
         return loss
 
     def _do(self, work: Callable[[slice], Any], run: Run) -> Iterable[Any]:

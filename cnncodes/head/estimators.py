@@ -30,6 +30,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
+from cnncodes.bounds import MAX_MODEL_BYTES
 from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterError, TrainingError
 from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
 from cnncodes.head.rows import CodeRows
@@ -37,6 +38,7 @@ from cnncodes.head.scaling import read_all
 from cnncodes.machine import available_threads
 from cnncodes.model_check import OPERATORS
 from cnncodes.model_file import HeadInfo
+from cnncodes.text import counted, shortened
 
 N_COMPONENTS = 256
 N_FOLDS = 5
@@ -44,7 +46,7 @@ N_NEIGHBORS = 10
 MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and an image a second
 TOLERANCE = 1e-3  # of a probability: the graph computes in float32, most estimators do not
 TOLERATED = 0.01  # share of images beyond it: neighbours equally near, a threshold of a tree
-MAX_BYTES = 2**31 - 1  # what protobuf can hold
+MAX_PARAMETER_LENGTH = 1000  # in a head's metadata
 WITHOUT_PROBABILITIES = (
     "has no predict_proba, and a head gives probabilities; wrap it, or the part of it that "
     "decides, in sklearn.calibration.CalibratedClassifierCV"
@@ -255,8 +257,10 @@ def fit_estimator(
         The estimator cannot be fitted or converted, its graph would be too large or gives other
         probabilities than the estimator.
     """
-    name, seed = name_of(estimator), seed % 2**32
-    with _as_training_errors(f"{name}: cannot be trained"):
+    name = name_of(estimator)
+    with _as_training_errors(f"{name}: cannot be trained"), warnings.catch_warnings():
+        # Of numpy, where codes do not differ; what comes out is compared below.
+        warnings.simplefilter("ignore", RuntimeWarning)
         if isinstance(estimator, str):
             together = np.arange(len(y)) if groups is None else groups
             model = NAMED[estimator](y, together, rows.n_features, seed)
@@ -278,8 +282,24 @@ def fit_estimator(
         parameters = {key: _plain(value) for key, value in model.get_params(deep=False).items()}
         head = EstimatorHead(_convert(model, rows.n_features, shape[1], code_shape), parameters)
         found = head.probabilities(X)
-    check_agreement(name, found, wanted)
+    try:
+        check_agreement(name, found, wanted)
+    except TrainingError as error:
+        n_twice = 0 if groups is None else _n_of_several_classes(y, groups)
+        if estimator != "knn" or not n_twice:
+            raise
+        raise TrainingError(
+            f"knn: {counted(n_twice, 'training image')} of several classes, whose copies are "
+            "equally near, so that chance decides which of them count; give each image one class, "
+            "or take logistic"
+        ) from error
     return head
+
+
+def _n_of_several_classes(y: NDArray[np.int32], groups: NDArray[np.intp]) -> int:
+    """Count the groups, such as copies of a file, that have images of more than one class."""
+    cells = np.unique(np.stack([y, groups], axis=1), axis=0)
+    return int((np.unique(cells[:, 1], return_counts=True)[1] > 1).sum())
 
 
 def check_size(name: str, model: Any) -> None:
@@ -308,7 +328,7 @@ def check_size(name: str, model: Any) -> None:
 
     with _as_training_errors(f"{name}: cannot be measured"):
         pickle.dumps(model, protocol=5, buffer_callback=count)
-    if n_bytes > MAX_BYTES:
+    if n_bytes > MAX_MODEL_BYTES:
         raise TrainingError(
             f"{name}: its file would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; put a "
             "PCA before it, use fewer images or extract with a backbone exported with --pool avg"
@@ -414,11 +434,12 @@ def _plain(value: Any) -> Any:
     """Return a parameter as a JSON type, where it is one."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return " ".join(repr(value).split())
+    text = value if isinstance(value, str) else " ".join(repr(value).split())
+    return shortened(text, MAX_PARAMETER_LENGTH)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.images import (
     LoadedImage,
@@ -28,7 +28,7 @@ from cnncodes.extract.images import (
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
-from cnncodes.files import is_hdf5
+from cnncodes.files import check_filled, is_folder, is_hdf5
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.metrics import measure
@@ -45,6 +45,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
+from cnncodes.parameters import MAX_PIXELS, as_path
 from cnncodes.progress import Progress
 
 BATCH_SIZE = 8
@@ -116,22 +117,25 @@ def evaluate(
     TrainingError
         A code is not finite.
     ParameterError
-        Options contradict each other, or the provider is not there or cannot start.
+        Options contradict each other, a number is out of range, or the provider is not there or
+        cannot start.
     MissingDependencyError
         The report needs packages that are not installed.
     OutputError
         The report cannot be written.
     """
-    data = Path(data)
+    model, data = as_path(model, "model"), as_path(data, "data")
+    backbone = None if backbone is None else as_path(backbone, "backbone")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra
 
         inputs = [each for each in (model, data, backbone) if each is not None]
-        planned = Report(Path(report), curve, images, overwrite=overwrite, inputs=inputs)
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
         raise ParameterError("--curve and --images are for a report; pass --report too")
-    opened = _Model(Path(model), provider, allow_mixed)
+    opened = _Model(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
         if group_by is not None:
@@ -199,9 +203,12 @@ class _Model:
 
 
 def _is_codes_file(path: Path) -> bool:
-    if path.is_dir():
+    if is_folder(path):
         return False
-    return path.suffix == ".h5" or is_journal(path) or (path.is_file() and is_hdf5(path))
+    if path.suffix == ".h5":
+        return True
+    check_filled(path, "name a codes file, a folder of images or a CSV file", error=SourceError)
+    return is_journal(path) or is_hdf5(path)
 
 
 def _evaluate_codes(

@@ -40,8 +40,16 @@ from threadpoolctl import threadpool_limits
 from cnncodes.errors import TrainingError
 from cnncodes.head.linear import LinearSoftmax
 from cnncodes.head.scaling import TOO_LARGE
-from cnncodes.head.solve import DEFAULT_CS, MAX_ITERATIONS, SOLVER_TOLERANCE, new_solver, solve
+from cnncodes.head.solve import (
+    DEFAULT_CS,
+    MAX_ITERATIONS,
+    SOLVER_TOLERANCE,
+    check_strength,
+    new_solver,
+    solve,
+)
 from cnncodes.machine import available_threads
+from cnncodes.parameters import COUNT, STRENGTH_UNSCALED
 from cnncodes.progress import Progress
 
 Read = Callable[[int, int], NDArray[Any]]
@@ -408,6 +416,10 @@ class GramLogisticRegression(LinearSoftmax):
         TrainingError
             X is so large that its inner products overflow.
         """
+        check_strength(self.C, STRENGTH_UNSCALED)
+        for each in self.Cs:
+            STRENGTH_UNSCALED.check(each, "each of Cs")
+        COUNT.check(self.n_folds, "n_folds")
         features: NDArray[Any]
         targets: NDArray[Any]
         features, targets = validate_data(self, X, y, dtype=[np.float64, np.float32])

@@ -9,7 +9,36 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from cnncodes.errors import TrainingError
+
+REMEDY = "remove images whose codes are unlike all others, or take another layer of the network"
 Float = TypeVar("Float", np.float32, np.float64)
+
+
+class LogitsError(TrainingError):
+    """A head cannot be used, since its logits overflow."""
+
+
+def check_logits(logits: NDArray[Any], remedy: str = REMEDY) -> None:
+    """Refuse the logits of a head that are not finite, or so far apart that softmax overflows.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (n_images, n_classes)
+        What a head gives, computed without regard to overflow.
+    remedy : str
+        What to do about it, the end of the error's message.
+
+    Raises
+    ------
+    LogitsError
+        They are.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = logits.max(axis=-1) - logits.min(axis=-1)
+    n_overflowing = int((~np.isfinite(spread)).sum())
+    if n_overflowing:
+        raise LogitsError(f"the head's logits overflow for {n_overflowing} images; {remedy}")
 
 
 def log_softmax(logits: NDArray[Float]) -> NDArray[Float]:

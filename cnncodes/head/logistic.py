@@ -80,9 +80,7 @@ def fit_logistic(
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a note of ours
-            return solve(
-                points, y, model, C=C, random_state=seed % 2**32, groups=groups, progress=progress
-            )
+            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
 
     mean: NDArray[np.floating[Any]]
     if len(rows) >= rows.n_features:

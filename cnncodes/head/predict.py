@@ -9,6 +9,7 @@ from typing import BinaryIO
 from cnncodes.errors import ImageError, SourceError
 from cnncodes.extract.folders import Omissions, images_below
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
+from cnncodes.files import is_folder
 from cnncodes.head.classifier import Classifier, FilePrediction
 
 STANDARD_INPUT = "-"
@@ -73,7 +74,7 @@ def _grouped(
             yield False, files
             yield True, []
             files = []
-        elif path.is_dir():
+        elif is_folder(path):
             omitted = Omissions()
             images = images_below(path, omitted)
             if on_note is not None:

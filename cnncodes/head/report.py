@@ -19,6 +19,7 @@ from PIL import Image
 from cnncodes import __version__
 from cnncodes.errors import OutputError, SourceError
 from cnncodes.extract.images import load_image
+from cnncodes.files import exists, is_folder
 from cnncodes.head.charts import (
     confusion_figure,
     inline_svg,
@@ -30,6 +31,7 @@ from cnncodes.head.curve import Curve, read_curves
 from cnncodes.head.evaluation import Evaluation, Mistake, evaluation_to_json
 from cnncodes.info import value_text
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Report:
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
         Where to write; made if it is not there.
     curve : str or Path, optional
         A file of ``cnncodes curve``.
@@ -90,7 +92,7 @@ class Report:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         curve: str | Path | None = None,
         images: str | Path | None = None,
         *,
@@ -98,20 +100,21 @@ class Report:
         inputs: Iterable[str | Path] = (),
     ) -> None:
         require("a report", "matplotlib", "jinja2")
-        self.folder = folder
+        self.folder = folder = as_path(folder, "report")
         self._overwrite = overwrite
+        curve = None if curve is None else as_path(curve, "curve")
         sources = [*inputs, curve] if curve is not None else list(inputs)
-        if folder.is_dir():
+        if is_folder(folder):
             for name in (PAGE, FIGURES):
                 check_output(folder / name, overwrite=overwrite, inputs=sources)
-        elif folder.exists():
-            raise OutputError(f"{folder}: is a file; name a folder for the report")
+        elif exists(folder) or folder.is_symlink():  # one that leads nowhere
+            raise OutputError(f"{folder}: is no folder; name a folder for the report")
         else:
             check_output(folder, overwrite=overwrite)
-        if images is not None and not Path(images).is_dir():
+        self._images = None if images is None else as_path(images, "images")
+        if self._images is not None and not is_folder(self._images):
             raise SourceError(f"{images}: no such folder; name the one that holds the images")
-        self._images = None if images is None else Path(images)
-        self._curves = [] if curve is None else read_curves(Path(curve))
+        self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> None:
         """Write the page and the JSON beside it.
@@ -247,7 +250,7 @@ def _thumbnail(mistake: Mistake, file: Path) -> Thumbnail:
 def _root(source: str) -> Path:
     """Return what paths are relative to: the source, or the folder of a CSV file."""
     path = Path(source)
-    return path if path.is_dir() else path.parent
+    return path if is_folder(path) else path.parent
 
 
 def _shares(matrix: NDArray[np.int64]) -> list[list[float]]:

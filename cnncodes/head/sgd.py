@@ -1,7 +1,7 @@
 """The SGD head on the codes of a file: little of them is in memory at a time.
 
 What a training needs to go on after an interruption is kept beside the head, as NAME.partial:
-arrays in numpy's own format, which holds no code.
+arrays in numpy's own format, which holds no code. The first of them tells it from any other file.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import TrainingError
+from cnncodes.errors import OutputError, ParameterError, TrainingError
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.softmax import Epoch, SGDSoftmax
-from cnncodes.output import check_output, replacing
+from cnncodes.output import check_output, check_unfinished, not_ours, replacing
 from cnncodes.progress import Progress
 
 READ_BYTES = 32 * 2**20
 N_MEASURED = 1024
 _BLOCK = 64
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
+_REQUEST = "cnncodes_request"  # the first member of a checkpoint
+_MAX_REQUEST = 4096  # bytes
+# An archive of .npz begins so, and the name of its first member is at byte 30.
+_ZIP_SIGNATURE, _NAME_START = b"PK\3\4", 30
 
 
 class StandardisedRows:
@@ -142,13 +146,13 @@ def fit_sgd(
     TrainingError
         A parameter is out of range, a code is not finite, or the training diverged.
     OutputError
-        The checkpoint cannot be written.
+        The checkpoint cannot be written, or something else than one stands there.
     KeyboardInterrupt
         With a message that says whether the training can go on.
     """
     if checkpoint is not None:
-        check_output(checkpoint, overwrite=True)
-    model = SGDSoftmax(random_state=seed % 2**32, **(parameters or {}))
+        _check_checkpoint(checkpoint)
+    model = SGDSoftmax(random_state=seed, **(parameters or {}))
     images = StandardisedRows(rows, measured(rows), progress)
     request = _request(rows, images.scaling, y, model, groups)
     state = _load(checkpoint, request)
@@ -158,14 +162,13 @@ def fit_sgd(
             n_done = len(state["history"]) if state else 0
             progress.begin(len(rows) * model.epochs, len(rows) * n_done)
         saved = time.monotonic()
-        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
-            targets, n_classes = y.astype(np.intp), int(y.max()) + 1
-            for epoch in model.train(images, targets, n_classes, state, groups=groups):
-                if on_epoch is not None:
-                    on_epoch(epoch)
-                if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-                    _save(checkpoint, request, model)
-                    ours, saved = True, time.monotonic()
+        targets, n_classes = y.astype(np.intp), int(y.max()) + 1
+        for epoch in model.train(images, targets, n_classes, state, groups=groups):
+            if on_epoch is not None:
+                on_epoch(epoch)
+            if checkpoint and time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                _save(checkpoint, request, model)
+                ours, saved = True, time.monotonic()
     except ValueError as error:
         if checkpoint and ours:  # it would diverge again from there
             checkpoint.unlink(missing_ok=True)
@@ -180,6 +183,26 @@ def fit_sgd(
     if kept.validation_accuracy is not None:
         fitted["validation_accuracy"] = kept.validation_accuracy
     return *images.scaling.fold(model.coef_.T, model.intercept_), fitted
+
+
+def check_descent(parameters: dict[str, Any] | None) -> None:
+    """Refuse parameters that `SGDSoftmax` does not have, or that are out of range.
+
+    Raises
+    ------
+    ParameterError
+        There is one.
+    """
+    if not isinstance(parameters, dict | None):
+        raise ParameterError(f"sgd must be a dict, not {type(parameters).__name__}")
+    known = SGDSoftmax().get_params().keys() - {"random_state"}  # seed stands for that
+    unknown = [name for name in parameters or {} if name not in known]
+    if unknown:
+        raise ParameterError(f"sgd has no parameter {unknown[0]!r:.40}; {', '.join(sorted(known))}")
+    try:
+        SGDSoftmax(**(parameters or {})).check_parameters()
+    except ValueError as error:
+        raise ParameterError(f"sgd: {error}") from error
 
 
 def measured(rows: CodeRows) -> Scaling:
@@ -203,9 +226,26 @@ def _request(
     return hashlib.sha256(asked.encode() + scaling.mean.tobytes()).hexdigest()
 
 
+def _check_checkpoint(path: Path) -> None:
+    """Refuse what is no checkpoint of ours, whole or damaged: it would be replaced and removed."""
+    check_unfinished(path)
+    check_output(path, overwrite=True)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_NAME_START + len(_REQUEST))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    ours = content.startswith(_ZIP_SIGNATURE) and content[_NAME_START:] == _REQUEST.encode()
+    if content and not ours:  # an empty one holds nothing that could be lost
+        raise not_ours(path, "no checkpoint of cnncodes train")
+
+
 def _save(path: Path, request: str, model: SGDSoftmax) -> None:
+    arrays: dict[str, Any] = {_REQUEST: np.array(request), **model.state()}
     with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
-        np.savez(file, request=np.array(request), **model.state())  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def _load(path: Path | None, request: str) -> dict[str, NDArray[Any]] | None:
@@ -215,7 +255,10 @@ def _load(path: Path | None, request: str) -> dict[str, NDArray[Any]] | None:
     try:
         # numpy would leave a damaged file open that it opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            state = dict(stored)
-    except Exception:  # what is damaged or not ours may hold anything; the training starts anew
+            if stored.zip.getinfo(f"{_REQUEST}.npy").file_size > _MAX_REQUEST:
+                return None
+            if str(stored[_REQUEST]) != request:
+                return None
+            return {name: stored[name] for name in stored.files if name != _REQUEST}
+    except Exception:  # what is damaged may hold anything; the training starts anew
         return None
-    return state if str(state.pop("request", "")) == request else None

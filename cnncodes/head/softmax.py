@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_random_state, column_or_1d, validate_
 from cnncodes.head.descent import Adam, Descent, Nesterov, Run, in_all_threads
 from cnncodes.head.linear import LinearSoftmax, log_softmax
 from cnncodes.head.split import split_by_class
+from cnncodes.parameters import DESCENT_BATCH, EPOCHS, L2, LEARNING_RATE, SHARE
 
 OPTIMIZERS = ("momentum", "adam")
 SCHEDULES = ("constant", "cosine")
@@ -235,7 +236,7 @@ class SGDSoftmax(LinearSoftmax):
             A parameter is out of range, a class is not among `classes`, X is not finite, or
             the training diverged.
         """
-        self._check_parameters()
+        self.check_parameters()
         first = not hasattr(self, "coef_")
         features: NDArray[np.float32]
         names: NDArray[Any]
@@ -303,7 +304,7 @@ class SGDSoftmax(LinearSoftmax):
         ValueError
             A parameter is out of range, or the training diverged.
         """
-        self._check_parameters()
+        self.check_parameters()
         random = check_random_state(self.random_state)
         train, held_out = self._hold_out(targets, random, groups)
         self._descent = self._start(images.n_features, n_classes)
@@ -340,6 +341,7 @@ class SGDSoftmax(LinearSoftmax):
             loss += descent.step(inputs, targets[places], rate, run)
         self._check_finite(loss, f"epoch {number}")
         measured = _loss_and_accuracy(images, held_out, targets, descent, run)
+        self._check_finite(measured[0] or 0.0, f"epoch {number}")
         epoch = Epoch(number, loss / len(order), *measured)
         if not len(held_out) or all(_rank(epoch) > _rank(each) for each in self.history_):
             self.best_epoch_ = number
@@ -370,23 +372,26 @@ class SGDSoftmax(LinearSoftmax):
     def _out_of_patience(self) -> bool:
         return self.patience is not None and len(self.history_) - self.best_epoch_ >= self.patience
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Refuse parameters that are out of range, as `fit` does.
+
+        Raises
+        ------
+        ValueError
+            One is.
+        """
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {self.optimizer!r}; there are {OPTIMIZERS}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}; there are {SCHEDULES}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError("epochs and batch_size must be 1 or more")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be 1 or more, not {self.patience}")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError("validation_fraction must be at least 0 and below 1")
-        if self.learning_rate is not None and not 0 < self.learning_rate < np.inf:
-            raise ValueError(f"learning_rate must be above 0 and finite, not {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
-        if not 0 <= self.l2 < np.inf:
-            raise ValueError(f"l2 must be at least 0 and finite, not {self.l2}")
+        EPOCHS.check(self.epochs, "epochs")
+        DESCENT_BATCH.check(self.batch_size, "batch_size")
+        EPOCHS.check_or_none(self.patience, "patience")
+        SHARE.check(self.validation_fraction, "validation_fraction")
+        if self.learning_rate is not None:
+            LEARNING_RATE.check(self.learning_rate, "learning_rate")
+        SHARE.check(self.momentum, "momentum")
+        L2.check(self.l2, "l2")
 
     def _hold_out(
         self,
@@ -444,6 +449,7 @@ def _loss_and_accuracy(
     loss, correct = 0.0, 0
     for batch, X in images.batches(places, _VALIDATED):
         logits = descent.logits(X, run)
-        loss -= float(log_softmax(logits)[np.arange(len(batch)), targets[batch]].sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+            loss -= float(log_softmax(logits)[np.arange(len(batch)), targets[batch]].sum())
         correct += int((logits.argmax(axis=1) == targets[batch]).sum())
     return loss / len(places), correct / len(places)

@@ -22,7 +22,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
+from cnncodes.errors import ParameterError
 from cnncodes.head.linear import log_softmax
+from cnncodes.parameters import STRENGTH, Real
 from cnncodes.progress import Progress
 
 DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -48,6 +50,20 @@ def new_solver(
     return LogisticRegression(
         solver="newton-cg", class_weight=class_weight, max_iter=max_iter, tol=tol
     )
+
+
+def check_strength(C: Any, among: Real = STRENGTH) -> None:
+    """Refuse a strength of the penalty that is neither ``"auto"`` nor a number of a range.
+
+    Raises
+    ------
+    ParameterError
+        It is none of these.
+    """
+    if not isinstance(C, str):
+        among.check(C, "C")
+    elif C != "auto":
+        raise ParameterError(f"C must be auto or a number, not {C!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError
+from cnncodes.parameters import COUNT, TRAIN_FRACTION
 
 METHODS = ("stratified", "first")
 
@@ -79,14 +80,10 @@ def split_by_class(
     ParameterError
         The fraction, the method or `per_class` is out of range, or `groups` of another length.
     """
-    if not 0 < train_fraction < 1:
-        raise ParameterError(
-            f"the train fraction must be above 0 and below 1, not {train_fraction}"
-        )
+    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     if method not in METHODS:
         raise ParameterError(f"no split {method!r}; there are {' and '.join(METHODS)}")
-    if per_class is not None and per_class < 1:
-        raise ParameterError(f"the images per class must be 1 or more, not {per_class}")
+    per_class = COUNT.check_or_none(per_class, "per_class")
     if groups is not None and groups.shape != labels.shape:
         raise ParameterError(f"there must be {len(labels)} groups, one an image, not {len(groups)}")
     generator = np.random.default_rng(seed)

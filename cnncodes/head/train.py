@@ -21,19 +21,27 @@ import sklearn
 from numpy.typing import NDArray
 
 from cnncodes import __version__
+from cnncodes.bounds import (
+    MAX_ENTRIES_BYTES,
+    MAX_MODEL_BYTES,
+    MAX_TRAINING_IMAGES,
+    fault_of_labels,
+)
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.head_onnx import build_head, save_checked
-from cnncodes.head.linear import log_softmax
+from cnncodes.head.linear import REMEDY, LogitsError, check_logits, log_softmax
 from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.sgd import fit_sgd
+from cnncodes.head.sgd import check_descent, fit_sgd
 from cnncodes.head.softmax import Epoch
+from cnncodes.head.solve import check_strength
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
+from cnncodes.parameters import COUNT, SEED, TRAIN_FRACTION, as_path
 from cnncodes.progress import Progress
 
 LINEAR = ("logistic", "sgd")
@@ -50,14 +58,24 @@ class LinearHead:
         Weights of the logits.
     bias : ndarray of float32, shape (n_classes,)
         Bias of the logits.
+    remedy : str
+        What to do where logits overflow.
     """
 
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
+    remedy: str = REMEDY
 
     def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logarithms, (n_images, n_classes), for codes (n_images, n_features)."""
-        return log_softmax(X @ self.weights + self.bias)
+        return log_softmax(self.logits(X))
+
+    def logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, (n_images, n_classes), refusing those that `check_logits` does."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits: NDArray[np.float32] = X @ self.weights + self.bias
+        check_logits(logits, self.remedy)
+        return logits
 
     def to_onnx(self, code_shape: Sequence[int], info: HeadInfo) -> onnx.ModelProto:
         """Build the graph, as `build_head`."""
@@ -192,9 +210,12 @@ def train_head(
     OutputError
         The head cannot be written.
     """
-    output = Path(output)
-    check_output(output, overwrite=overwrite, inputs=[codes])
+    codes, output = as_path(codes, "codes"), as_path(output, "output")
     _check_parameters(estimator, C, class_weight, sgd)
+    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
+    per_class = COUNT.check_or_none(per_class, "per_class")
+    seed = SEED.check(seed, "seed")
+    check_output(output, overwrite=overwrite, inputs=[codes])
     checkpoint = output.with_name(output.name + ".partial") if estimator == "sgd" else None
     with CodeStore.open(codes) as store, warnings.catch_warnings():
         # Told where there are few images a class; these targets are classes for certain.
@@ -207,6 +228,8 @@ def train_head(
         notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
         rows, targets, own = CodeRows(store, parts.train), y[parts.train], groups[parts.train]
         code_shape = store.codes.shape[1:]
+        _check_head(store, rows, len(classes), linear=estimator in LINEAR)
+        names = store.class_names
         started = time.monotonic()
         head: LinearHead | EstimatorHead
         if estimator == "logistic":
@@ -231,7 +254,7 @@ def train_head(
                 on_epoch=on_epoch,
                 progress=progress,
             )
-            head = LinearHead(weights, bias)
+            head = LinearHead(weights, bias, remedy="lower the learning_rate")
         else:
             sample = CodeRows(store, _sample(parts))
             head = fit_estimator(
@@ -241,22 +264,26 @@ def train_head(
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
+        try:
+            scores = [
+                _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
+            ]
+        except LogitsError:
+            if checkpoint is not None:  # it would overflow again from there
+                checkpoint.unlink(missing_ok=True)
+            raise
         training = Training(
             path=output,
             estimator=name_of(estimator),
             weights=store.backbone.weights,
-            labels=[store.class_names[number] for number in classes],
-            train=_score(rows, targets, head),
-            test=_score(CodeRows(store, parts.test), y[parts.test], head),
+            labels=[names[number] for number in classes],
+            train=scores[0],
+            test=scores[1],
             majority=majority_accuracy(y, parts),
             seconds=seconds,
             fitted=fitted,
             notes=notes,
         )
-        if training.train.loss is None or not np.isfinite(training.train.loss):
-            if checkpoint is not None:  # it would overflow again from there
-                checkpoint.unlink(missing_ok=True)
-            raise TrainingError("the trained weights overflow; lower the learning rate")
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -293,20 +320,32 @@ def _check_parameters(
     check_strength(C)
     if estimator != "logistic" and (C != "auto" or class_weight is not None):
         raise ParameterError("C and class_weight are for the estimator logistic only")
-    if estimator != "sgd" and sgd:
+    if estimator == "sgd":
+        check_descent(sgd)
+    elif sgd:
         raise ParameterError("the parameters sgd are for the estimator sgd only")
 
 
-def check_strength(C: float | str) -> None:
-    """Refuse a strength of the penalty that is neither ``"auto"`` nor a number above zero.
+def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: bool) -> None:
+    """Refuse codes whose head could be trained, but not opened.
 
     Raises
     ------
-    ParameterError
-        It is none of these.
+    TrainingError
+        There are more training images than a head remembers, or it would be too large.
     """
-    if C != "auto" and not (isinstance(C, int | float) and 0 < C < np.inf):
-        raise ParameterError(f"C must be auto, or above 0 and finite, not {C}")
+    if len(rows) > MAX_TRAINING_IMAGES:
+        raise TrainingError(
+            f"{store.path}: {len(rows):,} training images are more than the "
+            f"{MAX_TRAINING_IMAGES:,} that a head remembers; train on fewer per_class, or on a "
+            "smaller train_fraction"
+        )
+    n_bytes = 4 * n_classes * (rows.n_features + 1)
+    if linear and n_bytes + MAX_ENTRIES_BYTES > MAX_MODEL_BYTES:
+        raise TrainingError(
+            f"{store.path}: its head would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; "
+            "extract with a backbone exported with --pool avg, or use fewer classes"
+        )
 
 
 def labelled_classes(
@@ -331,7 +370,7 @@ def labelled_classes(
     Raises
     ------
     TrainingError
-        There are fewer than two classes.
+        There are fewer than two classes, or their names cannot stand in a head.
     """
     labels = store.labels
     classes, y = np.unique(labels[labels >= 0], return_inverse=True)
@@ -345,12 +384,15 @@ def labelled_classes(
             f"{store.path}: all its images are of one class, {store.class_names[classes[0]]}; "
             "a classifier needs two or more"
         )
+    names = store.class_names
+    if fault := fault_of_labels([names[number] for number in classes]):
+        raise TrainingError(f"{store.path}: {fault}; rename the classes and extract it again")
     targets = np.full(len(labels), -1, np.int32)
     targets[labels >= 0] = y
     notes = []
     if (labels < 0).any():
         notes.append(f"{(labels < 0).sum()} images without a label are left out")
-    empty = len(store.class_names) - len(classes)
+    empty = len(names) - len(classes)
     if empty:
         notes.append(f"{empty} classes without a usable image are left out")
     return classes, targets, notes
@@ -390,6 +432,8 @@ def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHea
         logarithms = head.log_probabilities(block)
         loss -= float(logarithms[np.arange(len(block)), y[places]].sum())
         correct += int((logarithms.argmax(axis=1) == y[places]).sum())
+    if not math.isfinite(loss):
+        raise TrainingError("the head gives probabilities that are not finite; take another one")
     return Score(len(rows), loss / len(rows), correct / len(rows))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cnncodes import CodeStore
+from cnncodes.bounds import MAX_TEXT_BYTES
 from cnncodes.extract import hdf5
 from cnncodes.extract.hdf5 import PlainFile
 from tests.conftest import error_of, run_command
@@ -93,7 +94,7 @@ def replace_texts(file: h5py.File, name: str, values: list[str], **options: obje
 
 
 def test_length_of_every_text_is_bounded(written: Path, tmp_path: Path) -> None:
-    longest = "ä" * (hdf5.MAX_TEXT_BYTES // 2)
+    longest = "ä" * (MAX_TEXT_BYTES // 2)
     change(written, lambda file: replace_texts(file, "paths", [*PATHS[:4], longest]))
     with CodeStore.open(written) as store:
         assert store.paths[4] == longest

@@ -78,6 +78,21 @@ def test_file_does_not_tell_how_the_images_came(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
+def is_refused(path: Path) -> bool:
+    """Whether a file does not begin as a journal, nor ends where that is cut off; it stays."""
+    content, signature = path.read_bytes(), b"cnncodes-j"
+    if content.startswith(signature) or signature.startswith(content):
+        return False
+    with pytest.raises(OutputError) as caught:
+        create(path)
+    assert str(caught.value) == (
+        f"{path}: is no journal of cnncodes extract, and unfinished work is kept under that name; "
+        "move it away, or choose another output name"
+    )
+    assert path.read_bytes() == content
+    return True
+
+
 @settings(max_examples=100)
 @given(data=st.data())
 def test_torn_at_any_byte_keeps_all_whole_records(
@@ -90,6 +105,9 @@ def test_torn_at_any_byte_keeps_all_whole_records(
     behind = data.draw(st.one_of(st.binary(max_size=50), st.just(b"\0" * 64)))
     path.write_bytes(path.read_bytes()[:cut] + behind)
     n_whole = max(0, sum(end <= cut for end in ends) - 1)
+    if is_refused(path):
+        assert n_whole == 0
+        return
     with create(path) as journal:
         assert journal.n_images == n_whole * N_IMAGES
         for _ in range(N_BATCHES - n_whole):
@@ -111,6 +129,9 @@ def test_damage_of_any_bit_is_noticed(
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     n_before = max(0, sum(end <= place for end in ends) - 1)
+    if is_refused(path):
+        assert place < len(b"cnncodes-j")
+        return
     with create(path) as journal:
         assert journal.n_images == n_before * N_IMAGES
 
@@ -145,8 +166,37 @@ def test_other_images_start_anew(tmp_path: Path) -> None:
         assert journal.n_seen == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"cnncodes-j1\n", b"\x89HDF\r\n\x1a\n" * 99])
-def test_anything_else_in_its_place_starts_anew(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"text", b"cnncodes-", b"cnncodes notes", b"\0" * 12, b"\x89HDF\r\n\x1a\n" * 99]
+)
+def test_anything_else_in_its_place_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "codes.partial"
+    path.write_bytes(content)
+    assert is_refused(path) == (content != b"cnncodes-")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no FIFOs")
+@pytest.mark.parametrize("kind", ["link", "dangling link", "FIFO", "folder"])
+def test_no_link_is_followed_and_nothing_special_is_opened(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "codes.partial", tmp_path / "other"
+    write_batches(other)  # even a journal
+    before = other.read_bytes()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("other" if kind == "link" else "absent")
+    mode = path.lstat().st_mode
+    with pytest.raises(OutputError, match="and unfinished work is kept under that name; move it"):
+        create(path)
+    assert path.lstat().st_mode == mode
+    assert other.read_bytes() == before
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"cnnco", b"cnncodes-j1\n", b"cnncodes-j7\n of later"])
+def test_what_is_left_of_a_journal_starts_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "codes.partial"
     path.write_bytes(content)
     with create(path) as journal:
@@ -191,9 +241,10 @@ def test_is_gone_when_discarded(tmp_path: Path) -> None:
 
 
 def test_cannot_be_started_where_nothing_can_be(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing" / "codes.partial"):
-        with pytest.raises(OutputError, match="cannot be written"):
-            create(path)
+    with pytest.raises(OutputError, match="is a folder"):
+        create(tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        create(tmp_path / "missing" / "codes.partial")
 
 
 def test_stays_when_it_cannot_be_finished(tmp_path: Path) -> None:

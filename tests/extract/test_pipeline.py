@@ -260,7 +260,7 @@ def test_keeps_the_old_file_when_it_fails(
         ((few / "missing.onnx", few), "no such file; make one with: cnncodes export"),
         ((text, few), "cannot be opened as an ONNX model"),
         ((head, few), "is a head, but a backbone is needed; make one with: cnncodes export"),
-        ((backbone, few / "typo"), "no such folder or CSV file"),
+        ((backbone, few / "typo"), "no such file; name a folder of images or a CSV file"),
         ((backbone, text), "has no column path and no column label"),
         ((backbone, odd, "--on-error", "fail"), "a empty.jpg: empty file"),
         ((backbone, odd, "--max-pixels", "1"), "none of its 9 images can be used"),

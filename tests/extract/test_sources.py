@@ -47,6 +47,35 @@ def table(folder: Path, content: str | bytes) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("p" * 32_768 + ",cat,", "a path has 32,768 characters, and at most 32,767 can be used"),
+        ("한" * 32_000 + ",cat,", "a path has 96,000 bytes, and at most 65,536 can be used"),
+        ("a.jpg,cat," + "g" * 4097, "a group has 4,097 characters, and at most 4,096 can be used"),
+        ("a.jpg," + "c" * 4097 + ",", "a label has 4,097 characters, and at most 4,096 can be"),
+    ],
+    ids=["path", "bytes", "group", "label"],
+)
+def test_texts_that_no_file_can_hold(tmp_path: Path, row: str, said: str) -> None:
+    source = table(tmp_path, f"path,label,group\nb.jpg,dog,\n{row}\n")
+    message = refusal(source)
+    line = "" if "label" in said else ", line 3"
+    assert message.startswith(f"{source}{line}: {said}")
+    assert len(message) < 200 + len(str(source))
+
+
+@pytest.mark.parametrize("path", ["ä" * 300, "ä" * 30_000, "\0ä", "ä/" * 3000])
+def test_path_of_a_table_that_no_system_knows_is_listed(tmp_path: Path, path: str) -> None:
+    assert find_images(table(tmp_path, f"path,label\n{path},cat\n")).paths == (path,)
+
+
+def test_longest_texts_that_a_file_can_hold(tmp_path: Path) -> None:
+    row = ("p" * 32_767, "c" * 4096, "g" * 4096)
+    source = find_images(table(tmp_path, f"path,label,group\n{','.join(row)}\n"))
+    assert (source.paths[0], source.class_names[0], source.groups[0]) == row
+
+
 def test_takes_labels_from_class_folders(tmp_path: Path) -> None:
     fill(tmp_path, "dog/2.jpg", "cat/b.png", "dog/10.jpg", "cat/a.PNG")
     assert found(tmp_path) == [
@@ -178,10 +207,25 @@ def test_refuses_a_folder_without_images(tmp_path: Path, folders: tuple[str, ...
     assert "no images in it (JPEG, PNG, WebP, AVIF, HEIC, " in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ä" * 5000, "a\0ä", "ä/" * 3000])
+def test_lists_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\n{name}.png,cat\n", "utf-8")
+    assert found(tmp_path / "list.csv") == [(f"{name}.png", "cat")]
+
+
+def test_refuses_a_large_hole_as_a_table(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").touch()
+    for size in (4, 2**20, 2**32):
+        os.truncate(tmp_path / "list.csv", size)
+        assert "neither a folder nor a CSV file" in refusal(tmp_path / "list.csv")
+
+
 def test_refuses_a_source_that_is_missing(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "typo").endswith("no such folder or CSV file")
+    remedy = "name a folder of images or a CSV file"
+    assert refusal(tmp_path / "typo").endswith(f"no such file; {remedy}")
     os.mkfifo(tmp_path / "pipe")
-    assert refusal(tmp_path / "pipe").endswith("no such folder or CSV file")
+    kind = "a named pipe (FIFO), not a regular file"
+    assert refusal(tmp_path / "pipe").endswith(f"is {kind}; {remedy}")
 
 
 @pytest.mark.parametrize("locked", ["photos", "photos/cat", "photos/cat/deeper"])
@@ -288,7 +332,7 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
         ),
         ("path,class\na.jpg,cat\n", ": has no column label (but path, class);"),
         ("a.jpg,cat\nb.jpg,dog\n", ": has no column path and no column label (but a.jpg, cat);"),
-        ("", ": has no column path and no column label (but none);"),
+        ("", ": is an empty file; list the images in it"),
         ("\n\n", ": has no column path and no column label (but none);"),
         ("path,label\n", ": no images in it"),
         ("path,label\na.jpg,cat\n,dog\n", ", line 3: has no path"),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cnncodes.errors import ParameterError
+from cnncodes.extract import workers
 from cnncodes.extract.workers import AHEAD, Workers
 from tests.extract.test_backbone import write_backbone
 from tests.extract.test_images import encoded
@@ -37,8 +38,8 @@ def test_results_come_in_order(
     backbone: Path, greys: list[Path], threads: int, batch_size: int
 ) -> None:
     greys[4].write_bytes(b"no image")
-    workers = Workers.hire(backbone, len(greys), threads=threads, batch_size=batch_size)
-    found = list(workers.run(greys, lambda codes: codes))
+    hired = Workers.hire(backbone, len(greys), threads=threads, batch_size=batch_size)
+    found = list(hired.run(greys, lambda codes: codes))
     assert [image.index for images, _ in found for image in images] == list(range(20))
     codes = np.concatenate([codes for _, codes in found if codes is not None])
     assert (np.diff(codes[:, 0]) > 0).all()
@@ -54,22 +55,24 @@ def test_there_are_no_more_workers_than_images(backbone: Path, n_images: int, nu
     assert Workers.hire(backbone, n_images, threads=3).number == number
 
 
-def test_there_are_fewer_workers_where_memory_is_short(backbone: Path) -> None:
-    few = Workers.hire(backbone, 10**9, threads=10**6, batch_size=1)
-    assert 1 <= few.number < 10**6
-    # So much an image that there is no room for two.
-    assert Workers.hire(backbone, 10**9, threads=2, batch_size=10**12).number == 1
+def test_there_are_fewer_workers_where_memory_is_short(
+    backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "available_memory", lambda: 2**30)
+    assert Workers.hire(backbone, 10**9, threads=1024, batch_size=1).number == 7
+    monkeypatch.setattr(workers, "available_memory", lambda: 2**20)  # no room for two
+    assert Workers.hire(backbone, 10**9, threads=2, batch_size=4096).number == 1
 
 
 @pytest.mark.parametrize("option", ["threads", "batch_size"])
 def test_refuses_none_at_all(backbone: Path, option: str) -> None:
-    with pytest.raises(ParameterError, match="must be 1 or more"):
+    with pytest.raises(ParameterError, match="must be from 1 to "):
         Workers.hire(backbone, 3, **{option: 0})
 
 
 def test_all_work_at_once_and_not_far_ahead(backbone: Path, greys: list[Path]) -> None:
     """Each of three waits for the two others, so that fewer at a time would not end."""
-    workers = Workers.hire(backbone, 18, threads=3)
+    hired = Workers.hire(backbone, 18, threads=3)
     together = threading.Barrier(3, timeout=60)
     n_begun = 0
 
@@ -78,7 +81,7 @@ def test_all_work_at_once_and_not_far_ahead(backbone: Path, greys: list[Path]) -
         n_begun += 1
         return together.wait()
 
-    for n_taken, _ in enumerate(workers.run(greys[:18], finish), start=1):
+    for n_taken, _ in enumerate(hired.run(greys[:18], finish), start=1):
         assert n_begun <= n_taken + AHEAD * 3 + 1
     assert n_taken == n_begun == 18
 

@@ -371,7 +371,7 @@ def test_missing_app(tmp_path):
 
 @pytest.mark.parametrize("top", [0, -1])
 def test_top_below_one_is_refused(app, photos, top):
-    with pytest.raises(ParameterError, match="top must be 1 or more"):
+    with pytest.raises(ParameterError, match="top must be from 1 to "):
         Classifier(app).predict(next(photos.rglob("*.png")), top)
 
 

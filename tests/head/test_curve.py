@@ -264,7 +264,7 @@ def test_later_format(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cannot be read as JSON"),
+        (b"", "is an empty file"),
         (b"\x89PNG", "cannot be read as JSON"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"kind": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
@@ -280,7 +280,10 @@ def test_foreign_files(tmp_path, content, said):
 
 
 def test_absent_file_and_folder(tmp_path):
-    for path, said in ((tmp_path / "absent.json", "no such file"), (tmp_path, "is a folder")):
+    for path, said in (
+        (tmp_path / "absent.json", "no such file"),
+        (tmp_path, "is a folder, not a regular file"),
+    ):
         with pytest.raises(FileFormatError) as caught:
             read_curves(path)
         assert str(caught.value) == f"{path}: {said}; make one with: cnncodes curve"

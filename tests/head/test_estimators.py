@@ -288,6 +288,28 @@ def test_second_head_of_a_process_has_the_same_bytes(plain_codes, output, run, n
     assert output.read_bytes() == first
 
 
+def test_knn_tells_of_images_in_two_classes(tmp_path, output):
+    random = np.random.default_rng(1)
+    X = random.normal(size=(60, 8)).astype(np.float32)
+    X[30:50] = X[:20]
+    digests = [f"{number % 30 if number < 50 else number:064x}" for number in range(60)]
+    named = {"paths": ["x"] * 60, "digests": digests, "skipped": []}
+    with create(tmp_path / "twice.partial", code_shape=(8,)) as journal:
+        append(journal, X, labels=[0] * 30 + [1] * 30, **named)
+        journal.finish(tmp_path / "twice.h5")
+    said = error_of("train", tmp_path / "twice.h5", "-o", output, "--estimator", "knn")
+    assert "knn: 14 training images of several classes, whose copies are equally near" in said
+    assert "skl2onnx" not in said
+
+
+def test_knn_of_codes_that_do_not_differ(tmp_path, output, run):
+    with create(tmp_path / "same.partial", code_shape=(8,)) as journal:
+        named = {"paths": ["x"] * 4, "digests": ["0" * 64] * 4, "skipped": []}
+        append(journal, np.ones((4, 8), np.float32), labels=[0, 0, 1, 1], **named)
+        journal.finish(tmp_path / "same.h5")
+    run("train", tmp_path / "same.h5", "-o", output, "--estimator", "knn")
+
+
 def test_knn_is_the_neighbours_on_principal_components(plain_codes, output, run):
     run("train", plain_codes, "-o", output, "--estimator", "knn")
     X, y, X_test, _ = parts_of(plain_codes)

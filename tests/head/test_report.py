@@ -363,7 +363,7 @@ def test_report_that_is_there_is_kept_unless_overwritten(small, tmp_path, run, n
 def test_report_where_none_can_be(small, tmp_path):
     (tmp_path / "file").write_text("mine")
     said = error_of("evaluate", *small, "--report", tmp_path / "file", "--overwrite")
-    assert said == f"Error: {tmp_path / 'file'}: is a file; name a folder for the report"
+    assert said == f"Error: {tmp_path / 'file'}: is no folder; name a folder for the report"
     said = error_of("evaluate", *small, "--report", tmp_path / "absent" / "report")
     assert "does not exist; create it first" in said
 

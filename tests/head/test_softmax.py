@@ -286,13 +286,11 @@ def test_bad_parameters_are_refused(iris, parameters):
         SGDSoftmax(**parameters).partial_fit(*iris, classes=[0, 1, 2])
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_is_an_error(iris):
     with pytest.raises(ValueError, match="diverged in epoch 1; lower learning_rate"):
         SGDSoftmax(learning_rate=1e30, random_state=0).fit(*iris)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_bias_can_diverge_alone():
     X, y = np.zeros((30, 2)), [0] * 28 + [1, 2]  # codes of zeros leave the weights at zero
     model = SGDSoftmax(epochs=1, learning_rate=3e38, validation_fraction=0, random_state=0)
@@ -300,7 +298,6 @@ def test_bias_can_diverge_alone():
         model.fit(X, y)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_training_after_one_that_diverged_is_unharmed(iris):
     X, y = iris
     model = SGDSoftmax(epochs=2, random_state=0).fit(X, y)
@@ -314,7 +311,6 @@ def test_training_after_one_that_diverged_is_unharmed(iris):
     assert model.history_ == fresh.history_
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("begin", ["fit", "partial_fit", "not at all"])
 def test_part_that_diverges_is_forgotten(iris, begin):
     X, y = iris

@@ -288,14 +288,8 @@ def test_seed_decides(codes, output, run, options):
     assert not np.array_equal(weights[0], weights[2])
 
 
-def test_any_seed_will_do_for_either_method(codes, output, run):
-    for options in ((), SGD):
-        run("train", codes, "-o", output, "--overwrite", "--seed", 2**32, *options)
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 # The last is a single step: its weights tell that it diverged, its training loss does not.
-@pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("nan", 1), ("inf", 1), ("3e38", 1)])
+@pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("3e38", 1)])
 def test_diverged_training_writes_no_head(codes, output, rate, epochs):
     options = ("--learning-rate", rate, "--epochs", epochs, "--batch-size", 1000 // epochs)
     said = error_of("train", codes, "-o", output, *SGD, *options)
@@ -499,15 +493,15 @@ def test_bad_parameters_of_the_function(codes, output, parameters):
     assert not list(output.parent.iterdir())
 
 
-@pytest.mark.parametrize("C", ["inf", "nan", "0", "-1", "much"])
+@pytest.mark.parametrize("C", ["inf", "nan", "0", "-1", "much", "1e-300", "1e300"])
 def test_c_that_is_no_number_is_refused(codes, output, run, C):
     said = run("train", codes, "-o", output, "--C", C, exit_code=2).stderr
-    assert "neither auto nor a number above 0" in " ".join(said.split())
+    assert "is neither auto nor at least 1e-06 and at most 1e+08" in " ".join(said.split())
 
 
-@pytest.mark.parametrize("C", [0, np.inf, np.nan, "much"])
+@pytest.mark.parametrize("C", [0, np.inf, np.nan, "much", 1e-300])
 def test_library_refuses_such_a_c_too(codes, output, C):
-    with pytest.raises(ParameterError, match="C must be auto, or above 0 and finite"):
+    with pytest.raises(ParameterError, match=r"^C must be (at least 1e-06|auto or a number)"):
         train_head(codes, output, C=C)
 
 

@@ -1,0 +1,130 @@
+"""How much may stand in a file: held to when it is written, and when it is read.
+
+A file may come from a stranger, so what is read of it is bounded. What is written is checked
+against the same bounds, before the work where that can be known: a head that cannot be opened must
+not be found out about afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnncodes.text import shown
+
+# More labels, or longer ones, come from no folder of classes.
+MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096
+MAX_LABELS_BYTES = 8_000_000  # of all labels, as JSON
+MAX_TRAINING_IMAGES = 2_500_000  # that a head remembers, of each 6 bytes
+MAX_ENTRY_BYTES = 1_000_000  # of any other entry of a model's metadata
+MAX_ENTRIES_BYTES = 32_000_000  # of all: 8 MB of labels, 20 MB of images in base64, and the rest
+MAX_DEPTH = 20  # of JSON in JSON
+MAX_MODEL_BYTES = 2**31 - 1  # what protobuf can hold
+MAX_PATH_LENGTH = 32_767  # the longest that a system knows
+MAX_GROUP_LENGTH = 4096
+MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
+MAX_REASON_LENGTH = 1000  # of why an image was skipped
+LARGE_ENTRIES = {"labels": MAX_LABELS_BYTES, "training_images": 8 * MAX_TRAINING_IMAGES + 8}
+
+
+def fault_of_labels(labels: Sequence[str]) -> str:
+    """Say what keeps labels from a file, in a few words; nothing where nothing does.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        The names of the classes.
+
+    Returns
+    -------
+    str
+        The fault, or an empty text.
+    """
+    if len(labels) > MAX_LABELS:
+        return f"there are {len(labels):,} labels, and at most {MAX_LABELS:,} can be used"
+    longest = max(labels, key=len, default="")
+    if len(longest) > MAX_LABEL_LENGTH:
+        return (
+            f"a label has {len(longest):,} characters, and at most {MAX_LABEL_LENGTH:,} can be "
+            f"used (it begins {shown(longest[:40])})"
+        )
+    n_bytes = len(json.dumps(labels))
+    if n_bytes > MAX_LABELS_BYTES:
+        return (
+            f"all labels together take {n_bytes / 1e6:.1f} MB, and at most "
+            f"{MAX_LABELS_BYTES / 1e6:.0f} MB can be used"
+        )
+    return ""
+
+
+def fault_of_text(text: str, what: str, most: int) -> str:
+    """Say what keeps a text from a codes file, in a few words; nothing where nothing does.
+
+    Parameters
+    ----------
+    text : str
+        A path or a group.
+    what : str
+        What it is, such as ``"a path"``.
+    most : int
+        Characters it may have.
+
+    Returns
+    -------
+    str
+        The fault, or an empty text.
+    """
+    if len(text) > most:
+        fault = f"{what} has {len(text):,} characters, and at most {most:,} can be used"
+    elif len(text) > MAX_TEXT_BYTES // 4 and _stored_bytes(text) > MAX_TEXT_BYTES:
+        fault = f"{what} has {_stored_bytes(text):,} bytes, and at most {MAX_TEXT_BYTES:,} can be "
+        fault += "used"
+    else:
+        return ""
+    return f"{fault} (it begins {shown(text[:40])})"
+
+
+def fault_of_metadata(metadata: Mapping[str, str], prefix: str) -> str:
+    """Say which of a model's metadata are too large, in a few words; nothing where none is.
+
+    Parameters
+    ----------
+    metadata : mapping of str to str
+        The ``metadata_props``.
+    prefix : str
+        With which the keys of ours begin.
+
+    Returns
+    -------
+    str
+        The fault, or an empty text.
+    """
+    for key, value in metadata.items():
+        name = key.removeprefix(prefix)
+        most = LARGE_ENTRIES.get(name, MAX_ENTRY_BYTES)
+        n_bytes = _n_bytes(value)
+        if n_bytes > most:
+            return f"{name} takes {n_bytes / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are read"
+    return ""
+
+
+def is_nested_deeply(value: Any) -> bool:
+    """Whether a value of JSON is nested so deep that it could not be printed."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
+
+
+def _stored_bytes(text: str) -> int:
+    return _n_bytes(text) + text.count("\0")  # which is written in two letters
+
+
+def _n_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -1,0 +1,82 @@
+"""Options that are numbers: what was typed, held to the ranges of `parameters`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from cnncodes.parameters import STRENGTH, Real, Whole
+
+
+def whole(among: Whole) -> click.IntRange:
+    """Return the type of an option that is a whole number of a range."""
+    return click.IntRange(among.least, among.most)
+
+
+class Number(click.FloatRange):
+    """A number of a range; click itself lets NaN through.
+
+    Parameters
+    ----------
+    among : Real
+        The range.
+    """
+
+    def __init__(self, among: Real) -> None:
+        super().__init__(among.least, among.most, among.least_open, among.most_open)
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> float:
+        """Turn what was typed into a number."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid number", param, ctx)
+        return number
+
+
+class Strength(click.ParamType):  # type: ignore[type-arg]
+    """A number of `STRENGTH`, or ``auto``."""
+
+    name = "auto|number"
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a number."""
+        if value == "auto":
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if number not in STRENGTH:
+            self.fail(f"{value!r} is neither auto nor {STRENGTH}", param, ctx)
+        return number
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers of a range, separated by commas; sorted, each once.
+
+    Parameters
+    ----------
+    among : Whole
+        The range.
+    """
+
+    name = "N,N,…"
+
+    def __init__(self, among: Whole) -> None:
+        self._among = among
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into numbers."""
+        if isinstance(value, tuple):
+            return value
+        least, most = self._among.least, self._among.most
+        try:
+            numbers = {int(each) for each in value.split(",")}
+        except ValueError:
+            numbers = {least - 1}
+        if not least <= min(numbers) <= max(numbers) <= most:
+            wanted = f"whole numbers from {least:,} to {most:,}, as 5,10,20"
+            self.fail(f"{value!r} is not a list of {wanted}", param, ctx)
+        return tuple(sorted(numbers))
