@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -169,18 +170,26 @@ def _user_block(file: h5py.File, name: str, generator: Generator) -> Finish:
 
 def _latest_format(file: h5py.File, name: str, generator: Generator) -> Finish:
     """Write what HDF5 has in its latest version only: other headers, and ways to find chunks."""
-    strategy = choose(generator, None, "page", "fsm", "aggregate")
-    more = {} if strategy is None else {"fs_strategy": strategy, "fs_persist": True}
-    unlimited = generator.random() < 0.5
+    unlimited, chunked = generator.random(2) < (0.5, 0.8)
 
     def change(new: h5py.File) -> None:
         old = moved(new, name)
         longest = (None, *old.shape[1:]) if unlimited else old.shape
-        chunks = (1, *old.shape[1:])
-        new.create_dataset(name, data=old[...], dtype=old.dtype, maxshape=longest, chunks=chunks)
+        layout = {"maxshape": longest, "chunks": (1, *old.shape[1:])} if chunked else {}
+        new.create_dataset(name, data=old[...], dtype=old.dtype, **layout)
         del new[SPARE]
 
-    return partial(written_anew, change=change, libver="latest", **more)
+    def in_place(content: bytes) -> bytes:
+        """Keep the headers of the file itself, and its attributes, as they are."""
+        buffer = io.BytesIO(content)
+        with h5py.File(buffer, "r+", libver="latest") as new:
+            change(new)
+        return buffer.getvalue()
+
+    if generator.random() < 0.7:
+        return in_place
+    strategy = choose(generator, {}, {"fs_strategy": "fsm", "fs_persist": True})
+    return partial(written_anew, change=change, libver="latest", **strategy)
 
 
 def _swapped_rows(file: h5py.File, name: str, generator: Generator) -> None:

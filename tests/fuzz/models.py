@@ -278,7 +278,7 @@ def _many_parts(model: ModelProto, generator: Generator) -> None:
     """Have nodes, values or texts in great number, each of a few bytes."""
     way, number = generator.integers(4), int(generator.choice([10_000, 250_000]))
     if way == 0:
-        model.graph.node.extend([onnx.NodeProto(op_type="Relu")] * (number // 10))
+        model.graph.node.extend([onnx.NodeProto(op_type="Relu")] * (number // 50))
     elif way == 1:
         model.graph.value_info.extend([onnx.ValueInfoProto(name="v")] * number)
     elif way == 2:

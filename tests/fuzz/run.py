@@ -28,6 +28,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,28 @@ class Watch:
         return names - {""}  # the folder itself is looked into by others
 
 
+class Runner(CliRunner):
+    """click's runner, without what it leaves behind.
+
+    click keeps a stream for each standard output that it has ever written to, and with it all that
+    was written: megabytes where a mutant has long names.
+    """
+
+    @contextmanager
+    def isolation(self, *args: Any, **options: Any) -> Iterator[Any]:
+        """Set up what a command reads and writes; clear it afterwards."""
+        with super().isolation(*args, **options) as streams:
+            yield streams
+        for stream in streams:
+            stream.seek(0)
+            stream.truncate()
+
+
 def fault_of(command: Sequence[object], out: Path, *, refused: bool = False) -> str:
     """Run a command in this process; return what is wrong with what it did, or ""."""
     from cnncodes.cli import main
 
-    result = CliRunner().invoke(main, [str(each) for each in command])
+    result = Runner().invoke(main, [str(each) for each in command])
     said = f"{command[0]}: "
     written = [each.read_bytes() for each in out.iterdir()]
     for content in (result.output.encode(), *written):
