@@ -25,6 +25,9 @@ clean:
 # The stamp is written last, so that an installation that failed is tried again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	@# The start script that an older pip writes imports more, and shows a traceback on Ctrl-C then.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[export,report,estimators,heic,dev]'
 	touch $@
