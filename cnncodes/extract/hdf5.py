@@ -161,7 +161,9 @@ class PlainFile:
             return ""
         if attribute.get_type().is_variable_str():
             lengths = [each for other, each in self._attribute_lengths() if other == name.encode()]
-            if not lengths:
+            address_bytes, _ = self._file.id.get_create_plist().get_sizes()
+            # Of a shorter value HDF5 takes the rest of the reference from memory it never wrote.
+            if not lengths or attribute.get_storage_size() != 8 + address_bytes:
                 raise ValueError(f"its {name} is stored in a way that cnncodes does not write")
             length = max(lengths)
         else:

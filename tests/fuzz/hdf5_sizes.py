@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from functools import cache
@@ -49,6 +50,13 @@ def _large_items(file: h5py.File, name: str, generator: Generator) -> None:
     if chunked and generator.random() < 0.5:
         for row in range(n_rows):
             new.id.write_direct_chunk((row,), zeros(n_bytes))
+
+
+# How HDF5 writes that an attribute is a text of variable length, and that 16 bytes refer to it.
+_ATTRIBUTE = re.compile(
+    rb"(?:format|kind|class_names|backbone|backbone_sha256|source|created_with)\0+"
+    rb"\x19\x01[\x00\x01]\x00(?=\x10\x00\x00\x00)"
+)
 
 
 @cache
@@ -115,6 +123,23 @@ def _wild_references(file: h5py.File, name: str, generator: Generator) -> None:
     create(file, name, TEXT, (n_rows,), settings).id.write_direct_chunk((0,), b"".join(rows))
 
 
+def _wrong_reference_size(file: h5py.File, name: str, generator: Generator) -> Finish:
+    """Claim that an attribute refers to its text in more or fewer bytes than it does.
+
+    HDF5 believes it, and takes for the rest of the reference whatever is in memory.
+    """
+
+    def finish(content: bytes) -> bytes:
+        changed = bytearray(content)
+        types = [found.end() for found in _ATTRIBUTE.finditer(content)]
+        for start in generator.choice(types, int(generator.integers(1, 4))):
+            size = int(choose(generator, 0, 1, 1, 8, 12, 15, 17, 2**20, 2**31))
+            struct.pack_into("<I", changed, start, size)
+        return bytes(changed)
+
+    return finish
+
+
 def _many_skipped(file: h5py.File, name: str, generator: Generator) -> None:
     """Claim that images without end were skipped, with texts that were never written."""
     dtype = choose(generator, TEXT, "S64", "S65000")
@@ -166,6 +191,7 @@ STRUCTURES = (
     Structure(_large_items),
     Structure(_shared_texts),
     Structure(_wild_references),
+    Structure(_wrong_reference_size, refused=True),
     Structure(_many_skipped),
     Structure(_large_fill_value),
     Structure(_large_chunk),
