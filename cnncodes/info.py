@@ -81,6 +81,8 @@ def _describe_source(path: Path) -> dict[str, Any]:
 
 
 def _describe_hdf5(path: Path) -> dict[str, Any]:
+    import numpy as np
+
     from cnncodes.extract.hdf5 import PlainFile
     from cnncodes.extract.store import CodeStore
 
@@ -96,10 +98,9 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
     if not complete:
         return UNFINISHED_CODES
     with CodeStore.open(path) as store:
-        labels = store.labels
-        counts = {
-            name: int((labels == number).sum()) for number, name in enumerate(store.class_names)
-        }
+        names, labels = store.class_names, store.labels
+        n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+        counts = dict(zip(names, n_images, strict=True))
         return {
             "what": "codes",
             "format": FORMAT,

@@ -118,6 +118,8 @@ class BackboneInfo:
             An entry is missing or not a number where one belongs.
         """
         try:
+            if not isinstance(metadata, Mapping):  # JSON of a stranger
+                raise TypeError("they are no object")
             text = {
                 field.name: metadata[PREFIX + field.name]
                 for field in fields(cls)

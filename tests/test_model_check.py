@@ -351,8 +351,8 @@ def test_what_is_let_through_is_what_onnx_reads(tmp_path: Path, data: st.DataObj
 
 def test_metadata_without_end_are_refused(tmp_path: Path) -> None:
     model = model_of()
-    helper.set_model_props(model, {f"key{number}": "x" * 1_000_000 for number in range(17)})
-    with pytest.raises(FileFormatError, match="more than 16 MB of metadata"):
+    helper.set_model_props(model, {f"key{number}": "x" * 1_000_000 for number in range(33)})
+    with pytest.raises(FileFormatError, match="more than 32 MB of metadata"):
         check_model(save(model, tmp_path))
 
 

@@ -177,9 +177,9 @@ def test_altered_file_is_opened_without_a_look_at_its_checksum(
 
 
 def test_file_that_is_no_model_has_no_checksum(tmp_path: Path) -> None:
-    for content in (b"", b"a text"):
+    for content, fault in ((b"", "is an empty file"), (b"a text", "cannot be opened as an ONNX")):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(FileFormatError, match="cannot be opened as an ONNX model"):
+        with pytest.raises(FileFormatError, match=fault):
             read_checksum(tmp_path / "file")
 
 
@@ -203,7 +203,7 @@ def test_files_of_an_earlier_release_are_used_by_all_commands(
     run_command("verify", earlier.head, "--backbone", earlier.backbone)
     run_command("evaluate", earlier.head, codes, "--include-training")
     run_command("evaluate", earlier.app, photos, "--include-training")
-    run_command("predict", earlier.app, photos)
+    run_command("predict", earlier.app, earlier.photo())
     run_command("bench", earlier.backbone, "--batch-sizes", 1, "--seconds", 0.01)
     run_command("train", codes, "-o", new_head, "--C", 1)
     run_command("curve", codes, "-o", tmp_path / "curve.json", "--per-class", 2, "--seeds", 1)

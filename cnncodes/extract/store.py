@@ -23,6 +23,7 @@ from h5py._objects import phil  # h5py's lock, which its direct reading and writ
 from numpy.typing import NDArray
 
 from cnncodes import __version__
+from cnncodes.bounds import fault_of_labels
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, reason_of
 from cnncodes.files import check_regular
@@ -432,6 +433,7 @@ class CodeStore:
             and self._file.has_attribute("source")
             and isinstance(names, list)
             and all(isinstance(name, str) for name in names)
+            and not fault_of_labels(names)
             and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
             and self._holds_digests()
         )

@@ -100,13 +100,13 @@ class Scaling:
         weights : ndarray of float32, shape (n_features, n_classes)
             Weights on codes.
         bias : ndarray of float32, shape (n_classes,)
-            Bias on codes.
+            Bias on codes. What float32 cannot hold is infinite, as are the logits then.
         """
-        folded = np.asarray(weights, np.float64) / self.scale
-        rounded = folded.astype(np.float32)
-        # Of the rounded weights, so that the bias makes up for the rounding at the mean.
-        shift = self.mean.astype(np.float64) @ rounded.astype(np.float64)
-        return rounded, (bias - shift).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = (np.asarray(weights, np.float64) / self.scale).astype(np.float32)
+            # Of the rounded weights, so that the bias makes up for the rounding at the mean.
+            shift = self.mean.astype(np.float64) @ rounded.astype(np.float64)
+            return rounded, (bias - shift).astype(np.float32)
 
 
 def notes_on_spread(mean: NDArray[np.floating[Any]], spread: float) -> list[str]:

@@ -138,7 +138,7 @@ def test_refuses_what_is_no_model(tmp_path: Path) -> None:
     for name, content in (("text", b"no model"), ("empty", b""), ("zeros", b"\0" * 100)):
         (tmp_path / name).write_bytes(content)
         refusal(tmp_path / name)
-    for name, fault in (("missing", "no such file"), (".", "is a folder")):
+    for name, fault in (("missing", "no such file"), (".", "is a folder, not a regular file")):
         assert f"{fault}; make one with: cnncodes export" in refusal(tmp_path / name)
 
 
