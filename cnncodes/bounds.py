@@ -23,6 +23,7 @@ MAX_DEPTH = 20  # of JSON in JSON
 MAX_MODEL_BYTES = 2**31 - 1  # what protobuf can hold
 MAX_PATH_LENGTH = 32_767  # the longest that a system knows
 MAX_GROUP_LENGTH = 4096
+MAX_ROW_BYTES = 64 * 2**20  # of the codes of one image
 MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
 MAX_REASON_LENGTH = 1000  # of why an image was skipped
 LARGE_ENTRIES = {"labels": MAX_LABELS_BYTES, "training_images": 8 * MAX_TRAINING_IMAGES + 8}

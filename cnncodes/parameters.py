@@ -84,6 +84,10 @@ class Whole:
     least: int
     most: int
 
+    def __contains__(self, number: int) -> bool:
+        """Whether a number is in the range."""
+        return self.least <= number <= self.most
+
     def check(self, value: Any, name: str) -> int:
         """Return a number of this range, refusing any other value.
 
@@ -110,7 +114,7 @@ class Whole:
             number = None
         if number is None or isinstance(value, bool):
             raise ParameterError(f"{name} must be a whole number, not {type(value).__name__}")
-        if not self.least <= number <= self.most:
+        if number not in self:
             ends = f"from {self.least:,} to {self.most:,}"
             raise ParameterError(f"{name} must be {ends}, not {_shown(number)}")
         return number

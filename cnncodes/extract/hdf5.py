@@ -1,40 +1,47 @@
 """Reading an HDF5 file that a stranger may have made.
 
-HDF5 lets a dataset be a link or stand in another file, a text of a gigabyte take a few bytes of
-the file, and many rows share one text. So each object is looked at before it is read: it must be
-stored in the file itself and have the expected type, and the length of every text must be known
-and bounded. Of texts of variable length HDF5 itself tells the length by allocating that much, so
-the lengths are taken from the references that stand for the texts in the file (HDF5 File Format
-Specification 3.0, sections IV.A.2.m, "The Attribute Message", and VIII.E, "Variable-length").
+HDF5 lets a dataset be a link or stand in another file, a text of a gigabyte take a few bytes, many
+rows share one text, and a compressed block unpack to any size; damaged lists of texts can keep it
+busy for ever. So HDF5 is asked where things are, and what kind they are. Values are read from there
+directly: numbers and texts that stand in one piece, and the heaps that hold texts of variable
+length. Their layout is in the HDF5 File Format Specification, version 3.0, sections III.E (global
+heap), IV.A.1 (object headers of version 1) and IV.A.2.m (attributes).
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t, h5z
 from numpy.typing import DTypeLike, NDArray
 
-from cnncodes.bounds import MAX_TEXT_BYTES
+from cnncodes.bounds import MAX_ROW_BYTES, MAX_TEXT_BYTES
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular
 from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 
 MAX_ATTRIBUTE_BYTES = 16_000_000
-# Values may take this much more than the file: those of other writers may be compressed.
-SLACK_BYTES = 64 << 20
-OBJECT_BYTES = 64  # that a text takes in Python, however short it is
+# Heaps may take this much, and so much for each text: HDF5 makes them of 4096 bytes or more.
+HEAP_SLACK, HEAP_BYTES_A_TEXT = 64 << 20, 8192
 # What h5py raises for what is damaged or was never written.
 UNREADABLE = (OSError, RuntimeError, MemoryError)
+REWRITTEN = "is stored in a way that cnncodes does not write; use the file as cnncodes wrote it"
 _ATTRIBUTE, _CONTINUATION = 0x000C, 0x0010  # types of messages in an object header
-_VARIABLE_LENGTH = 9  # class of a datatype
 _SHARED = 2  # flag of a message that is stored elsewhere
+_HEAP_SIGNATURE, _HEADER_BYTES = b"GCOL", 16  # of a heap, and of each object in it
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+_BLOCK = 4 << 20  # bytes of texts of fixed length that are read at a time
+
+Heaps = dict[int, dict[int, bytes]]
 
 
 class PlainFile:
@@ -65,6 +72,7 @@ class PlainFile:
         self.size = check_regular(path).st_size
         try:
             self._file = h5py.File(path, "r", locking=False)  # not every disk has file locks
+            self._raw = path.open("rb")
         except UNREADABLE as error:
             if is_open_elsewhere(error):
                 raise FileFormatError(f"{path}: {OPEN_ELSEWHERE}") from error
@@ -76,38 +84,38 @@ class PlainFile:
         """Tell whether the root group has an entry of a name, without following it."""
         return bool(self._file.id.links.exists(name.encode()))
 
-    def find(self, name: str) -> h5py.Dataset:
-        """Return a dataset of this file, however large, without following links.
+    def rows(self, name: str, *dtypes: DTypeLike) -> h5py.Dataset:
+        """Return a dataset of which each row is compressed by itself, with gzip.
 
         Parameters
         ----------
         name : str
             Its path from the root group.
+        *dtypes : dtype
+            The dtypes it may have.
 
         Returns
         -------
-        h5py.Dataset
-            The dataset; its values are stored in this file, and are not read.
+        h5py.Dataset, shape (n_rows, ...)
+            The dataset; its rows are not read, and HDF5 sets no limit to what they unpack to.
         """
-        place = self._file.id
-        for part in name.encode().split(b"/"):
-            if not isinstance(place, h5g.GroupID) or not place.links.exists(part):
-                raise ValueError(f"{name!r} is missing")
-            if place.links.get_info(part).type != h5l.TYPE_HARD:
-                raise ValueError(f"{name!r} is a link to another place")
-            place = h5o.open(place, part)
-        if not isinstance(place, h5d.DatasetID):
-            raise ValueError(f"{name!r} is no dataset")
-        layout = place.get_create_plist()
-        if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
-            raise ValueError(f"the values of {name!r} are in another file")
-        dataset = h5py.Dataset(place)
-        if dataset.chunks is not None:  # each of which is read as a whole, whatever is in it
-            self._check_bytes(name, math.prod(dataset.chunks) * dataset.dtype.itemsize)
+        dataset = h5py.Dataset(self._find(name))
+        if dataset.dtype not in dtypes or dataset.ndim < 2:
+            raise ValueError(f"{name!r} has another type or shape than it should have")
+        layout = dataset.id.get_create_plist()
+        filters = [layout.get_filter(number)[0] for number in range(layout.get_nfilters())]
+        if dataset.chunks != (1, *dataset.shape[1:]) or filters != [h5z.FILTER_DEFLATE]:
+            raise ValueError(f"{name!r} {REWRITTEN}")
+        if not 0 < math.prod(dataset.chunks) * dataset.dtype.itemsize <= MAX_ROW_BYTES:
+            raise ValueError(f"a row of {name!r} is empty or too large")
         return dataset
 
-    def vector(self, name: str, dtype: DTypeLike) -> h5py.Dataset:
-        """Return a dataset of one dimension.
+    def length(self, name: str) -> int:
+        """Return the number of rows of a dataset of one dimension."""
+        return int(self._vector(name).shape[0])
+
+    def vector(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """Read a dataset of one dimension.
 
         Parameters
         ----------
@@ -118,60 +126,61 @@ class PlainFile:
 
         Returns
         -------
-        h5py.Dataset, shape (n_rows,)
-            The dataset; its rows are not read, and take little more memory than the file is long.
+        ndarray, shape (n_rows,)
+            Its values.
         """
-        dataset = self.find(name)
-        if dataset.ndim != 1 or dataset.dtype != dtype:
-            raise ValueError(f"{name!r} has another type or shape than it should have")
-        self._check_bytes(name, dataset.nbytes)
-        return dataset
+        dataset = self._vector(name)
+        if dataset.dtype != dtype:
+            raise ValueError(f"{name!r} has another type than it should have")
+        return self._read(name, dataset, np.dtype(dtype))
 
-    def texts(self, name: str) -> h5py.Dataset:
-        """Return a dataset of texts, of which none is longer than `MAX_TEXT_BYTES`.
+    def texts(self, name: str, *, filled: bool = True) -> list[str]:
+        """Read a dataset of texts of one dimension.
 
         Parameters
         ----------
         name : str
             Its path from the root group.
+        filled : bool
+            Whether an empty text is refused. As many as one likes may be claimed where a file has
+            a hole.
 
         Returns
         -------
-        h5py.Dataset, shape (n_texts,)
-            The dataset; the texts are not read.
+        list of str
+            The texts, of at most `MAX_TEXT_BYTES` bytes each. What is not UTF-8 is escaped by
+            surrogates.
         """
-        dataset = self.find(name)
-        kind = dataset.id.get_type()
-        if not isinstance(kind, h5t.TypeStringID) or dataset.ndim != 1:
+        dataset = self._vector(name)
+        kind = dataset.get_type()
+        if not isinstance(kind, h5t.TypeStringID):
             raise ValueError(f"{name!r} is no list of texts")
-        if kind.is_variable_str():
-            lengths = self._text_lengths(name, dataset)
-            longest, n_bytes = int(lengths.max(initial=0)), int(lengths.sum(dtype=np.uint64))
-        else:
-            longest, n_bytes = kind.get_size(), len(dataset) * kind.get_size()
-        if longest > MAX_TEXT_BYTES:
-            raise ValueError(f"{name!r} has texts of up to {longest:,} bytes")
-        self._check_bytes(name, n_bytes + OBJECT_BYTES * len(dataset))
-        return dataset
+        variable = kind.is_variable_str()
+        contents = (self._variable_texts if variable else self._fixed_texts)(name, dataset)
+        texts = []
+        for content in contents:
+            text = content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            if filled and not text:
+                raise ValueError(f"{name!r} has an empty text")
+            texts.append(text)
+        return texts
 
     def text_attribute(self, name: str) -> str:
         """Return an attribute of the root group, or "" where it is absent or no single text."""
         attribute = self._attribute(name)
         if attribute is None or not isinstance(attribute.get_type(), h5t.TypeStringID):
             return ""
+        values = [value for other, value in self._attribute_values() if other == name.encode()]
+        if len(values) != 1:
+            raise ValueError(f"its {name} {REWRITTEN}")
+        (content,) = values
         if attribute.get_type().is_variable_str():
-            lengths = [each for other, each in self._attribute_lengths() if other == name.encode()]
-            address_bytes, _ = self._file.id.get_create_plist().get_sizes()
-            # Of a shorter value HDF5 takes the rest of the reference from memory it never wrote.
-            if not lengths or attribute.get_storage_size() != 8 + address_bytes:
-                raise ValueError(f"its {name} is stored in a way that cnncodes does not write")
-            length = max(lengths)
-        else:
-            length = attribute.get_type().get_size()
-        if length > MAX_ATTRIBUTE_BYTES:
-            raise ValueError(f"its {name} has {length:,} bytes")
-        value = self._file.attrs[name]
-        return value.decode() if isinstance(value, bytes) else str(value)
+            length, address, index = struct.unpack("<IQI", content[: _REFERENCE.itemsize])
+            if length > MAX_ATTRIBUTE_BYTES:
+                raise ValueError(f"its {name} has {length:,} bytes")
+            most = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_A_TEXT
+            content = _take(self._heap(address, most), index, length) if length else b""
+        return content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
     def number_attribute(self, name: str) -> int | None:
         """Return an attribute of the root group, a number or boolean; None where it is absent."""
@@ -188,6 +197,7 @@ class PlainFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._raw.close()
         self._file.close()
 
     def __enter__(self) -> PlainFile:
@@ -201,9 +211,95 @@ class PlainFile:
     ) -> None:
         self.close()
 
-    def _check_bytes(self, name: str, n_bytes: int) -> None:
-        if n_bytes > self.size + SLACK_BYTES:
-            raise ValueError(f"{name!r} claims {n_bytes:,} bytes")
+    def _find(self, name: str) -> h5d.DatasetID:
+        """Open a dataset without following links or opening any other file."""
+        place = self._file.id
+        for part in name.encode().split(b"/"):
+            if not isinstance(place, h5g.GroupID | h5f.FileID) or not place.links.exists(part):
+                raise ValueError(f"{name!r} is missing")
+            if place.links.get_info(part).type != h5l.TYPE_HARD:
+                raise ValueError(f"{name!r} is a link to another place")
+            place = h5o.open(place, part)
+        if not isinstance(place, h5d.DatasetID):
+            raise ValueError(f"{name!r} is no dataset")
+        layout = place.get_create_plist()
+        if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
+            raise ValueError(f"the values of {name!r} are in another file")
+        return place
+
+    def _vector(self, name: str) -> h5d.DatasetID:
+        dataset = self._find(name)
+        if dataset.rank != 1:
+            raise ValueError(f"{name!r} has another shape than it should have")
+        return dataset
+
+    def _read(
+        self, name: str, dataset: h5d.DatasetID, dtype: np.dtype[Any], start: int = 0, n: int = -1
+    ) -> NDArray[Any]:
+        """Read `n` rows from `start` on, or all, of a dataset that stands in one piece."""
+        n = dataset.shape[0] if n < 0 else n
+        if n == 0:
+            return np.empty(0, dtype)
+        offset = dataset.get_offset()
+        if offset is None:  # in chunks or in the object header, or never written
+            raise ValueError(f"{name!r} {REWRITTEN}")
+        offset += start * dtype.itemsize
+        if offset + n * dtype.itemsize > self.size:
+            raise ValueError(f"{name!r} is cut off")
+        self._raw.seek(offset)
+        return np.fromfile(self._raw, dtype, n)
+
+    def _fixed_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
+        n_bytes = dataset.get_type().get_size()
+        if n_bytes > MAX_TEXT_BYTES:
+            raise ValueError(f"{name!r} has texts of {n_bytes:,} bytes")
+        n_rows = dataset.shape[0]
+        n_block = _BLOCK // n_bytes
+        for start in range(0, n_rows, n_block):
+            n = min(n_block, n_rows - start)
+            yield from self._read(name, dataset, np.dtype(f"S{n_bytes}"), start, n).tolist()
+
+    def _variable_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
+        n_rows = dataset.shape[0]
+        heaps: Heaps = {}
+        left = HEAP_SLACK + HEAP_BYTES_A_TEXT * n_rows
+        n_block = _BLOCK // _REFERENCE.itemsize
+        for start in range(0, n_rows, n_block):
+            n = min(n_block, n_rows - start)
+            for length, address, index in self._read(name, dataset, _REFERENCE, start, n).tolist():
+                if length > MAX_TEXT_BYTES:
+                    raise ValueError(f"{name!r} has a text of {length:,} bytes")
+                if not length:
+                    yield b""
+                    continue
+                if address not in heaps:
+                    heaps[address] = self._heap(address, min(left, 2 * MAX_TEXT_BYTES))
+                    left -= sum(map(len, heaps[address].values()))
+                yield _take(heaps[address], index, length)
+
+    def _heap(self, address: int, most: int) -> dict[int, bytes]:
+        """Read a global heap of at most so many bytes: its objects by their indices."""
+        start = self._file.userblock_size + address
+        if start + _HEADER_BYTES > self.size:
+            raise ValueError("a text is behind the end of the file")
+        self._raw.seek(start)
+        header = self._raw.read(_HEADER_BYTES)
+        signature, size = struct.unpack("<4s4xQ", header)
+        if signature != _HEAP_SIGNATURE or not _HEADER_BYTES <= size <= most:
+            raise ValueError("a heap of texts is damaged")
+        content = self._raw.read(size - _HEADER_BYTES)
+        objects: dict[int, bytes] = {}
+        at = 0
+        while at + _HEADER_BYTES <= len(content):
+            index, length = struct.unpack_from("<H6xQ", content, at)
+            if index == 0:  # what is free
+                break
+            at += _HEADER_BYTES
+            if at + length > len(content):
+                raise ValueError("a heap of texts is damaged")
+            objects[index] = content[at : at + length]
+            at += -(-length // 8) * 8
+        return objects
 
     def _attribute(self, name: str) -> h5a.AttrID | None:
         """Open an attribute, if there is one of a single value."""
@@ -212,25 +308,8 @@ class PlainFile:
         attribute = h5a.open(self._file.id, name.encode())
         return attribute if attribute.get_space().get_simple_extent_type() == h5s.SCALAR else None
 
-    def _text_lengths(self, name: str, dataset: h5py.Dataset) -> NDArray[np.uint32]:
-        """Return the lengths in bytes, shape (n_texts,), of texts of variable length."""
-        start = dataset.id.get_offset()
-        if not len(dataset):
-            return np.zeros(0, np.uint32)
-        if start is None:  # in chunks, in the object header, or not written
-            raise ValueError(f"{name!r} is not stored in one piece")
-        address_bytes, _ = self._file.id.get_create_plist().get_sizes()
-        reference = np.dtype(
-            [("length", "<u4"), ("address", f"S{address_bytes}"), ("index", "<u4")]
-        )
-        references = np.fromfile(self.path, reference, len(dataset), offset=start)
-        if len(references) < len(dataset):
-            raise ValueError(f"{name!r} is cut off")
-        lengths: NDArray[np.uint32] = references["length"]
-        return lengths
-
-    def _attribute_lengths(self) -> Iterator[tuple[bytes, int]]:
-        """Give name and length in bytes of the root group's texts of variable length.
+    def _attribute_values(self) -> Iterator[tuple[bytes, bytes]]:
+        """Give name and value, as it is stored, of the root group's attributes.
 
         Object headers of version 1 are read, which HDF5 writes unless its latest format is asked
         for.
@@ -239,42 +318,48 @@ class PlainFile:
             version, name_bytes, type_bytes, space_bytes = struct.unpack_from("<BxHHH", message)
             if version != 1:
                 continue
-            name = message[8 : 8 + name_bytes].rstrip(b"\0")
             # Each of the three parts is padded to a multiple of 8 bytes; the value follows.
-            start_of_type = 8 + -(-name_bytes // 8) * 8
-            start_of_value = start_of_type + -(-type_bytes // 8) * 8 + -(-space_bytes // 8) * 8
-            if message[start_of_type] & 0x0F == _VARIABLE_LENGTH:
-                (length,) = struct.unpack_from("<I", message, start_of_value)
-                yield name, length
+            start = 8 + sum(-(-each // 8) * 8 for each in (name_bytes, type_bytes, space_bytes))
+            yield message[8 : 8 + name_bytes].rstrip(b"\0"), message[start:]
 
     def _messages(self) -> Iterator[bytes]:
         """Give the attribute messages of the root group's object header."""
         header = h5o.get_info(self._file.id)
-        base = self._file.userblock_size
-        if header.hdr.version != 1:
+        if header.hdr.version != 1 or self._file.id.get_create_plist().get_sizes() != (8, 8):
             return
-        with self.path.open("rb") as file:
-            file.seek(base + header.addr)
-            (length,) = struct.unpack("<8xI4x", file.read(16))
-            blocks = [(base + header.addr + 16, length)]
-            for start, n_bytes in blocks:  # which grows
-                if len(blocks) > header.hdr.nchunks or n_bytes > header.hdr.space.total:
-                    raise ValueError("its object header is damaged")
-                file.seek(start)
-                block = file.read(n_bytes)
-                at = 0
-                while at + 8 <= len(block):
-                    kind, length, flags = struct.unpack_from("<HHB", block, at)
-                    message = block[at + 8 : at + 8 + length]
-                    at += 8 + length
-                    if kind == _CONTINUATION:
-                        where, size = struct.unpack_from("<QQ", message)
-                        blocks.append((base + where, size))
-                    elif kind == _ATTRIBUTE and not flags & _SHARED:
-                        yield message
+        base = self._file.userblock_size
+        self._raw.seek(base + header.addr)
+        (length,) = struct.unpack("<8xI4x", self._raw.read(_HEADER_BYTES))
+        blocks = [(base + header.addr + _HEADER_BYTES, length)]
+        for start, n_bytes in blocks:  # which grows
+            if len(blocks) > header.hdr.nchunks or n_bytes > header.hdr.space.total:
+                raise ValueError("its object header is damaged")
+            self._raw.seek(start)
+            block = self._raw.read(n_bytes)
+            at = 0
+            while at + 8 <= len(block):
+                kind, length, flags = struct.unpack_from("<HHB", block, at)
+                message = block[at + 8 : at + 8 + length]
+                at += 8 + length
+                if kind == _CONTINUATION:
+                    where, size = struct.unpack_from("<QQ", message)
+                    blocks.append((base + where, size))
+                elif kind == _ATTRIBUTE and not flags & _SHARED:
+                    yield message
+
+
+def _take(objects: dict[int, bytes], index: int, length: int) -> bytes:
+    """Take an object out of a heap: each belongs to one text."""
+    content = objects.pop(index, None)
+    if content is None or len(content) != length:
+        raise ValueError("a heap of texts is damaged")
+    return content
 
 
 def reason_of(error: Exception) -> str:
     """Tell in few words, without a file's name, what the system or HDF5 raised."""
+    number = re.search(r"errno = (\d+)", str(error))  # as HDF5 puts it
+    if number is not None:
+        return os.strerror(int(number[1]))
     first_line = str(error).strip().partition("\n")[0]
     return getattr(error, "strerror", None) or first_line or type(error).__name__

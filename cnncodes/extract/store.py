@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, reason_of
 from cnncodes.files import check_regular
 from cnncodes.model_file import BackboneInfo, later_format
-from cnncodes.parameters import as_path
+from cnncodes.parameters import WHITE, as_path
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -190,8 +191,6 @@ class CodeStore:
 
     def __init__(self, file: PlainFile) -> None:
         self._file = file
-        self._datasets: dict[str, Any] = {}
-        self._checksums: NDArray[np.uint32] | None = None
         self.path = file.path
 
     @classmethod
@@ -214,18 +213,10 @@ class CodeStore:
             raise
         return store
 
-    @property
+    @cached_property
     def codes(self) -> Any:
         """The codes, an HDF5 dataset of shape (n_images, *code_shape); index it to read."""
-        return self._datasets["codes"]
-
-    @property
-    def by_row(self) -> bool:
-        """Whether the codes are laid out as `rows` needs them; `codes` reads any layout."""
-        codes = self.codes
-        plain = not (codes.shuffle or codes.fletcher32 or codes.scaleoffset)
-        whole = codes.chunks == (1, *codes.shape[1:])
-        return bool(whole and plain and codes.compression == "gzip")
+        return self._file.rows("codes", np.float16, np.float32)
 
     def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
         """Give the codes of some rows, flattened, quicker than `codes` and in any thread.
@@ -245,50 +236,44 @@ class CodeStore:
         FileFormatError
             A row is damaged, or holds the codes of another.
         """
-        codes = self.codes
-        n_bytes, dtype = math.prod(codes.shape[1:]) * codes.dtype.itemsize, codes.dtype
+        dtype = self.codes.dtype
         for index in indices:
-            try:
-                chunk = self._stored_chunk(int(index))
-                # Decompressed here and not by HDF5, which lets only one thread do that.
-                content = zlib.decompress(chunk, bufsize=n_bytes)
-                if len(content) != n_bytes:
-                    raise ValueError(f"{len(content)} bytes, not {n_bytes}")
-            except (zlib.error, ValueError, *UNREADABLE) as error:
-                raise self._damage(index, error) from error
-            yield np.frombuffer(content, dtype)
+            yield np.frombuffer(self._unpacked(self._chunk(int(index)), int(index)), dtype)
 
-    @property
+    @cached_property
     def labels(self) -> NDArray[np.int32]:
         """For each image its index in `class_names`, −1 where it has none; shape (n_images,)."""
-        labels: NDArray[np.int32] = self._datasets["labels"][:]
-        return labels
+        return self._file.vector("labels", np.int32)
 
-    @property
+    @cached_property
     def paths(self) -> list[str]:
         """For each image its path, relative to the source."""
-        return _decode(self._datasets["paths"])
+        return self._file.texts("paths")
 
     @property
     def digests(self) -> list[str]:
         """For each image the SHA-256 of its file, hexadecimal."""
-        return [digest.decode() for digest in self._datasets["digests"][:]]
+        return [digest.decode() for digest in self._digests.tolist()]
 
-    @property
+    @cached_property
+    def _digests(self) -> NDArray[np.bytes_]:
+        return self._file.vector("digests", "S64")
+
+    @cached_property
     def checksums(self) -> NDArray[np.uint32] | None:
         """For each image the Adler-32 of its codes' bytes; shape (n_images,), None if absent."""
-        return self._checksums
+        return self._file.vector("checksums", np.uint32) if "checksums" in self._file else None
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """For each image the name of its group, "" where it has none; empty without groups."""
-        return _decode(self._datasets["groups"]) if "groups" in self._datasets else []
+        return self._file.texts("groups", filled=False) if "groups" in self._file else []
 
-    @property
+    @cached_property
     def skipped(self) -> list[tuple[str, str]]:
         """Path and reason of each image that could not be used."""
-        paths, reasons = (self._datasets[f"skipped/{each}"] for each in ("paths", "reasons"))
-        return list(zip(_decode(paths), _decode(reasons), strict=True))
+        paths, reasons = (self._file.texts(f"skipped/{each}") for each in ("paths", "reasons"))
+        return list(zip(paths, reasons, strict=True))
 
     @property
     def class_names(self) -> list[str]:
@@ -335,30 +320,45 @@ class CodeStore:
         FileFormatError
             They are damaged.
         """
-        try:
-            if self.by_row:
-                return self._stored_chunk(index)
-            return compress(self.codes[index].tobytes())
-        except (ValueError, *UNREADABLE) as error:
-            raise self._damage(index, error) from error
-
-    def _stored_chunk(self, index: int) -> bytes:
-        """Read the chunk of a row, whose last bytes are a checksum of what it unpacks to."""
-        with phil:
-            chunk: bytes = self.codes.id.read_direct_chunk((index, *[0] * (self.codes.ndim - 1)))[1]
-        if self._checksums is not None and _checksum(chunk) != self._checksums[index]:
-            raise ValueError("the checksum of this row is another")
+        chunk = self._chunk(index)
+        self._unpacked(chunk, index)  # it goes into another file: not if it is a stranger's bomb
         return chunk
 
+    def _chunk(self, index: int) -> bytes:
+        """Read the chunk of a row, whose last bytes are a checksum of what it unpacks to."""
+        try:
+            with phil:
+                place = (index, *[0] * (self.codes.ndim - 1))
+                chunk: bytes = self.codes.id.read_direct_chunk(place)[1]
+        except UNREADABLE as error:
+            raise self._damage(index, error) from error
+        if self.checksums is not None and _checksum(chunk) != self.checksums[index]:
+            raise self._damage(index, ValueError("not those that were stored there"))
+        return chunk
+
+    def _unpacked(self, chunk: bytes, index: int) -> bytes:
+        """Decompress a chunk; not by HDF5, which lets one thread do that, and without limit."""
+        n_bytes = math.prod(self.codes.chunks) * self.codes.dtype.itemsize
+        inflate = zlib.decompressobj()
+        try:
+            content = inflate.decompress(chunk, n_bytes + 1)  # one more, so that it comes to an end
+        except zlib.error as error:
+            raise self._damage(index, error) from error
+        if len(content) != n_bytes or not inflate.eof:
+            raise self._damage(index, ValueError("it holds more or fewer numbers than it should"))
+        return content
+
     def _damage(self, index: int, error: Exception) -> FileFormatError:
-        return FileFormatError(
+        damage = FileFormatError(
             f"{self.path}: the codes in row {index} are damaged ({reason_of(error)}); extract it "
             "again"
         )
+        damage.__cause__ = error
+        return damage
 
     def __len__(self) -> int:
         """Return the number of images with codes."""
-        return int(self._datasets["labels"].shape[0])
+        return int(self.codes.shape[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -379,7 +379,6 @@ class CodeStore:
         """Refuse a file that is not a whole codes file of this format."""
         try:
             self._check_kind()
-            self._find_datasets()
             whole = self._is_whole()
         except FileFormatError:
             raise
@@ -403,31 +402,18 @@ class CodeStore:
         if not file.number_attribute("complete"):
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
 
-    def _find_datasets(self) -> None:
-        """Open what is stored of each image; what is there and not listed here is not looked at."""
-        file = self._file
-        texts = ["paths", "skipped/paths", "skipped/reasons", *(["groups"] * ("groups" in file))]
-        self._datasets = {
-            "codes": file.find("codes"),
-            "labels": file.vector("labels", np.int32),
-            "digests": file.vector("digests", "S64"),
-            **{name: file.texts(name) for name in texts},
-        }
-        if "checksums" in file:
-            self._checksums = file.vector("checksums", np.uint32)[:]
-
     def _is_whole(self) -> bool:
-        """Whether all that was found goes together, and can be read."""
+        """Whether all that belongs to a codes file is there, can be read, and goes together."""
         if not (self._consistent() and self._holds_codes()):  # before as much is read as it claims
             return False
+        # Paths first: they cannot be empty, so there are no more of them than the file holds.
+        _ = self.paths, self.groups, self.skipped
         try:
             described = bool(self.backbone and self.backbone_sha256)
         except FileFormatError:
             described = False
         names, labels = self.class_names, self.labels
-        # These raise an error if they cannot be read.
-        _ = self.paths, self.groups, self.skipped
-        _ = self.source, self.created_with, self.max_pixels, self.white
+        _ = self.source, self.created_with, self.checksums
         return (
             described
             and self._file.has_attribute("source")
@@ -435,31 +421,21 @@ class CodeStore:
             and all(isinstance(name, str) for name in names)
             and not fault_of_labels(names)
             and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
-            and self._holds_digests()
+            and bool(_HEXADECIMAL[self._digests.view(np.uint8)].all())
+            and (self.max_pixels or 1) >= 1
+            and (self.white is None or self.white in WHITE)
         )
-
-    def _holds_digests(self) -> bool:
-        """Whether each digest is 64 hexadecimal digits."""
-        digests: NDArray[np.bytes_] = self._datasets["digests"][:]
-        return bool(_HEXADECIMAL[digests.view(np.uint8)].all())
 
     def _holds_codes(self) -> bool:
-        """Whether the codes are numbers in chunks, and no more than fit into the file."""
-        codes = self.codes
-        return (
-            codes.dtype in (np.float16, np.float32)
-            and codes.ndim > 1
-            and codes.chunks is not None
-            and codes.nbytes <= LARGEST_RATIO * self._file.size
-        )
+        """Whether the codes are no more than fit into the file."""
+        return bool(self.codes.nbytes <= LARGEST_RATIO * self._file.size)
 
     def _consistent(self) -> bool:
         """Whether all that is stored for each image is there for the same number of images."""
-        lengths = {name: each.shape[:1] for name, each in self._datasets.items()}
-        skips = {lengths.pop(name) for name in ("skipped/paths", "skipped/reasons")}
-        checksums = [] if self._checksums is None else [self._checksums.shape]
-        images = {*lengths.values(), *checksums}
-        return len(images) == len(skips) == 1
+        optional = [name for name in ("checksums", "groups") if name in self._file]
+        images = {self._file.length(name) for name in ("labels", "paths", "digests", *optional)}
+        skips = {self._file.length(f"skipped/{name}") for name in ("paths", "reasons")}
+        return len(images | {len(self)}) == len(skips) == 1
 
 
 def _versions() -> str:
@@ -516,7 +492,3 @@ def _stored(text: str) -> str:
 def _encode(text: str) -> bytes:
     """File names need not be UTF-8; the bytes that are not survive the round trip."""
     return _stored(text).encode("utf-8", "surrogateescape")
-
-
-def _decode(dataset: h5py.Dataset) -> list[str]:
-    return [value.decode("utf-8", "surrogateescape") for value in dataset[:]]

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileFormatError, TrainingError
+from cnncodes.errors import TrainingError
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
 
-_TOGETHER = 32  # images decoded in one piece, at most
 _BLOCK = 256
 
 Asked = TypeVar("Asked")
@@ -69,17 +68,8 @@ class CodeRows:
             Codes cannot be decoded.
         """
         X = np.empty((len(places), self.n_features), np.float32)
-        if self._store.by_row:
-            for row, codes in zip(X, self._store.rows(self._rows[places]), strict=True):
-                row[:] = _as_float32(codes)
-        else:
-            try:
-                self._pick_in_stretches(places, X)
-            except (OSError, RuntimeError) as error:  # a chunk that HDF5 cannot decode
-                reason = str(error).partition("\n")[0]
-                raise FileFormatError(
-                    f"{self._store.path}: its codes are damaged ({reason}); extract them again"
-                ) from error
+        for row, codes in zip(X, self._store.rows(self._rows[places]), strict=True):
+            row[:] = _as_float32(codes)
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
@@ -91,25 +81,6 @@ class CodeRows:
                     "again, with --dtype float32 if they overflow"
                 )
         return X
-
-    def _pick_in_stretches(self, places: NDArray[np.intp], X: NDArray[np.float32]) -> None:
-        """Read a file in which several images may share a chunk, which is decoded as a whole."""
-        order = np.argsort(places, kind="stable")
-        wanted = self._rows[places[order]]
-        # HDF5 is slow at picking: neighbours are read in one piece.
-        codes = self._store.codes
-        far = np.diff(wanted) > codes.chunks[0]
-        far |= np.diff(wanted // _TOGETHER) > 0
-        for run in np.split(np.arange(len(wanted)), np.flatnonzero(far) + 1):
-            if len(run):
-                first, last = wanted[run[0]], wanted[run[-1]]
-                stretch = codes[first : last + 1].reshape(last + 1 - first, -1)
-                X[order[run]] = _as_float32(stretch[wanted[run] - first])
-
-    def chunks(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the number of the file's chunk that each image is in."""
-        chunks: NDArray[np.intp] = self._rows[places] // self._store.codes.chunks[0]
-        return chunks
 
     def digests(self) -> list[str]:
         """Return the SHA-256 of each image's file, hexadecimal."""

@@ -78,19 +78,8 @@ class StandardisedRows:
                 self._progress.advance(len(places))
 
     def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
-        """Return the places in a random order that costs little to read.
-
-        A chunk of the file is decoded as a whole, so the images of one stay together until
-        many chunks, drawn at random, are in memory; there they are mixed.
-        """
-        chunk = self._rows.chunks(places)
-        drawn = random.permutation(chunk.max() + 1)
-        # Shuffled first, so that where a chunk is one image this is all there is to do.
-        order = random.permutation(len(places))
-        order = order[np.argsort(drawn[chunk[order]], kind="stable")]
-        for start in range(0, len(order), self._n_read):
-            random.shuffle(order[start : start + self._n_read])
-        shuffled: NDArray[np.intp] = places[order]
+        """Return the places in a random order."""
+        shuffled: NDArray[np.intp] = random.permutation(places)
         return shuffled
 
     def _read(self, places: NDArray[np.intp]) -> NDArray[np.float32]:

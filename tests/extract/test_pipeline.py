@@ -25,7 +25,6 @@ from cnncodes.progress import Progress
 from tests.conftest import Run, error_of
 from tests.extract.test_backbone import write_backbone
 from tests.extract.test_images import encoded
-from tests.head.test_rows import lay_out
 from tests.test_output import unprivileged
 
 
@@ -614,15 +613,5 @@ def test_update_gives_checksums_to_codes_without(
     before = output.read_bytes()
     with h5py.File(output, "r+") as file:
         del file["checksums"]
-    run("extract", backbone, few, "-o", output, "--update")
-    assert output.read_bytes() == before
-
-
-def test_update_takes_codes_of_another_layout(
-    run: Run, backbone: Path, few: Path, output: Path
-) -> None:
-    run("extract", backbone, few, "-o", output)
-    before = output.read_bytes()
-    lay_out(output, chunks=(5, 3), compression="gzip", shuffle=True)
     run("extract", backbone, few, "-o", output, "--update")
     assert output.read_bytes() == before

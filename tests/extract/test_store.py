@@ -266,8 +266,9 @@ def test_refuses_an_unfinished_file(tmp_path: Path) -> None:
 
 def shorten(file: h5py.File, name: str) -> None:
     values, dtype = file[name][:-1], file[name].dtype
+    layout = {"chunks": file[name].chunks, "compression": file[name].compression}
     del file[name]
-    file.create_dataset(name, data=values, dtype=dtype)
+    file.create_dataset(name, data=values, dtype=dtype, **layout)
 
 
 def swap(file: h5py.File, name: str, value: object) -> None:
@@ -309,9 +310,12 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "backbone not JSON": (lambda file: file.attrs.update(backbone="vgg16"), "is damaged"),
     "backbone no mapping": (lambda file: file.attrs.update(backbone="5"), ""),
     "JSON without end": (lambda file: file.attrs.update(class_names="[" * 20_000), "is damaged"),
+    "white of 17 bits": (lambda file: file.attrs.update(white=70_000), "contradicts itself"),
+    "white a text": (lambda file: file.attrs.update(white="4095"), "is damaged"),
+    "no pixels": (lambda file: file.attrs.update(max_pixels=-1), "contradicts itself"),
     "not so many pixels": (lambda file: file.attrs.update(max_pixels="many"), "is damaged"),
     "codes a folder": (lambda file: swap(file, "codes", h5py.Group), ""),
-    "codes in one piece": (lambda file: swap(file, "codes", CODES), "contradicts itself"),
+    "codes in one piece": (lambda file: swap(file, "codes", CODES), "is stored in a way"),
     "codes elsewhere": (
         lambda file: (
             swap(file, "codes", None)
@@ -322,9 +326,23 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "codes larger than the file": (
         lambda file: (
             swap(file, "codes", None)
-            or file.create_dataset("codes", (5, 10**9), "f2", chunks=(1, 10**6), compression="gzip")
+            or file.create_dataset("codes", (5, 10**7), "f2", chunks=(1, 10**7), compression="gzip")
         ),
         "contradicts itself",
+    ),
+    "codes of no number": (
+        lambda file: (
+            swap(file, "codes", None)
+            or file.create_dataset("codes", (5, 0), "f2", chunks=(1, 1), maxshape=(5, None))
+        ),
+        "is damaged",
+    ),
+    "codes of too many numbers": (
+        lambda file: (
+            swap(file, "codes", None)
+            or file.create_dataset("codes", (5, 10**8), "f2", chunks=(1, 10**8), compression="gzip")
+        ),
+        "a row of 'codes' is empty or too large",
     ),
     "no source": (lambda file: file.attrs.pop("source"), "contradicts itself"),
     "labels of 64 bits": (lambda file: swap(file, "labels", LABELS), "'labels' has another type"),

@@ -28,24 +28,20 @@ from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
 from tests.conftest import Run
 from tests.extract.test_store import append, create
-from tests.head.test_rows import lay_out
 from tests.head.test_softmax import InMemory
 from tests.test_output import unprivileged
 
 N_IMAGES, N_FEATURES = 210, 64
-PER_CHUNK = (1, 7, 100)
 
 
-def write_codes(path: Path, X: np.ndarray, y: np.ndarray, *, per_chunk: int = 7) -> Path:
-    """Write a codes file of which each chunk holds so many images."""
+def write_codes(path: Path, X: np.ndarray, y: np.ndarray) -> Path:
+    """Write a codes file."""
     names = [f"{number:02}" for number in range(y.max() + 1)]
     store = create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=tuple(names))
     paths = [f"{index}.png" for index in range(len(X))]
     digests = [f"{index:064x}" for index in range(len(X))]
     append(store, X, labels=y.tolist(), paths=paths, digests=digests, skipped=[])
     store.finish(path)
-    if per_chunk > 1:
-        lay_out(path, chunks=(per_chunk, X.shape[1]), compression="gzip")
     return path
 
 
@@ -58,20 +54,16 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, digits):
-    """The same codes, in chunks of so many images."""
-    folder = tmp_path_factory.mktemp("sgd")
-    return {n: write_codes(folder / f"{n}.h5", *digits, per_chunk=n) for n in PER_CHUNK}
+def file(tmp_path_factory, digits):
+    """A file of these codes."""
+    return write_codes(tmp_path_factory.mktemp("sgd") / "digits.h5", *digits)
 
 
 @pytest.fixture(scope="module")
-def opened(files):
-    """Two in three of the images of each file."""
-    stores = {n: CodeStore.open(path) for n, path in files.items()}
-    chosen = np.flatnonzero(np.arange(N_IMAGES) % 3)
-    yield {n: CodeRows(store, chosen) for n, store in stores.items()}
-    for store in stores.values():
-        store.close()
+def opened(file):
+    """Two in three of its images."""
+    with CodeStore.open(file) as store:
+        yield CodeRows(store, np.flatnonzero(np.arange(N_IMAGES) % 3))
 
 
 @pytest.fixture
@@ -87,23 +79,21 @@ def standardised(rows: CodeRows, n_read: int = 10_000) -> StandardisedRows:
 
 
 @given(
-    per_chunk=st.sampled_from(PER_CHUNK),
     places=st.permutations(range(140)),
     n_places=st.integers(0, 140),
     size=st.integers(1, 150),
     n_read=st.integers(1, 150),
 )
 def test_batches_are_what_was_asked_for(
-    opened: dict[int, CodeRows],
+    opened: CodeRows,
     digits: tuple[np.ndarray, np.ndarray],
-    per_chunk: int,
     places: list[int],
     n_places: int,
     size: int,
     n_read: int,
 ) -> None:
     order = np.array(places[:n_places], np.intp)
-    batches = list(standardised(opened[per_chunk], n_read).batches(order, size))
+    batches = list(standardised(opened, n_read).batches(order, size))
     assert [place for batch, _ in batches for place in batch] == places[:n_places]
     assert all(len(batch) == len(X) == size for batch, X in batches[:-1])
     assert all(0 < len(batch) == len(X) <= size for batch, X in batches[-1:])
@@ -115,9 +105,8 @@ def test_batches_are_what_was_asked_for(
 
 
 @pytest.mark.parametrize("n_read", [1, 30, 1000])
-@pytest.mark.parametrize("per_chunk", PER_CHUNK)
-def test_order_is_random_and_the_seeds(opened, per_chunk, n_read):
-    images = standardised(opened[per_chunk], n_read)
+def test_order_is_random_and_the_seeds(opened, n_read):
+    images = standardised(opened, n_read)
     places = np.arange(3, 130)  # some are held out
     random, same, other = (np.random.RandomState(seed) for seed in (1, 1, 2))
     first, second = images.shuffled(places, random), images.shuffled(places, random)
@@ -128,22 +117,9 @@ def test_order_is_random_and_the_seeds(opened, per_chunk, n_read):
     assert not np.array_equal(first, images.shuffled(places, other))
 
 
-@pytest.mark.parametrize("n_read", [10, 40, 140])
-@pytest.mark.parametrize("per_chunk", PER_CHUNK)
-def test_a_read_decodes_few_chunks(opened, per_chunk, n_read):
-    rows = opened[per_chunk]
-    images, places = standardised(rows, n_read), np.arange(140)
-    n_chunks = len(np.unique(rows.chunks(places)))
-    order = images.shuffled(places, np.random.RandomState(0))
-    reads = [order[start : start + n_read] for start in range(0, 140, n_read)]
-    decoded = [len(np.unique(rows.chunks(read))) for read in reads]
-    # Each chunk once, and those that two reads share twice.
-    assert sum(decoded) <= n_chunks + len(reads) - 1
-
-
-@pytest.mark.parametrize(("per_chunk", "n_read"), [(1, 1), (1, 20), (7, 1000), (100, 140)])
-def test_all_images_mix_where_a_chunk_is_one_or_all_are_in_memory(opened, per_chunk, n_read):
-    images, places = standardised(opened[per_chunk], n_read), np.arange(140)
+@pytest.mark.parametrize("n_read", [1, 20, 1000])
+def test_all_images_mix(opened, n_read):
+    images, places = standardised(opened, n_read), np.arange(140)
     random = np.random.RandomState(0)
     orders = [images.shuffled(places, random) for _ in range(400)]
     for image in (0, 77):
@@ -156,15 +132,6 @@ def test_all_images_mix_where_a_chunk_is_one_or_all_are_in_memory(opened, per_ch
     assert together < 30, "two neighbours stay so by chance in 1 order of 70"
 
 
-def test_small_reads_mix_images_of_many_chunks(opened):
-    rows = opened[7]
-    images = standardised(rows, 50)
-    order = images.shuffled(np.arange(140), np.random.RandomState(0))
-    chunks = rows.chunks(order[:50])
-    assert len(set(chunks)) >= 10
-    assert np.count_nonzero(np.diff(chunks)) > 30, "images of one chunk must not stay in a row"
-
-
 class SameOrder(InMemory):
     """Codes in memory, shuffled as those of a file are."""
 
@@ -174,11 +141,8 @@ class SameOrder(InMemory):
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("momentum", 3.0), ("adam", 0.02)])
-@pytest.mark.parametrize("per_chunk", PER_CHUNK)
-def test_weights_are_those_of_codes_in_memory(
-    monkeypatch, opened, targets, per_chunk, optimizer, rate
-):
-    rows = opened[per_chunk]
+def test_weights_are_those_of_codes_in_memory(monkeypatch, opened, targets, optimizer, rate):
+    rows = opened
     monkeypatch.setattr(sgd, "READ_BYTES", 50 * N_FEATURES * 4)
     parameters = {"epochs": 6, "optimizer": optimizer, "learning_rate": rate, "batch_size": 20}
     told = []
@@ -209,17 +173,17 @@ def test_scaling_is_measured_on_images_of_all_classes(
     monkeypatch, opened, targets, n_measured, tolerance
 ):
     monkeypatch.setattr(sgd, "N_MEASURED", n_measured)
-    found, exact = measured(opened[7]), Scaling.of([read_all(opened[7])])
+    found, exact = measured(opened), Scaling.of([read_all(opened)])
     assert found.scale == pytest.approx(exact.scale, rel=tolerance)
     assert np.linalg.norm(found.mean - exact.mean) <= tolerance * exact.scale
     if n_measured > 1:
-        weights, bias, _ = fit_sgd(opened[7], targets, parameters={"epochs": 6})
-        assert ((read_all(opened[7]) @ weights + bias).argmax(axis=1) == targets).mean() > 0.9
+        weights, bias, _ = fit_sgd(opened, targets, parameters={"epochs": 6})
+        assert ((read_all(opened) @ weights + bias).argmax(axis=1) == targets).mean() > 0.9
 
 
 def test_bad_parameter_is_told(opened, targets):
     with pytest.raises(TrainingError, match="sgd: no schedule 'steep'"):
-        fit_sgd(opened[7], targets, parameters={"schedule": "steep"})
+        fit_sgd(opened, targets, parameters={"schedule": "steep"})
 
 
 def test_little_is_in_memory_at_a_time(monkeypatch, tmp_path):
@@ -228,7 +192,7 @@ def test_little_is_in_memory_at_a_time(monkeypatch, tmp_path):
     X = np.zeros((n_images, n_features), np.float32)
     X[:, :20] = generator.integers(0, 3, (n_images, 20))
     y = (X[:, 0] + np.arange(n_images) % 2 > 1).astype(np.int32)
-    path = write_codes(tmp_path / "codes.h5", X, y, per_chunk=64)
+    path = write_codes(tmp_path / "codes.h5", X, y)
     all_bytes, weights_bytes = X.nbytes, n_features * n_classes * 4
     del X
     read_bytes = 2**20  # as much as 256 images, which are looked at together
@@ -278,25 +242,25 @@ def train(codes: Path, output: Path, stop: int | None = None, *, seed: int = 0, 
 
 
 @pytest.fixture
-def interrupted(files, output, save_always):
+def interrupted(file, output, save_always):
     """The checkpoint of a training that was interrupted after its third epoch."""
     with pytest.raises(KeyboardInterrupt, match="run the same command again to go on from there"):
-        train(files[7], output, stop=4)
+        train(file, output, stop=4)
     assert left_in(output.parent) == ["head.onnx.partial"]
     return partial_of(output)
 
 
 @pytest.fixture(scope="module")
-def whole(files, tmp_path_factory):
+def whole(file, tmp_path_factory):
     """What the same training gives when nobody interrupts it."""
     path = tmp_path_factory.mktemp("whole") / "head.onnx"
-    assert train(files[7], path) == [1, 2, 3, 4, 5, 6]
+    assert train(file, path) == [1, 2, 3, 4, 5, 6]
     assert left_in(path.parent) == ["head.onnx"]
     return path.read_bytes()
 
 
-def test_interrupted_training_goes_on(files, output, interrupted, whole):
-    assert train(files[7], output) == [4, 5, 6]
+def test_interrupted_training_goes_on(file, output, interrupted, whole):
+    assert train(file, output) == [4, 5, 6]
     assert left_in(output.parent) == ["head.onnx"]
     assert output.read_bytes() == whole
 
@@ -306,22 +270,22 @@ def test_interrupted_training_goes_on(files, output, interrupted, whole):
     [{"optimizer": "adam"}, {"patience": 3}, {"validation_fraction": 0.0}],
     ids=str,
 )
-def test_any_training_can_be_interrupted_again_and_again(files, output, save_always, parameters):
+def test_any_training_can_be_interrupted_again_and_again(file, output, save_always, parameters):
     for stop in (3, 5):
         with pytest.raises(KeyboardInterrupt):
-            train(files[100], output, stop=stop, **parameters)
-    told = train(files[100], output, **parameters)
+            train(file, output, stop=stop, **parameters)
+    told = train(file, output, **parameters)
     went_on = output.read_bytes()
     output.unlink()
-    assert train(files[100], output, **parameters) == [1, 2, 3, 4, *told]
+    assert train(file, output, **parameters) == [1, 2, 3, 4, *told]
     assert told[0] == 5
     assert output.read_bytes() == went_on
 
 
-def test_training_interrupted_after_its_last_epoch_is_done(files, output, interrupted, whole):
+def test_training_interrupted_after_its_last_epoch_is_done(file, output, interrupted, whole):
     with pytest.raises(KeyboardInterrupt):
-        train(files[7], output, stop=6)
-    assert train(files[7], output) == [6]
+        train(file, output, stop=6)
+    assert train(file, output) == [6]
     assert output.read_bytes() == whole
 
 
@@ -330,13 +294,13 @@ def test_training_interrupted_after_its_last_epoch_is_done(files, output, interr
     [{"seed": 1}, {"learning_rate": 2.0}, {"epochs": 7}, {"patience": 9}, {"l2": 0.0}],
     ids=str,
 )
-def test_another_training_starts_anew(files, output, interrupted, changed):
+def test_another_training_starts_anew(file, output, interrupted, changed):
     epochs = list(range(1, changed.get("epochs", 6) + 1))
-    assert train(files[7], output, **changed) == epochs
+    assert train(file, output, **changed) == epochs
     assert left_in(output.parent) == ["head.onnx"]
     after_another = output.read_bytes()
     output.unlink()
-    train(files[7], output, **changed)
+    train(file, output, **changed)
     assert output.read_bytes() == after_another
 
 
@@ -399,7 +363,7 @@ def write_foreign(path: Path, kind: str, trap: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["text", "array", "arrays", "pickle", "pickled array", "pickled arrays", "link"]
 )
-def test_what_is_no_checkpoint_is_refused_and_stays(files, output, interrupted, tmp_path, kind):
+def test_what_is_no_checkpoint_is_refused_and_stays(file, output, interrupted, tmp_path, kind):
     trap, other = tmp_path / "sprung", tmp_path / "other"
     if kind == "link":
         interrupted.rename(other)
@@ -409,7 +373,7 @@ def test_what_is_no_checkpoint_is_refused_and_stays(files, output, interrupted, 
     before = interrupted.read_bytes()
     epochs = []
     with pytest.raises(OutputError) as caught:
-        train_head(files[7], output, estimator="sgd", on_epoch=epochs.append)
+        train_head(file, output, estimator="sgd", on_epoch=epochs.append)
     what = "a symbolic link" if kind == "link" else "no checkpoint of cnncodes train"
     assert str(caught.value) == (
         f"{interrupted}: is {what}, and unfinished work is kept under that name; move it away, or "
@@ -425,12 +389,12 @@ def test_what_is_no_checkpoint_is_refused_and_stays(files, output, interrupted, 
 @pytest.mark.parametrize(
     "kind", ["empty", "truncated", "damaged", "encrypted", "pickled", "deflated"]
 )
-def test_damaged_checkpoint_starts_anew(files, output, interrupted, whole, tmp_path, kind):
+def test_damaged_checkpoint_starts_anew(file, output, interrupted, whole, tmp_path, kind):
     trap = tmp_path / "sprung"
     pickle.loads(pickle.dumps(Trap(trap)))
     trap.unlink()  # it works
     write_foreign(interrupted, kind, trap)
-    assert train(files[7], output) == [1, 2, 3, 4, 5, 6]
+    assert train(file, output) == [1, 2, 3, 4, 5, 6]
     assert not trap.exists()
     assert left_in(output.parent) == ["head.onnx"]
     assert output.read_bytes() == whole
@@ -439,7 +403,7 @@ def test_damaged_checkpoint_starts_anew(files, output, interrupted, whole, tmp_p
 @settings(max_examples=40)
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_damage_of_any_bit_does_no_harm(
-    opened: dict[int, CodeRows],
+    opened: CodeRows,
     checkpoint: tuple[Path, bytes, np.ndarray],
     share: float,
     bit: int,
@@ -451,14 +415,14 @@ def test_damage_of_any_bit_does_no_harm(
     if damaged[:4] != content[:4] or damaged[30:46] != content[30:46]:
         with pytest.raises(OutputError, match="is no checkpoint of cnncodes train"):
             fit_sgd(
-                opened[7],
+                opened,
                 np.arange(140, dtype=np.int32) % 4,
                 parameters={"epochs": 2},
                 checkpoint=path,
             )
         return
     y = np.arange(140, dtype=np.int32) % 4
-    weights = fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path)[0]
+    weights = fit_sgd(opened, y, parameters={"epochs": 2}, checkpoint=path)[0]
     np.testing.assert_array_equal(weights, expected)
 
 
@@ -475,31 +439,32 @@ def checkpoint(opened, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sgd, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            fit_sgd(opened[7], y, parameters={"epochs": 2}, checkpoint=path, on_epoch=stop)
-    return path, path.read_bytes(), fit_sgd(opened[7], y, parameters={"epochs": 2})[0]
+            fit_sgd(opened, y, parameters={"epochs": 2}, checkpoint=path, on_epoch=stop)
+    return path, path.read_bytes(), fit_sgd(opened, y, parameters={"epochs": 2})[0]
 
 
 def test_failure_after_the_last_epoch_does_not_cost_the_training(
-    files, tmp_path, output, save_always, whole
+    file, tmp_path, output, save_always, whole
 ):
     """As that of the disk or an interrupt: the checkpoint goes only when the head is there."""
-    damaged = Path(shutil.copy(files[7], tmp_path / "damaged.h5"))
-    with h5py.File(damaged, "r+") as file:
-        tested = split_by_class(file["labels"][:], 0.7).test[-1]
-        file["codes"][tested, 0] = np.nan
+    damaged = Path(shutil.copy(file, tmp_path / "damaged.h5"))
+    with h5py.File(damaged, "r+") as edited:
+        del edited["checksums"]
+        tested = split_by_class(edited["labels"][:], 0.7).test[-1]
+        edited["codes"][tested, 0] = np.nan
     with pytest.raises(TrainingError, match="are not finite"):
         train(damaged, output)
     assert left_in(output.parent) == ["head.onnx.partial"]
-    assert train(files[7], output) == []
+    assert train(file, output) == []
     assert left_in(output.parent) == ["head.onnx"]
     assert output.read_bytes() == whole
 
 
-def test_interrupt_before_the_first_checkpoint_promises_nothing(files, output, interrupted):
+def test_interrupt_before_the_first_checkpoint_promises_nothing(file, output, interrupted):
     """What stands there is of another training."""
     before = interrupted.read_bytes()
     with pytest.raises(KeyboardInterrupt) as caught:
-        train(files[7], output, stop=1, seed=1)
+        train(file, output, stop=1, seed=1)
     assert str(caught.value) == ""
     assert interrupted.read_bytes() == before
 
@@ -510,17 +475,17 @@ def test_interrupt_without_a_checkpoint(opened, targets, save_always):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit_sgd(opened[7], targets, on_epoch=stop)
+        fit_sgd(opened, targets, on_epoch=stop)
     assert str(caught.value) == ""
 
 
-def test_training_that_diverges_leaves_no_checkpoint(files, output, save_always):
+def test_training_that_diverges_leaves_no_checkpoint(file, output, save_always):
     told = []
     # A penalty this large makes each step overshoot by more than the last.
     parameters = {"epochs": 9, "batch_size": 40, "l2": 100.0}
     with pytest.raises(TrainingError, match=r"sgd: diverged in epoch \d; lower learning_rate"):
         train_head(
-            files[7],
+            file,
             output,
             estimator="sgd",
             sgd=parameters,
@@ -530,24 +495,24 @@ def test_training_that_diverges_leaves_no_checkpoint(files, output, save_always)
     assert left_in(output.parent) == []
 
 
-def test_wrong_parameter_does_not_cost_the_checkpoint(files, output, interrupted):
+def test_wrong_parameter_does_not_cost_the_checkpoint(file, output, interrupted):
     with pytest.raises(ParameterError, match="sgd: no schedule 'steep'"):
-        train(files[7], output, schedule="steep")
-    assert train(files[7], output) == [4, 5, 6]
+        train(file, output, schedule="steep")
+    assert train(file, output) == [4, 5, 6]
 
 
-def test_folder_in_the_checkpoints_place_is_told_first(files, output):
+def test_folder_in_the_checkpoints_place_is_told_first(file, output):
     partial_of(output).mkdir()
     told = []
     with pytest.raises(OutputError, match=r"head\.onnx\.partial: is a folder"):
-        train_head(files[7], output, estimator="sgd", on_epoch=told.append)
+        train_head(file, output, estimator="sgd", on_epoch=told.append)
     assert told == []
     assert left_in(output.parent) == ["head.onnx.partial"]
 
 
-def test_folder_that_becomes_read_only_is_told(files, tmp_path, save_always, monkeypatch):
+def test_folder_that_becomes_read_only_is_told(file, tmp_path, save_always, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
-    codes, locked = Path(shutil.copy(files[7], "codes.h5")), Path("locked")
+    codes, locked = Path(shutil.copy(file, "codes.h5")), Path("locked")
     with unprivileged(tmp_path):
         locked.mkdir()
         with pytest.raises(OutputError) as caught:
@@ -563,9 +528,9 @@ def test_folder_that_becomes_read_only_is_told(files, tmp_path, save_always, mon
     assert left_in(locked) == []
 
 
-def test_folder_that_goes_away_is_told(files, output, save_always):
+def test_folder_that_goes_away_is_told(file, output, save_always):
     with pytest.raises(OutputError, match="does not exist"):
-        train_head(files[7], output, estimator="sgd", on_epoch=lambda _: output.parent.rmdir())
+        train_head(file, output, estimator="sgd", on_epoch=lambda _: output.parent.rmdir())
 
 
 # As `python -m cnncodes`, but each epoch leaves a checkpoint.
@@ -577,8 +542,8 @@ main()
 """
 
 
-def test_interrupted_command_goes_on_when_given_again(files, output, run: Run):
-    arguments = ("train", files[7], "-o", output, "--estimator", "sgd", "--epochs", "100")
+def test_interrupted_command_goes_on_when_given_again(file, output, run: Run):
+    arguments = ("train", file, "-o", output, "--estimator", "sgd", "--epochs", "100")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(
         [sys.executable, "-c", CAREFUL, *map(str, arguments)], **pipes
