@@ -171,10 +171,12 @@ class PlainFile:
         if attribute is None or not isinstance(attribute.get_type(), h5t.TypeStringID):
             return ""
         values = [value for other, value in self._attribute_values() if other == name.encode()]
-        if len(values) != 1:
+        variable = attribute.get_type().is_variable_str()
+        misfits = variable and attribute.get_storage_size() != _REFERENCE.itemsize
+        if len(values) != 1 or misfits:
             raise ValueError(f"its {name} {REWRITTEN}")
         (content,) = values
-        if attribute.get_type().is_variable_str():
+        if variable:
             length, address, index = struct.unpack("<IQI", content[: _REFERENCE.itemsize])
             if length > MAX_ATTRIBUTE_BYTES:
                 raise ValueError(f"its {name} has {length:,} bytes")

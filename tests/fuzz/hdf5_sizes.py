@@ -179,6 +179,42 @@ def _large_chunk(file: h5py.File, name: str, generator: Generator) -> None:
     del file[SPARE]
 
 
+def _chunk_that_unpacks_to_more(file: h5py.File, name: str, generator: Generator) -> None:
+    """Have chunks of the right shape that hold zeros without end, deflated once or twice."""
+    old = moved(file, name)
+    text = h5py.check_string_dtype(old.dtype) is not None
+    settings = new_settings()
+    settings.set_chunk((1, *old.shape[1:]))
+    settings.set_deflate(9)
+    content = zeros(10**7)
+    if generator.random() < 0.5:
+        settings.set_deflate(9)
+        content = zlib.compress(zeros(3 * 10**9), 9)
+    new = create(file, name, np.dtype("S64" if text else old.dtype), old.shape, settings)
+    for row in range(old.shape[0]):
+        new.id.write_direct_chunk((row, *(0,) * (old.ndim - 1)), content)
+    del file[SPARE]
+
+
+_MARKS = re.compile(rb"TREE|HEAP|SNOD|GCOL|\x01\0[\x01-\x20]\0\x01\0\0\0")
+
+
+def _confused_addresses(file: h5py.File, name: str, generator: Generator) -> Finish:
+    """Let what leads from one part of the file to another lead elsewhere, as in a circle."""
+
+    def finish(content: bytes) -> bytes:
+        changed = bytearray(content)
+        marks = [found.start() for found in _MARKS.finditer(content)]
+        words = np.frombuffer(content[: len(content) // 8 * 8], "<u8")
+        places = np.flatnonzero((words > 0) & (words < len(content)))
+        for place in generator.choice(places, int(generator.integers(1, 4))):
+            value = int(choose(generator, *marks, *words[generator.choice(places, 40)]))
+            struct.pack_into("<Q", changed, 8 * int(place), value)
+        return bytes(changed)
+
+    return finish
+
+
 def _one_row_more(file: h5py.File, name: str, generator: Generator) -> None:
     old = file[name]
     values = np.concatenate([old[:], old[:1]]) if generator.random() < 0.5 else old[:-1]
@@ -195,5 +231,7 @@ STRUCTURES = (
     Structure(_many_skipped),
     Structure(_large_fill_value),
     Structure(_large_chunk),
+    Structure(_chunk_that_unpacks_to_more),
+    Structure(_confused_addresses),
     Structure(_one_row_more),
 )
