@@ -22,6 +22,7 @@ MAX_ENTRIES_BYTES = 32_000_000  # of all: 8 MB of labels, 20 MB of images in bas
 MAX_DEPTH = 20  # of JSON in JSON
 MAX_MODEL_BYTES = 2**31 - 1  # what protobuf can hold
 MAX_PATH_LENGTH = 32_767  # the longest that a system knows
+MAX_ROW_BYTES = 64 * 2**20  # of the codes of an image; a worker holds a batch of them
 MAX_GROUP_LENGTH = 4096
 MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
 MAX_REASON_LENGTH = 1000  # of why an image was skipped

@@ -26,7 +26,7 @@ from cnncodes.extract.images import (
     notes_on_remarks,
 )
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.sources import Source, find_images
+from cnncodes.extract.sources import GROUPINGS, Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.files import check_filled, is_folder, is_hdf5
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
@@ -45,7 +45,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
-from cnncodes.parameters import MAX_PIXELS, as_path
+from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
 from cnncodes.progress import Progress
 
 BATCH_SIZE = 8
@@ -127,6 +127,8 @@ def evaluate(
     model, data = as_path(model, "model"), as_path(data, "data")
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    if group_by is not None:
+        check_choice(group_by, GROUPINGS, "group_by")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra

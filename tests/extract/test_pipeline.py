@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from cnncodes import Backbone, CodeStore
-from cnncodes.errors import ImageError, OutputError
+from cnncodes.errors import FileFormatError, ImageError, OutputError
+from cnncodes.extract import pipeline
 from cnncodes.extract.images import decode_image
 from cnncodes.extract.pipeline import extract
 from cnncodes.progress import Progress
 from tests.conftest import Run, error_of
-from tests.extract.test_backbone import write_backbone
+from tests.extract.test_backbone import SIZE, write_backbone
 from tests.extract.test_images import encoded
 from tests.head.test_rows import lay_out
 from tests.test_output import unprivileged
@@ -626,3 +627,17 @@ def test_update_takes_codes_of_another_layout(
     lay_out(output, chunks=(5, 3), compression="gzip", shuffle=True)
     run("extract", backbone, few, "-o", output, "--update")
     assert output.read_bytes() == before
+
+
+def test_refuses_codes_of_too_many_bytes_an_image(
+    few: Path, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = write_backbone(tmp_path / "all.onnx", pooled=False)
+    n_numbers = SIZE * SIZE * 3
+    monkeypatch.setattr(pipeline, "MAX_ROW_BYTES", 2 * n_numbers)
+    extract(network, few, output)
+    with pytest.raises(
+        FileFormatError, match=rf"^{re.escape(str(network))}: the codes of an image"
+    ):
+        extract(network, few, output, dtype="float32", overwrite=True)
+    assert left_in(output.parent) == ["codes.h5"]

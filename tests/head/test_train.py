@@ -485,7 +485,15 @@ def test_wrong_usage(codes, output, run, options):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"estimator": "svn"}, {"C": 0}, {"C": float("nan")}, {"train_fraction": 1}, {"split": "last"}],
+    [
+        {"estimator": "svn"},
+        {"C": 0},
+        {"C": float("nan")},
+        {"train_fraction": 1},
+        {"split": "last"},
+        {"class_weight": "x"},
+        {"class_weight": {0: 1.0}},
+    ],
     ids=str,
 )
 def test_bad_parameters_of_the_function(codes, output, parameters):
