@@ -86,7 +86,7 @@ def not_ours(path: Path, kind: str) -> OutputError:
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator[Path]:
     """Give a temporary sibling to write to; rename it to `path` when the block succeeds.
 
     A failure or an interrupt inside the block removes the temporary file and leaves whatever
@@ -99,6 +99,9 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         Where the result goes.
     overwrite : bool
         Whether a file that stands there may be replaced.
+    private : bool
+        Whether nobody but the owner may read or write the result, whatever the umask and the
+        permissions of a file that is replaced.
 
     Yields
     ------
@@ -118,7 +121,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         _sync(temporary)
-        _set_permissions(temporary, _status(target))
+        if not private:
+            _set_permissions(temporary, _status(target))
         temporary.replace(target)
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
             _sync(target.parent)

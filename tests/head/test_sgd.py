@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import shutil
@@ -293,6 +294,11 @@ def whole(files, tmp_path_factory):
     assert train(files[7], path) == [1, 2, 3, 4, 5, 6]
     assert left_in(path.parent) == ["head.onnx"]
     return path.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")
+def test_checkpoint_is_private(interrupted):
+    assert interrupted.stat().st_mode & 0o777 == 0o600
 
 
 def test_interrupted_training_goes_on(files, output, interrupted, whole):
