@@ -1,8 +1,9 @@
-"""Options that are numbers: what was typed, held to the ranges of `parameters`."""
+"""Options whose text is checked when it is parsed: numbers by the ranges of `parameters`, files."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import click
@@ -33,6 +34,17 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a valid number", param, ctx)
         return number
+
+
+class OutputPath(click.Path):
+    """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a path."""
+        text = os.fsdecode(value)
+        if text.endswith((os.sep, os.altsep or os.sep)):
+            self.fail(f"{text!r} names a folder; name a file", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncodes.errors import OutputError
-from cnncodes.files import is_folder, kind_of
+from cnncodes.files import exists, is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
 # Windows's numbers: what it answers where a file that is to be replaced is open, and elsewhere.
@@ -32,8 +32,8 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
     Raises
     ------
     OutputError
-        The folder is missing or read-only, the path leads to a folder, device, FIFO, socket or
-        input, or a file stands there.
+        The folder is missing or read-only, the path leads to a folder, device, FIFO, socket,
+        input or the file that standard output or standard error goes to, or a file stands there.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -45,9 +45,16 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         )
     folder = _target(path).parent
     if not is_folder(folder):
+        standing = next((each for each in (folder, *folder.parents) if exists(each)), folder)
+        if exists(standing) and not is_folder(standing):
+            raise OutputError(f"{path}: {standing} is no folder; choose another name")
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
     if status is not None and any(_is_same(status, each) for each in inputs):
         raise OutputError(f"{path}: is what the result is made from; choose another name")
+    if status is not None and any(_is_stream(status, number) for number in (1, 2)):
+        raise OutputError(
+            f"{path}: is where standard output or standard error goes; choose another name"
+        )
     if status is not None and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
     if not os.access(folder, os.W_OK):
@@ -174,6 +181,14 @@ def _is_same(status: os.stat_result, other: str | Path) -> bool:
     try:
         return os.path.samestat(status, Path(other).stat())
     except (OSError, ValueError):  # whoever reads it reports that
+        return False
+
+
+def _is_stream(status: os.stat_result, descriptor: int) -> bool:
+    """Whether a file is the one that a standard stream of this process is redirected to."""
+    try:
+        return os.path.samestat(status, os.fstat(descriptor))
+    except OSError:  # it is closed
         return False
 
 

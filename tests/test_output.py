@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,7 +227,8 @@ def test_checks_before_anything_is_written(tmp_path: Path) -> None:
         ("file", False, "exists already; choose another name or pass --overwrite"),
         ("folder", True, "is a folder; name a file inside it"),
         ("missing/file", True, f"the folder {tmp_path / 'missing'} does not exist; create it"),
-        ("file/file", True, f"the folder {tmp_path / 'file'} does not exist; create it"),
+        ("file/file", True, f"{tmp_path / 'file'} is no folder; choose another name"),
+        ("file/a/b", True, f"{tmp_path / 'file'} is no folder; choose another name"),
     ):
         for use in (check_output, lambda *args, **kw: replacing(*args, **kw).__enter__()):
             with pytest.raises(OutputError) as caught:
@@ -296,3 +299,23 @@ def test_names_what_is_open_elsewhere(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{path}: is open in another program; close it there")
     assert path.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no /dev/stdout")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_file_that_a_standard_stream_goes_to_is_never_replaced(
+    head: Path, small_backbone: Path, tmp_path: Path, stream: str, by_name: bool
+) -> None:
+    log = tmp_path / "log"
+    output = log if by_name else Path("/dev") / stream
+    command = [sys.executable, "-m", "cnncodes", "bundle", small_backbone, head, "-o", output]
+    with log.open("w") as file:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file}
+        done = subprocess.run([*command, "--overwrite"], **streams, text=True, check=False)
+    said = log.read_text() if stream == "stderr" else done.stderr
+    assert done.returncode == 1
+    assert said == (
+        f"Error: {output}: is where standard output or standard error goes; choose another name\n"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["log"]
