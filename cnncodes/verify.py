@@ -45,6 +45,11 @@ ALTERED = (
 )
 
 
+WITHOUT_CHECKSUM = (
+    "metadata for a checksum; it carries no checksum, so changed weights go unnoticed"
+)
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that is wrong.
@@ -299,7 +304,9 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     checked = ["format, operators and metadata", "runs, and gives numbers that make sense"]
     faults = []
     recorded, computed = read_checksum(file)
-    if recorded is not None:  # files of the first releases have none
+    if recorded is None:
+        checked.append(WITHOUT_CHECKSUM)
+    else:
         checked.append("weights, operators and metadata are those it was written with")
         if recorded != computed:
             faults.append(Fault(str(file), ALTERED))
