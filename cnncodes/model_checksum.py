@@ -82,7 +82,7 @@ def read_checksum(path: Path) -> tuple[str | None, str]:
         versions: list[bytes] = []
         for number, kind, value in read_fields(model, slice(0, len(model))):
             if number == _IR_VERSION and kind == VARINT:
-                versions.append(b"%d" % value)
+                versions.append(f"{value}".encode())
             if kind != BYTES or not isinstance(value, slice):
                 continue
             if number == _OPSET:
