@@ -25,6 +25,7 @@ from cnncodes.head.split import split_by_class
 from cnncodes.parameters import DESCENT_BATCH, EPOCHS, L2, LEARNING_RATE, SHARE
 
 OPTIMIZERS = ("momentum", "adam")
+LARGE_L2 = 1.0  # beyond it the penalty alone may make steps overshoot
 SCHEDULES = ("constant", "cosine")
 DEFAULT_LEARNING_RATES = {"momentum": 3.0, "adam": 1e-3}
 _VALIDATED = 256  # images looked at together
@@ -427,7 +428,8 @@ class SGDSoftmax(LinearSoftmax):
         result = (self._descent.weights, self._descent.bias)
         if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in result)):
             self._forget()
-            raise ValueError(f"diverged in {where}; lower learning_rate")
+            or_l2 = " or l2" if self.l2 > LARGE_L2 else ""
+            raise ValueError(f"diverged in {where}; lower the learning rate{or_l2}")
 
 
 def _rank(epoch: Epoch) -> tuple[float, ...]:

@@ -263,7 +263,7 @@ def train_head(
                 on_epoch=on_epoch,
                 progress=progress,
             )
-            head = LinearHead(weights, bias, remedy="lower the learning_rate")
+            head = LinearHead(weights, bias, remedy="lower the learning rate")
         else:
             sample = CodeRows(store, _sample(parts))
             head = fit_estimator(
