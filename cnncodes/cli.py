@@ -222,7 +222,7 @@ def group_option(command: Command) -> Command:
 def main(debug: bool) -> None:
     """From a folder of photographs to an image classifier, on the CPU.
 
-    The first commands are the steps, in their order; each has an example in its --help.
+    The commands are listed in the order of their use; each has an example in its --help.
     """
 
 
@@ -515,7 +515,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 @click.option(
     "--patience",
     type=whole(EPOCHS),
-    help="sgd: stop after so many epochs without a better one.",
+    help="sgd: stop after this many epochs without improvement.",
 )
 @click.option(
     "--seed",
@@ -637,7 +637,7 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
     type=whole(DRAWS),
     default=5,
     show_default=True,
-    help="Draw the training images so many times.",
+    help="Number of draws of the training images.",
 )
 @click.option(
     "--seed",

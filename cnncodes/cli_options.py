@@ -61,7 +61,8 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             number = math.nan
         if number not in STRENGTH:
-            self.fail(f"{value!r} is neither auto nor {STRENGTH}", param, ctx)
+            ends = f"from {STRENGTH.least:g} to {STRENGTH.most:g}"
+            self.fail(f"{value!r} is neither auto nor a number {ends}", param, ctx)
         return number
 
 
@@ -89,6 +90,6 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             numbers = {least - 1}
         if not least <= min(numbers) <= max(numbers) <= most:
-            wanted = f"whole numbers from {least:,} to {most:,}, as 5,10,20"
+            wanted = f"whole numbers from {least:,} to {most:,}, such as 5,10,20"
             self.fail(f"{value!r} is not a list of {wanted}", param, ctx)
         return tuple(sorted(numbers))

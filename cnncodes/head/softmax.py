@@ -109,7 +109,7 @@ class SGDSoftmax(LinearSoftmax):
     validation_fraction : float
         Share of each class held out to choose the best epoch; 0 keeps the last epoch.
     patience : int, optional
-        Stop after so many epochs without a better one; by default never.
+        Stop after this many epochs without improvement; by default never.
     random_state : int, RandomState or None
         Seed of the held-out part and of the order of the images.
 
