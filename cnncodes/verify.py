@@ -143,7 +143,7 @@ def verify(
         images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
     if source is not None:
-        raise ParameterError(f"{file}: --source is for a codes file; leave it out")
+        raise ParameterError(f"{file}: source is for a codes file; leave it out")
     return _verify_model(file, network)
 
 

@@ -199,7 +199,7 @@ def test_provider_reaches_the_network(
         ("evaluate", head, photos, "--backbone", small_backbone),
     ):
         message = error_of(*command, "--provider", "cuda")
-        assert message.startswith("Error: --provider cuda: this onnxruntime has azure, cpu; ")
+        assert message.startswith("Error: provider cuda: this onnxruntime has azure, cpu; ")
         assert list(tmp_path.iterdir()) == []
     plain = run("predict", app, image, "--format", "json").stdout
     assert run("predict", app, image, "--format", "json", "--provider", "azure").stdout == plain

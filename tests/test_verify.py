@@ -226,7 +226,7 @@ def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> Non
     assert "cannot be opened as an ONNX model" in error_of("verify", tmp_path / "text")
     assert "absent: no such file; name a codes file" in error_of("verify", tmp_path / "absent")
     assert "is a folder, not a regular file; name" in error_of("verify", tmp_path)
-    assert "--source is for a codes file" in error_of("verify", app, "--source", photos)
+    assert ": source is for a codes file" in error_of("verify", app, "--source", photos)
 
 
 def test_codes_without_a_difference_are_called_equal(run: Run, tmp_path: Path) -> None:

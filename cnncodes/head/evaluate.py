@@ -136,7 +136,7 @@ def evaluate(
         inputs = [each for each in (model, data, backbone) if each is not None]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
-        raise ParameterError("--curve and --images are for a report; pass --report too")
+        raise ParameterError("curve and images are for a report; give report too")
     opened = _Model(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
@@ -226,7 +226,7 @@ def _evaluate_codes(
             f"images, or evaluate its head on {data}"
         )
     if backbone is not None:
-        raise ParameterError(f"{data}: holds codes already; leave --backbone out")
+        raise ParameterError(f"{data}: holds codes already; leave backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
         if store.white != model.info.white:
@@ -310,7 +310,7 @@ def _classify(
     """Return what turns pixels into probabilities: an app, or a head behind its backbone."""
     if model.kind == "app":
         if backbone is not None:
-            raise ParameterError(f"{model.path}: an app holds its backbone; leave --backbone out")
+            raise ParameterError(f"{model.path}: an app holds its backbone; leave backbone out")
         size = model.info.backbone.input_size
         if model.input_shape != (size, size, 3):
             raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")
