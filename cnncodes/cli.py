@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from cnncodes import __version__
-from cnncodes.cli_options import Number, Sizes, Strength, whole
+from cnncodes.cli_options import Number, OutputPath, Sizes, Strength, whole
 from cnncodes.errors import (
     CnncodesError,
     FileFormatError,
@@ -157,6 +157,10 @@ def _path() -> click.Path:
     return click.Path(path_type=Path, readable=False)  # told by what reads it, as any failure
 
 
+def _output() -> click.Path:
+    return OutputPath(path_type=Path, readable=False)
+
+
 def overwrite_option(command: Command) -> Command:
     """Add ``--overwrite``."""
     return click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")(
@@ -218,7 +222,7 @@ def group_option(command: Command) -> Command:
 def main(debug: bool) -> None:
     """From a folder of photographs to an image classifier, on the CPU.
 
-    The first commands are the steps, in their order; each has an example in its --help.
+    The commands are listed in the order of their use; each has an example in its --help.
     """
 
 
@@ -230,7 +234,7 @@ def main(debug: bool) -> None:
 )
 @click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=_output(), help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -310,7 +314,9 @@ def export(
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option("-o", "--output", type=_path(), help="File to write, by default BACKBONE.int8.onnx.")
+@click.option(
+    "-o", "--output", type=_output(), help="File to write, by default BACKBONE.int8.onnx."
+)
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
@@ -363,7 +369,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 )
 @click.argument("backbone", type=_path())
 @click.argument("source", type=_path())
-@click.option("-o", "--output", type=_path(), required=True, help="Codes file to write.")
+@click.option("-o", "--output", type=_output(), required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
@@ -433,7 +439,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     )
 )
 @click.argument("codes", type=_path())
-@click.option("-o", "--output", type=_path(), required=True, help="Head to write.")
+@click.option("-o", "--output", type=_output(), required=True, help="Head to write.")
 @click.option(
     "--estimator",
     "--method",
@@ -509,7 +515,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 @click.option(
     "--patience",
     type=whole(EPOCHS),
-    help="sgd: stop after so many epochs without a better one.",
+    help="sgd: stop after this many epochs without improvement.",
 )
 @click.option(
     "--seed",
@@ -614,12 +620,12 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
 @click.option(
     "-o",
     "--output",
-    type=_path(),
+    type=_output(),
     default="curve.json",
     show_default=True,
     help="JSON file to write.",
 )
-@click.option("--plot", type=_path(), metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option("--plot", type=_output(), metavar="FILE", help="Chart to write, as .png or .svg.")
 @click.option(
     "--per-class",
     type=Sizes(COUNT),
@@ -631,7 +637,7 @@ def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **opti
     type=whole(DRAWS),
     default=5,
     show_default=True,
-    help="Draw the training images so many times.",
+    help="Number of draws of the training images.",
 )
 @click.option(
     "--seed",
@@ -696,7 +702,7 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 )
 @click.argument("backbone", type=_path())
 @click.argument("head", type=_path())
-@click.option("-o", "--output", type=_path(), required=True, help="App to write.")
+@click.option("-o", "--output", type=_output(), required=True, help="App to write.")
 @mixed_option
 @overwrite_option
 @json_option

@@ -1,8 +1,9 @@
-"""Options that are numbers: what was typed, held to the ranges of `parameters`."""
+"""Options whose text is checked when it is parsed: numbers by the ranges of `parameters`, files."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import click
@@ -35,6 +36,17 @@ class Number(click.FloatRange):
         return number
 
 
+class OutputPath(click.Path):
+    """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a path."""
+        text = os.fsdecode(value)
+        if text.endswith((os.sep, os.altsep or os.sep)):
+            self.fail(f"{text!r} names a folder; name a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Strength(click.ParamType):  # type: ignore[type-arg]
     """A number of `STRENGTH`, or ``auto``."""
 
@@ -49,7 +61,8 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             number = math.nan
         if number not in STRENGTH:
-            self.fail(f"{value!r} is neither auto nor {STRENGTH}", param, ctx)
+            ends = f"from {STRENGTH.least:g} to {STRENGTH.most:g}"
+            self.fail(f"{value!r} is neither auto nor a number {ends}", param, ctx)
         return number
 
 
@@ -77,6 +90,6 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             numbers = {least - 1}
         if not least <= min(numbers) <= max(numbers) <= most:
-            wanted = f"whole numbers from {least:,} to {most:,}, as 5,10,20"
+            wanted = f"whole numbers from {least:,} to {most:,}, such as 5,10,20"
             self.fail(f"{value!r} is not a list of {wanted}", param, ctx)
         return tuple(sorted(numbers))

@@ -65,7 +65,7 @@ def check_regular(
     path : Path
         The file that is to be read.
     remedy : str
-        What to do, added to the error.
+        What to do about an absent file or a folder, added to the error.
     error : subclass of CnncodesError
         What to raise.
 
@@ -88,8 +88,11 @@ def check_regular(
         reason = getattr(cause, "strerror", None) or cause
         raise error(f"{path}: cannot be read ({reason})") from cause
     if not stat.S_ISREG(status.st_mode):
-        kind = kind_of(status.st_mode)
-        raise error(f"{path}: is {kind}, not a regular file; {remedy or 'name a regular file'}")
+        if stat.S_ISDIR(status.st_mode):
+            remedy = remedy or "name a regular file"
+            raise error(f"{path}: is a folder, not a regular file; {remedy}")
+        # Not the remedy, which would read as the way to make a FIFO.
+        raise error(f"{path}: is {kind_of(status.st_mode)}, but a regular file is needed")
     return status
 
 

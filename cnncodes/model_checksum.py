@@ -1,9 +1,10 @@
 """The checksum of a model: written with every file, compared by ``cnncodes verify``.
 
 It is a SHA-256 over the bytes of the graph as they are in the file, weights and operators alike,
-and over the other metadata entries of cnncodes; ``docs/file-formats.md`` defines it. Writing and
-verifying share the function that computes it, and that reads the file. A wrong bit may leave a
-model that runs well and classifies badly, so nothing but such a checksum can find it.
+over the versions of ONNX and of the operators, and over the other metadata entries of cnncodes;
+``docs/file-formats.md`` defines it. Writing and verifying share the function that computes it, and
+that reads the file. A wrong bit may leave a model that runs well and classifies badly, so nothing
+but such a checksum can find it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnncodes.model_check import BYTES, mapped, read_fields
+from cnncodes.model_check import BYTES, VARINT, mapped, read_fields
 from cnncodes.model_file import PREFIX
 
 if TYPE_CHECKING:
     import onnx
 
 CHECKSUM = PREFIX + "checksum"
-_GRAPH, _METADATA = 7, 14  # fields of a ModelProto
+_IR_VERSION, _GRAPH, _OPSET, _METADATA = 1, 7, 8, 14  # fields of a ModelProto
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:
@@ -78,15 +79,22 @@ def read_checksum(path: Path) -> tuple[str | None, str]:
     with mapped(path) as model:
         digest = hashlib.sha256()
         entries: list[tuple[bytes, bytes]] = []
+        versions: list[bytes] = []
         for number, kind, value in read_fields(model, slice(0, len(model))):
+            if number == _IR_VERSION and kind == VARINT:
+                versions.append(f"{value}".encode())
             if kind != BYTES or not isinstance(value, slice):
                 continue
-            if number == _GRAPH:  # in a file with several, protobuf takes them together
+            if number == _OPSET:
+                versions.append(model[value])
+            elif number == _GRAPH:  # in a file with several, protobuf takes them together
                 with memoryview(model) as content, content[value] as graph:
                     digest.update(graph)
             elif number == _METADATA:
                 entries.append(_entry(model, value))
         recorded = [value for key, value in entries if key == CHECKSUM.encode()]
+        for version in versions:
+            digest.update(b"%d\0%b" % (len(version), version))
         for key, text in sorted(entries):
             if key.startswith(PREFIX.encode()) and key != CHECKSUM.encode():
                 digest.update(b"%b\0%b\0" % (key, text))

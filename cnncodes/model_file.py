@@ -439,7 +439,7 @@ def find_provider(name: str) -> str:
     wanted = name.lower().removesuffix(PROVIDER_SUFFIX.lower())
     if wanted not in available:
         raise ParameterError(
-            f"--provider {name}: this onnxruntime has {', '.join(sorted(available))}; choose one "
+            f"provider {name}: this onnxruntime has {', '.join(sorted(available))}; choose one "
             "of these, or install another build of onnxruntime, such as onnxruntime-openvino, "
             "onnxruntime-gpu (cuda) or onnxruntime-directml (dml)"
         )
@@ -490,7 +490,7 @@ def open_session(
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
     full_name = find_provider(provider)
-    how = "" if full_name == "CPUExecutionProvider" else f" with --provider {provider}"
+    how = "" if full_name == "CPUExecutionProvider" else f" with the provider {provider}"
     try:
         session = onnxruntime.InferenceSession(
             _named_or_read(path), options, providers=[full_name], enable_fallback=0
@@ -507,8 +507,8 @@ def open_session(
         ) from error
     if full_name not in session.get_providers():  # onnxruntime goes on without it
         raise ParameterError(
-            f"--provider {provider}: is built into this onnxruntime, but cannot start here; "
-            "install what it needs, or leave --provider out"
+            f"provider {provider}: is built into this onnxruntime, but cannot start here; "
+            "install what it needs, or leave provider out"
         )
     return session, outline.metadata
 

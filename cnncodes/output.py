@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncodes.errors import OutputError
-from cnncodes.files import is_folder, kind_of
+from cnncodes.files import exists, is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
 # Windows's numbers: what it answers where a file that is to be replaced is open, and elsewhere.
@@ -32,8 +32,8 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
     Raises
     ------
     OutputError
-        The folder is missing or read-only, the path leads to a folder, device, FIFO, socket or
-        input, or a file stands there.
+        The folder is missing or read-only, the path leads to a folder, device, FIFO, socket,
+        input or the file that standard output or standard error goes to, or a file stands there.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -45,9 +45,16 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         )
     folder = _target(path).parent
     if not is_folder(folder):
+        standing = next((each for each in (folder, *folder.parents) if exists(each)), folder)
+        if exists(standing) and not is_folder(standing):
+            raise OutputError(f"{path}: {standing} is no folder; choose another name")
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
     if status is not None and any(_is_same(status, each) for each in inputs):
         raise OutputError(f"{path}: is what the result is made from; choose another name")
+    if status is not None and any(_is_stream(status, number) for number in (1, 2)):
+        raise OutputError(
+            f"{path}: is where standard output or standard error goes; choose another name"
+        )
     if status is not None and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
     if not os.access(folder, os.W_OK):
@@ -86,7 +93,7 @@ def not_ours(path: Path, kind: str) -> OutputError:
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator[Path]:
     """Give a temporary sibling to write to; rename it to `path` when the block succeeds.
 
     A failure or an interrupt inside the block removes the temporary file and leaves whatever
@@ -99,6 +106,9 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         Where the result goes.
     overwrite : bool
         Whether a file that stands there may be replaced.
+    private : bool
+        Whether nobody but the owner may read or write the result, whatever the umask and the
+        permissions of a file that is replaced.
 
     Yields
     ------
@@ -118,7 +128,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         _sync(temporary)
-        _set_permissions(temporary, _status(target))
+        if not private:
+            _set_permissions(temporary, _status(target))
         temporary.replace(target)
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
             _sync(target.parent)
@@ -170,6 +181,14 @@ def _is_same(status: os.stat_result, other: str | Path) -> bool:
     try:
         return os.path.samestat(status, Path(other).stat())
     except (OSError, ValueError):  # whoever reads it reports that
+        return False
+
+
+def _is_stream(status: os.stat_result, descriptor: int) -> bool:
+    """Whether a file is the one that a standard stream of this process is redirected to."""
+    try:
+        return os.path.samestat(status, os.fstat(descriptor))
+    except OSError:  # it is closed
         return False
 
 

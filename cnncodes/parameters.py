@@ -9,7 +9,7 @@ from __future__ import annotations
 import numbers
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,48 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
     if not isinstance(values, Iterable):
         raise ParameterError(f"{name} must be a list of paths, not {type(values).__name__}")
     return (as_path(each, f"each of {name}") for each in values)
+
+
+def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
+    """Return one of several words, refusing any other value.
+
+    Parameters
+    ----------
+    value : str
+        What was passed.
+    choices : sequence of str
+        The words.
+    name : str
+        The parameter, named in the error.
+
+    Returns
+    -------
+    str
+        The same word.
+
+    Raises
+    ------
+    ParameterError
+        It is another word, or no str.
+    """
+    if not isinstance(value, str) or value not in choices:
+        words = [repr(each) for each in choices]
+        wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        raise ParameterError(f"{name} must be {wanted}, not {value!r:.40}")
+    return value
+
+
+def check_class_weight(class_weight: Any) -> str | None:
+    """Return a weighting of classes: ``"balanced"``, or None, which stands for equal weights.
+
+    Raises
+    ------
+    ParameterError
+        It is neither.
+    """
+    if class_weight is None:
+        return None
+    return check_choice(class_weight, ("balanced",), "class_weight")
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,9 @@ def print_verification(verification: Verification) -> None:
     click.echo(f"{shown(str(verification.path))}: {verification.kind}")
     for each in verification.checked:
         click.echo(f"  looked at: {shown(each)}")
-    if verification.largest_difference is not None:
+    if verification.largest_difference == 0:
+        click.echo("  are equal to the stored codes")
+    elif verification.largest_difference is not None:
         click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
     for fault in verification.faults:
         click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")

@@ -43,6 +43,11 @@ ALTERED = (
 )
 
 
+WITHOUT_CHECKSUM = (
+    "metadata for a checksum; it carries no checksum, so changed weights go unnoticed"
+)
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that is wrong.
@@ -136,7 +141,7 @@ def verify(
         images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
     if source is not None:
-        raise ParameterError(f"{file}: --source is for a codes file; leave it out")
+        raise ParameterError(f"{file}: source is for a codes file; leave it out")
     return _verify_model(file, network)
 
 
@@ -289,7 +294,9 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     checked = ["format, operators and metadata", "runs, and gives numbers that make sense"]
     faults = []
     recorded, computed = read_checksum(file)
-    if recorded is not None:  # files of the first releases have none
+    if recorded is None:
+        checked.append(WITHOUT_CHECKSUM)
+    else:
         checked.append("weights, operators and metadata are those it was written with")
         if recorded != computed:
             faults.append(Fault(str(file), ALTERED))

@@ -44,6 +44,19 @@ COMMANDS = {
 OWN = {"as_json", "layout", "list_all", "output", "top"}
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *((name, "-o") for name in ("export", "quantize", "extract", "train", "curve", "bundle")),
+        ("curve", "--plot"),
+    ],
+)
+def test_output_that_ends_with_a_slash_is_no_file(name: str, option: str, run: Run) -> None:
+    assert (
+        "'x.onnx/' names a folder; name a file" in run(name, option, "x.onnx/", exit_code=2).stderr
+    )
+
+
 @pytest.mark.parametrize("name", [*main.commands])
 def test_help_has_an_example(name: str, run: Run) -> None:
     text = run(name, "--help").output
@@ -186,7 +199,7 @@ def test_provider_reaches_the_network(
         ("evaluate", head, photos, "--backbone", small_backbone),
     ):
         message = error_of(*command, "--provider", "cuda")
-        assert message.startswith("Error: --provider cuda: this onnxruntime has azure, cpu; ")
+        assert message.startswith("Error: provider cuda: this onnxruntime has azure, cpu; ")
         assert list(tmp_path.iterdir()) == []
     plain = run("predict", app, image, "--format", "json").stdout
     assert run("predict", app, image, "--format", "json", "--provider", "azure").stdout == plain

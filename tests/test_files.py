@@ -30,8 +30,10 @@ def test_special_files_are_named_and_not_opened(tmp_path: Path) -> None:
             *((tmp_path, "a folder"), (tmp_path / "pipe", "a named pipe (FIFO)")),
             *((tmp_path / "socket", "a socket"), (Path(os.devnull), "a character device")),
         ):
-            with pytest.raises(FileFormatError, match=re.escape(f"is {kind},")):
-                check_regular(path)
+            with pytest.raises(FileFormatError, match=re.escape(f"is {kind},")) as caught:
+                check_regular(path, "make one with: cnncodes curve")
+            if path != tmp_path:
+                assert str(caught.value) == f"{path}: is {kind}, but a regular file is needed"
     assert kind_of(stat.S_IFBLK) == "a block device"
     assert kind_of(stat.S_IFREG) == "a regular file"
 

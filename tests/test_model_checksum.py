@@ -17,7 +17,7 @@ from cnncodes import Classifier
 from cnncodes.errors import FileFormatError
 from cnncodes.model_check import mapped, read_fields
 from cnncodes.model_checksum import read_checksum
-from cnncodes.verify import ALTERED, verify
+from cnncodes.verify import ALTERED, WITHOUT_CHECKSUM, verify
 from tests.conftest import run_command
 from tests.fuzz.files import Chain
 
@@ -46,11 +46,13 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Chain:
 
 
 def covered(path: Path) -> list[slice]:
-    """Return where the graph and the values of our metadata are in a file."""
+    """Return where the graph, the versions and the values of our metadata are in a file."""
     with mapped(path) as model:
         found = []
+        assert model[0] == 8  # the tag of the version of ONNX, which is the byte behind it
+        found.append(slice(1, 2))
         for number, _, value in read_fields(model, slice(0, len(model))):
-            if number == 7:
+            if number in (7, 8):
                 found.append(value)
             elif number == 14:
                 entry = {n: v for n, _, v in read_fields(model, value)}
@@ -73,6 +75,9 @@ def test_checksum_is_that_of_the_documentation(kind: str, chain: Chain) -> None:
     model = onnx.load(getattr(chain, kind))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     digest = hashlib.sha256(model.graph.SerializeToString())
+    opsets = [each.SerializeToString() for each in model.opset_import]
+    for version in (str(model.ir_version).encode(), *opsets):
+        digest.update(str(len(version)).encode() + b"\0" + version)
     for key in sorted(metadata):
         if key.startswith("cnncodes.") and key != "cnncodes.checksum":
             digest.update(key.encode() + b"\0" + metadata[key].encode() + b"\0")
@@ -189,6 +194,29 @@ def test_file_of_an_earlier_release_has_none(kind: str, earlier: Chain) -> None:
     stdout = run_command("verify", getattr(earlier, kind)).stdout
     assert "nothing is wrong" in stdout
     assert CHECKED not in stdout
+    assert WITHOUT_CHECKSUM in stdout
+
+
+def test_lost_key_of_a_checksum_is_reported(chain: Chain, tmp_path: Path) -> None:
+    content = chain.head.read_bytes()
+    path = tmp_path / "head.onnx"
+    path.write_bytes(content.replace(b"cnncodes.checksum", b"cnncodes.chacksum"))
+    assert WITHOUT_CHECKSUM in run_command("verify", path).stdout
+    assert WITHOUT_CHECKSUM not in run_command("verify", chain.head).stdout
+
+
+def test_other_version_of_the_operators_is_found(chain: Chain, tmp_path: Path) -> None:
+    for change in ("opset", "added", "ir"):
+        model = onnx.load(chain.head)
+        if change == "opset":
+            model.opset_import[0].version -= 1
+        elif change == "added":
+            model.opset_import.add(domain="ai.onnx.ml", version=3)
+        else:
+            model.ir_version -= 1
+        path = tmp_path / f"{change}.onnx"
+        onnx.save(model, path)
+        assert [fault.problem for fault in verify(path).faults] == [ALTERED], change
 
 
 def test_files_of_an_earlier_release_are_used_by_all_commands(

@@ -273,7 +273,7 @@ def test_absent_provider_is_told_with_those_there_are(head, name):
     with pytest.raises(ParameterError) as caught:
         open_session(head, "head", provider=name)
     assert str(caught.value).startswith(
-        f"--provider {name}: this onnxruntime has azure, cpu; choose one of these, or install "
+        f"provider {name}: this onnxruntime has azure, cpu; choose one of these, or install "
         "another build of onnxruntime"
     )
 
@@ -283,7 +283,7 @@ def test_provider_that_cannot_start_is_told(head, monkeypatch):
     """A build that names a provider whose libraries are missing opens a session without it."""
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
-    with pytest.raises(ParameterError, match=r"--provider cuda: is built .* but cannot start here"):
+    with pytest.raises(ParameterError, match=r"^provider cuda: is built .* but cannot start here"):
         open_session(head, "head", provider="cuda")
 
 

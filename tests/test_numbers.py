@@ -211,6 +211,34 @@ def test_library_refuses_a_number_before_a_file_is_opened(
     assert not list(tmp_path.iterdir())
 
 
+CHOICES = {
+    "train": ["split", "class_weight"],
+    "curve": ["split", "class_weight"],
+    "extract": ["dtype", "on_error", "group_by"],
+    "quantize": ["weights"],
+    "evaluate": ["group_by"],
+}
+CHOSEN = [(name, parameter) for name, names in CHOICES.items() for parameter in names]
+
+
+@pytest.mark.parametrize("value", ["x", "", 3, ["skip"], {"a": 1}, np.zeros(2)], ids=repr)
+@pytest.mark.parametrize(("name", "parameter"), CHOSEN, ids=map("-".join, CHOSEN))
+def test_library_refuses_a_word_before_a_file_is_opened(
+    tmp_path: Path, name: str, parameter: str, value: Any
+) -> None:
+    absent, new = tmp_path / "absent", tmp_path / "new"
+    arguments: dict[str, list[Any]] = {
+        "train": [absent, new],
+        "curve": [[absent], new],
+        "extract": [absent, absent, new],
+        "quantize": [absent, absent, new],
+        "evaluate": [absent, absent],
+    }
+    with pytest.raises(ParameterError, match=rf"^{parameter} must be '") as caught:
+        NUMBERS[name][0](*arguments[name], **{parameter: value})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("parameter", ["batch_size", "threads"])
 def test_transformer_refuses_a_number(inputs: Inputs, parameter: str) -> None:
     for value in (0, -1, 2**64, 1.5, "2", True):

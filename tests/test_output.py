@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +56,16 @@ def test_replaces_a_file_at_the_end_only(tmp_path: Path) -> None:
         assert (tmp_path / "file").read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")
+@pytest.mark.parametrize("existing", [True, False])
+def test_private_file_is_the_owners_alone(tmp_path: Path, existing: bool) -> None:
+    if existing:
+        (tmp_path / "file").touch(0o644)
+    with replacing(tmp_path / "file", overwrite=True, private=True) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit, OutputError])
@@ -215,7 +227,8 @@ def test_checks_before_anything_is_written(tmp_path: Path) -> None:
         ("file", False, "exists already; choose another name or pass --overwrite"),
         ("folder", True, "is a folder; name a file inside it"),
         ("missing/file", True, f"the folder {tmp_path / 'missing'} does not exist; create it"),
-        ("file/file", True, f"the folder {tmp_path / 'file'} does not exist; create it"),
+        ("file/file", True, f"{tmp_path / 'file'} is no folder; choose another name"),
+        ("file/a/b", True, f"{tmp_path / 'file'} is no folder; choose another name"),
     ):
         for use in (check_output, lambda *args, **kw: replacing(*args, **kw).__enter__()):
             with pytest.raises(OutputError) as caught:
@@ -286,3 +299,23 @@ def test_names_what_is_open_elsewhere(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{path}: is open in another program; close it there")
     assert path.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no /dev/stdout")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_file_that_a_standard_stream_goes_to_is_never_replaced(
+    head: Path, small_backbone: Path, tmp_path: Path, stream: str, by_name: bool
+) -> None:
+    log = tmp_path / "log"
+    output = log if by_name else Path("/dev") / stream
+    command = [sys.executable, "-m", "cnncodes", "bundle", small_backbone, head, "-o", output]
+    with log.open("w") as file:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file}
+        done = subprocess.run([*command, "--overwrite"], **streams, text=True, check=False)
+    said = log.read_text() if stream == "stderr" else done.stderr
+    assert done.returncode == 1
+    assert said == (
+        f"Error: {output}: is where standard output or standard error goes; choose another name\n"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["log"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnncodes.errors import ParameterError
-from cnncodes.parameters import Real, Whole, as_path, as_paths
+from cnncodes.parameters import Real, Whole, as_path, as_paths, check_choice, check_class_weight
 
 
 class BytesPath:
@@ -107,3 +107,15 @@ def test_numbers_out_of_range_are_refused(value: float) -> None:
 def test_what_is_no_number_is_refused(value: object) -> None:
     with pytest.raises(ParameterError, match=r"^share must be a number, not "):
         HALF_OPEN.check(value, "share")
+
+
+def test_choices_are_named_in_the_error() -> None:
+    assert check_choice("b", ("a", "b", "c"), "letter") == "b"
+    with pytest.raises(ParameterError, match=r"^letter must be 'a', 'b' or 'c', not 'd'$"):
+        check_choice("d", ("a", "b", "c"), "letter")
+    with pytest.raises(ParameterError, match=r"^letter must be 'a', not \['a'\]$"):
+        check_choice(["a"], ("a",), "letter")
+    assert check_class_weight(None) is None
+    assert check_class_weight("balanced") == "balanced"
+    with pytest.raises(ParameterError, match=r"^class_weight must be 'balanced', not 'x'$"):
+        check_class_weight("x")

@@ -233,4 +233,15 @@ def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> Non
     assert "cannot be opened as an ONNX model" in error_of("verify", tmp_path / "text")
     assert "absent: no such file; name a codes file" in error_of("verify", tmp_path / "absent")
     assert "is a folder, not a regular file; name" in error_of("verify", tmp_path)
-    assert "--source is for a codes file" in error_of("verify", app, "--source", photos)
+    assert ": source is for a codes file" in error_of("verify", app, "--source", photos)
+
+
+def test_codes_without_a_difference_are_called_equal(run: Run, tmp_path: Path) -> None:
+    """The mean of one colour is exact, in half precision too."""
+    backbone, codes = write_backbone(tmp_path / "mean.onnx"), tmp_path / "codes.h5"
+    (tmp_path / "photos").mkdir()
+    for grey in (3, 200):
+        Image.new("RGB", (9, 9), (grey, 7, 0)).save(tmp_path / "photos" / f"{grey}.png")
+    run("extract", backbone, tmp_path / "photos", "-o", codes)
+    options = ("--source", tmp_path / "photos", "--backbone", backbone)
+    assert "\n  are equal to the stored codes\n" in run("verify", codes, *options).stdout

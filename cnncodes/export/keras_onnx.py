@@ -40,7 +40,7 @@ from cnncodes.files import check_filled, is_folder
 from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import BackboneInfo, open_session
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import INPUT_SIZE, SEED, as_path
+from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 
 OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 PARITY_LIMIT = 1e-4
@@ -177,13 +177,10 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
             f"export needs {' and '.join(missing)}; install the extra: "
             "pip install 'cnncodes[export]'"
         )
-    if name not in BACKBONES:
-        raise ParameterError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
-    spec = BACKBONES[name]
+    spec = BACKBONES[check_choice(name, list(BACKBONES), "name")]
     if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
         raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
-    if pool not in ("none", "avg", "max"):
-        raise ParameterError(f"no pooling {pool!r}; there are none, avg and max")
+    check_choice(pool, ("none", "avg", "max"), "pool")
     return spec
 
 

@@ -31,7 +31,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SourceError
+from cnncodes.errors import CnncodesError, FileFormatError, SourceError
 from cnncodes.export.calibration import METHODS, Range, measure_ranges, run_graph
 from cnncodes.export.graph import Graph
 from cnncodes.export.integer import Settings, convolutions, observed_tensors, quantize_graph
@@ -51,7 +51,7 @@ from cnncodes.model_file import (
     kernels_saturate,
 )
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path
+from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import Progress
 
 DEFAULT_N_IMAGES = 256
@@ -182,7 +182,7 @@ def quantize_backbone(
     SourceError
         There are too few usable images that differ and are not blank.
     ParameterError
-        A number is out of range.
+        A number is out of range, or `weights` is none of these.
     OutputError
         The file cannot be written.
     """
@@ -190,8 +190,7 @@ def quantize_backbone(
     output = as_path(output, "output")
     n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
     seed = SEED.check(seed, "seed")
-    if weights not in ("auto", "full", "reduced"):
-        raise ParameterError(f"no weights {weights!r}; there are auto, full and reduced")
+    weights = check_choice(weights, ("auto", "full", "reduced"), "weights")
     check_output(output, overwrite=overwrite, inputs=[backbone, images])
     network = Backbone(backbone)
     if network.info.precision != "float32":

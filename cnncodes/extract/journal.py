@@ -352,8 +352,11 @@ def _open_locked(path: Path) -> BinaryIO:
 
 
 def _open_as_it_is(path: str, flags: int) -> int:
-    """Open a file without following a link, and without waiting for the other end of a FIFO."""
-    return os.open(path, flags | _NO_SURPRISES, 0o666)
+    """Open a file without following a link, and without waiting for the other end of a FIFO.
+
+    A new one is private: the codes file that it is to replace may be.
+    """
+    return os.open(path, flags | _NO_SURPRISES, 0o600)
 
 
 if sys.platform == "win32":

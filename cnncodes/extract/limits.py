@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ImageError, ParameterError
+from cnncodes.text import counted
 
 DEFAULT_MAX_PIXELS = 100_000_000
 LARGE_FILE = 64_000_000  # bytes; as many may stand beside the pixels
@@ -81,4 +82,6 @@ def check_pixels(images: NDArray[np.uint8], size: int) -> None:
 
 def pixels_text(number: int) -> str:
     """Return a number of pixels in words."""
-    return f"{number / 1e6:.0f} megapixels" if number >= 1_000_000 else f"{number} pixels"
+    if number >= 1_000_000:
+        return counted(round(number / 1e6), "megapixel")
+    return counted(number, "pixel")

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnncodes.errors import ImageError, OutputError, SourceError
+import numpy as np
+
+from cnncodes.bounds import MAX_ROW_BYTES
+from cnncodes.errors import FileFormatError, ImageError, OutputError, SourceError
 from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
@@ -25,9 +29,11 @@ from cnncodes.extract.workers import Workers
 from cnncodes.files import exists
 from cnncodes.model_file import DEFAULT_PROVIDER
 from cnncodes.output import check_output
-from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path
+from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import Progress
 from cnncodes.text import listed, shown
+
+DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,9 @@ def extract(
     Raises
     ------
     FileFormatError
-        The backbone file is not one.
+        The backbone file is not one, or an image's codes would take more than `MAX_ROW_BYTES`.
     ParameterError
-        A number is out of range, or the provider is not there or cannot start.
+        A parameter has another value than these, or the provider is not there or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -166,6 +172,8 @@ def extract(
     threads = THREADS.check_or_none(threads, "threads")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     white = WHITE.check_or_none(white, "white")
+    dtype = check_choice(dtype, DTYPES, "dtype")
+    on_error = check_choice(on_error, ("skip", "fail"), "on_error")
     check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=overwrite or update, inputs=images.files())
@@ -174,6 +182,7 @@ def extract(
     workers = Workers.hire(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
+    _check_row(backbone, workers.network.code_shape, dtype)
     info = CodesInfo(
         backbone=workers.network.info,
         backbone_sha256=workers.network.sha256,
@@ -244,6 +253,16 @@ def extract(
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
     )
+
+
+def _check_row(backbone: Path, code_shape: Sequence[int], dtype: str) -> None:
+    """Refuse codes that take so much memory an image that they could not be read again."""
+    n_bytes = math.prod(code_shape) * np.dtype(dtype).itemsize
+    if n_bytes > MAX_ROW_BYTES:
+        raise FileFormatError(
+            f"{backbone}: the codes of an image take {n_bytes:,} bytes in {dtype}, and at most "
+            f"{MAX_ROW_BYTES:,} can be stored; use a backbone exported with --pool avg"
+        )
 
 
 class _Earlier:

@@ -25,7 +25,7 @@ from cnncodes.extract.folders import ListedImage, list_folder
 from cnncodes.extract.formats import DECODED
 from cnncodes.extract.tables import read_table
 from cnncodes.files import check_regular, is_folder
-from cnncodes.parameters import as_path
+from cnncodes.parameters import as_path, check_choice
 from cnncodes.text import listed, shown
 
 UNLABELLED = -1
@@ -94,8 +94,8 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
     ParameterError
         `group_by` is unknown, or given for a CSV file.
     """
-    if group_by is not None and group_by not in GROUPINGS:
-        raise ParameterError(f"group_by must be {' or '.join(GROUPINGS)}, not {group_by!r}")
+    if group_by is not None:
+        check_choice(group_by, GROUPINGS, "group_by")
     source = as_path(source, "source")
     if is_folder(source):
         root = source

@@ -37,10 +37,20 @@ from cnncodes.head.logistic import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.solve import check_strength, new_solver, solve
+from cnncodes.head.split import METHODS
 from cnncodes.head.train import LinearHead, versions
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
-from cnncodes.parameters import COUNT, DRAWS, SEED, TRAIN_FRACTION, as_path, as_paths
+from cnncodes.parameters import (
+    COUNT,
+    DRAWS,
+    SEED,
+    TRAIN_FRACTION,
+    as_path,
+    as_paths,
+    check_choice,
+    check_class_weight,
+)
 from cnncodes.progress import Progress
 
 # Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
@@ -119,6 +129,8 @@ def learning_curves(
     seed = SEED.check(seed, "seed")
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     check_strength(C)
+    class_weight = check_class_weight(class_weight)
+    split = check_choice(split, METHODS, "split")
     paths, output = list(as_paths(codes, "codes")), as_path(output, "output")
     chart = None if plot is None else as_path(plot, "plot")
     check_output(output, overwrite=overwrite, inputs=paths)

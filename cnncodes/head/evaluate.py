@@ -26,7 +26,7 @@ from cnncodes.extract.images import (
     notes_on_remarks,
 )
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.sources import Source, find_images
+from cnncodes.extract.sources import GROUPINGS, Source, find_images
 from cnncodes.extract.store import CodeStore, is_journal
 from cnncodes.files import check_filled, is_folder, is_hdf5
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
@@ -45,7 +45,7 @@ from cnncodes.model_file import (
     run_session,
     warn_of_saturation,
 )
-from cnncodes.parameters import MAX_PIXELS, as_path
+from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
 from cnncodes.progress import Progress
 
 BATCH_SIZE = 8
@@ -127,6 +127,8 @@ def evaluate(
     model, data = as_path(model, "model"), as_path(data, "data")
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    if group_by is not None:
+        check_choice(group_by, GROUPINGS, "group_by")
     planned = None
     if report is not None:
         from cnncodes.head.report import Report  # the only part that needs the extra
@@ -134,7 +136,7 @@ def evaluate(
         inputs = [each for each in (model, data, backbone) if each is not None]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
-        raise ParameterError("--curve and --images are for a report; pass --report too")
+        raise ParameterError("curve and images are for a report; give report too")
     opened = _Model(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
@@ -224,7 +226,7 @@ def _evaluate_codes(
             f"images, or evaluate its head on {data}"
         )
     if backbone is not None:
-        raise ParameterError(f"{data}: holds codes already; leave --backbone out")
+        raise ParameterError(f"{data}: holds codes already; leave backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
         if store.white != model.info.white:
@@ -308,7 +310,7 @@ def _classify(
     """Return what turns pixels into probabilities: an app, or a head behind its backbone."""
     if model.kind == "app":
         if backbone is not None:
-            raise ParameterError(f"{model.path}: an app holds its backbone; leave --backbone out")
+            raise ParameterError(f"{model.path}: an app holds its backbone; leave backbone out")
         size = model.info.backbone.input_size
         if model.input_shape != (size, size, 3):
             raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")

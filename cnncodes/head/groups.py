@@ -132,7 +132,7 @@ def notes_on_split(
     if len(few):
         have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
         few_names = listed([f"{names[number]} ({counts[number]})" for number in few])
-        notes.append(f"{have} fewer than {per_class} training images: {few_names}")
+        notes.append(f"{have} fewer than {per_class:,} training images: {few_names}")
     n_images = np.bincount(y[y >= 0])
     n_without_groups = len(split_by_class(y, train_fraction).test)
     if abs(len(parts.test) - n_without_groups) > UNEVEN * n_images.sum():

@@ -233,7 +233,8 @@ def _check_checkpoint(path: Path) -> None:
 
 def _save(path: Path, request: str, model: SGDSoftmax) -> None:
     arrays: dict[str, Any] = {_REQUEST: np.array(request), **model.state()}
-    with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
+    # Private, since a head that stands beside it may be.
+    with replacing(path, overwrite=True, private=True) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 

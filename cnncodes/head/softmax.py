@@ -25,6 +25,7 @@ from cnncodes.head.split import split_by_class
 from cnncodes.parameters import DESCENT_BATCH, EPOCHS, L2, LEARNING_RATE, SHARE
 
 OPTIMIZERS = ("momentum", "adam")
+LARGE_L2 = 1.0  # beyond it the penalty alone may make steps overshoot
 SCHEDULES = ("constant", "cosine")
 DEFAULT_LEARNING_RATES = {"momentum": 3.0, "adam": 1e-3}
 _VALIDATED = 256  # images looked at together
@@ -108,7 +109,7 @@ class SGDSoftmax(LinearSoftmax):
     validation_fraction : float
         Share of each class held out to choose the best epoch; 0 keeps the last epoch.
     patience : int, optional
-        Stop after so many epochs without a better one; by default never.
+        Stop after this many epochs without improvement; by default never.
     random_state : int, RandomState or None
         Seed of the held-out part and of the order of the images.
 
@@ -427,7 +428,8 @@ class SGDSoftmax(LinearSoftmax):
         result = (self._descent.weights, self._descent.bias)
         if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in result)):
             self._forget()
-            raise ValueError(f"diverged in {where}; lower learning_rate")
+            or_l2 = " or l2" if self.l2 > LARGE_L2 else ""
+            raise ValueError(f"diverged in {where}; lower the learning rate{or_l2}")
 
 
 def _rank(epoch: Epoch) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError
-from cnncodes.parameters import COUNT, TRAIN_FRACTION
+from cnncodes.parameters import COUNT, TRAIN_FRACTION, check_choice
 
 METHODS = ("stratified", "first")
 
@@ -81,8 +81,7 @@ def split_by_class(
         The fraction, the method or `per_class` is out of range, or `groups` of another length.
     """
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
-    if method not in METHODS:
-        raise ParameterError(f"no split {method!r}; there are {' and '.join(METHODS)}")
+    method = check_choice(method, METHODS, "method")
     per_class = COUNT.check_or_none(per_class, "per_class")
     if groups is not None and groups.shape != labels.shape:
         raise ParameterError(f"there must be {len(labels)} groups, one an image, not {len(groups)}")

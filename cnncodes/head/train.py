@@ -38,11 +38,18 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd import check_descent, fit_sgd
 from cnncodes.head.softmax import Epoch
 from cnncodes.head.solve import check_strength
-from cnncodes.head.split import Split, split_by_class
+from cnncodes.head.split import METHODS, Split, split_by_class
 from cnncodes.model_checksum import save_checked
 from cnncodes.model_file import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import COUNT, SEED, TRAIN_FRACTION, as_path
+from cnncodes.parameters import (
+    COUNT,
+    SEED,
+    TRAIN_FRACTION,
+    as_path,
+    check_choice,
+    check_class_weight,
+)
 from cnncodes.progress import Progress
 
 LINEAR = ("logistic", "sgd")
@@ -213,6 +220,7 @@ def train_head(
     """
     codes, output = as_path(codes, "codes"), as_path(output, "output")
     _check_parameters(estimator, C, class_weight, sgd)
+    split = check_choice(split, METHODS, "split")
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
@@ -255,7 +263,7 @@ def train_head(
                 on_epoch=on_epoch,
                 progress=progress,
             )
-            head = LinearHead(weights, bias, remedy="lower the learning_rate")
+            head = LinearHead(weights, bias, remedy="lower the learning rate")
         else:
             sample = CodeRows(store, _sample(parts))
             head = fit_estimator(
@@ -319,6 +327,7 @@ def _check_parameters(
     if estimator not in LINEAR:
         check_estimator(estimator)
     check_strength(C)
+    check_class_weight(class_weight)
     if estimator != "logistic" and (C != "auto" or class_weight is not None):
         raise ParameterError("C and class_weight are for the estimator logistic only")
     if estimator == "sgd":

@@ -126,7 +126,9 @@ def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
 
 
 def test_absent_provider_is_told(tiny: Path) -> None:
-    assert "--provider cuda: this onnxruntime has" in error_of("bench", tiny, "--provider", "cuda")
+    assert "Error: provider cuda: this onnxruntime has" in error_of(
+        "bench", tiny, "--provider", "cuda"
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from cnncodes.extract.images import (
     load_images,
     prepare_image,
 )
+from cnncodes.extract.limits import pixels_text
 
 RANDOM = np.random.default_rng(0)
 SIDE = 4  # the images below are asked for in their own size, so that no resizing blurs them
@@ -562,3 +563,10 @@ def test_groups_by_usable_images(usable: list[bool], batch_size: int) -> None:
     assert all(each == batch_size for each in n_usable[:-1])
     assert all(each <= batch_size for each in n_usable[-1:])
     assert all(group[-1].pixels is not None for group in groups[:-1])
+
+
+def test_one_pixel_is_singular() -> None:
+    assert pixels_text(1) == "1 pixel"
+    assert pixels_text(999_999) == "999999 pixels"
+    assert pixels_text(1_000_000) == "1 megapixel"
+    assert pixels_text(2_400_000) == "2 megapixels"

@@ -321,3 +321,15 @@ def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
         append(journal, np.zeros_like(CODES))  # zeros are no loss
     with create(tmp_path / "single.partial", dtype="float32") as journal:
         append(journal, tiny)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_is_private_and_leaves_the_mode_of_the_file_it_replaces(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "codes.partial"
+    (tmp_path / "codes.h5").touch()
+    (tmp_path / "codes.h5").chmod(mode)
+    write_batches(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    finished(path)
+    assert (tmp_path / "codes.h5").stat().st_mode & 0o777 == mode

@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from cnncodes import Backbone, CodeStore
-from cnncodes.errors import ImageError, OutputError
+from cnncodes.errors import FileFormatError, ImageError, OutputError
+from cnncodes.extract import pipeline
 from cnncodes.extract.images import decode_image
 from cnncodes.extract.pipeline import extract
 from cnncodes.progress import Progress
 from tests.conftest import Run, error_of
-from tests.extract.test_backbone import write_backbone
+from tests.extract.test_backbone import SIZE, write_backbone
 from tests.extract.test_images import encoded
 from tests.test_output import unprivileged
 
@@ -238,7 +239,7 @@ def test_checks_the_output_first(run: Run, backbone: Path, few: Path, output: Pa
     output.write_text("old")
     for path, reason in (
         (output.parent, "is a folder; name a file inside it"),
-        (output / "codes.h5", f"the folder {output} does not exist; create it first"),
+        (output / "codes.h5", f"{output} is no folder; choose another name"),
         (output, "exists already; choose another name or pass --overwrite"),
     ):
         # What is wrong with the output is told before what is wrong with the source.
@@ -615,3 +616,17 @@ def test_update_gives_checksums_to_codes_without(
         del file["checksums"]
     run("extract", backbone, few, "-o", output, "--update")
     assert output.read_bytes() == before
+
+
+def test_refuses_codes_of_too_many_bytes_an_image(
+    few: Path, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = write_backbone(tmp_path / "all.onnx", pooled=False)
+    n_numbers = SIZE * SIZE * 3
+    monkeypatch.setattr(pipeline, "MAX_ROW_BYTES", 2 * n_numbers)
+    extract(network, few, output)
+    with pytest.raises(
+        FileFormatError, match=rf"^{re.escape(str(network))}: the codes of an image"
+    ):
+        extract(network, few, output, dtype="float32", overwrite=True)
+    assert left_in(output.parent) == ["codes.h5"]

@@ -224,8 +224,8 @@ def test_refuses_a_source_that_is_missing(tmp_path: Path) -> None:
     remedy = "name a folder of images or a CSV file"
     assert refusal(tmp_path / "typo").endswith(f"no such file; {remedy}")
     os.mkfifo(tmp_path / "pipe")
-    kind = "a named pipe (FIFO), not a regular file"
-    assert refusal(tmp_path / "pipe").endswith(f"is {kind}; {remedy}")
+    kind = "a named pipe (FIFO), but a regular file is needed"
+    assert refusal(tmp_path / "pipe").endswith(f"is {kind}")
 
 
 @pytest.mark.parametrize("locked", ["photos", "photos/cat", "photos/cat/deeper"])

@@ -506,7 +506,7 @@ def test_failure_keeps_the_former_curve(edited, output):
 @pytest.mark.parametrize("sizes", ["", "0", "5,0", "-1", "5,,6", "five", "5;6", "1.5", "9" * 5000])
 def test_list_of_sizes_that_is_none(codes, output, run, sizes):
     said = run("curve", codes, "-o", output, "--per-class", sizes, exit_code=2).stderr
-    wanted = "is not a list of whole numbers from 1 to 1,000,000,000, as 5,10,20"
+    wanted = "is not a list of whole numbers from 1 to 1,000,000,000, such as 5,10,20"
     assert wanted in " ".join(said.split())
 
 

@@ -390,8 +390,8 @@ def test_head_does_not_take_images_alone(head, photos):
 
 def test_backbone_that_is_not_needed(app, head, codes, photos, small_backbone):
     option = ("--backbone", small_backbone)
-    assert "holds codes already; leave --backbone out" in error_of("evaluate", head, codes, *option)
-    assert "holds its backbone; leave --backbone" in error_of("evaluate", app, photos, *option)
+    assert "holds codes already; leave backbone out" in error_of("evaluate", head, codes, *option)
+    assert "holds its backbone; leave backbone" in error_of("evaluate", app, photos, *option)
 
 
 @pytest.mark.parametrize("name", ["codes.h5", "photos"])
@@ -454,5 +454,5 @@ def test_head_with_other_outputs_is_refused(small, tmp_path, labels, name):
 
 @pytest.mark.parametrize("option", ["curve", "images"])
 def test_options_of_a_report_need_one(small, tmp_path, option):
-    with pytest.raises(ParameterError, match="pass --report too"):
+    with pytest.raises(ParameterError, match="give report too"):
         evaluate(*small, **{option: tmp_path})

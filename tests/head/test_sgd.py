@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import shutil
@@ -259,6 +260,11 @@ def whole(file, tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")
+def test_checkpoint_is_private(interrupted):
+    assert interrupted.stat().st_mode & 0o777 == 0o600
+
+
 def test_interrupted_training_goes_on(file, output, interrupted, whole):
     assert train(file, output) == [4, 5, 6]
     assert left_in(output.parent) == ["head.onnx"]
@@ -483,7 +489,9 @@ def test_training_that_diverges_leaves_no_checkpoint(file, output, save_always):
     told = []
     # A penalty this large makes each step overshoot by more than the last.
     parameters = {"epochs": 9, "batch_size": 40, "l2": 100.0}
-    with pytest.raises(TrainingError, match=r"sgd: diverged in epoch \d; lower learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"sgd: diverged in epoch \d; lower the learning rate or l2$"
+    ):
         train_head(
             file,
             output,

@@ -287,7 +287,7 @@ def test_bad_parameters_are_refused(iris, parameters):
 
 
 def test_divergence_is_an_error(iris):
-    with pytest.raises(ValueError, match="diverged in epoch 1; lower learning_rate"):
+    with pytest.raises(ValueError, match=r"diverged in epoch 1; lower the learning rate$"):
         SGDSoftmax(learning_rate=1e30, random_state=0).fit(*iris)
 
 
@@ -319,7 +319,7 @@ def test_part_that_diverges_is_forgotten(iris, begin):
         model.fit(X, y)
     elif begin == "partial_fit":
         model.partial_fit(X, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="diverged in this part; lower learning_rate"):
+    with pytest.raises(ValueError, match=r"diverged in this part; lower the learning rate$"):
         model.set_params(learning_rate=1e30).partial_fit(X, y, classes=[0, 1, 2])
     with pytest.raises(NotFittedError):
         model.predict(X)

@@ -235,7 +235,7 @@ def test_classes_are_shuffled_apart_from_each_other():
         (-0.5, {}, "not -0.5"),
         (70, {}, "not 70"),
         (float("nan"), {}, "not nan"),
-        (0.7, {"method": "random"}, "no split 'random'; there are stratified and first"),
+        (0.7, {"method": "random"}, "method must be 'stratified' or 'first', not 'random'"),
         (0.7, {"per_class": 0}, "per_class must be from 1 to 1,000,000,000, not 0"),
         (0.7, {"per_class": -3}, "not -3"),
     ],
