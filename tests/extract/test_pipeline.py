@@ -240,7 +240,7 @@ def test_checks_the_output_first(run: Run, backbone: Path, few: Path, output: Pa
     output.write_text("old")
     for path, reason in (
         (output.parent, "is a folder; name a file inside it"),
-        (output / "codes.h5", f"the folder {output} does not exist; create it first"),
+        (output / "codes.h5", f"{output} is no folder; choose another name"),
         (output, "exists already; choose another name or pass --overwrite"),
     ):
         # What is wrong with the output is told before what is wrong with the source.
