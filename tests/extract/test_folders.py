@@ -156,7 +156,7 @@ def test_grouping_that_does_nothing_is_reported(tmp_path: Path) -> None:
 
 def test_unknown_groupings_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "cat/a.jpg")
-    with pytest.raises(ParameterError, match="group_by must be folder, not 'name'"):
+    with pytest.raises(ParameterError, match="group_by must be 'folder', not 'name'"):
         find_images(tmp_path, group_by="name")
     (tmp_path / "list.csv").write_text("path,label\ncat/a.jpg,cat\n")
     with pytest.raises(ParameterError, match="a CSV file names groups in a column group"):
