@@ -24,7 +24,7 @@ from h5py._objects import phil  # h5py's lock, which its direct reading and writ
 from numpy.typing import NDArray
 
 from cnncodes import __version__
-from cnncodes.bounds import fault_of_labels
+from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, reason_of
 from cnncodes.files import check_regular
@@ -418,8 +418,8 @@ class CodeStore:
             described
             and self._file.has_attribute("source")
             and isinstance(names, list)
+            and len(names) <= MAX_LABELS
             and all(isinstance(name, str) for name in names)
-            and not fault_of_labels(names)
             and (len(labels) == 0 or (labels.min() >= -1 and labels.max() < len(names)))
             and bool(_HEXADECIMAL[self._digests.view(np.uint8)].all())
             and (self.max_pixels or 1) >= 1
