@@ -544,7 +544,7 @@ def test_a_fixed_camera_is_no_trouble(edited, output, run):
         noise = generator.normal(0, 0.1, shape)
         del file["codes"]
         codes = (scene + 1e-3 * (marks[labels] + noise)).astype(np.float32)
-        file.create_dataset("codes", data=codes, chunks=(1, *shape[1:]))
+        file.create_dataset("codes", data=codes, chunks=(1, *shape[1:]), compression="gzip")
     told = train_json(run, edited.path, "-o", output)
     assert told["test"]["accuracy"] == 1
     assert told["test"]["loss"] < 0.1
