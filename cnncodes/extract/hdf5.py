@@ -32,6 +32,7 @@ from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
 MAX_ATTRIBUTE_BYTES = 16_000_000
 # Heaps may take this much, and so much for each text: HDF5 makes them of 4096 bytes or more.
 HEAP_SLACK, HEAP_BYTES_A_TEXT = 64 << 20, 8192
+LARGEST_HEAP = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_A_TEXT
 # What h5py raises for what is damaged or was never written.
 UNREADABLE = (OSError, RuntimeError, MemoryError)
 REWRITTEN = "is stored in a way that cnncodes does not write; use the file as cnncodes wrote it"
@@ -180,8 +181,7 @@ class PlainFile:
             length, address, index = struct.unpack("<IQI", content[: _REFERENCE.itemsize])
             if length > MAX_ATTRIBUTE_BYTES:
                 raise ValueError(f"its {name} has {length:,} bytes")
-            most = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_A_TEXT
-            content = _take(self._heap(address, most), index, length) if length else b""
+            content = _take(self._heap(address, LARGEST_HEAP), index, length) if length else b""
         return content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
     def number_attribute(self, name: str) -> int | None:
@@ -275,7 +275,8 @@ class PlainFile:
                     yield b""
                     continue
                 if address not in heaps:
-                    heaps[address] = self._heap(address, min(left, 2 * MAX_TEXT_BYTES))
+                    # A heap may also hold the large text of an attribute.
+                    heaps[address] = self._heap(address, min(left, LARGEST_HEAP))
                     left -= sum(map(len, heaps[address].values()))
                 yield _take(heaps[address], index, length)
 

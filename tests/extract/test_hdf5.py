@@ -105,6 +105,16 @@ def test_length_of_every_text_is_bounded(written: Path, tmp_path: Path) -> None:
     assert "'paths' has a text of 65,537 bytes" in refusal(written)
 
 
+@pytest.mark.parametrize("length", [60_000, 70_000, 131_000, 140_000, 1_000_000, 7_999_000])
+def test_texts_beside_a_large_attribute(tmp_path: Path, length: int) -> None:
+    """HDF5 may put both into one heap."""
+    names = [f"{number:0100}" for number in range(length // 104)]
+    path = write(tmp_path / "codes.h5", class_names=tuple(names))
+    with CodeStore.open(path) as store:
+        assert store.class_names == names
+        assert store.paths == PATHS
+
+
 def test_texts_of_fixed_length_are_read_and_bounded(written: Path) -> None:
     def fix(file: h5py.File, dtype: str) -> None:
         del file["paths"]
