@@ -166,8 +166,16 @@ class PlainFile:
             texts.append(text)
         return texts
 
-    def text_attribute(self, name: str) -> str:
-        """Return an attribute of the root group, or "" where it is absent or no single text."""
+    def text_attribute(self, name: str, errors: str = "strict") -> str:
+        """Return an attribute of the root group, or "" where it is absent or no single text.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        errors : str
+            What to do about bytes that are not UTF-8, as for `bytes.decode`.
+        """
         attribute = self._attribute(name)
         if attribute is None or not isinstance(attribute.get_type(), h5t.TypeStringID):
             return ""
@@ -182,7 +190,7 @@ class PlainFile:
             if length > MAX_ATTRIBUTE_BYTES:
                 raise ValueError(f"its {name} has {length:,} bytes")
             content = _take(self._heap(address, LARGEST_HEAP), index, length) if length else b""
-        return content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        return content.partition(b"\0")[0].decode("utf-8", errors)
 
     def number_attribute(self, name: str) -> int | None:
         """Return an attribute of the root group, a number or boolean; None where it is absent."""

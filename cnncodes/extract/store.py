@@ -295,7 +295,7 @@ class CodeStore:
     @property
     def source(self) -> str:
         """Where the images came from, as the user named it."""
-        return self._file.text_attribute("source")
+        return self._file.text_attribute("source", "surrogateescape")
 
     @property
     def created_with(self) -> str:

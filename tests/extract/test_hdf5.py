@@ -252,6 +252,9 @@ def test_attribute_that_is_no_single_text_is_none(written: Path) -> None:
     change(written, lambda file: file.attrs.update(kind=np.bytes_(b"codes")))
     with CodeStore.open(written) as store:
         assert len(store) == len(PATHS)
+    change(written, lambda file: file.attrs.update(created_with=np.bytes_(b"\xff")))
+    assert "is damaged ('utf-8' codec can't decode" in refusal(written)
+    change(written, lambda file: file.attrs.update(created_with="cnncodes"))
     change(written, lambda file: file.attrs.update(source="x" * (hdf5.MAX_ATTRIBUTE_BYTES + 1)))
     assert "its source has 16,000,001 bytes" in refusal(written)
 
