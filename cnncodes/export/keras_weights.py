@@ -91,9 +91,9 @@ def load_weights(network: Any, path: Path, name: str) -> None:
         _Layer(each.name, _snake_case(type(each).__name__), [tuple(w.shape) for w in each.weights])
         for each in layers
     ]
-    with _opened(path) as file:
+    with _opened(path) as (file, content):
         try:
-            candidates = _candidates(file)
+            candidates = _candidates(file, content)
             found = [match for each in candidates for match in _matches(wanted, each)]
             values = [[_read(each, path) for each in layer.datasets] for layer in _only(found)]
         except WeightsError:
@@ -127,8 +127,8 @@ def _only(found: list[list[_Stored]]) -> list[_Stored]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds."""
+def _opened(path: Path) -> Iterator[tuple[h5py.File, IO[bytes]]]:
+    """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds; also as bytes."""
     import h5py
 
     with path.open("rb") as file:
@@ -149,8 +149,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
                 f"{path}: not a readable HDF5 file ({_first_line(error)}); download or copy it "
                 "again"
             ) from error
-        with opened:
-            yield opened
+        with opened, member if zipped else path.open("rb") as content:
+            yield opened, content
 
 
 def _unpack(path: Path, target: IO[bytes]) -> None:
@@ -180,7 +180,7 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
         ) from error
 
 
-def _candidates(file: h5py.File) -> list[_Candidate]:
+def _candidates(file: h5py.File, content: IO[bytes]) -> list[_Candidate]:
     """Gather the models of a file, of either layout."""
     import h5py
 
@@ -194,7 +194,7 @@ def _candidates(file: h5py.File) -> list[_Candidate]:
     for name in ("", "model_weights"):
         group = groups.get(name)
         if group is not None and any(each in group.attrs for each in _OLD_LISTS):
-            return _named_candidates(f"{name}/".lstrip("/"), groups, datasets)
+            return _named_candidates(content, f"{name}/".lstrip("/"), groups, datasets)
     return _counted_candidates(datasets)
 
 
@@ -220,12 +220,15 @@ def _counted_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
 
 
 def _named_candidates(
-    prefix: str, groups: dict[str, h5py.Group], datasets: dict[str, h5py.Dataset]
+    content: IO[bytes],
+    prefix: str,
+    groups: dict[str, h5py.Group],
+    datasets: dict[str, h5py.Dataset],
 ) -> list[_Candidate]:
     """Gather the models of an older file: that of the file, and those that are layers of it."""
     found, outer = [], []
-    for name in _listed(groups[prefix.rstrip("/")], "layer_names"):
-        weights = _listed(groups[prefix + name], "weight_names")
+    for name in _listed(content, groups[prefix.rstrip("/")], "layer_names"):
+        weights = _listed(content, groups[prefix + name], "weight_names")
         stored = [datasets[f"{prefix}{name}/{each}"] for each in weights]
         inner: dict[str, list[h5py.Dataset]] = {}
         for each, dataset in zip(weights, stored, strict=True):
@@ -244,13 +247,17 @@ def _named(name: str, datasets: list[h5py.Dataset]) -> _Stored:
     return _Stored(name, kind, [each.shape for each in datasets], datasets)
 
 
-def _listed(group: h5py.Group, name: str) -> list[str]:
+def _listed(content: IO[bytes], group: h5py.Group, name: str) -> list[str]:
     """Return a list that Keras stored in an attribute, or in several where it is long."""
     names = [name] if name in group.attrs else []
     while name not in group.attrs and f"{name}{len(names)}" in group.attrs:
         names.append(f"{name}{len(names)}")
-    texts = [text for each in names for text in np.asarray(group.attrs[each]).ravel()]
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    from cnncodes.extract.hdf5 import text_list_attribute
+
+    # HDF5 itself would believe whatever length a text claims, and may walk a heap for ever.
+    return [
+        text for each in names for text in text_list_attribute(group.file, content, group, each)
+    ]
 
 
 def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]:

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -73,7 +73,7 @@ class PlainFile:
         self.size = check_regular(path).st_size
         try:
             self._file = h5py.File(path, "r", locking=False)  # not every disk has file locks
-            self._raw = path.open("rb")
+            self._raw = _Raw(self._file, path.open("rb"))
         except UNREADABLE as error:
             if is_open_elsewhere(error):
                 raise FileFormatError(f"{path}: {OPEN_ELSEWHERE}") from error
@@ -179,17 +179,15 @@ class PlainFile:
         attribute = self._attribute(name)
         if attribute is None or not isinstance(attribute.get_type(), h5t.TypeStringID):
             return ""
-        values = [value for other, value in self._attribute_values() if other == name.encode()]
+        found = self._raw.attributes(self._file.id)
+        values = [value for other, value in found if other == name.encode()]
         variable = attribute.get_type().is_variable_str()
         misfits = variable and attribute.get_storage_size() != _REFERENCE.itemsize
         if len(values) != 1 or misfits:
             raise ValueError(f"its {name} {REWRITTEN}")
         (content,) = values
         if variable:
-            length, address, index = struct.unpack("<IQI", content[: _REFERENCE.itemsize])
-            if length > MAX_ATTRIBUTE_BYTES:
-                raise ValueError(f"its {name} has {length:,} bytes")
-            content = _take(self._heap(address, LARGEST_HEAP), index, length) if length else b""
+            content = self._raw.referred({}, *struct.unpack_from("<IQI", content))
         return content.partition(b"\0")[0].decode("utf-8", errors)
 
     def number_attribute(self, name: str) -> int | None:
@@ -207,7 +205,7 @@ class PlainFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._raw.close()
+        self._raw.file.close()
         self._file.close()
 
     def __enter__(self) -> PlainFile:
@@ -256,8 +254,8 @@ class PlainFile:
         offset += start * dtype.itemsize
         if offset + n * dtype.itemsize > self.size:
             raise ValueError(f"{name!r} is cut off")
-        self._raw.seek(offset)
-        return np.fromfile(self._raw, dtype, n)
+        self._raw.file.seek(offset)
+        return np.fromfile(self._raw.file, dtype, n)
 
     def _fixed_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
         n_bytes = dataset.get_type().get_size()
@@ -279,26 +277,98 @@ class PlainFile:
             for length, address, index in self._read(name, dataset, _REFERENCE, start, n).tolist():
                 if length > MAX_TEXT_BYTES:
                     raise ValueError(f"{name!r} has a text of {length:,} bytes")
-                if not length:
-                    yield b""
-                    continue
-                if address not in heaps:
+                if length and address not in heaps:
                     # A heap may also hold the large text of an attribute.
-                    heaps[address] = self._heap(address, min(left, LARGEST_HEAP))
+                    heaps[address] = self._raw.heap(address, min(left, LARGEST_HEAP))
                     left -= sum(map(len, heaps[address].values()))
-                yield _take(heaps[address], index, length)
+                yield self._raw.referred(heaps, length, address, index)
 
-    def _heap(self, address: int, most: int) -> dict[int, bytes]:
+    def _attribute(self, name: str) -> h5a.AttrID | None:
+        """Open an attribute, if there is one of a single value."""
+        if not self.has_attribute(name):
+            return None
+        attribute = h5a.open(self._file.id, name.encode())
+        return attribute if attribute.get_space().get_simple_extent_type() == h5s.SCALAR else None
+
+
+def text_list_attribute(
+    file: h5py.File, content: IO[bytes], group: h5py.Group, name: str
+) -> list[str]:
+    """Read an attribute that is a list of texts, of whatever length.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The file.
+    content : file object
+        The same, opened as bytes.
+    group : h5py.Group
+        What has the attribute.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    list of str
+        The texts.
+
+    Raises
+    ------
+    ValueError
+        It is absent, no such list, or stored otherwise than HDF5 does unless told to.
+    """
+    raw = _Raw(file, content)
+    attribute = h5a.open(group.id, name.encode())
+    if not math.prod(attribute.shape):
+        return []
+    kind = attribute.get_type()
+    values = [value for other, value in raw.attributes(group.id) if other == name.encode()]
+    if len(values) != 1 or not isinstance(kind, h5t.TypeStringID):
+        raise ValueError(f"{name} is no list of texts")
+    n_bytes = _REFERENCE.itemsize if kind.is_variable_str() else kind.get_size()
+    size = math.prod(attribute.shape) * n_bytes
+    if not size == attribute.get_storage_size() <= len(values[0]):
+        raise ValueError(f"{name} is no list of texts")
+    parts = [values[0][at : at + n_bytes] for at in range(0, size, n_bytes)]
+    if kind.is_variable_str():
+        heaps: Heaps = {}
+        parts = [raw.referred(heaps, *struct.unpack("<IQI", part)) for part in parts]
+    return [part.partition(b"\0")[0].decode() for part in parts]
+
+
+class _Raw:
+    """The bytes of an HDF5 file, where HDF5 says that something is."""
+
+    def __init__(self, file: h5py.File, content: IO[bytes]) -> None:
+        self.file = content
+        self.size = content.seek(0, os.SEEK_END)
+        self._base = file.userblock_size
+        self._sizes = file.id.get_create_plist().get_sizes()
+
+    def referred(self, heaps: Heaps, length: int, address: int, index: int) -> bytes:
+        """Return a text of variable length, and remove it from the heaps read so far."""
+        if not length:
+            return b""
+        if length > MAX_ATTRIBUTE_BYTES:
+            raise ValueError(f"a text has {length:,} bytes")
+        if address not in heaps:
+            heaps[address] = self.heap(address, LARGEST_HEAP)
+        content = heaps[address].pop(index, None)
+        if content is None or len(content) != length:  # each belongs to one text
+            raise ValueError("a heap of texts is damaged")
+        return content
+
+    def heap(self, address: int, most: int) -> dict[int, bytes]:
         """Read a global heap of at most so many bytes: its objects by their indices."""
-        start = self._file.userblock_size + address
+        start = self._base + address
         if start + _HEADER_BYTES > self.size:
             raise ValueError("a text is behind the end of the file")
-        self._raw.seek(start)
-        header = self._raw.read(_HEADER_BYTES)
+        self.file.seek(start)
+        header = self.file.read(_HEADER_BYTES)
         signature, size = struct.unpack("<4s4xQ", header)
         if signature != _HEAP_SIGNATURE or not _HEADER_BYTES <= size <= most:
             raise ValueError("a heap of texts is damaged")
-        content = self._raw.read(size - _HEADER_BYTES)
+        content = self.file.read(size - _HEADER_BYTES)
         objects: dict[int, bytes] = {}
         at = 0
         while at + _HEADER_BYTES <= len(content):
@@ -312,20 +382,13 @@ class PlainFile:
             at += -(-length // 8) * 8
         return objects
 
-    def _attribute(self, name: str) -> h5a.AttrID | None:
-        """Open an attribute, if there is one of a single value."""
-        if not self.has_attribute(name):
-            return None
-        attribute = h5a.open(self._file.id, name.encode())
-        return attribute if attribute.get_space().get_simple_extent_type() == h5s.SCALAR else None
-
-    def _attribute_values(self) -> Iterator[tuple[bytes, bytes]]:
-        """Give name and value, as it is stored, of the root group's attributes.
+    def attributes(self, place: h5o.ObjectID) -> Iterator[tuple[bytes, bytes]]:
+        """Give name and value, as it is stored, of the attributes of a group.
 
         Object headers of version 1 are read, which HDF5 writes unless its latest format is asked
         for.
         """
-        for message in self._messages():
+        for message in self._messages(place):
             version, name_bytes, type_bytes, space_bytes = struct.unpack_from("<BxHHH", message)
             if version != 1:
                 continue
@@ -333,20 +396,19 @@ class PlainFile:
             start = 8 + sum(-(-each // 8) * 8 for each in (name_bytes, type_bytes, space_bytes))
             yield message[8 : 8 + name_bytes].rstrip(b"\0"), message[start:]
 
-    def _messages(self) -> Iterator[bytes]:
-        """Give the attribute messages of the root group's object header."""
-        header = h5o.get_info(self._file.id)
-        if header.hdr.version != 1 or self._file.id.get_create_plist().get_sizes() != (8, 8):
+    def _messages(self, place: h5o.ObjectID) -> Iterator[bytes]:
+        """Give the attribute messages of an object header."""
+        header = h5o.get_info(place)
+        if header.hdr.version != 1 or self._sizes != (8, 8):
             return
-        base = self._file.userblock_size
-        self._raw.seek(base + header.addr)
-        (length,) = struct.unpack("<8xI4x", self._raw.read(_HEADER_BYTES))
-        blocks = [(base + header.addr + _HEADER_BYTES, length)]
+        self.file.seek(self._base + header.addr)
+        (length,) = struct.unpack("<8xI4x", self.file.read(_HEADER_BYTES))
+        blocks = [(self._base + header.addr + _HEADER_BYTES, length)]
         for start, n_bytes in blocks:  # which grows
             if len(blocks) > header.hdr.nchunks or n_bytes > header.hdr.space.total:
-                raise ValueError("its object header is damaged")
-            self._raw.seek(start)
-            block = self._raw.read(n_bytes)
+                raise ValueError("an object header is damaged")
+            self.file.seek(start)
+            block = self.file.read(n_bytes)
             at = 0
             while at + 8 <= len(block):
                 kind, length, flags = struct.unpack_from("<HHB", block, at)
@@ -354,17 +416,9 @@ class PlainFile:
                 at += 8 + length
                 if kind == _CONTINUATION:
                     where, size = struct.unpack_from("<QQ", message)
-                    blocks.append((base + where, size))
+                    blocks.append((self._base + where, size))
                 elif kind == _ATTRIBUTE and not flags & _SHARED:
                     yield message
-
-
-def _take(objects: dict[int, bytes], index: int, length: int) -> bytes:
-    """Take an object out of a heap: each belongs to one text."""
-    content = objects.pop(index, None)
-    if content is None or len(content) != length:
-        raise ValueError("a heap of texts is damaged")
-    return content
 
 
 def reason_of(error: Exception) -> str:

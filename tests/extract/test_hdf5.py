@@ -256,7 +256,7 @@ def test_attribute_that_is_no_single_text_is_none(written: Path) -> None:
     assert "is damaged ('utf-8' codec can't decode" in refusal(written)
     change(written, lambda file: file.attrs.update(created_with="cnncodes"))
     change(written, lambda file: file.attrs.update(source="x" * (hdf5.MAX_ATTRIBUTE_BYTES + 1)))
-    assert "its source has 16,000,001 bytes" in refusal(written)
+    assert "a text has 16,000,001 bytes" in refusal(written)
 
 
 @pytest.mark.parametrize("layout", ["chunks", "compact", "latest"])
