@@ -133,11 +133,17 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("command", INPUTS)
+# Of a hole given as weights the digest would be computed, at length, before TensorFlow opens it.
+GIVEN = [
+    (command, kind)
+    for command in INPUTS
+    for kind in KINDS
+    if not ("--weights" in command and kind == "hole")
+]
+
+
+@pytest.mark.parametrize(("command", "kind"), GIVEN)
 def test_input(command: str, kind: str, chain: Chain, tmp_path: Path) -> None:
-    if kind == "hole" and "--weights" in command:
-        pytest.skip("its digest is computed before TensorFlow opens it, at length")
     for suffix in ("", ".h5", ".csv") if kind in ("FIFO", "hole") else ("",):
         special = put(tmp_path / f"special{suffix}", kind)
         before = state(tmp_path)
