@@ -84,12 +84,12 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         """Turn what was typed into numbers."""
         if isinstance(value, tuple):
             return value
-        least, most = self._among.least, self._among.most
         try:
             numbers = {int(each) for each in value.split(",")}
         except ValueError:
-            numbers = {least - 1}
-        if not least <= min(numbers) <= max(numbers) <= most:
-            wanted = f"whole numbers from {least:,} to {most:,}, such as 5,10,20"
+            numbers = set()
+        if not numbers or not all(number in self._among for number in numbers):
+            ends = f"from {self._among.least:,} to {self._among.most:,}"
+            wanted = f"whole numbers {ends}, such as 5,10,20"
             self.fail(f"{value!r} is not a list of {wanted}", param, ctx)
         return tuple(sorted(numbers))

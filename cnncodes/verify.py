@@ -41,8 +41,6 @@ TOLERANCES = {"float32": 0.001, "int8": 0.05}
 ALTERED = (
     "its weights, operators or metadata are not those it was written with; copy or make it again"
 )
-
-
 WITHOUT_CHECKSUM = (
     "metadata for a checksum; it carries no checksum, so changed weights go unnoticed"
 )
