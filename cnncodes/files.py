@@ -1,4 +1,7 @@
-"""A look at a path before it is opened: reading a FIFO or a device may hang or never end."""
+"""A look at a path before it is opened: reading a FIFO or a device may hang or never end.
+
+And at the first bytes of a file, which need no library.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from cnncodes.errors import CnncodesError, FileFormatError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -125,7 +129,7 @@ def check_filled(
 
 
 def is_hdf5(path: Path) -> bool:
-    """Tell whether a regular file begins as HDF5 does, at byte 0 or behind a user block.
+    """Return whether a regular file begins as HDF5 does, at byte 0 or behind a user block.
 
     Parameters
     ----------
@@ -154,3 +158,13 @@ def is_hdf5(path: Path) -> bool:
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
     return False
+
+
+def is_journal(path: Path) -> bool:
+    """Return whether a regular file holds the codes of an extraction that has not ended."""
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            return file.read(len(JOURNAL_SIGNATURE)) == JOURNAL_SIGNATURE
+    except (OSError, FileFormatError):
+        return False

@@ -9,13 +9,12 @@ from typing import Any
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.extract.sources import find_images
-from cnncodes.files import check_regular, is_folder, is_hdf5
+from cnncodes.files import JOURNAL_SIGNATURE, check_regular, is_folder, is_hdf5
 from cnncodes.model_check import check_model, read_header
 from cnncodes.model_file import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.parameters import as_path
 from cnncodes.text import shown
 
-JOURNAL_SIGNATURE = b"cnncodes-j1\n"  # as in `extract.store`, which is slow to import
 UNFINISHED_CODES = {
     "what": "unfinished codes",
     "use": "run the same cnncodes extract again to go on with it",

@@ -35,6 +35,8 @@ from cnncodes.files import HDF5_SIGNATURE
 if TYPE_CHECKING:
     import h5py
 
+    from cnncodes.extract.hdf5 import RawFile
+
 WEIGHTS_MEMBER = "model.weights.h5"
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
 _OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
@@ -91,9 +93,9 @@ def load_weights(network: Any, path: Path, name: str) -> None:
         _Layer(each.name, _snake_case(type(each).__name__), [tuple(w.shape) for w in each.weights])
         for each in layers
     ]
-    with _opened(path) as (file, content):
+    with _opened(path) as (file, raw):
         try:
-            candidates = _candidates(file, content)
+            candidates = _candidates(file, raw)
             found = [match for each in candidates for match in _matches(wanted, each)]
             values = [[_read(each, path) for each in layer.datasets] for layer in _only(found)]
         except WeightsError:
@@ -127,9 +129,11 @@ def _only(found: list[list[_Stored]]) -> list[_Stored]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[h5py.File, IO[bytes]]]:
+def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
     """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds; also as bytes."""
     import h5py
+
+    from cnncodes.extract.hdf5 import RawFile
 
     with path.open("rb") as file:
         start = file.read(len(HDF5_SIGNATURE))
@@ -150,7 +154,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, IO[bytes]]]:
                 "again"
             ) from error
         with opened, member if zipped else path.open("rb") as content:
-            yield opened, content
+            yield opened, RawFile(opened, content)
 
 
 def _unpack(path: Path, target: IO[bytes]) -> None:
@@ -180,7 +184,7 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
         ) from error
 
 
-def _candidates(file: h5py.File, content: IO[bytes]) -> list[_Candidate]:
+def _candidates(file: h5py.File, raw: RawFile) -> list[_Candidate]:
     """Gather the models of a file, of either layout."""
     import h5py
 
@@ -194,7 +198,7 @@ def _candidates(file: h5py.File, content: IO[bytes]) -> list[_Candidate]:
     for name in ("", "model_weights"):
         group = groups.get(name)
         if group is not None and any(each in group.attrs for each in _OLD_LISTS):
-            return _named_candidates(content, f"{name}/".lstrip("/"), groups, datasets)
+            return _named_candidates(raw, f"{name}/".lstrip("/"), groups, datasets)
     return _counted_candidates(datasets)
 
 
@@ -220,15 +224,15 @@ def _counted_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
 
 
 def _named_candidates(
-    content: IO[bytes],
+    raw: RawFile,
     prefix: str,
     groups: dict[str, h5py.Group],
     datasets: dict[str, h5py.Dataset],
 ) -> list[_Candidate]:
     """Gather the models of an older file: that of the file, and those that are layers of it."""
     found, outer = [], []
-    for name in _listed(content, groups[prefix.rstrip("/")], "layer_names"):
-        weights = _listed(content, groups[prefix + name], "weight_names")
+    for name in _listed(raw, groups[prefix.rstrip("/")], "layer_names"):
+        weights = _listed(raw, groups[prefix + name], "weight_names")
         stored = [datasets[f"{prefix}{name}/{each}"] for each in weights]
         inner: dict[str, list[h5py.Dataset]] = {}
         for each, dataset in zip(weights, stored, strict=True):
@@ -247,17 +251,12 @@ def _named(name: str, datasets: list[h5py.Dataset]) -> _Stored:
     return _Stored(name, kind, [each.shape for each in datasets], datasets)
 
 
-def _listed(content: IO[bytes], group: h5py.Group, name: str) -> list[str]:
+def _listed(raw: RawFile, group: h5py.Group, name: str) -> list[str]:
     """Return a list that Keras stored in an attribute, or in several where it is long."""
     names = [name] if name in group.attrs else []
     while name not in group.attrs and f"{name}{len(names)}" in group.attrs:
         names.append(f"{name}{len(names)}")
-    from cnncodes.extract.hdf5 import text_list_attribute
-
-    # HDF5 itself would believe whatever length a text claims, and may walk a heap for ever.
-    return [
-        text for each in names for text in text_list_attribute(group.file, content, group, each)
-    ]
+    return [text for each in names for text in raw.text_list(group, each)]
 
 
 def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]:

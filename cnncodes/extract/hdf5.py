@@ -16,7 +16,6 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import h5py
@@ -40,7 +39,7 @@ _ATTRIBUTE, _CONTINUATION = 0x000C, 0x0010  # types of messages in an object hea
 _SHARED = 2  # flag of a message that is stored elsewhere
 _HEAP_SIGNATURE, _HEADER_BYTES = b"GCOL", 16  # of a heap, and of each object in it
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
-_BLOCK = 4 << 20  # bytes of texts of fixed length that are read at a time
+_BLOCK = 4 << 20  # bytes of a dataset that are read at a time
 
 Heaps = dict[int, dict[int, bytes]]
 
@@ -70,19 +69,20 @@ class PlainFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = check_regular(path).st_size
+        check_regular(path)
         try:
             self._file = h5py.File(path, "r", locking=False)  # not every disk has file locks
-            self._raw = _Raw(self._file, path.open("rb"))
+            self._raw = RawFile(self._file, path.open("rb"))
         except UNREADABLE as error:
             if is_open_elsewhere(error):
                 raise FileFormatError(f"{path}: {OPEN_ELSEWHERE}") from error
             raise FileFormatError(
                 f"{path}: cannot be opened as HDF5 ({reason_of(error)})"
             ) from error
+        self.size = self._raw.size
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether the root group has an entry of a name, without following it."""
+        """Return whether the root group has an entry of a name, without following it."""
         return bool(self._file.id.links.exists(name.encode()))
 
     def rows(self, name: str, *dtypes: DTypeLike) -> h5py.Dataset:
@@ -179,16 +179,10 @@ class PlainFile:
         attribute = self._attribute(name)
         if attribute is None or not isinstance(attribute.get_type(), h5t.TypeStringID):
             return ""
-        found = self._raw.attributes(self._file.id)
-        values = [value for other, value in found if other == name.encode()]
-        variable = attribute.get_type().is_variable_str()
-        misfits = variable and attribute.get_storage_size() != _REFERENCE.itemsize
-        if len(values) != 1 or misfits:
+        values = self._raw.texts_of(self._file.id, name)
+        if values is None:
             raise ValueError(f"its {name} {REWRITTEN}")
-        (content,) = values
-        if variable:
-            content = self._raw.referred({}, *struct.unpack_from("<IQI", content))
-        return content.partition(b"\0")[0].decode("utf-8", errors)
+        return values[0].decode("utf-8", errors)
 
     def number_attribute(self, name: str) -> int | None:
         """Return an attribute of the root group, a number or boolean; None where it is absent."""
@@ -200,7 +194,7 @@ class PlainFile:
         return int(self._file.attrs[name])
 
     def has_attribute(self, name: str) -> bool:
-        """Tell whether the root group has an attribute."""
+        """Return whether the root group has an attribute."""
         return bool(h5a.exists(self._file.id, name.encode()))
 
     def close(self) -> None:
@@ -211,29 +205,24 @@ class PlainFile:
     def __enter__(self) -> PlainFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _find(self, name: str) -> h5d.DatasetID:
         """Open a dataset without following links or opening any other file."""
-        place = self._file.id
+        opened = self._file.id
         for part in name.encode().split(b"/"):
-            if not isinstance(place, h5g.GroupID | h5f.FileID) or not place.links.exists(part):
+            if not isinstance(opened, h5g.GroupID | h5f.FileID) or not opened.links.exists(part):
                 raise ValueError(f"{name!r} is missing")
-            if place.links.get_info(part).type != h5l.TYPE_HARD:
+            if opened.links.get_info(part).type != h5l.TYPE_HARD:
                 raise ValueError(f"{name!r} is a link to another place")
-            place = h5o.open(place, part)
-        if not isinstance(place, h5d.DatasetID):
+            opened = h5o.open(opened, part)
+        if not isinstance(opened, h5d.DatasetID):
             raise ValueError(f"{name!r} is no dataset")
-        layout = place.get_create_plist()
+        layout = opened.get_create_plist()
         if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
             raise ValueError(f"the values of {name!r} are in another file")
-        return place
+        return opened
 
     def _vector(self, name: str) -> h5d.DatasetID:
         dataset = self._find(name)
@@ -257,24 +246,26 @@ class PlainFile:
         self._raw.file.seek(offset)
         return np.fromfile(self._raw.file, dtype, n)
 
+    def _blocks(
+        self, name: str, dataset: h5d.DatasetID, dtype: np.dtype[Any]
+    ) -> Iterator[NDArray[Any]]:
+        """Read a dataset that stands in one piece, some megabytes at a time."""
+        n_rows, n_block = dataset.shape[0], _BLOCK // dtype.itemsize
+        for start in range(0, n_rows, n_block):
+            yield self._read(name, dataset, dtype, start, min(n_block, n_rows - start))
+
     def _fixed_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
         n_bytes = dataset.get_type().get_size()
         if n_bytes > MAX_TEXT_BYTES:
             raise ValueError(f"{name!r} has texts of {n_bytes:,} bytes")
-        n_rows = dataset.shape[0]
-        n_block = _BLOCK // n_bytes
-        for start in range(0, n_rows, n_block):
-            n = min(n_block, n_rows - start)
-            yield from self._read(name, dataset, np.dtype(f"S{n_bytes}"), start, n).tolist()
+        for texts in self._blocks(name, dataset, np.dtype(f"S{n_bytes}")):
+            yield from texts.tolist()
 
     def _variable_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
-        n_rows = dataset.shape[0]
         heaps: Heaps = {}
-        left = HEAP_SLACK + HEAP_BYTES_A_TEXT * n_rows
-        n_block = _BLOCK // _REFERENCE.itemsize
-        for start in range(0, n_rows, n_block):
-            n = min(n_block, n_rows - start)
-            for length, address, index in self._read(name, dataset, _REFERENCE, start, n).tolist():
+        left = HEAP_SLACK + HEAP_BYTES_A_TEXT * dataset.shape[0]
+        for references in self._blocks(name, dataset, _REFERENCE):
+            for length, address, index in references.tolist():
                 if length > MAX_TEXT_BYTES:
                     raise ValueError(f"{name!r} has a text of {length:,} bytes")
                 if length and address not in heaps:
@@ -291,10 +282,8 @@ class PlainFile:
         return attribute if attribute.get_space().get_simple_extent_type() == h5s.SCALAR else None
 
 
-def text_list_attribute(
-    file: h5py.File, content: IO[bytes], group: h5py.Group, name: str
-) -> list[str]:
-    """Read an attribute that is a list of texts, of whatever length.
+class RawFile:
+    """The bytes of an HDF5 file, read where HDF5 says that something is.
 
     Parameters
     ----------
@@ -302,48 +291,57 @@ def text_list_attribute(
         The file.
     content : file object
         The same, opened as bytes.
-    group : h5py.Group
-        What has the attribute.
-    name : str
-        Its name.
 
-    Returns
-    -------
-    list of str
-        The texts.
-
-    Raises
-    ------
-    ValueError
-        It is absent, no such list, or stored otherwise than HDF5 does unless told to.
+    Attributes
+    ----------
+    file : file object
+        As `content`.
+    size : int
+        Its length in bytes.
     """
-    raw = _Raw(file, content)
-    attribute = h5a.open(group.id, name.encode())
-    if not math.prod(attribute.shape):
-        return []
-    kind = attribute.get_type()
-    values = [value for other, value in raw.attributes(group.id) if other == name.encode()]
-    if len(values) != 1 or not isinstance(kind, h5t.TypeStringID):
-        raise ValueError(f"{name} is no list of texts")
-    n_bytes = _REFERENCE.itemsize if kind.is_variable_str() else kind.get_size()
-    size = math.prod(attribute.shape) * n_bytes
-    if not size == attribute.get_storage_size() <= len(values[0]):
-        raise ValueError(f"{name} is no list of texts")
-    parts = [values[0][at : at + n_bytes] for at in range(0, size, n_bytes)]
-    if kind.is_variable_str():
-        heaps: Heaps = {}
-        parts = [raw.referred(heaps, *struct.unpack("<IQI", part)) for part in parts]
-    return [part.partition(b"\0")[0].decode() for part in parts]
-
-
-class _Raw:
-    """The bytes of an HDF5 file, where HDF5 says that something is."""
 
     def __init__(self, file: h5py.File, content: IO[bytes]) -> None:
         self.file = content
         self.size = content.seek(0, os.SEEK_END)
         self._base = file.userblock_size
         self._sizes = file.id.get_create_plist().get_sizes()
+
+    def text_list(self, group: h5py.Group, name: str) -> list[str]:
+        """Return an attribute of a group that is a list of texts.
+
+        Raises
+        ------
+        ValueError
+            It is no such list, or stored otherwise than HDF5 does unless told to.
+        """
+        attribute = h5a.open(group.id, name.encode())
+        if not math.prod(attribute.shape):
+            return []
+        values = self.texts_of(group.id, name)
+        if values is None:
+            raise ValueError(f"{name} is no list of texts")
+        return [value.decode() for value in values]
+
+    def texts_of(self, group: h5o.ObjectID, name: str) -> list[bytes] | None:
+        """Return the texts of an attribute, None where it is not stored as HDF5 usually does.
+
+        HDF5 itself would believe whatever length a text claims, and may walk a heap for ever.
+        """
+        attribute = h5a.open(group, name.encode())
+        kind = attribute.get_type()
+        values = [value for other, value in self._attributes(group) if other == name.encode()]
+        if len(values) != 1 or not isinstance(kind, h5t.TypeStringID):
+            return None
+        variable = kind.is_variable_str()
+        n_bytes = _REFERENCE.itemsize if variable else kind.get_size()
+        size = math.prod(attribute.shape) * n_bytes
+        if not size == attribute.get_storage_size() <= len(values[0]):
+            return None
+        parts = [values[0][at : at + n_bytes] for at in range(0, size, n_bytes)]
+        if variable:
+            heaps: Heaps = {}
+            parts = [self.referred(heaps, *struct.unpack("<IQI", part)) for part in parts]
+        return [part.partition(b"\0")[0] for part in parts]
 
     def referred(self, heaps: Heaps, length: int, address: int, index: int) -> bytes:
         """Return a text of variable length, and remove it from the heaps read so far."""
@@ -382,13 +380,13 @@ class _Raw:
             at += -(-length // 8) * 8
         return objects
 
-    def attributes(self, place: h5o.ObjectID) -> Iterator[tuple[bytes, bytes]]:
+    def _attributes(self, group: h5o.ObjectID) -> Iterator[tuple[bytes, bytes]]:
         """Give name and value, as it is stored, of the attributes of a group.
 
         Object headers of version 1 are read, which HDF5 writes unless its latest format is asked
         for.
         """
-        for message in self._messages(place):
+        for message in self._messages(group):
             version, name_bytes, type_bytes, space_bytes = struct.unpack_from("<BxHHH", message)
             if version != 1:
                 continue
@@ -396,9 +394,9 @@ class _Raw:
             start = 8 + sum(-(-each // 8) * 8 for each in (name_bytes, type_bytes, space_bytes))
             yield message[8 : 8 + name_bytes].rstrip(b"\0"), message[start:]
 
-    def _messages(self, place: h5o.ObjectID) -> Iterator[bytes]:
+    def _messages(self, group: h5o.ObjectID) -> Iterator[bytes]:
         """Give the attribute messages of an object header."""
-        header = h5o.get_info(place)
+        header = h5o.get_info(group)
         if header.hdr.version != 1 or self._sizes != (8, 8):
             return
         self.file.seek(self._base + header.addr)
@@ -422,9 +420,15 @@ class _Raw:
 
 
 def reason_of(error: Exception) -> str:
-    """Tell in few words, without a file's name, what the system or HDF5 raised."""
-    number = re.search(r"errno = (\d+)", str(error))  # as HDF5 puts it
+    """Return in few words, without a file's name, what the system or HDF5 raised."""
+    number = errno_of(error)
     if number is not None:
-        return os.strerror(int(number[1]))
+        return os.strerror(number)
     first_line = str(error).strip().partition("\n")[0]
     return getattr(error, "strerror", None) or first_line or type(error).__name__
+
+
+def errno_of(error: Exception) -> int | None:
+    """Return the number of the system's error, which HDF5 has in its text; None without one."""
+    number = re.search(r"errno = (\d+)", str(error))
+    return None if number is None else int(number[1])

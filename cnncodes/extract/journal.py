@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from cnncodes.errors import FileLockWarning, OutputError
 from cnncodes.extract.hdf5 import reason_of
 from cnncodes.extract.store import (
-    JOURNAL_SIGNATURE,
     CodesInfo,
     Rows,
     compress,
     write_codes,
 )
+from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.output import check_unfinished, not_ours, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0

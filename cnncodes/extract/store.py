@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -26,14 +23,13 @@ from numpy.typing import NDArray
 from cnncodes import __version__
 from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
-from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, reason_of
-from cnncodes.files import check_regular
+from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.files import check_regular, is_journal
 from cnncodes.model_file import BackboneInfo, later_format
 from cnncodes.parameters import WHITE, as_path
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
-JOURNAL_SIGNATURE = b"cnncodes-j1\n"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
@@ -167,10 +163,10 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
             ):
                 file.create_dataset(name, data=list(map(_encode, values)), dtype=_TEXT)
     except (OSError, RuntimeError) as error:  # HDF5 raises either, and tells the cause in a text
-        number = re.search(r"errno = (\d+)", str(error))
+        number = errno_of(error)
         if number is None:
             raise OSError(reason_of(error)) from error
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise OSError(number, reason_of(error)) from error
 
 
 class CodeStore:
@@ -217,6 +213,11 @@ class CodeStore:
     def codes(self) -> Any:
         """The codes, an HDF5 dataset of shape (n_images, *code_shape); index it to read."""
         return self._file.rows("codes", np.float16, np.float32)
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        """Bytes of the codes of a row; asked of HDF5 once, not for each row."""
+        return int(math.prod(self.codes.shape[1:]) * self.codes.dtype.itemsize)
 
     def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
         """Give the codes of some rows, flattened, quicker than `codes` and in any thread.
@@ -338,7 +339,7 @@ class CodeStore:
 
     def _unpacked(self, chunk: bytes, index: int) -> bytes:
         """Decompress a chunk; not by HDF5, which lets one thread do that, and without limit."""
-        n_bytes = math.prod(self.codes.chunks) * self.codes.dtype.itemsize
+        n_bytes = self._row_bytes
         inflate = zlib.decompressobj()
         try:
             content = inflate.decompress(chunk, n_bytes + 1)  # one more, so that it comes to an end
@@ -367,12 +368,7 @@ class CodeStore:
     def __enter__(self) -> CodeStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check(self) -> None:
@@ -446,16 +442,6 @@ def _versions() -> str:
     return (
         f"cnncodes {__version__}, onnxruntime {onnxruntime.__version__}, Pillow {PIL.__version__}"
     )
-
-
-def is_journal(path: Path) -> bool:
-    """Tell whether a regular file holds the codes of an extraction that has not ended."""
-    try:
-        check_regular(path)
-        with path.open("rb") as file:
-            return file.read(len(JOURNAL_SIGNATURE)) == JOURNAL_SIGNATURE
-    except (OSError, FileFormatError):
-        return False
 
 
 def _open_plain(path: Path) -> PlainFile:

@@ -27,8 +27,8 @@ from cnncodes.extract.images import (
 )
 from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.extract.sources import GROUPINGS, Source, find_images
-from cnncodes.extract.store import CodeStore, is_journal
-from cnncodes.files import check_filled, is_folder, is_hdf5
+from cnncodes.extract.store import CodeStore
+from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal
 from cnncodes.head.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.metrics import measure
