@@ -22,12 +22,12 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 
+from cnncodes.evaluate.learning_curve import fit_part
+from cnncodes.evaluate.metrics import measure
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.curve_heads import fit_part
-from cnncodes.head.gram import gram_matrix, rotate, rows_that_stay, standardise
-from cnncodes.head.metrics import measure
+from cnncodes.head.logistic.gram import gram_matrix, rotate, rows_that_stay, standardise
+from cnncodes.head.logistic.solve import DEFAULT_CS, FALLBACK_C, new_solver
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.solve import DEFAULT_CS, FALLBACK_C, new_solver
 
 N_FOLDS = 5
 RULES = ("accuracy", "log loss")

@@ -183,7 +183,7 @@ def measure_many(contender: Contender, network: Network) -> dict[str, float]:
         passes += 1
     rate = passes * len(images) / (time.perf_counter() - started)
     peak = peak_megabytes()
-    from cnncodes.export.quantize import compare_codes
+    from cnncodes.quantize.quantize import compare_codes
 
     cosine = compare_codes(np.load(network.codes), codes).cosine
     return {"rate": rate, "megabytes": peak, "cosine": cosine}

@@ -48,7 +48,7 @@ def write_codes(
     """Write codes in which classes are clouds in a space of 128 dimensions."""
     from cnncodes.extract.journal import Journal
     from cnncodes.extract.store import CodesInfo, Rows
-    from cnncodes.model_file import BackboneInfo
+    from cnncodes.models.metadata import BackboneInfo
 
     backbone = BackboneInfo(
         *("inception_v3", "random:0", 224, "mixed10", "none", "float32", 0.0, "none", "benchmark")
@@ -132,14 +132,14 @@ def fit_keras(train: Any, y: np.ndarray) -> Head:
 
 def fit_ours(train: Any, y: np.ndarray, strength: float | str) -> Head:
     """Train our logistic head."""
-    from cnncodes.head.logistic import fit_logistic
+    from cnncodes.head.logistic.fit import fit_logistic
 
     return Head(*fit_logistic(train, y, C=strength)[:2])
 
 
 def fit_our_sgd(train: Any, y: np.ndarray) -> Head:
     """Train our SGD head."""
-    from cnncodes.head.sgd import fit_sgd
+    from cnncodes.head.sgd.fit import fit_sgd
 
     parameters = {
         "epochs": EPOCHS,
@@ -176,7 +176,7 @@ def run_contender(name: str, path: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     if name == CURVE:
-        from cnncodes.head.curve_heads import learning_curves
+        from cnncodes.evaluate.learning_curve import learning_curves
 
         with tempfile.TemporaryDirectory() as folder:
             sizes = (5, 10, 15, 20, 25, 30)

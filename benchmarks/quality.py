@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from page import cnncodes, machine, table, weights_told, write_section
 
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.folders import images_below
-from cnncodes.extract.sources import find_images
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of
-from cnncodes.head.logistic import fit_logistic
+from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import split_by_class
+from cnncodes.images.folders import images_below
+from cnncodes.images.sources import find_images
 
 N_CALIBRATION = 128
 TRAIN_FRACTION = 0.75

@@ -1,10 +1,20 @@
 """From a folder of photographs to an image classifier on a laptop CPU.
 
-Three steps, each a folder of this package, and data moves one way only::
+Data moves one way, and so do imports::
 
-    export   a Keras network      ->  backbone.onnx    once, needs TensorFlow
-    extract  images               ->  codes.h5         needs onnxruntime
-    head     codes                ->  head.onnx, and with the backbone: app.onnx
+    export    a Keras network      ->  backbone.onnx          once, needs TensorFlow
+    quantize  backbone.onnx        ->  backbone.int8.onnx     optional, several times as fast
+    extract   images               ->  codes.h5               needs onnxruntime
+    head      codes                ->  head.onnx              logistic regression or SGD softmax
+    app       backbone and head    ->  app.onnx, predictions  needs onnxruntime
+    evaluate  a model on new images, and learning curves
+    inspect   what a file is, whether it is whole, how fast it runs
+
+`images` finds and decodes image files, `models` opens our ONNX files. `cli` has the commands, with
+the options of `cli_options`, the output of `printing`, the standard streams of `streams` and the
+signals of `interrupts`; `demo` runs them all. Below everything else lie `errors`, `text`,
+`parameters` and `bounds` (the ranges of what is passed and of what files hold), `files`, `hdf5` and
+`output` (looking at paths, reading HDF5, replacing files), `progress` and `machine`.
 
 The names below are imported when first used, so that a program which only classifies needs
 nothing beyond numpy, onnxruntime and Pillow.
@@ -12,30 +22,31 @@ nothing beyond numpy, onnxruntime and Pillow.
 
 import os
 
+from cnncodes._version import __version__
+
 # As typing's, whose import would take longer than all else here, and so would __future__'s: until
 # this package is imported its program cannot handle Ctrl-C.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cnncodes.app.classifier import Classifier, Prediction
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
     from cnncodes.extract.store import CodeStore
-    from cnncodes.head.classifier import Classifier, Prediction
 
 # onnxruntime's own builds send usage data to its maker, and mark the machine with an identifier on
 # disk; this must be said before it is loaded. Who wants it can set the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
 __all__ = ["Backbone", "Classifier", "CnncodesError", "CodeStore", "Prediction", "__version__"]
 
 _HOMES = {
     "Backbone": "cnncodes.extract.backbone",
-    "Classifier": "cnncodes.head.classifier",
+    "Classifier": "cnncodes.app.classifier",
     "CnncodesError": "cnncodes.errors",
     "CodeStore": "cnncodes.extract.store",
-    "Prediction": "cnncodes.head.classifier",
+    "Prediction": "cnncodes.app.classifier",
 }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from cnncodes import __version__
+from cnncodes._version import __version__
 from cnncodes.cli_options import Number, OutputPath, Sizes, Strength, whole
 from cnncodes.errors import (
     CnncodesError,
@@ -29,7 +29,7 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
-from cnncodes.model_file import DEFAULT_PROVIDER
+from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
     COUNT,
@@ -70,7 +70,7 @@ from cnncodes.streams import prepare
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
-    from cnncodes.head.classifier import FilePrediction
+    from cnncodes.app.classifier import FilePrediction
 
 OPTIONS_OF = {
     "logistic": ("C", "class_weight"),
@@ -345,8 +345,8 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 
     Codes of the two files are close but not equal: use the same one for all you compare.
     """
-    from cnncodes.export.quantize import quantize_backbone
     from cnncodes.progress import Progress
+    from cnncodes.quantize.quantize import quantize_backbone
 
     with Progress("quantize", "images") as progress:
         quantized = quantize_backbone(
@@ -591,19 +591,39 @@ def train(
 )
 @overwrite_option
 @json_option
-def evaluate(model: Path, data: Path, report: Path | None, as_json: bool, **options: Any) -> None:
+def evaluate(
+    model: Path,
+    data: Path,
+    backbone: Path | None,
+    report: Path | None,
+    curve: Path | None,
+    images: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Measure a head or an app on labelled images.
 
     A head takes a codes file, an app a folder of class folders or a CSV file with the columns
     path and label; a head with --backbone takes these too. Images that the model was trained on
     are left out.
     """
-    from cnncodes.head.evaluate import evaluate as measure
-    from cnncodes.head.evaluation import evaluation_to_json
+    from cnncodes.evaluate.evaluate import evaluate as measure
+    from cnncodes.evaluate.evaluation import evaluation_to_json
     from cnncodes.progress import Progress
 
+    planned = None
+    if report is not None:
+        from cnncodes.evaluate.report import Report
+
+        inputs = [path for path in (model, data, backbone) if path is not None]
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
+    elif curve is not None or images is not None:
+        raise click.UsageError("--curve and --images are for a report; give --report too")
     with Progress("evaluate", "images") as progress:
-        result = measure(model, data, report=report, progress=progress, **options)
+        result = measure(model, data, backbone=backbone, progress=progress, **options)
+    if planned is not None:
+        planned.write(result)
     if as_json:
         print_json(evaluation_to_json(result))
         return
@@ -681,8 +701,8 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
     the same images.
     """
-    from cnncodes.head.curve import curves_to_json
-    from cnncodes.head.curve_heads import learning_curves
+    from cnncodes.evaluate.curve import curves_to_json
+    from cnncodes.evaluate.learning_curve import learning_curves
     from cnncodes.progress import Progress
 
     click.echo("reading the codes and training …", err=True)
@@ -708,7 +728,7 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 @json_option
 def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Join a backbone and a head into one file, from image to probabilities."""
-    from cnncodes.head.bundle import bundle as join
+    from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)
     if as_json:
@@ -742,8 +762,8 @@ def predict(
     app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
 ) -> None:
     """Name what is on images: files, folders of them, or - for one on standard input."""
-    from cnncodes.head.classifier import Classifier
-    from cnncodes.head.predict import predict_inputs
+    from cnncodes.app.classifier import Classifier
+    from cnncodes.app.inputs import predict_inputs
 
     classifier = Classifier(app, provider=provider)
     print_top(top, classifier)
@@ -787,7 +807,7 @@ def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     Memory is the most that the process had, Python included. With several files, ratio compares
     the images a second with those of the first.
     """
-    from cnncodes.extract.bench import benchmark
+    from cnncodes.inspect.bench import benchmark
     from cnncodes.progress import Progress
 
     with Progress("bench", "measurements") as progress:
@@ -808,7 +828,7 @@ def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 @json_option
 def info(file: Path, as_json: bool) -> None:
     """Say what a file is: one of ours, in full; any other, plainly."""
-    from cnncodes.info import as_text, describe
+    from cnncodes.inspect.info import as_text, describe
 
     described = describe(file)
     if as_json:
@@ -845,8 +865,8 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
     Every code is read, and a model is run. All that is wrong is printed; the exit code is 1 then.
     """
+    from cnncodes.inspect.verify import verify as check
     from cnncodes.progress import Progress
-    from cnncodes.verify import verify as check
 
     with Progress("verify", "images") as progress:
         result = check(file, progress=progress, **options)
@@ -871,6 +891,10 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
     """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""
-    from cnncodes.demo import run
+    from cnncodes.demo import run_demo
 
-    run(folder, all_images=all_images)
+    def run(*words: str) -> None:
+        # With --debug errors come through as they are, and this command prints them.
+        main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
+
+    run_demo(folder, run, all_images=all_images)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
+from cnncodes.evaluate.charts import require
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.charts import require
-from cnncodes.model_file import HeadInfo, image_key, open_session
+from cnncodes.models.metadata import HeadInfo, image_key
+from cnncodes.models.session import open_session
 
 N_IMAGES = 600
 N_SHOWN = 5
 SIDE = 64  # the digits are 8 × 8: enlarged, so that a person can look at them too
 
 
-def run(folder: Path, *, all_images: bool) -> None:
+def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> None:
     """Write digits as PNG files, then export, extract, train, evaluate, bundle and predict.
 
     Parameters
     ----------
     folder : Path
         A new or empty folder for all that is made.
+    run : callable
+        Runs one command; called with its words, such as ``run("info", "app.onnx")``.
     all_images : bool
         Whether to use all 1,797 digits or `N_IMAGES` of them.
 
@@ -36,6 +40,12 @@ def run(folder: Path, *, all_images: bool) -> None:
         A step failed.
     """
     from cnncodes.export.keras_onnx import fetch_imagenet_weights
+
+    def step(*arguments: str | Path) -> None:
+        """Print a command, then run it: what is printed is what is done."""
+        words = [str(argument) for argument in arguments]
+        click.echo(f"\n$ {shlex.join(['cnncodes', *words])}")
+        run(*words)
 
     _make_empty(folder)
     try:
@@ -52,14 +62,14 @@ def run(folder: Path, *, all_images: bool) -> None:
     click.echo(f"{len(paths)} digits of scikit-learn are in {folder / 'digits'}.")
     backbone, codes = folder / "inception_v3.onnx", folder / "codes.h5"
     head, app = folder / "head.onnx", folder / "app.onnx"
-    _step("export", "inception_v3", "--weights", weights, "-o", backbone)
-    _step("extract", backbone, folder / "digits", "-o", codes)
-    _step("train", codes, "-o", head)
+    step("export", "inception_v3", "--weights", weights, "-o", backbone)
+    step("extract", backbone, folder / "digits", "-o", codes)
+    step("train", codes, "-o", head)
     report = folder / "report"
     shown: list[str | Path] = ["--report", report] if _can_report() else []
-    _step("evaluate", head, codes, *shown)
-    _step("bundle", backbone, head, "-o", app)
-    _step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
+    step("evaluate", head, codes, *shown)
+    step("bundle", backbone, head, "-o", app)
+    step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
     accuracy = _read_head(head).training["test"]["accuracy"]
     click.echo(
         f"\nTest accuracy {accuracy:.1%} with {weights} weights, on digits kept out of training."
@@ -125,16 +135,6 @@ def _make_empty(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     if occupied:
         raise OutputError(f"{folder}: is not empty; name a new folder, or remove it")
-
-
-def _step(*arguments: str | Path) -> None:
-    """Print a command, then run it: what is printed is what is done."""
-    from cnncodes.cli import main
-
-    words = [str(argument) for argument in arguments]
-    click.echo(f"\n$ {shlex.join(['cnncodes', *words])}")
-    # With --debug errors come through as they are, and the outer command tells them.
-    main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
 
 
 def _unseen(head: Path, codes: Path, digits: Path) -> list[Path]:

@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
-from cnncodes.extract.sources import UNLABELLED
-from cnncodes.model_file import FULL_WEIGHTS
+from cnncodes.images.sources import UNLABELLED
+from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cnncodes.app.classifier import Classifier, FilePrediction
+    from cnncodes.evaluate.curve import Curve
+    from cnncodes.evaluate.evaluation import Evaluation
+    from cnncodes.evaluate.metrics import ClassFigures
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
-    from cnncodes.export.quantize import Quantization
-    from cnncodes.extract.bench import Benchmark
     from cnncodes.extract.pipeline import Extraction
-    from cnncodes.extract.sources import Source
-    from cnncodes.head.classifier import Classifier, FilePrediction
-    from cnncodes.head.curve import Curve
-    from cnncodes.head.evaluation import Evaluation
-    from cnncodes.head.metrics import ClassFigures
-    from cnncodes.head.softmax import Epoch
+    from cnncodes.head.sgd.softmax import Epoch
     from cnncodes.head.train import Score, Training
+    from cnncodes.images.sources import Source
+    from cnncodes.inspect.bench import Benchmark
+    from cnncodes.inspect.verify import Verification
     from cnncodes.progress import Progress
-    from cnncodes.verify import Verification
+    from cnncodes.quantize.quantize import Quantization
 
 REASONS_SHOWN = 5
 WORTHWHILE = 1.1  # times the speed

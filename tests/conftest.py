@@ -6,57 +6,23 @@ does is tested without it ever being imported.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from hypothesis import settings
 
-from cnncodes.cli import main
 from cnncodes.demo import write_digits
 from tests.export.keras_process import KerasProcess, command
+from tests.helpers import run_command
 
 Run = Callable[..., Result]
 SMALL_BACKBONE = ("inception_v3", "--input-size", "75", "--pool", "avg")
 
 settings.register_profile("cnncodes", deadline=None)  # how long a test takes tells nothing
 settings.load_profile("cnncodes")
-
-
-def run_command(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> Result:
-    """Run a command through click; fail unless it ends with `exit_code`."""
-    result = CliRunner().invoke(main, [str(each) for each in arguments], input=stdin)
-    assert result.exit_code == exit_code, result.output
-    if exit_code == 1:
-        assert result.stderr.splitlines()[-1].startswith("Error: ")
-        assert "Traceback" not in result.output
-        assert "--debug shows where" not in result.output  # told on purpose, not by accident
-    return result
-
-
-def error_of(*arguments: object, stdin: bytes | None = None) -> str:
-    """Run a command that must fail with exit code 1; return its one line of error."""
-    return run_command(*arguments, exit_code=1, stdin=stdin).stderr.splitlines()[-1]
-
-
-def run_process(
-    *arguments: object, bound_by_permissions: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own; root may pass over permissions unless it gives up."""
-    command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
-    if bound_by_permissions and os.getuid() == 0:
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # A run in the background ignores Ctrl-C, and so would every process that a test starts.

@@ -23,18 +23,22 @@ from cnncodes.bounds import (
     fault_of_text,
 )
 from cnncodes.errors import FileFormatError, OutputError, ParameterError, TrainingError
-from cnncodes.extract.images import load_image
+from cnncodes.evaluate.curve import (
+    MAX_BYTES,
+    MAX_HEADS,
+    Curve,
+    CurvePoint,
+    read_curves,
+    save_curves,
+)
+from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.extract.store import CodeStore
 from cnncodes.head import train
-from cnncodes.head.curve import MAX_BYTES, MAX_HEADS, Curve, CurvePoint, read_curves, save_curves
-from cnncodes.head.curve_heads import learning_curves
 from cnncodes.head.train import train_head
-from cnncodes.model_check import check_model
-from cnncodes.model_file import HeadInfo
-from tests.conftest import error_of
-from tests.extract.test_store import PATHS, append, create
-from tests.head.test_sgd import write_codes
-from tests.test_model_file import HEAD
+from cnncodes.images.decoding import load_image
+from cnncodes.models.metadata import HeadInfo
+from cnncodes.models.safety import check_model
+from tests.helpers import HEAD_INFO, PATHS, append_rows, create_journal, error_of, write_codes
 
 HERE = Path("here.onnx")
 
@@ -52,7 +56,7 @@ def written(info: HeadInfo, folder: Path) -> Path:
 def test_as_much_as_may_be_written_is_read(tmp_path: Path) -> None:
     labels = [f"{number:076}" for number in range(MAX_LABELS)]
     info = dataclasses.replace(
-        HEAD,
+        HEAD_INFO,
         labels=tuple(labels),
         training_images=frozenset(f"{number:012x}" for number in range(MAX_TRAINING_IMAGES)),
         training={"fitted": {"it": "x" * (bounds.MAX_ENTRY_BYTES - 50)}},
@@ -77,21 +81,21 @@ def test_what_could_not_be_read_is_not_written(change: dict[str, object], said: 
     if isinstance(change.get("training"), list):
         change = {"training": {"fitted": {"it": change["training"]}}}
     with pytest.raises(OutputError, match=said):
-        dataclasses.replace(HEAD, **change).to_metadata("head")
+        dataclasses.replace(HEAD_INFO, **change).to_metadata("head")
 
 
 def test_too_many_training_images_are_neither_written_nor_read() -> None:
     many = frozenset(f"{number:012x}" for number in range(MAX_TRAINING_IMAGES + 2))
     with pytest.raises(OutputError, match=r"training_images takes 20.0 MB, and at most 20 MB"):
-        dataclasses.replace(HEAD, training_images=many).to_metadata("head")
-    metadata = HEAD.to_metadata("head") | {"cnncodes.training_images": "AAAA" * 5_000_003}
+        dataclasses.replace(HEAD_INFO, training_images=many).to_metadata("head")
+    metadata = HEAD_INFO.to_metadata("head") | {"cnncodes.training_images": "AAAA" * 5_000_003}
     with pytest.raises(FileFormatError, match=r"training_images takes 20.0 MB"):
         HeadInfo.from_metadata(metadata, HERE)
 
 
 @given(st.lists(st.text(max_size=50), min_size=2, unique=True))
 def test_labels_of_any_letters_that_are_written_are_read(labels: list[str]) -> None:
-    info = dataclasses.replace(HEAD, labels=tuple(labels))
+    info = dataclasses.replace(HEAD_INFO, labels=tuple(labels))
     assert HeadInfo.from_metadata(info.to_metadata("head"), HERE) == info
 
 
@@ -226,8 +230,8 @@ def test_longest_path_and_group_come_back_from_the_codes_file(tmp_path: Path, le
         "a group has 4,097"
     )
     paths, groups = [path, *PATHS[1:]], [group, "", "", "", ""]
-    with create(tmp_path / "codes.partial") as journal:
-        append(journal, paths=paths, groups=groups, skipped=[(path, "x" * 1000)])
+    with create_journal(tmp_path / "codes.partial") as journal:
+        append_rows(journal, paths=paths, groups=groups, skipped=[(path, "x" * 1000)])
         journal.finish(tmp_path / "codes.h5")
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert store.paths[0] == store.skipped[0][0] == path.replace("\0", "\\0")

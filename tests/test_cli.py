@@ -13,20 +13,21 @@ import click
 import pytest
 
 from cnncodes import __version__
+from cnncodes.app.bundle import bundle
+from cnncodes.app.classifier import Classifier
+from cnncodes.app.inputs import predict_inputs
 from cnncodes.cli import main
+from cnncodes.evaluate.evaluate import evaluate
+from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.export.keras_onnx import export_backbone
-from cnncodes.export.quantize import quantize_backbone
-from cnncodes.extract.bench import benchmark
 from cnncodes.extract.pipeline import extract
-from cnncodes.head.bundle import bundle
-from cnncodes.head.classifier import Classifier
-from cnncodes.head.curve_heads import learning_curves
-from cnncodes.head.evaluate import evaluate
-from cnncodes.head.predict import predict_inputs
-from cnncodes.head.softmax import SGDSoftmax
+from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
-from cnncodes.verify import verify
-from tests.conftest import Run, error_of, run_process
+from cnncodes.inspect.bench import benchmark
+from cnncodes.inspect.verify import verify
+from cnncodes.quantize.quantize import quantize_backbone
+from tests.conftest import Run
+from tests.helpers import error_of, run_process
 
 COMMANDS = {
     "export": [export_backbone],

@@ -18,18 +18,17 @@ from PIL import Image
 from cnncodes.cli import main
 from cnncodes.cli_options import Number, Sizes, Strength
 from cnncodes.errors import ParameterError
-from cnncodes.export.quantize import quantize_backbone
-from cnncodes.extract.bench import benchmark
+from cnncodes.evaluate.evaluate import evaluate
+from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.extract.pipeline import extract
 from cnncodes.extract.transformer import CodeExtractor
 from cnncodes.head import GramLogisticRegression, SGDSoftmax
-from cnncodes.head.curve_heads import learning_curves
-from cnncodes.head.evaluate import evaluate
 from cnncodes.head.train import train_head
+from cnncodes.inspect.bench import benchmark
+from cnncodes.inspect.verify import verify
 from cnncodes.parameters import EPOCHS, STRENGTH
-from cnncodes.verify import verify
-from tests.extract.test_backbone import write_backbone
-from tests.head.test_sgd import write_codes
+from cnncodes.quantize.quantize import quantize_backbone
+from tests.helpers import write_backbone, write_codes
 
 # Those options would keep the machine busy as long as they ask for, and so are not run when valid.
 SLOW = {

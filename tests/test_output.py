@@ -5,31 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cnncodes.errors import OutputError
 from cnncodes.output import check_output, is_open_elsewhere, replacing
-from tests.conftest import error_of
-
-NOBODY = 65534
-
-
-@contextmanager
-def unprivileged(folder: Path) -> Iterator[None]:
-    """Be an ordinary user in `folder` for a moment: to root no permission means anything."""
-    if os.getuid() != 0:
-        yield
-        return
-    os.chown(folder, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
+from tests.helpers import NOBODY, error_of, unprivileged
 
 
 def windows_error(number: int) -> OSError:

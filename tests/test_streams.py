@@ -18,8 +18,8 @@ import pytest
 from cnncodes.cli import main
 from cnncodes.extract.store import CodeStore
 from cnncodes.progress import Progress
-from tests.conftest import run_command
 from tests.fuzz.files import Chain
+from tests.helpers import run_command
 
 CLASSES = ("собака", "猫")
 LACKING = ("ascii", "cp1251", "cp1252", "cp437", "utf-16")

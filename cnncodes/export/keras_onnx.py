@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes import __version__
+from cnncodes._version import __version__
 from cnncodes.errors import (
     MissingDependencyError,
     OutputError,
@@ -37,8 +37,9 @@ from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpe
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
 from cnncodes.files import check_filled, is_folder
-from cnncodes.model_checksum import save_checked
-from cnncodes.model_file import BackboneInfo, open_session
+from cnncodes.models.checksum import save_checked
+from cnncodes.models.metadata import BackboneInfo
+from cnncodes.models.session import open_session
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 

@@ -35,7 +35,7 @@ from cnncodes.files import HDF5_SIGNATURE
 if TYPE_CHECKING:
     import h5py
 
-    from cnncodes.extract.hdf5 import RawFile
+    from cnncodes.hdf5 import RawFile
 
 WEIGHTS_MEMBER = "model.weights.h5"
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
@@ -133,7 +133,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
     """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds; also as bytes."""
     import h5py
 
-    from cnncodes.extract.hdf5 import RawFile
+    from cnncodes.hdf5 import RawFile
 
     with path.open("rb") as file:
         start = file.read(len(HDF5_SIGNATURE))

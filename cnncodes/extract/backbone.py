@@ -11,14 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError
-from cnncodes.extract.limits import check_pixels
-from cnncodes.model_file import (
-    DEFAULT_PROVIDER,
-    BackboneInfo,
-    open_session,
-    run_session,
-    warn_of_saturation,
-)
+from cnncodes.images.limits import check_pixels
+from cnncodes.models.metadata import BackboneInfo
+from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
 from cnncodes.parameters import as_path
 
 

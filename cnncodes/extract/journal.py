@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileLockWarning, OutputError
-from cnncodes.extract.hdf5 import reason_of
 from cnncodes.extract.store import (
     CodesInfo,
     Rows,
@@ -32,6 +31,7 @@ from cnncodes.extract.store import (
     write_codes,
 )
 from cnncodes.files import JOURNAL_SIGNATURE
+from cnncodes.hdf5 import reason_of
 from cnncodes.output import check_unfinished, not_ours, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0

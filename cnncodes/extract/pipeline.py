@@ -19,15 +19,15 @@ import numpy as np
 
 from cnncodes.bounds import MAX_ROW_BYTES
 from cnncodes.errors import FileFormatError, ImageError, OutputError, SourceError
-from cnncodes.extract.images import LoadedImage, notes_on_remarks
 from cnncodes.extract.journal import Journal
-from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
-from cnncodes.extract.pixels import ASSUMED_WHITE
-from cnncodes.extract.sources import UNLABELLED, Source, find_images
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
 from cnncodes.files import exists
-from cnncodes.model_file import DEFAULT_PROVIDER
+from cnncodes.images.decoding import LoadedImage, notes_on_remarks
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.pixels import ASSUMED_WHITE
+from cnncodes.images.sources import UNLABELLED, Source, find_images
+from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import Progress
@@ -125,7 +125,7 @@ def extract(
         An image with more pixels cannot be used.
     white : int, optional
         The value of white in 16-bit grey, which heads and apps made from the codes remember. By
-        default it is guessed from each image, as `cnncodes.extract.images` says.
+        default it is guessed from each image, as `cnncodes.images.decoding` says.
     group_by : {"folder"}, optional
         Which images of a folder belong together, as for `find_images`.
     provider : str

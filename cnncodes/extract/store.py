@@ -20,12 +20,12 @@ import numpy as np
 from h5py._objects import phil  # h5py's lock, which its direct reading and writing do not take
 from numpy.typing import NDArray
 
-from cnncodes import __version__
+from cnncodes._version import __version__
 from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
-from cnncodes.extract.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.files import check_regular, is_journal
-from cnncodes.model_file import BackboneInfo, later_format
+from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import WHITE, as_path
 
 FORMAT = "1"

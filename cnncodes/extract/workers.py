@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.images import LoadedImage, load_image
-from cnncodes.extract.limits import DEFAULT_MAX_PIXELS
 from cnncodes.files import is_file
+from cnncodes.images.decoding import LoadedImage, load_image
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.machine import available_memory, available_threads
-from cnncodes.model_file import DEFAULT_PROVIDER
+from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.parameters import NETWORK_BATCH, THREADS
 
 # onnxruntime computes the images of a batch one after another, layer by layer. In float32 more

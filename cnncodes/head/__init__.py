@@ -13,15 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnncodes.head.gram import GramLogisticRegression
-    from cnncodes.head.softmax import SGDSoftmax
+    from cnncodes.head.logistic.gram import GramLogisticRegression
+    from cnncodes.head.sgd.softmax import SGDSoftmax
 
 __all__ = ["GramLogisticRegression", "SGDSoftmax"]
 
 
 _HOMES = {
-    "GramLogisticRegression": "cnncodes.head.gram",
-    "SGDSoftmax": "cnncodes.head.softmax",
+    "GramLogisticRegression": "cnncodes.head.logistic.gram",
+    "SGDSoftmax": "cnncodes.head.sgd.softmax",
 }
 
 

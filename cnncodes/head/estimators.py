@@ -36,8 +36,8 @@ from cnncodes.head.head_onnx import ML_OPSET, OPSET, make_head
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import read_all
 from cnncodes.machine import available_threads
-from cnncodes.model_check import OPERATORS
-from cnncodes.model_file import HeadInfo
+from cnncodes.models.metadata import HeadInfo
+from cnncodes.models.safety import OPERATORS
 from cnncodes.text import counted, shortened
 
 N_COMPONENTS = 256

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cnncodes import __version__
-from cnncodes.model_file import HeadInfo
+from cnncodes._version import __version__
+from cnncodes.models.metadata import HeadInfo
 
 OPSET = 18  # that of the backbones, so that the two can be joined
 ML_OPSET = 3  # of the domain ai.onnx.ml, where trees and support vectors are

@@ -20,7 +20,7 @@ import onnx
 import sklearn
 from numpy.typing import NDArray
 
-from cnncodes import __version__
+from cnncodes._version import __version__
 from cnncodes.bounds import (
     MAX_ENTRIES_BYTES,
     MAX_MODEL_BYTES,
@@ -33,14 +33,14 @@ from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimat
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.head_onnx import build_head
 from cnncodes.head.linear import REMEDY, LogitsError, check_logits, log_softmax
-from cnncodes.head.logistic import fit_logistic
+from cnncodes.head.logistic.fit import fit_logistic
+from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.sgd import check_descent, fit_sgd
-from cnncodes.head.softmax import Epoch
-from cnncodes.head.solve import check_strength
+from cnncodes.head.sgd.fit import check_descent, fit_sgd
+from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
-from cnncodes.model_checksum import save_checked
-from cnncodes.model_file import HeadInfo, image_key
+from cnncodes.models.checksum import save_checked
+from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import (
     COUNT,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_process
+from tests.helpers import run_process
 
 
 @pytest.fixture(scope="module")

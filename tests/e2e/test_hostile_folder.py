@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore
-from tests.conftest import Run, run_process
+from tests.conftest import Run
+from tests.helpers import run_process
 
 NAMES = [
     "new\nline",

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnncodes import Classifier
 from cnncodes.cli import main
-from cnncodes.extract.images import decode_image
+from cnncodes.images.decoding import decode_image
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -20,7 +20,7 @@ import pytest
 from cnncodes import Classifier, CodeStore
 from cnncodes.head.groups import groups_of
 from cnncodes.head.split import split_by_class
-from tests.conftest import run_command, run_process
+from tests.helpers import run_command, run_process
 
 pytestmark = [
     pytest.mark.realdata,

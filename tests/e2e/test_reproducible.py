@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import run_command, run_process
+from tests.helpers import run_command, run_process
 
 MEASURED = ("seconds", "images_per_second")  # of the machine, and never twice the same
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cnncodes.errors import ParameterError
-from tests.conftest import error_of, run_command
 from tests.fuzz.files import Chain
+from tests.helpers import error_of, run_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has none of these")
 
@@ -295,19 +295,19 @@ def test_files_of_size_0_are_not_read(command: str, chain: Chain, tmp_path: Path
 @pytest.mark.parametrize("value", [None, 7, b"bytes", ["list"]])
 def test_what_is_no_path_is_refused_by_functions(value: object, chain: Chain) -> None:
     from cnncodes import Backbone, Classifier
+    from cnncodes.app.bundle import bundle
+    from cnncodes.evaluate.curve import read_curves
+    from cnncodes.evaluate.evaluate import evaluate
+    from cnncodes.evaluate.learning_curve import learning_curves
+    from cnncodes.evaluate.report import Report
     from cnncodes.export.keras_onnx import export_backbone
-    from cnncodes.export.quantize import quantize_backbone
-    from cnncodes.extract.bench import benchmark
     from cnncodes.extract.pipeline import extract
-    from cnncodes.extract.sources import find_images
-    from cnncodes.head.bundle import bundle
-    from cnncodes.head.curve import read_curves
-    from cnncodes.head.curve_heads import learning_curves
-    from cnncodes.head.evaluate import evaluate
-    from cnncodes.head.report import Report
     from cnncodes.head.train import train_head
-    from cnncodes.info import describe
-    from cnncodes.verify import verify
+    from cnncodes.images.sources import find_images
+    from cnncodes.inspect.bench import benchmark
+    from cnncodes.inspect.info import describe
+    from cnncodes.inspect.verify import verify
+    from cnncodes.quantize.quantize import quantize_backbone
 
     good = chain.codes.with_name("new")
     calls = (

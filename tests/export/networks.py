@@ -11,8 +11,8 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cnncodes.export.calibration import run_graph
 from cnncodes.export.graph import Graph
+from cnncodes.quantize.calibration import run_graph
 
 
 class Network:

@@ -10,7 +10,6 @@ import pytest
 from onnx import helper
 
 from cnncodes.errors import FileFormatError
-from cnncodes.export.calibration import run_graph
 from cnncodes.export.graph import (
     Graph,
     as_float32,
@@ -19,6 +18,7 @@ from cnncodes.export.graph import (
     node_like,
     pads_of,
 )
+from cnncodes.quantize.calibration import run_graph
 from tests.export.networks import Network, codes_of, images, operators
 
 

@@ -24,7 +24,7 @@ from cnncodes.export.backbones import BACKBONES
 from cnncodes.export.graph import Graph
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.export.winograd import restore_convolutions
-from tests.conftest import Exports, run_process
+from tests.conftest import Exports
 from tests.export.keras_process import (
     command,
     export_as_a_program,
@@ -34,6 +34,7 @@ from tests.export.keras_process import (
     save_codes,
 )
 from tests.export.networks import codes_of, operators
+from tests.helpers import run_process
 
 CODE_SHAPES = {
     "inception_v3": (5, 5, 2048),

@@ -14,50 +14,7 @@ from onnx import TensorProto, helper
 
 from cnncodes import Backbone
 from cnncodes.errors import FileFormatError
-from cnncodes.model_file import BackboneInfo
-
-SIZE = 4
-INFO = BackboneInfo(
-    backbone="vgg16",
-    weights="random:0",
-    input_size=SIZE,
-    layer="mean",
-    pool="avg",
-    precision="float32",
-    parity=0.0,
-    parity_images="none",
-    created_with="a test",
-)
-
-
-def write_backbone(
-    path: Path,
-    *,
-    factor: float = 1.0,
-    pooled: bool = True,
-    metadata: dict[str, str] | None = None,
-    shape: tuple[object, ...] = ("N", SIZE, SIZE, 3),
-    names: tuple[str, str] = ("images", "codes"),
-) -> Path:
-    """Write the least of a backbone: its codes are the mean colour, or all, times `factor`."""
-    images, codes = names
-    code_shape = ("N", 3) if pooled else ("N", SIZE, SIZE, 3)
-    nodes = [
-        helper.make_node("Cast", [images], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["numbers"], ["means"], axes=[1, 2], keepdims=0),
-        helper.make_node("Mul", ["means" if pooled else "numbers", "factor"], [codes]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info(images, TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info(codes, TensorProto.FLOAT, code_shape)],
-        [helper.make_tensor("factor", TensorProto.FLOAT, (), [factor])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    helper.set_model_props(model, INFO.to_metadata() if metadata is None else metadata)
-    onnx.save(model, path)
-    return path
+from tests.helpers import BACKBONE_INFO, BACKBONE_SIZE, write_backbone
 
 
 def refusal(path: Path) -> str:
@@ -102,15 +59,15 @@ def test_every_copy_computes_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     content = pickle.dumps(backbone)
     monkeypatch.chdir("/")
     for other in (pickle.loads(content), copy.copy(backbone), copy.deepcopy(backbone)):
-        images = noise(3, SIZE)
+        images = noise(3, BACKBONE_SIZE)
         np.testing.assert_array_equal(other.extract(images), backbone.extract(images))
 
 
 def test_computes_what_the_graph_says(tmp_path: Path) -> None:
-    images = noise(3, SIZE)
+    images = noise(3, BACKBONE_SIZE)
     backbone = Backbone(write_backbone(tmp_path / "mean.onnx", factor=2))
     assert backbone.code_shape == (3,)
-    assert backbone.info == INFO
+    assert backbone.info == BACKBONE_INFO
     np.testing.assert_allclose(backbone.extract(images), 2 * images.mean(axis=(1, 2)), rtol=1e-6)
     assert backbone.extract(images[:0]).shape == (0, 3)
 
@@ -118,12 +75,12 @@ def test_computes_what_the_graph_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "images",
     [
-        np.zeros((1, SIZE, SIZE, 3), np.float32),
-        np.zeros((SIZE, SIZE, 3), np.uint8),
-        np.zeros((1, 3, SIZE, SIZE), np.uint8),
-        np.zeros((1, SIZE + 1, SIZE, 3), np.uint8),
-        np.zeros((1, SIZE, SIZE, 4), np.uint8),
-        [np.zeros((SIZE, SIZE, 3), np.uint8)],
+        np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 3), np.float32),
+        np.zeros((BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8),
+        np.zeros((1, 3, BACKBONE_SIZE, BACKBONE_SIZE), np.uint8),
+        np.zeros((1, BACKBONE_SIZE + 1, BACKBONE_SIZE, 3), np.uint8),
+        np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 4), np.uint8),
+        [np.zeros((BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8)],
         None,
     ],
     ids=lambda images: f"{getattr(images, 'dtype', '')} {np.shape(images)}",
@@ -153,7 +110,7 @@ def test_refuses_heads_and_apps(head: Path, app: Path) -> None:
     assert "is an app" in refusal(app)
 
 
-GOOD = INFO.to_metadata()
+GOOD = BACKBONE_INFO.to_metadata()
 
 
 @pytest.mark.parametrize(
@@ -178,8 +135,8 @@ def test_refuses_metadata_it_cannot_use(
 @pytest.mark.parametrize(
     "options",
     [
-        {"shape": (1, SIZE, SIZE, "channels")},
-        {"shape": ("N", 3, SIZE, SIZE)},
+        {"shape": (1, BACKBONE_SIZE, BACKBONE_SIZE, "channels")},
+        {"shape": ("N", 3, BACKBONE_SIZE, BACKBONE_SIZE)},
         {"names": ("pixels", "codes")},
         {"names": ("images", "probabilities")},
     ],
@@ -196,12 +153,14 @@ def test_network_that_opens_but_cannot_be_computed(
     path = write_backbone(tmp_path / "broken.onnx")
     model = onnx.load(path)
     model.graph.initializer.append(
-        helper.make_tensor("shape", TensorProto.INT64, (4,), [0, SIZE, SIZE + 1, 3])
+        helper.make_tensor(
+            "shape", TensorProto.INT64, (4,), [0, BACKBONE_SIZE, BACKBONE_SIZE + 1, 3]
+        )
     )
     model.graph.node[0].output[0] = "cast"
     model.graph.node.insert(1, helper.make_node("Reshape", ["cast", "shape"], ["numbers"]))
     onnx.save(model, path)
     backbone = Backbone(path)
     with pytest.raises(FileFormatError, match=r"broken\.onnx: cannot be run \("):
-        backbone.extract(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+        backbone.extract(np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8))
     assert capfd.readouterr() == ("", "")  # onnxruntime does not tell it a second time

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.extract.test_backbone import write_backbone
-from tests.extract.test_pipeline import left_in
+from tests.helpers import names_in, write_backbone
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 # As `python -m cnncodes`, but the system is asked after each batch to write to the disk.
 CAREFUL = """
 from cnncodes.cli import main
 from cnncodes.extract import journal
+from tests.helpers import names_in, write_backbone
 journal.SECONDS_BETWEEN_CHECKPOINTS = 0
 main(prog_name="cnncodes")
 """
@@ -128,12 +128,12 @@ def test_disk_that_fails_loses_nothing(
     n_kept: int,
 ) -> None:
     assert_one_line(faulty(call, name, after))
-    assert left_in(output.parent) == (["codes.h5.partial"] if n_kept else [])
+    assert names_in(output.parent) == (["codes.h5.partial"] if n_kept else [])
     told = run("extract", backbone, photos, "-o", output).output
     found = re.search(r"went on after (\d+) images", told)
     assert (int(found[1]) if found else 0) == n_kept
     assert output.read_bytes() == whole
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_journal_that_cannot_be_read_is_not_started_anew(
@@ -179,7 +179,7 @@ def test_disk_without_file_locks_can_be_written(
     _, line = done.stderr.splitlines()  # first what is in the source
     assert line.startswith(f"Warning: {output}.partial: this disk has no file locks (")
     assert output.read_bytes() == whole
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_disk_without_file_locks_can_be_read(

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from cnncodes import CodeStore
 from cnncodes.errors import OutputError
 from cnncodes.extract.journal import Journal
-from tests.extract.test_backbone import INFO
-from tests.extract.test_store import (
+from tests.helpers import (
+    BACKBONE_INFO,
     CODES,
     DIGESTS,
     LABELS,
-    N_IMAGES,
+    N_ROWS,
     PATHS,
     SKIPPED,
-    append,
-    create,
+    append_rows,
+    create_journal,
 )
 
 N_BATCHES = 4
@@ -33,10 +33,10 @@ N_BATCHES = 4
 def write_batches(path: Path, n_batches: int = N_BATCHES) -> list[int]:
     """Add the same images some times; return where the header and each record end."""
     ends = []
-    with create(path) as journal:
+    with create_journal(path) as journal:
         ends.append(path.stat().st_size)
         for _ in range(n_batches):
-            append(journal)
+            append_rows(journal)
             ends.append(path.stat().st_size)
     return ends
 
@@ -44,7 +44,7 @@ def write_batches(path: Path, n_batches: int = N_BATCHES) -> list[int]:
 def finished(path: Path) -> bytes:
     """Finish a journal; return what is in the codes file."""
     output = path.with_suffix(".h5")
-    with create(path) as journal:
+    with create_journal(path) as journal:
         journal.finish(output)
     assert not path.exists()
     return output.read_bytes()
@@ -53,12 +53,12 @@ def finished(path: Path) -> bytes:
 def test_is_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "codes.partial"
     for n_batches in range(N_BATCHES):
-        with create(path) as journal:
-            assert journal.n_images == n_batches * N_IMAGES
+        with create_journal(path) as journal:
+            assert journal.n_images == n_batches * N_ROWS
             assert journal.label_counts[-1] == n_batches * LABELS.count(-1)
-            assert journal.n_seen == n_batches * (N_IMAGES + len(SKIPPED))
+            assert journal.n_seen == n_batches * (N_ROWS + len(SKIPPED))
             assert journal.skipped == n_batches * SKIPPED
-            append(journal)
+            append_rows(journal)
     finished(path)
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert (store.codes[:] == np.concatenate(N_BATCHES * [CODES])).all()
@@ -71,9 +71,9 @@ def test_file_does_not_tell_how_the_images_came(tmp_path: Path) -> None:
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "at once.partial", 2)
-    with create(tmp_path / "one batch.partial") as journal:
+    with create_journal(tmp_path / "one batch.partial") as journal:
         twice = {"labels": 2 * LABELS, "paths": 2 * PATHS, "digests": 2 * DIGESTS}
-        append(journal, np.concatenate([CODES, CODES]), **twice, skipped=2 * SKIPPED)
+        append_rows(journal, np.concatenate([CODES, CODES]), **twice, skipped=2 * SKIPPED)
     made = {finished(path) for path in tmp_path.glob("*.partial")}
     assert len(made) == 1
 
@@ -84,7 +84,7 @@ def is_refused(path: Path) -> bool:
     if content.startswith(signature) or signature.startswith(content):
         return False
     with pytest.raises(OutputError) as caught:
-        create(path)
+        create_journal(path)
     assert str(caught.value) == (
         f"{path}: is no journal of cnncodes extract, and unfinished work is kept under that name; "
         "move it away, or choose another output name"
@@ -108,10 +108,10 @@ def test_torn_at_any_byte_keeps_all_whole_records(
     if is_refused(path):
         assert n_whole == 0
         return
-    with create(path) as journal:
-        assert journal.n_images == n_whole * N_IMAGES
+    with create_journal(path) as journal:
+        assert journal.n_images == n_whole * N_ROWS
         for _ in range(N_BATCHES - n_whole):
-            append(journal)
+            append_rows(journal)
     other = path.with_name("other.partial")
     write_batches(other)
     assert finished(path) == finished(other)
@@ -132,8 +132,8 @@ def test_damage_of_any_bit_is_noticed(
     if is_refused(path):
         assert place < len(b"cnncodes-j")
         return
-    with create(path) as journal:
-        assert journal.n_images == n_before * N_IMAGES
+    with create_journal(path) as journal:
+        assert journal.n_images == n_before * N_ROWS
 
 
 @pytest.mark.parametrize(
@@ -151,16 +151,16 @@ def test_damage_of_any_bit_is_noticed(
 def test_other_extraction_starts_anew(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "codes.partial"
     write_batches(path)
-    with create(path, **change) as journal:
+    with create_journal(path, **change) as journal:
         assert journal.n_seen == 0
-    with create(path) as journal:
+    with create_journal(path) as journal:
         assert journal.n_seen == 0
 
 
 def test_other_images_start_anew(tmp_path: Path) -> None:
     path = tmp_path / "codes.partial"
     write_batches(path)
-    with create(path) as journal:
+    with create_journal(path) as journal:
         info = journal.info
     with Journal.open(path, info, "another request") as journal:
         assert journal.n_seen == 0
@@ -189,7 +189,7 @@ def test_no_link_is_followed_and_nothing_special_is_opened(tmp_path: Path, kind:
         path.symlink_to("other" if kind == "link" else "absent")
     mode = path.lstat().st_mode
     with pytest.raises(OutputError, match="and unfinished work is kept under that name; move it"):
-        create(path)
+        create_journal(path)
     assert path.lstat().st_mode == mode
     assert other.read_bytes() == before
     assert not (tmp_path / "absent").exists()
@@ -199,19 +199,19 @@ def test_no_link_is_followed_and_nothing_special_is_opened(tmp_path: Path, kind:
 def test_what_is_left_of_a_journal_starts_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "codes.partial"
     path.write_bytes(content)
-    with create(path) as journal:
+    with create_journal(path) as journal:
         assert journal.n_seen == 0
-        append(journal)
-    with create(path) as journal:
-        assert journal.n_images == N_IMAGES
+        append_rows(journal)
+    with create_journal(path) as journal:
+        assert journal.n_images == N_ROWS
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from tests.extract.test_store import append, create
-journal = create(Path(sys.argv[1]))
-append(journal)
+from tests.helpers import append_rows, create_journal
+journal = create_journal(Path(sys.argv[1]))
+append_rows(journal)
 print("held", flush=True)
 input()
 """
@@ -225,40 +225,40 @@ def test_lets_only_one_write(tmp_path: Path) -> None:
         before = path.read_bytes()
         for change in ({}, {"source": "elsewhere"}):
             with pytest.raises(OutputError) as caught:
-                create(path, **change)
+                create_journal(path, **change)
             assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
         assert path.read_bytes() == before
         other.kill()  # the lock goes with the process
-    with create(path) as journal:
-        assert journal.n_images == N_IMAGES
+    with create_journal(path) as journal:
+        assert journal.n_images == N_ROWS
 
 
 def test_is_gone_when_discarded(tmp_path: Path) -> None:
-    journal = create(tmp_path / "codes.partial")
-    append(journal)
+    journal = create_journal(tmp_path / "codes.partial")
+    append_rows(journal)
     journal.discard()
     assert not list(tmp_path.iterdir())
 
 
 def test_cannot_be_started_where_nothing_can_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder"):
-        create(tmp_path)
+        create_journal(tmp_path)
     with pytest.raises(OutputError, match="cannot be written"):
-        create(tmp_path / "missing" / "codes.partial")
+        create_journal(tmp_path / "missing" / "codes.partial")
 
 
 def test_stays_when_it_cannot_be_finished(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     write_batches(tmp_path / "codes.partial")
-    with create(tmp_path / "codes.partial") as journal:
+    with create_journal(tmp_path / "codes.partial") as journal:
         with pytest.raises(OutputError, match="is a folder"):
             journal.finish(tmp_path / "folder")
         with pytest.raises(OutputError, match="exists already"):
             journal.finish(tmp_path / "file", overwrite=False)
     assert (tmp_path / "file").read_text() == "mine"
-    with create(tmp_path / "codes.partial") as journal:
-        assert journal.n_images == N_BATCHES * N_IMAGES
+    with create_journal(tmp_path / "codes.partial") as journal:
+        assert journal.n_images == N_BATCHES * N_ROWS
     names = sorted(each.name for each in tmp_path.iterdir())
     assert names == ["codes.partial", "file", "folder"]
 
@@ -267,12 +267,12 @@ def test_stays_when_it_cannot_be_finished(tmp_path: Path) -> None:
 def test_journal_that_was_removed_meanwhile_is_finished_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "codes.partial"
     write_batches(path)
-    with create(path) as journal:
+    with create_journal(path) as journal:
         path.unlink()
-        append(journal)
+        append_rows(journal)
         journal.finish(tmp_path / "codes.h5")
     with CodeStore.open(tmp_path / "codes.h5") as store:
-        assert len(store) == (N_BATCHES + 1) * N_IMAGES
+        assert len(store) == (N_BATCHES + 1) * N_ROWS
     assert os.listdir(tmp_path) == ["codes.h5"]  # noqa: PTH208
 
 
@@ -280,20 +280,20 @@ def test_journal_that_was_removed_meanwhile_is_finished_all_the_same(tmp_path: P
 def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: float) -> None:
     codes = CODES.copy()
     codes[1, 0, 1, 2] = largest
-    with create(tmp_path / "half.partial", dtype="float16") as journal:
+    with create_journal(tmp_path / "half.partial", dtype="float16") as journal:
         if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
             with pytest.raises(OutputError) as caught:
-                append(journal, codes)
+                append_rows(journal, codes)
             told = "codes up to 1000000 do not fit float16; pass --dtype float32"
             assert told in str(caught.value)
             assert journal.n_images == 0
         else:
-            append(journal, codes)
+            append_rows(journal, codes)
             journal.finish(tmp_path / "half.h5")
             with CodeStore.open(tmp_path / "half.h5") as store:
                 assert store.codes[1, 0, 1, 2] == 65_504
-    with create(tmp_path / "single.partial") as journal:
-        append(journal, codes)
+    with create_journal(tmp_path / "single.partial") as journal:
+        append_rows(journal, codes)
         journal.finish(tmp_path / "single.h5")
     with CodeStore.open(tmp_path / "single.h5") as store:
         assert (store.codes[:] == codes).all()
@@ -302,25 +302,25 @@ def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: 
 def test_keeps_a_path_with_a_null_byte_and_one_that_is_no_utf8(tmp_path: Path) -> None:
     path = tmp_path / "codes.partial"
     odd = [("a\0b.jpg", "cannot be read"), ("\udcff\n.jpg", "empty file")]
-    with create(path) as journal:
-        append(journal, skipped=odd)
-    with create(path) as journal:
+    with create_journal(path) as journal:
+        append_rows(journal, skipped=odd)
+    with create_journal(path) as journal:
         assert journal.skipped == odd
         journal.finish(tmp_path / "codes.h5")
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert store.skipped == [("a\\0b.jpg", "cannot be read"), odd[1]]
-        assert store.backbone == INFO
+        assert store.backbone == BACKBONE_INFO
 
 
 def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
     tiny = CODES * 1e-10 / np.abs(CODES).max()
-    with create(tmp_path / "half.partial", dtype="float16") as journal:
+    with create_journal(tmp_path / "half.partial", dtype="float16") as journal:
         with pytest.raises(OutputError, match=r"at most 1.0e-10 vanish in float16; pass --dtype"):
-            append(journal, tiny)
+            append_rows(journal, tiny)
         assert journal.n_images == 0
-        append(journal, np.zeros_like(CODES))  # zeros are no loss
-    with create(tmp_path / "single.partial", dtype="float32") as journal:
-        append(journal, tiny)
+        append_rows(journal, np.zeros_like(CODES))  # zeros are no loss
+    with create_journal(tmp_path / "single.partial", dtype="float32") as journal:
+        append_rows(journal, tiny)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")

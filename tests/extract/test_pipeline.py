@@ -20,13 +20,18 @@ from PIL import Image
 from cnncodes import Backbone, CodeStore
 from cnncodes.errors import FileFormatError, ImageError, OutputError
 from cnncodes.extract import pipeline
-from cnncodes.extract.images import decode_image
 from cnncodes.extract.pipeline import extract
+from cnncodes.images.decoding import decode_image
 from cnncodes.progress import Progress
-from tests.conftest import Run, error_of
-from tests.extract.test_backbone import SIZE, write_backbone
-from tests.extract.test_images import encoded
-from tests.test_output import unprivileged
+from tests.conftest import Run
+from tests.helpers import (
+    BACKBONE_SIZE,
+    encode_image,
+    error_of,
+    names_in,
+    unprivileged,
+    write_backbone,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +56,6 @@ def output(tmp_path: Path) -> Path:
 def backbone(tmp_path: Path) -> Path:
     """A network that gives the mean colour, for tests that care little about codes."""
     return write_backbone(tmp_path / "mean.onnx")
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
 
 
 def assert_codes_are_of(path: Path, network: Path, root: Path) -> None:
@@ -82,7 +83,7 @@ def test_codes_of_class_folders(
     line, workers = result.stdout.splitlines()
     assert line.startswith(f"{output}: 12 images, 3 classes, codes 2048; ")
     assert re.fullmatch(r"  by \d+ workers?, 1 image at a time in each", workers)
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
     assert_codes_are_of(output, small_backbone, few)
     with CodeStore.open(output) as store:
         assert store.codes.dtype == dtype
@@ -151,14 +152,14 @@ def test_does_not_depend_on_the_batch_size(
         assert others == list(found[0][1:])
 
 
-PNG = encoded(Image.effect_noise((64, 64), 50), "PNG")
-GOOD = {"e good.png": PNG, "g good": encoded(Image.new("RGB", (3, 5), "orange"), "JPEG")}
+PNG = encode_image(Image.effect_noise((64, 64), 50), "PNG")
+GOOD = {"e good.png": PNG, "g good": encode_image(Image.new("RGB", (3, 5), "orange"), "JPEG")}
 ODD = {
     "a empty.jpg": (b"", "empty file"),
     "b text.jpg": (b"no image", "not a JPEG, PNG, WebP, AVIF, "),
     "c half.png": (PNG[: len(PNG) // 2], "damaged: "),
     "d head.png": (PNG[:20], "damaged: "),
-    "f large.png": (encoded(Image.new("1", (100, 101)), "PNG"), "100 x 101 is "),
+    "f large.png": (encode_image(Image.new("1", (100, 101)), "PNG"), "100 x 101 is "),
     "h two\nlines.png": (b"", "empty file"),
     "i \udcff.png": (b"", "empty file"),
 }
@@ -213,7 +214,7 @@ def test_skips_a_path_with_a_null_byte(
 def test_fails_on_an_image_when_asked_to(backbone: Path, odd: Path, output: Path) -> None:
     message = error_of("extract", backbone, odd, "-o", output, "--on-error", "fail")
     assert message == "Error: a empty.jpg: empty file; mend or remove it, or pass --on-error skip"
-    assert left_in(output.parent) == []
+    assert names_in(output.parent) == []
 
 
 def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -> None:
@@ -223,14 +224,14 @@ def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -
         message = error_of("extract", backbone, odd, "-o", output, "--max-pixels", 1, *options)
         expected = "none of its 7 images can be used; the first, a empty.jpg: empty file"
         assert message == f"Error: {odd}: {expected}"
-        assert left_in(output.parent) == []
+        assert names_in(output.parent) == []
 
 
 def test_tells_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
     assert "do not fit float16; pass --dtype float32" in message
-    assert left_in(output.parent) == []
+    assert names_in(output.parent) == []
     run("extract", network, few, "-o", output, "--dtype", "float32")
     assert_codes_are_of(output, network, few)
 
@@ -248,7 +249,7 @@ def test_checks_the_output_first(run: Run, backbone: Path, few: Path, output: Pa
     assert output.read_text() == "old"
     run("extract", backbone, few, "-o", output, "--overwrite")
     assert_codes_are_of(output, backbone, few)
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_keeps_the_old_file_when_it_fails(
@@ -268,7 +269,7 @@ def test_keeps_the_old_file_when_it_fails(
         message = error_of("extract", *arguments, "-o", output, "--overwrite")
         assert reason in message
         assert output.read_bytes() == b"old"
-        assert left_in(output.parent) == ["codes.h5"]
+        assert names_in(output.parent) == ["codes.h5"]
 
 
 class Interrupting(Progress):
@@ -297,17 +298,17 @@ def interrupt(*arguments: Path, n_batches: int = 2, **options: object) -> str:
 
 def test_keeps_nothing_when_interrupted_at_once(backbone: Path, few: Path, output: Path) -> None:
     assert "keeps" not in interrupt(backbone, few, output, n_batches=0)
-    assert left_in(output.parent) == []
+    assert names_in(output.parent) == []
 
 
 def test_goes_on_after_an_interruption(run: Run, backbone: Path, odd: Path, output: Path) -> None:
     partial = output.with_name("codes.h5.partial")
     message = interrupt(backbone, odd, output, n_batches=7, max_pixels=10_000)
     assert message == f"{partial} keeps 7 of 9 images; the same command goes on from there"
-    assert left_in(output.parent) == [partial.name]
+    assert names_in(output.parent) == [partial.name]
     result = run("extract", backbone, odd, "-o", output, "--max-pixels", "10000")
     assert "\n  went on after 7 images of an earlier run\n" in result.output
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
     assert_codes_are_of(output, backbone, odd)
     with CodeStore.open(output) as store:
         assert store.paths == list(GOOD)
@@ -325,7 +326,7 @@ def test_goes_on_from_a_journal_that_is_torn(
     os.truncate(partial, int(share * partial.stat().st_size))
     run("extract", backbone, few, "-o", output)
     assert output.read_bytes() == whole.read_bytes()
-    assert left_in(output.parent) == ["codes.h5", "whole.h5"]
+    assert names_in(output.parent) == ["codes.h5", "whole.h5"]
 
 
 def test_starts_anew_for_another_request(
@@ -347,7 +348,7 @@ def test_starts_anew_for_another_request(
         result = run("extract", *arguments, "-o", output, "--overwrite")
         assert "went on" not in result.output
         assert_codes_are_of(output, arguments[0], source)
-        assert left_in(output.parent) == ["codes.h5"]
+        assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_does_not_forgive_what_an_earlier_run_skipped(
@@ -387,13 +388,13 @@ def test_interrupted_command_goes_on_when_given_again(
     start = f"Error: interrupted; {re.escape(str(partial))} keeps"
     (n_kept,) = re.fullmatch(rf"{start} (\d+) of 120 images; the same .+", error).groups()
     assert 3 <= int(n_kept) < 120
-    assert left_in(output.parent) == [partial.name]
+    assert names_in(output.parent) == [partial.name]
     said = error_of("train", partial, "-o", tmp_path / "head.onnx")
     assert "is unfinished; run the same cnncodes extract again to go on with it" in said
     assert "unfinished codes" in run("info", partial).output
     result = run(*arguments)
     assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]
     whole = tmp_path / "whole.h5"
     run("extract", small_backbone, photos, "-o", whole)
     assert output.read_bytes() == whole.read_bytes()
@@ -456,7 +457,7 @@ def test_disk_that_refuses_more_loses_nothing(
     assert done.stderr.count("\n") == 2  # what is in the source, and the failure
     assert "cannot be written (File too large)" in done.stderr
     partial = output.with_name("codes.h5.partial")
-    assert left_in(output.parent) == [partial.name, "whole.h5"]
+    assert names_in(output.parent) == [partial.name, "whole.h5"]
     told = run("extract", backbone, few, "-o", output).output
     assert "went on after" in told
     assert output.read_bytes() == whole.read_bytes()
@@ -473,7 +474,7 @@ def test_full_disk_loses_nothing(run: Run, backbone: Path, few: Path, tmp_path: 
         output = disk / "codes.h5"
         said = error_of("extract", backbone, few, "-o", output)
         assert "cannot be written (No space left on device)" in said
-        assert left_in(disk) == ["codes.h5.partial"]
+        assert names_in(disk) == ["codes.h5.partial"]
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
         assert "went on after" in run("extract", backbone, few, "-o", output).output
         run("extract", backbone, few, "-o", tmp_path / "whole.h5")
@@ -499,7 +500,7 @@ def test_folder_that_becomes_read_only_keeps_what_was_done(
         with pytest.raises(OutputError, match="the folder locked cannot be written to; locked/"):
             extract(network, source, locked / "codes.h5", progress=Locking("extract", "images"))
         locked.chmod(0o755)
-    assert left_in(locked) == ["codes.h5.partial"]
+    assert names_in(locked) == ["codes.h5.partial"]
     assert (
         "went on after 12 images"
         in run("extract", network, source, "-o", locked / "codes.h5").output
@@ -516,12 +517,12 @@ def change_everything(source: Path) -> None:
     """Remove, change, move, rename, copy and add images, and add a class and what is no image."""
     zero, two, seven = (sorted((source / name).iterdir()) for name in "027")
     zero[0].unlink()
-    zero[1].write_bytes(encoded(Image.new("L", (8, 8), 99), "PNG"))
+    zero[1].write_bytes(encode_image(Image.new("L", (8, 8), 99), "PNG"))
     two[0].rename(source / "7" / "moved.png")
     two[1].rename(two[1].with_name("renamed.png"))
     shutil.copy(seven[0], source / "7" / "copied.png")
     (source / "new").mkdir()
-    (source / "new" / "new.png").write_bytes(encoded(Image.new("L", (8, 8), 200), "PNG"))
+    (source / "new" / "new.png").write_bytes(encode_image(Image.new("L", (8, 8), 200), "PNG"))
     (source / "new" / "text.jpg").write_bytes(b"no image")
 
 
@@ -541,7 +542,7 @@ def test_update_is_as_if_made_anew(
     again = run(*updating).output
     assert "\n  13 images had codes in the file that was there\n" in again
     assert output.read_bytes() == fresh.read_bytes()
-    assert left_in(output.parent) == ["codes.h5", "fresh.h5"]
+    assert names_in(output.parent) == ["codes.h5", "fresh.h5"]
 
 
 def test_update_of_nothing_is_an_extraction(
@@ -582,7 +583,7 @@ def test_update_refuses_codes_of_another_kind(
         said = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
         assert f"{output}: was made with {what}" in said
         assert output.read_bytes() == before
-        assert left_in(output.parent) == ["codes.h5"]
+        assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_update_refuses_what_is_no_codes_file(backbone: Path, few: Path, output: Path) -> None:
@@ -622,11 +623,11 @@ def test_refuses_codes_of_too_many_bytes_an_image(
     few: Path, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = write_backbone(tmp_path / "all.onnx", pooled=False)
-    n_numbers = SIZE * SIZE * 3
+    n_numbers = BACKBONE_SIZE * BACKBONE_SIZE * 3
     monkeypatch.setattr(pipeline, "MAX_ROW_BYTES", 2 * n_numbers)
     extract(network, few, output)
     with pytest.raises(
         FileFormatError, match=rf"^{re.escape(str(network))}: the codes of an image"
     ):
         extract(network, few, output, dtype="float32", overwrite=True)
-    assert left_in(output.parent) == ["codes.h5"]
+    assert names_in(output.parent) == ["codes.h5"]

@@ -19,61 +19,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes import CodeStore
-from cnncodes.errors import FileFormatError
-from cnncodes.extract.journal import Journal
-from cnncodes.extract.store import CodesInfo, Rows
-from tests.conftest import run_command
-from tests.extract.test_backbone import INFO
-
-N_IMAGES = 5
-CODES = np.random.default_rng(0).normal(size=(N_IMAGES, 2, 2, 3)).astype(np.float32)
-LABELS = [0, 1, -1, 1, 0]
-PATHS = [f"{index}.png" for index in range(N_IMAGES)]
-DIGESTS = [f"{index:064x}" for index in range(N_IMAGES)]
-SKIPPED = [("odd.png", "empty file"), ("öde.png", "damaged: 日本")]
-
-
-def create(path: Path, **options: object) -> Journal:
-    """Start a journal."""
-    values = {
-        "backbone": INFO,
-        "backbone_sha256": "ab" * 32,
-        "code_shape": (2, 2, 3),
-        "dtype": "float32",
-        "source": "photos",
-        "class_names": ("cat", "dog"),
-        "max_pixels": 1000,
-    }
-    return Journal.open(path, CodesInfo(**(values | options)), "the request")
-
-
-def append(journal: Journal, codes: np.ndarray = CODES, **options: object) -> None:
-    values = {"labels": LABELS, "paths": PATHS, "digests": DIGESTS, "skipped": SKIPPED}
-    journal.append(Rows(journal.encode(codes), **(values | options)))
-
-
-def write(path: Path, codes: np.ndarray = CODES, **info: object) -> Path:
-    """Write a codes file."""
-    with create(path.with_suffix(".partial"), **info) as journal:
-        append(journal, codes)
-        journal.finish(path)
-    assert not journal.path.exists()
-    return path
+from tests.helpers import (
+    BACKBONE_INFO,
+    CODES,
+    DIGESTS,
+    LABELS,
+    N_ROWS,
+    PATHS,
+    SKIPPED,
+    append_rows,
+    create_journal,
+    refusal_of_store,
+    run_command,
+    write_store,
+)
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A complete codes file, alone in its folder."""
-    return write(tmp_path / "codes.h5", source="my/phötos")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(FileFormatError) as caught:
-        CodeStore.open(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    return message
+    return write_store(tmp_path / "codes.h5", source="my/phötos")
 
 
 def test_is_laid_out_as_written_down(written: Path) -> None:
@@ -97,7 +62,7 @@ def test_is_laid_out_as_written_down(written: Path) -> None:
         attributes = dict(file.attrs)
     assert attributes["complete"]
     assert json.loads(attributes.pop("class_names")) == ["cat", "dog"]
-    assert json.loads(attributes.pop("backbone")) == INFO.to_metadata()
+    assert json.loads(attributes.pop("backbone")) == BACKBONE_INFO.to_metadata()
     assert attributes.pop("max_pixels") == 1000
     names = ["cnncodes", "onnxruntime", "pillow"]
     versions = ", ".join(f"{name} {version(name)}" for name in names)
@@ -118,11 +83,11 @@ def test_gives_back_what_was_stored(written: Path) -> None:
         assert store.digests == DIGESTS
         assert store.skipped == SKIPPED
         assert store.class_names == ["cat", "dog"]
-        assert store.backbone == INFO
+        assert store.backbone == BACKBONE_INFO
         assert store.backbone_sha256 == "ab" * 32
         assert store.source == "my/phötos"
         assert store.max_pixels == 1000
-        assert len(store) == N_IMAGES
+        assert len(store) == N_ROWS
     with h5py.File(written, "r+"):  # closed, or it would be locked
         pass
 
@@ -156,7 +121,7 @@ def test_reads_a_file_without_checksums(tmp_path: Path) -> None:
 
 
 def test_stores_half_precision_within_rounding(tmp_path: Path) -> None:
-    with CodeStore.open(write(tmp_path / "codes.h5", dtype="float16")) as store:
+    with CodeStore.open(write_store(tmp_path / "codes.h5", dtype="float16")) as store:
         assert store.codes.dtype == np.float16
         np.testing.assert_allclose(store.codes[:], CODES, rtol=2**-11)
 
@@ -175,12 +140,14 @@ def test_keeps_every_file_name(
 ) -> None:
     path = tmp_path_factory.mktemp("names") / "codes.h5"
     class_names = sorted({name for name, _ in names})
-    journal = create(path.with_suffix(".partial"), source=source, class_names=tuple(class_names))
+    journal = create_journal(
+        path.with_suffix(".partial"), source=source, class_names=tuple(class_names)
+    )
     n = len(names)
     paths = [f"{folder}/{name}" for folder, name in names]
     codes = np.zeros((n, 2, 2, 3), np.float32)
     digests = ["0" * 64] * n
-    append(journal, codes, labels=[0] * n, paths=paths, digests=digests, skipped=names)
+    append_rows(journal, codes, labels=[0] * n, paths=paths, digests=digests, skipped=names)
     journal.finish(path)
     with CodeStore.open(path) as store:
         assert store.paths == paths
@@ -191,29 +158,29 @@ def test_keeps_every_file_name(
 
 def test_holds_thousands_of_classes(tmp_path: Path) -> None:
     names = [f"class number {number:06}" for number in range(20_000)]
-    with create(tmp_path / "codes.h5.partial", class_names=tuple(names)) as journal:
-        append(journal, labels=[0, 1, 19_999, -1, 7])
+    with create_journal(tmp_path / "codes.h5.partial", class_names=tuple(names)) as journal:
+        append_rows(journal, labels=[0, 1, 19_999, -1, 7])
         journal.finish(tmp_path / "codes.h5")
     with CodeStore.open(tmp_path / "codes.h5") as store:
         assert store.class_names == names
 
 
 def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
-    assert "no such file; make one with: cnncodes extract" in refusal(tmp_path / "missing")
-    assert "is a folder, not a regular file" in refusal(tmp_path)
+    assert "no such file; make one with: cnncodes extract" in refusal_of_store(tmp_path / "missing")
+    assert "is a folder, not a regular file" in refusal_of_store(tmp_path)
     for name, content in (("text", b"no codes"), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
-        assert "cannot be opened as HDF5" in refusal(tmp_path / name)
+        assert "cannot be opened as HDF5" in refusal_of_store(tmp_path / name)
     with h5py.File(tmp_path / "foreign", "w") as file:
         file["codes"] = CODES
         file.attrs["format"] = "1"
-    assert "an HDF5 file, but not one of codes" in refusal(tmp_path / "foreign")
+    assert "an HDF5 file, but not one of codes" in refusal_of_store(tmp_path / "foreign")
 
 
 def test_reads_a_file_that_is_open_elsewhere(written: Path) -> None:
     """As in a notebook that has not closed it."""
     with held_elsewhere(written), CodeStore.open(written) as store:
-        assert len(store) == N_IMAGES
+        assert len(store) == N_ROWS
 
 
 def test_names_what_is_open_elsewhere_where_locks_are_asked_for(written: Path) -> None:
@@ -247,20 +214,20 @@ def held_elsewhere(path: Path) -> Iterator[None]:
 def test_refuses_a_truncated_file(written: Path, share: float) -> None:
     content = written.read_bytes()
     written.write_bytes(content[: int(share * len(content))])
-    assert "cannot be opened as HDF5" in refusal(written)
+    assert "cannot be opened as HDF5" in refusal_of_store(written)
 
 
 def test_refuses_a_file_whose_texts_are_lost(written: Path) -> None:
     content = written.read_bytes()
     assert content.count(b"GCOL"), "the heap of texts must have this mark to lose it"
     written.write_bytes(content.replace(b"GCOL", b"GONE"))
-    assert "is damaged (" in refusal(written)
+    assert "is damaged (" in refusal_of_store(written)
 
 
 def test_refuses_an_unfinished_file(tmp_path: Path) -> None:
-    with create(tmp_path / "codes.h5.partial") as journal:
-        append(journal)
-    message = refusal(tmp_path / "codes.h5.partial")
+    with create_journal(tmp_path / "codes.h5.partial") as journal:
+        append_rows(journal)
+    message = refusal_of_store(tmp_path / "codes.h5.partial")
     assert "is unfinished; run the same cnncodes extract again" in message
 
 
@@ -370,6 +337,6 @@ def test_refuses_a_file_that_contradicts_itself(written: Path, damage: str) -> N
     change, reason = DAMAGE[damage]
     with h5py.File(written, "r+") as file:
         change(file)
-    assert reason in refusal(written)
+    assert reason in refusal_of_store(written)
     with h5py.File(written, "r+"):  # closed in spite of it, or it would be locked
         pass

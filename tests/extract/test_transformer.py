@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from cnncodes import Backbone, CodeStore
 from cnncodes.errors import FileFormatError, ImageError, ParameterError
 from cnncodes.extract import CodeExtractor
-from cnncodes.extract.images import decode_image
+from cnncodes.images.decoding import decode_image
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from PIL import Image
 from cnncodes.errors import ParameterError
 from cnncodes.extract import workers
 from cnncodes.extract.workers import AHEAD, Workers
-from tests.extract.test_backbone import write_backbone
-from tests.extract.test_images import encoded
+from tests.helpers import encode_image, write_backbone
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def greys(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{index}.png" for index in range(20)]
     for index, path in enumerate(paths):
         side = 2000 if index == 0 else 4
-        path.write_bytes(encoded(Image.new("L", (side, side), 10 * index), "PNG"))
+        path.write_bytes(encode_image(Image.new("L", (side, side), 10 * index), "PNG"))
     return paths
 
 

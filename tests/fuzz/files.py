@@ -15,9 +15,8 @@ from PIL import Image
 from pillow_heif import from_pillow
 
 from cnncodes.demo import write_digits
-from cnncodes.model_checksum import save_checked
-from tests.conftest import run_command
-from tests.extract.test_backbone import INFO
+from cnncodes.models.checksum import save_checked
+from tests.helpers import BACKBONE_INFO, run_command
 
 SIZE = 8
 DECOYS = "beside"  # folder of files that no command may open; it is beside the mutant
@@ -171,7 +170,7 @@ def _write_backbone(path: Path) -> None:
         [onnx.numpy_helper.from_array(weights, "weights")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    helper.set_model_props(model, replace(INFO, input_size=SIZE).to_metadata())
+    helper.set_model_props(model, replace(BACKBONE_INFO, input_size=SIZE).to_metadata())
     save_checked(model, path)
 
 

@@ -20,8 +20,8 @@ from cnncodes.head.estimators import NAMED
 from cnncodes.head.groups import groups_of
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
-from cnncodes.model_file import HeadInfo, image_key
-from tests.extract.test_store import append, create
+from cnncodes.models.metadata import HeadInfo, image_key
+from tests.helpers import append_rows, create_journal
 
 N_FEATURES = 200
 N_COPIES = 4
@@ -36,9 +36,11 @@ def write(path, X, y, digests, groups=None):
     """A codes file of two or more classes, which are called a, b and so on."""
     names = tuple("abcdefgh"[: max(y) + 1])
     paths = [f"{names[label]}/{row}.png" for row, label in enumerate(y)]
-    with create(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names) as journal:
+    with create_journal(
+        path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names
+    ) as journal:
         told = {"labels": list(map(int, y)), "paths": paths, "digests": digests, "skipped": []}
-        append(journal, X.astype(np.float32), **told)
+        append_rows(journal, X.astype(np.float32), **told)
         journal.finish(path)
     if groups is not None:
         with h5py.File(path, "r+") as file:

@@ -38,10 +38,17 @@ from cnncodes.errors import MissingDependencyError, ParameterError, TrainingErro
 from cnncodes.head.estimators import NAMED, check_agreement, check_size
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import LINEAR, train_head
-from tests.conftest import error_of, run_command
-from tests.extract.test_store import append, create
-from tests.head.test_bundle import save_pooling_backbone
-from tests.head.test_train import info_of, labels_in, measured, train_json
+from tests.helpers import (
+    append_rows,
+    create_journal,
+    error_of,
+    info_of,
+    labels_in,
+    measure_head,
+    run_command,
+    train_json,
+    write_pooling_backbone,
+)
 
 
 def name_of(estimator):
@@ -96,7 +103,7 @@ class Guessing(GaussianNB):
 def plain_codes(tmp_path_factory, photos):
     """Codes with three axes, by a network that only averages."""
     folder = tmp_path_factory.mktemp("plain")
-    save_pooling_backbone(folder / "backbone.onnx")
+    write_pooling_backbone(folder / "backbone.onnx")
     run_command("extract", folder / "backbone.onnx", photos, "-o", folder / "codes.h5")
     return folder / "codes.h5"
 
@@ -114,10 +121,10 @@ def relabelled(codes, path, n_classes):
     names = tuple(f"class {number:02}" for number in range(n_classes))
     with CodeStore.open(codes) as store:
         info = {"code_shape": store.codes.shape[1:], "class_names": names}
-        copy = create(path.with_suffix(".partial"), **info)
+        copy = create_journal(path.with_suffix(".partial"), **info)
         labels = np.sort(np.arange(len(store)) % n_classes).tolist()
         told = {"paths": store.paths, "digests": store.digests}
-        append(copy, store.codes[:], labels=labels, **told, skipped=[])
+        append_rows(copy, store.codes[:], labels=labels, **told, skipped=[])
         copy.finish(path)
     return path
 
@@ -149,8 +156,8 @@ def test_command_line_knows_all_names():
 def test_figures_are_what_the_written_head_gives(codes, output, run, name):
     result = train_json(run, codes, "-o", output, "--estimator", name)
     split = split_by_class(labels_in(codes), 0.7)
-    assert result["train"] == measured(output, codes, split.train)
-    assert result["test"] == measured(output, codes, split.test)
+    assert result["train"] == measure_head(output, codes, split.train)
+    assert result["test"] == measure_head(output, codes, split.test)
     assert result["test"]["accuracy"] > 0.4, "chance is 0.1"
 
 
@@ -294,8 +301,8 @@ def test_knn_tells_of_images_in_two_classes(tmp_path, output):
     X[30:50] = X[:20]
     digests = [f"{number % 30 if number < 50 else number:064x}" for number in range(60)]
     named = {"paths": ["x"] * 60, "digests": digests, "skipped": []}
-    with create(tmp_path / "twice.partial", code_shape=(8,)) as journal:
-        append(journal, X, labels=[0] * 30 + [1] * 30, **named)
+    with create_journal(tmp_path / "twice.partial", code_shape=(8,)) as journal:
+        append_rows(journal, X, labels=[0] * 30 + [1] * 30, **named)
         journal.finish(tmp_path / "twice.h5")
     said = error_of("train", tmp_path / "twice.h5", "-o", output, "--estimator", "knn")
     assert "knn: 14 training images of several classes, whose copies are equally near" in said
@@ -303,9 +310,9 @@ def test_knn_tells_of_images_in_two_classes(tmp_path, output):
 
 
 def test_knn_of_codes_that_do_not_differ(tmp_path, output, run):
-    with create(tmp_path / "same.partial", code_shape=(8,)) as journal:
+    with create_journal(tmp_path / "same.partial", code_shape=(8,)) as journal:
         named = {"paths": ["x"] * 4, "digests": ["0" * 64] * 4, "skipped": []}
-        append(journal, np.ones((4, 8), np.float32), labels=[0, 0, 1, 1], **named)
+        append_rows(journal, np.ones((4, 8), np.float32), labels=[0, 0, 1, 1], **named)
         journal.finish(tmp_path / "same.h5")
     run("train", tmp_path / "same.h5", "-o", output, "--estimator", "knn")
 

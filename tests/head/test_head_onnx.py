@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from cnncodes.head.head_onnx import build_head
-from cnncodes.model_checksum import save_checked
-from cnncodes.model_file import BackboneInfo, HeadInfo
+from cnncodes.models.checksum import save_checked
+from cnncodes.models.metadata import BackboneInfo, HeadInfo
 
 BACKBONE = BackboneInfo(
     "vgg16", "random:0", 32, "block5_pool", "none", "float32", 1e-6, "noise", "a test"

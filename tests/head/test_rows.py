@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cnncodes import CodeStore
 from cnncodes.errors import FileFormatError
 from cnncodes.head.rows import CodeRows, read_ahead
-from tests.extract.test_store import append, create
+from tests.helpers import append_rows, create_journal
 
 
 @given(chosen=st.sets(st.integers(0, 119), min_size=1), size=st.integers(1, 50))
@@ -41,9 +41,11 @@ def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None
 
 def write_rows(path: Path, X: np.ndarray, dtype: str = "float32") -> Path:
     """Write a codes file of which only the codes matter."""
-    with create(path.with_suffix(".partial"), code_shape=X.shape[1:], dtype=dtype) as journal:
+    with create_journal(
+        path.with_suffix(".partial"), code_shape=X.shape[1:], dtype=dtype
+    ) as journal:
         told = {"labels": [0] * len(X), "paths": ["x"] * len(X), "digests": ["0" * 64] * len(X)}
-        append(journal, X, **told, skipped=[])
+        append_rows(journal, X, **told, skipped=[])
         journal.finish(path)
     return path
 

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from cnncodes import CodeStore, progress
 from cnncodes.errors import ParameterError
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
-from cnncodes.model_file import HeadInfo
-from tests.conftest import error_of
+from tests.helpers import error_of, info_of, labels_in, measure_head, train_json
 
 SGD = ("--estimator", "sgd")
 ADAM = (*SGD, "--optimizer", "adam", "--learning-rate", "0.01")
@@ -47,47 +45,16 @@ def edited(codes, tmp_path):
     return open_copy
 
 
-def info_of(head):
-    metadata = {entry.key: entry.value for entry in onnx.load(str(head)).metadata_props}
-    return HeadInfo.from_metadata(metadata, head)
-
-
 def weights_of(head):
     return onnx.numpy_helper.to_array(onnx.load(str(head)).graph.initializer[0])
-
-
-def measured(head, codes, rows):
-    """What onnxruntime finds when the head is run on some of the stored codes."""
-    with CodeStore.open(codes) as store:
-        X, names = store.codes[:][rows].astype(np.float32), np.array(store.class_names)
-        truth = names[store.labels[rows]]
-    session = onnxruntime.InferenceSession(str(head), providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"codes": X})[0].astype(np.float64)
-    labels = list(info_of(head).labels)
-    columns = [labels.index(name) for name in truth]
-    true = found[np.arange(len(rows)), columns].clip(np.finfo(np.float32).eps)
-    return {
-        "n_images": len(rows),
-        "loss": pytest.approx(-np.log(true).mean(), rel=1e-4),
-        "accuracy": pytest.approx((found.argmax(axis=1) == columns).mean(), abs=1e-9),
-    }
-
-
-def labels_in(codes):
-    with CodeStore.open(codes) as store:
-        return store.labels
-
-
-def train_json(run, *arguments):
-    return json.loads(run("train", *arguments, "--json").stdout)
 
 
 @pytest.mark.parametrize("options", METHODS)
 def test_figures_are_what_the_written_head_gives(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     split = split_by_class(labels_in(codes), 0.7)
-    assert result["train"] == measured(output, codes, split.train)
-    assert result["test"] == measured(output, codes, split.test)
+    assert result["train"] == measure_head(output, codes, split.train)
+    assert result["test"] == measure_head(output, codes, split.test)
     assert result["test"]["accuracy"] > 0.6, "chance is 0.1"
     assert result["train"]["n_images"] + result["test"]["n_images"] == 120
 
@@ -235,15 +202,15 @@ def test_head_remembers_the_images_it_was_trained_on(codes, photos, output, run,
 def test_first_images_of_each_class(codes, output, run, fraction):
     result = train_json(run, codes, "-o", output, "--split", "first", "--train-fraction", fraction)
     split = split_by_class(labels_in(codes), fraction, method="first")
-    assert result["train"] == measured(output, codes, split.train)
-    assert result["test"] == measured(output, codes, split.test)
+    assert result["train"] == measure_head(output, codes, split.train)
+    assert result["test"] == measure_head(output, codes, split.test)
 
 
 def test_per_class_leaves_the_test_images_alone(codes, output, run):
     result = train_json(run, codes, "-o", output, "--per-class", "2")
     train = split_by_class(labels_in(codes), 0.7, per_class=2).train  # 20 images
-    assert result["train"] == measured(output, codes, train)
-    assert result["test"] == measured(output, codes, split_by_class(labels_in(codes), 0.7).test)
+    assert result["train"] == measure_head(output, codes, train)
+    assert result["test"] == measure_head(output, codes, split_by_class(labels_in(codes), 0.7).test)
 
 
 def test_classes_with_fewer_images_than_per_class_are_told(edited, output, run):
@@ -381,7 +348,7 @@ def test_class_without_a_usable_image_is_left_out(small_backbone, photos, tmp_pa
     assert result["labels"] == list("012356789")
     labels = labels_in(codes)
     assert (labels == 9).any(), "the labels must have a gap for this to say anything"
-    assert result["test"] == measured(output, codes, split_by_class(labels, 0.7).test)
+    assert result["test"] == measure_head(output, codes, split_by_class(labels, 0.7).test)
     assert result["test"]["accuracy"] > 0.6
 
 
@@ -392,7 +359,7 @@ def test_two_classes(edited, output, run, options):
     result = train_json(run, edited.path, "-o", output, *options)
     assert result["labels"] == ["0", "1"]
     split = split_by_class(labels_in(edited.path), 0.7)
-    assert result["test"] == measured(output, edited.path, split.test)
+    assert result["test"] == measure_head(output, edited.path, split.test)
     assert result["test"]["accuracy"] > 0.8
 
 

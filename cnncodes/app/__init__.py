@@ -1,0 +1,8 @@
+"""The classifier in one file; what a small program imports.
+
+Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs onnx.
+
+- `classifier`: from image to labels and probabilities
+- `inputs`: the files, folders and standard input that ``cnncodes predict`` takes
+- `bundle`: backbone and head joined into one ONNX file
+"""

@@ -1,0 +1,335 @@
+"""What a small program imports: one file in, labels with probabilities out.
+
+Needs numpy, onnxruntime and Pillow, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import TextIOBase
+from itertools import tee
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnncodes.errors import FileFormatError, ImageError, ParameterError
+from cnncodes.images.decoding import (
+    decode_image,
+    in_batches,
+    load_image,
+    load_images,
+    prepare_image,
+)
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
+from cnncodes.machine import available_threads
+from cnncodes.models.metadata import HeadInfo
+from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
+from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
+
+BATCH_SIZE = 8
+PART = 1 << 20  # bytes of a file that are read at a time
+
+
+class ImageFile(Protocol):
+    """An opened binary file, or what can be read like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+
+
+ImageSource = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | ImageFile
+    | NDArray[np.uint8]
+    | Image.Image
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and how likely it is.
+
+    Attributes
+    ----------
+    label : str
+        The class.
+    probability : float
+        Between 0 and 1; those of all classes add up to 1.
+    """
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What became of one image file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    predictions : list of Prediction
+        The likeliest classes, likeliest first; empty if the image cannot be used.
+    problem : str
+        Why the image cannot be used; empty if it can.
+    """
+
+    path: Path
+    predictions: list[Prediction]
+    problem: str
+
+
+class Classifier:
+    """An image classifier in one file.
+
+    Several threads may use it at the same time. A copy, or a pickle for another process, holds
+    the path and not the network: the file is opened again.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file made by ``cnncodes bundle``.
+    threads : int, optional
+        Threads that compute; by default all the processors there are.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+
+    Attributes
+    ----------
+    info : HeadInfo
+        What the file says of itself.
+    labels : tuple of str
+        The classes, in the order of the probabilities.
+    input_size : int
+        Height and width of the network's input, in pixels.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not an app.
+    ParameterError
+        The provider is not there or cannot start; or a parameter is of another type or range.
+
+    Examples
+    --------
+    >>> Classifier("app.onnx").predict("cat.jpg", top=1)  # doctest: +SKIP
+    [Prediction(label='cat', probability=0.97)]
+    """
+
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, provider: str = DEFAULT_PROVIDER
+    ) -> None:
+        self.path = as_path(path, "path")
+        self._threads = THREADS.check_or_none(threads, "threads") or available_threads()
+        self._session, metadata = open_session(
+            self.path, "app", threads=self._threads, provider=provider
+        )
+        self.info = HeadInfo.from_metadata(metadata, self.path)
+        warn_of_saturation(self.path, self.info.backbone)
+        self.labels = self.info.labels
+        self.input_size = self.info.backbone.input_size
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        given, taken = (
+            [(each.name, each.type, each.shape[1:]) for each in ends] for ends in (inputs, outputs)
+        )
+        wanted = [("images", "tensor(uint8)", [self.input_size, self.input_size, 3])]
+        if given != wanted or taken != [("probabilities", "tensor(float)", [len(self.labels)])]:
+            raise FileFormatError(
+                f"{self.path}: its input or output is not that of an app; bundle it again"
+            )
+
+        # For a copy, which may be opened where the processors or the working folder are others.
+        self._opened_as = self.path.absolute(), threads, provider
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, threads, provider = self._opened_as
+        return partial(type(self), threads=threads, provider=provider), (path,)
+
+    def predict(
+        self,
+        image: ImageSource,
+        top: int | None = None,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> list[Prediction]:
+        """Classify one image.
+
+        Parameters
+        ----------
+        image : path, bytes, binary file, ndarray of uint8 or PIL.Image.Image
+            An image file, by its path; its content, as bytes or in a buffer; a file opened with
+            mode ``"rb"`` or the like, read from where it stands to its end; pixels of shape
+            (height, width, 3), which are RGB, (height, width, 4) with transparency, or
+            (height, width), which are grey; or an image of Pillow. A frame of OpenCV is BGR:
+            ``cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)`` makes it RGB.
+        top : int, optional
+            How many classes to return, by default all.
+        max_pixels : int
+            An image with more pixels is refused.
+
+        Returns
+        -------
+        list of Prediction
+            The likeliest first.
+
+        Raises
+        ------
+        ImageError
+            The image cannot be used.
+        ParameterError
+            `image` is of none of these kinds, or `top` or `max_pixels` is out of range.
+        """
+        top = COUNT.check_or_none(top, "top")
+        max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+        pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
+        return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+
+    def predict_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        top: int | None = None,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Iterator[FilePrediction]:
+        """Classify many files, in order; one that cannot be used does not stop the rest.
+
+        Parameters
+        ----------
+        paths : iterable of str or Path
+            Image files. Of an iterator no more are taken than are read ahead.
+        top : int, optional
+            How many classes to return for each, by default all.
+        max_pixels : int
+            A file with more pixels cannot be used.
+
+        Returns
+        -------
+        iterator of FilePrediction
+            One for each path.
+
+        Raises
+        ------
+        ParameterError
+            `paths` is a single path or not iterable, one of them is no path, or `top` or
+            `max_pixels` is out of range.
+        """
+        top = COUNT.check_or_none(top, "top")
+        max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+        return self._predict_each(as_paths(paths, "paths"), top, max_pixels)
+
+    def _predict_each(
+        self, paths: Iterator[Path], top: int | None, max_pixels: int
+    ) -> Iterator[FilePrediction]:
+        to_load, paths = tee(paths)
+        loaded = load_images(
+            to_load,
+            self.input_size,
+            threads=self._threads,
+            ahead=2 * BATCH_SIZE,
+            max_pixels=max_pixels,
+            white=self.info.white,
+        )
+        for batch in in_batches(loaded, BATCH_SIZE):
+            pixels = [image.pixels for image in batch if image.pixels is not None]
+            rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
+            for image in batch:
+                usable = image.pixels is not None
+                predictions = self._ranked(next(rows), top) if usable else []
+                yield FilePrediction(next(paths), predictions, image.problem)
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the probabilities of a batch of pixels.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n_images, input_size, input_size, 3)
+            RGB.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_classes)
+            Rows that add up to 1, in the order of `labels`.
+
+        Raises
+        ------
+        ParameterError
+            The images have another dtype or shape.
+        """
+        check_pixels(images, self.input_size)
+        probabilities: NDArray[np.float32]
+        probabilities = run_session(self._session, self.path, "probabilities", "images", images)
+        return probabilities
+
+    def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+        order = np.argsort(-row, kind="stable")[:top]
+        return [Prediction(self.labels[index], float(row[index])) for index in order]
+
+
+def _pixels_of(image: Any, size: int, max_pixels: int, white: int | None) -> NDArray[np.uint8]:
+    """Return what a network takes, (size, size, 3), of whatever holds one image."""
+    if isinstance(image, str | os.PathLike):
+        path = as_path(image, "image")
+        loaded = load_image(0, path, size, max_pixels, white=white)
+        if loaded.pixels is None:
+            raise ImageError(f"{path}: {loaded.problem}")
+        return loaded.pixels
+    if isinstance(image, np.ndarray):
+        image = _image_of(image)
+    if isinstance(image, Image.Image):
+        check_area(image.width, image.height, max_pixels)
+        return prepare_image(image, size, white=white)
+    content = _content_of(image, max_pixels)
+    return decode_image(content, size, max_pixels=max_pixels, white=white)
+
+
+def _image_of(array: NDArray[Any]) -> Image.Image:
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_image or not array.size:
+        raise ParameterError(
+            "an image as an array must be uint8 of shape (height, width, 3), RGB, or of "
+            "(height, width, 4) or (height, width); this one is "
+            f"{array.dtype} of shape {array.shape}"
+        )
+    return Image.fromarray(array)
+
+
+def _content_of(image: Any, max_pixels: int) -> bytes:
+    """Return the bytes of a buffer or of a binary file, which may have no end."""
+    if isinstance(image, TextIOBase):
+        raise ParameterError("image is a file opened as text; open it with mode 'rb'")
+    if callable(getattr(image, "read", None)):
+        content = bytearray()
+        while part := _read_part(image):
+            content += part
+            check_size(len(content), max_pixels)
+        return bytes(content)
+    try:
+        with memoryview(image) as view:
+            check_size(view.nbytes, max_pixels)
+            return image if isinstance(image, bytes) else view.tobytes()
+    except (TypeError, ValueError) as error:  # no buffer, or one that was released
+        raise ParameterError(
+            "image must be a path, the bytes of a file, a file opened with mode 'rb', an array "
+            f"or an image of Pillow, not {type(image).__name__}"
+        ) from error
+
+
+def _read_part(file: ImageFile) -> bytes | bytearray:
+    try:
+        part = file.read(PART)
+    except (OSError, TypeError, ValueError) as error:  # closed, or it takes no size
+        raise ImageError(f"cannot be read: {error}") from error
+    if not isinstance(part, bytes | bytearray):
+        raise ParameterError(f"image is a file whose read gives {type(part).__name__}, not bytes")
+    return part

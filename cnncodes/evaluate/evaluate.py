@@ -1,0 +1,349 @@
+"""How good a head or an app is, on labelled images it was not trained on.
+
+The model runs in its own onnxruntime session, block by block, so what is measured is what the
+file computes, whatever is in its graph, and the codes are never in memory all at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import FileFormatError, ParameterError, SourceError
+from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
+from cnncodes.evaluate.metrics import measure
+from cnncodes.evaluate.selection import Selection
+from cnncodes.extract.backbone import Backbone
+from cnncodes.extract.store import CodeStore
+from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal
+from cnncodes.head.groups import groups_of, number_groups
+from cnncodes.head.rows import CodeRows
+from cnncodes.images.decoding import (
+    LoadedImage,
+    digest_images,
+    in_batches,
+    load_images,
+    notes_on_remarks,
+)
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.sources import GROUPINGS, Source, find_images
+from cnncodes.machine import available_threads
+from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, check_same_network
+from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
+from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
+from cnncodes.progress import Progress
+
+BATCH_SIZE = 8
+N_MISTAKES = 24
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    include_training: bool = False,
+    group_by: str | None = None,
+    allow_mixed: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    provider: str = DEFAULT_PROVIDER,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model on labelled images.
+
+    Parameters
+    ----------
+    model : str or Path
+        A head or an app.
+    data : str or Path
+        For a head a codes file. For an app, or a head with `backbone`, a folder of class folders
+        or a CSV file with the columns path and label.
+    backbone : str or Path, optional
+        The backbone file that a head needs for images.
+    include_training : bool
+        Whether images that the model was trained on count too. They are known by the digest of
+        their files, wherever these lie.
+    group_by : {"folder"}, optional
+        Which images of a folder belong together, as for `extract`: images of the groups that
+        trained the model are left out too. A codes file holds its groups.
+    allow_mixed : bool
+        Whether a head may meet codes of its network in another precision, float32 or int8.
+    max_pixels : int
+        An image with more pixels cannot be used.
+    provider : str
+        Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+    progress : Progress, optional
+        Told how far the work is.
+
+    Returns
+    -------
+    Evaluation
+        The figures, and all that belongs to them.
+
+    Raises
+    ------
+    FileFormatError
+        A file is not what it should be, or model, codes and backbone do not belong together.
+    SourceError
+        The images cannot be used, have no labels or none that the model knows, or nothing is
+        left of them without those that trained the model.
+    TrainingError
+        A code is not finite.
+    ParameterError
+        Options contradict each other, a number is out of range, or the provider is not there or
+        cannot start.
+    """
+    model, data = as_path(model, "model"), as_path(data, "data")
+    backbone = None if backbone is None else as_path(backbone, "backbone")
+    max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+    if group_by is not None:
+        check_choice(group_by, GROUPINGS, "group_by")
+    opened = _Model(model, provider, allow_mixed)
+    selection = Selection(data, opened.info, include_training=include_training)
+    if _is_codes_file(data):
+        if group_by is not None:
+            raise ParameterError(f"{data}: holds its groups, if any; leave group_by out")
+        return _evaluate_codes(opened, data, backbone, selection, progress)
+    classify = _classify(opened, backbone)
+    source = find_images(data, group_by=group_by)
+    return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
+
+
+class _Model:
+    """A head or an app in a session."""
+
+    def __init__(self, path: Path, provider: str, allow_mixed: bool) -> None:
+        self.path = path
+        self.provider = provider
+        self._allow_mixed = allow_mixed
+        self._session, metadata = open_session(path, "head", "app", provider=provider)
+        self.info = HeadInfo.from_metadata(metadata, path)
+        self.kind = metadata[PREFIX + "kind"]
+        if self.kind == "app":
+            warn_of_saturation(path, self.info.backbone)
+        self._input = "codes" if self.kind == "head" else "images"
+        given = [each.name for each in self._session.get_inputs()]
+        taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
+        n_classes = len(self.info.labels)
+        if given != [self._input] or taken != [("probabilities", [n_classes])] or n_classes < 2:
+            raise FileFormatError(
+                f"{path}: its input or output is not that of {_article(self.kind)}; make it again"
+            )
+        self.input_shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run a batch; refuse what are no probabilities."""
+        found: NDArray[np.float32]
+        found = run_session(self._session, self.path, "probabilities", self._input, batch)
+        if not (np.abs(found.sum(axis=1) - 1) < 1e-3).all() or found.min(initial=0) < 0:
+            raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
+        return found
+
+    def check_codes(self, of: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]) -> None:
+        """Refuse codes of another backbone than that of the training."""
+        check_same_network(self.path, self.info, of, info, sha256, allow_mixed=self._allow_mixed)
+        if tuple(shape) != self.input_shape:
+            raise FileFormatError(
+                f"{self.path}: takes codes of another shape than {of} has; train it again"
+            )
+
+    def describe(self) -> EvaluatedModel:
+        """Say what the file is."""
+        return EvaluatedModel(
+            path=str(self.path),
+            kind=self.kind,
+            sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            training=self.info.training,
+            created_with=self.info.created_with,
+            n_training_images=len(self.info.training_images),
+            backbone=self.info.backbone,
+            backbone_sha256=self.info.backbone_sha256,
+        )
+
+
+def _is_codes_file(path: Path) -> bool:
+    if is_folder(path):
+        return False
+    if path.suffix == ".h5":
+        return True
+    check_filled(path, "name a codes file, a folder of images or a CSV file", error=SourceError)
+    return is_journal(path) or is_hdf5(path)
+
+
+def _evaluate_codes(
+    model: _Model,
+    data: Path,
+    backbone: str | Path | None,
+    selection: Selection,
+    progress: Progress | None,
+) -> Evaluation:
+    if model.kind == "app":
+        raise ParameterError(
+            f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
+            f"images, or evaluate its head on {data}"
+        )
+    if backbone is not None:
+        raise ParameterError(f"{data}: holds codes already; leave backbone out")
+    with CodeStore.open(data) as store:
+        model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
+        if store.white != model.info.white:
+            raise FileFormatError(
+                f"{data}: was extracted with white {_shown_white(store.white)}, {model.path} was "
+                f"trained with {_shown_white(model.info.white)}; extract it again with the same"
+            )
+        paths, digests = store.paths, store.digests
+        known = selection.known(store.labels, store.class_names)
+        chosen = np.array(
+            [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
+        )
+        if store.groups:
+            chosen = selection.unrelated(chosen, digests, groups_of(store))
+        y = known[chosen]
+        images = [(paths[row], digests[row]) for row in chosen]
+        notes = selection.notes(y, store.skipped, images)
+        rows = CodeRows(store, chosen)
+        probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
+        if progress is not None:
+            progress.begin(len(rows))
+        for places, block in rows.blocks():
+            codes = block.reshape(len(block), *model.input_shape)
+            probabilities[places] = model.probabilities(codes)
+            if progress is not None:
+                progress.advance(len(block))
+        return _evaluation(model, selection, store.source, y, probabilities, images, notes)
+
+
+def _evaluate_images(
+    model: _Model,
+    source: Source,
+    classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    selection: Selection,
+    max_pixels: int,
+    progress: Progress | None,
+) -> Evaluation:
+    known = selection.known(np.array(source.labels, np.int32), source.class_names)
+    wanted = np.flatnonzero(known >= 0)
+    files = source.files()
+    loaded = load_images(
+        [files[place] for place in wanted],
+        model.info.backbone.input_size,
+        threads=available_threads(),
+        ahead=2 * BATCH_SIZE,
+        max_pixels=max_pixels,
+        white=model.info.white,
+    )
+    if progress is not None:
+        progress.begin(len(wanted))
+    rows, found, skipped, remarks = [], [], [], Counter[str]()
+    digests = list(source.paths)  # until they are known, and where they never are: all differ
+    with closing(loaded):
+        for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
+            usable = []
+            for image in batch:
+                row = wanted[image.index]
+                remarks.update([image.remark] if image.remark else [])
+                if image.pixels is None:
+                    skipped.append((source.paths[row], image.problem))
+                    continue
+                digests[row] = image.digest
+                if selection.unseen(image.digest):
+                    usable.append(image.pixels)
+                    rows.append(row)
+            if usable:
+                found.append(classify(np.stack(usable)))
+    chosen = np.array(rows, np.intp)
+    if source.groups:
+        chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
+    images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
+    notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
+    probabilities = np.concatenate(found)[np.isin(rows, chosen)]
+    of = str(selection.data)
+    return _evaluation(model, selection, of, targets, probabilities, images, notes)
+
+
+def _classify(
+    model: _Model, backbone: str | Path | None
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what turns pixels into probabilities: an app, or a head behind its backbone."""
+    if model.kind == "app":
+        if backbone is not None:
+            raise ParameterError(f"{model.path}: an app holds its backbone; leave backbone out")
+        size = model.info.backbone.input_size
+        if model.input_shape != (size, size, 3):
+            raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")
+        return model.probabilities
+    if backbone is None:
+        raise ParameterError(
+            f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
+            "--backbone with the file of its network"
+        )
+    network = Backbone(backbone, provider=model.provider)
+    model.check_codes(network.path, network.sha256, network.info, network.code_shape)
+    return lambda pixels: model.probabilities(network.extract(pixels))
+
+
+def _counted(loaded: Iterable[LoadedImage], progress: Progress | None) -> Iterable[LoadedImage]:
+    for image in loaded:
+        yield image
+        if progress is not None:
+            progress.advance(1)
+
+
+def _evaluation(
+    model: _Model,
+    selection: Selection,
+    source: str,
+    y: NDArray[np.intp],
+    probabilities: NDArray[np.float32],
+    images: Sequence[tuple[str, str]],
+    notes: list[str],
+) -> Evaluation:
+    labels = list(model.info.labels)
+    return Evaluation(
+        model=model.describe(),
+        data=EvaluatedData(
+            path=str(selection.data),
+            source=source,
+            include_training=selection.include_training,
+            images_sha256=digest_images(digest for _, digest in images),
+        ),
+        figures=measure(probabilities, y, labels),
+        mistakes=_mistakes(probabilities, y, labels, images),
+        notes=notes,
+    )
+
+
+def _mistakes(
+    probabilities: NDArray[np.float32],
+    y: NDArray[np.intp],
+    labels: Sequence[str],
+    images: Sequence[tuple[str, str]],
+) -> list[Mistake]:
+    predicted, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != y)
+    surest = wrong[np.argsort(-highest[wrong], kind="stable")[:N_MISTAKES]]
+    return [
+        Mistake(
+            path=images[row][0],
+            digest=images[row][1],
+            label=labels[y[row]],
+            predicted=labels[predicted[row]],
+            probability=float(highest[row]),
+        )
+        for row in surest
+    ]
+
+
+def _shown_white(white: int | None) -> str:
+    return "guessed from each image" if white is None else f"{white}"
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind == "app" else f"a {kind}"

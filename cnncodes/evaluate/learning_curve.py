@@ -1,0 +1,316 @@
+"""The heads of a learning curve: many fits at little more than the cost of one.
+
+All heads of a curve are tested on the same images, and come from one Gram matrix: that of every
+image which trains any of them or tests. Each head is fitted on a part of it, as `logistic` does
+on the whole, and its test logits are read off the rows of the test images. Where there are more
+training images than features, that matrix would be larger than the codes, and each head is fitted
+on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from cnncodes.errors import ParameterError
+from cnncodes.evaluate.charts import check_figure, learning_curve_figure, save_figure
+from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
+from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
+from cnncodes.extract.store import CodeStore
+from cnncodes.head.linear import check_logits
+from cnncodes.head.logistic.fit import fit_logistic
+from cnncodes.head.logistic.gram import (
+    gram_matrix,
+    rotate,
+    rotate_back,
+    rows_that_stay,
+    standardise,
+)
+from cnncodes.head.logistic.solve import check_strength, new_solver, solve
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import SAME_CODES
+from cnncodes.head.split import METHODS
+from cnncodes.head.train import LinearHead, versions
+from cnncodes.images.decoding import digest_images
+from cnncodes.machine import available_threads
+from cnncodes.output import check_output
+from cnncodes.parameters import (
+    COUNT,
+    DRAWS,
+    SEED,
+    TRAIN_FRACTION,
+    as_path,
+    as_paths,
+    check_choice,
+    check_class_weight,
+)
+from cnncodes.progress import Progress
+
+# Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
+_Measure = Callable[[NDArray[np.intp], "float | str"], tuple[float, float]]
+
+
+def learning_curves(
+    codes: Sequence[str | Path],
+    output: str | Path,
+    *,
+    plot: str | Path | None = None,
+    per_class: Sequence[int] | None = None,
+    seeds: int = 5,
+    seed: int = 0,
+    train_fraction: float = 0.7,
+    split: str = "stratified",
+    C: float | str = "auto",
+    class_weight: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Curve]:
+    """Measure how the accuracy of the logistic head grows with the number of training images.
+
+    Parameters
+    ----------
+    codes : sequence of str or Path
+        Codes files, each of which gets a curve.
+    output : str or Path
+        The JSON file to write.
+    plot : str or Path, optional
+        The chart to write, a ``.png`` or ``.svg`` file.
+    per_class : sequence of int, optional
+        Numbers of training images a class, in any order. Those that no class has are left out.
+        By default `default_sizes` of the class with the most.
+    seeds : int
+        How many times the training images of each number are drawn.
+    seed : int
+        Seed of the split and of the draws. The first draw is that of `train_head` with this
+        seed; within a draw a larger number has all the images of a smaller one. Where all
+        training images are used there is nothing to draw, and one head is trained.
+    train_fraction : float
+        Share of each class from which the training images are drawn; the rest tests.
+    split : {"stratified", "first"}
+        As for `train_head`. With ``"first"`` there is nothing to draw, and one seed does.
+    C : float or "auto"
+        As for `train_head`. ``"auto"`` chooses it for each number of images, by cross-validation
+        on the first draw.
+    class_weight : "balanced" or None
+        Whether rare classes weigh as much as common ones.
+    overwrite : bool
+        Whether files at `output` and `plot` may be replaced.
+    progress : Progress, optional
+        Told how many heads are measured.
+
+    Returns
+    -------
+    list of Curve
+        One for each codes file.
+
+    Raises
+    ------
+    FileFormatError
+        A codes file is not one.
+    TrainingError
+        Codes have fewer than two classes, or nothing to test on, or are not finite.
+    ParameterError
+        A parameter is out of range, no class has as many images as the smallest number of
+        `per_class`, or a codes file is named twice.
+    MissingDependencyError
+        A chart is asked for and matplotlib is not installed.
+    OutputError
+        A result cannot be written.
+    """
+    sizes = None if per_class is None else COUNT.check_each(per_class, "per_class")
+    seeds = DRAWS.check(seeds, "seeds")
+    seed = SEED.check(seed, "seed")
+    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
+    check_strength(C)
+    class_weight = check_class_weight(class_weight)
+    split = check_choice(split, METHODS, "split")
+    paths, output = list(as_paths(codes, "codes")), as_path(output, "output")
+    chart = None if plot is None else as_path(plot, "plot")
+    check_output(output, overwrite=overwrite, inputs=paths)
+    if chart is not None:
+        check_figure(chart, overwrite=overwrite)
+        check_output(chart, overwrite=overwrite, inputs=paths)
+        if chart.resolve() == output.resolve():
+            raise ParameterError(f"{chart}: is both the result and its chart; name two files")
+    if not paths:
+        raise ParameterError("there is no codes file to measure; name one or more")
+    plans = [plan_curve(path, sizes, train_fraction, split, seeds, seed) for path in paths]
+    compare_plans(plans)
+    n_heads = sum(len(draws) for plan in plans for draws in plan.train.values())
+    if n_heads > MAX_HEADS:
+        raise ParameterError(
+            f"{n_heads:,} heads are more than the {MAX_HEADS:,} that a file of curves can hold; "
+            "give fewer seeds, or fewer numbers per_class"
+        )
+    if progress:
+        progress.begin(n_heads)
+    curves = [_measure(plan, C, class_weight, progress) for plan in plans]
+    save_curves(curves, output, overwrite=overwrite)
+    if chart is not None:
+        save_figure(learning_curve_figure(curves), chart, overwrite=overwrite)
+    return curves
+
+
+def _measure(
+    plan: Plan, C: float | str, class_weight: str | None, progress: Progress | None
+) -> Curve:
+    """Fit and test every head of a curve."""
+    rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
+    largest = max(len(draws[0]) for draws in plan.train.values())
+    with CodeStore.open(plan.path) as store:
+        codes, backbone, sha256 = CodeRows(store, rows), store.backbone, store.backbone_sha256
+        images_sha256 = digest_images(codes.digests())
+        way = _on_gram_matrix if largest < codes.n_features else _on_codes
+        points = _points(plan, way(store, rows, plan, class_weight), C, progress)
+    return Curve(
+        codes=str(plan.path),
+        backbone=backbone.backbone,
+        weights=backbone.weights,
+        backbone_sha256=sha256,
+        images_sha256=images_sha256,
+        split=plan.split,
+        train_fraction=plan.train_fraction,
+        seed=plan.seed,
+        class_weight=class_weight,
+        created_with=versions(),
+        n_classes=len(plan.names),
+        n_test=len(plan.test),
+        points=points,
+        notes=tuple(plan.notes),
+        majority=plan.majority,
+    )
+
+
+def _on_gram_matrix(
+    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
+) -> _Measure:
+    """Prepare to measure heads by way of the Gram matrix of all images, which are `rows`."""
+    codes = CodeRows(store, rows)
+    block = rows_that_stay(codes.n_features)
+    K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
+    if not K.any():
+        plan.notes.append(SAME_CODES)
+    test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
+    model = new_solver(class_weight=class_weight)
+
+    def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        train, groups = np.searchsorted(rows, draw), plan.groups[draw]
+        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed, groups=groups)
+        return float((logits.argmax(axis=1) == truth).mean()), used
+
+    return measure
+
+
+def _on_codes(
+    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
+) -> _Measure:
+    """Prepare to measure heads that are each fitted as `train` does."""
+    test, truth = CodeRows(store, plan.test), plan.y[plan.test]
+
+    def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        weights, bias, fitted = fit_logistic(
+            CodeRows(store, draw),
+            plan.y[draw],
+            C=C,
+            class_weight=class_weight,
+            seed=plan.seed,
+            groups=plan.groups[draw],
+        )
+        n_right, head = 0, LinearHead(weights, bias)
+        for _, X in CodeRows(store, draw).blocks():
+            head.logits(X)
+        for places, X in test.blocks():
+            n_right += int((head.logits(X).argmax(axis=1) == truth[places]).sum())
+        return n_right / len(truth), fitted["C"]
+
+    return measure
+
+
+def _points(
+    plan: Plan, measure: _Measure, C: float | str, progress: Progress | None
+) -> tuple[CurvePoint, ...]:
+    """Measure the heads of each size."""
+    points = []
+    threads = available_threads()
+    workers = min(2, threads)
+    for size, draws in plan.train.items():
+        first = measure(draws[0], C)
+        strength, accuracies = first[1], []
+        # Two heads at a time in half the threads each are done before one by one.
+        with threadpool_limits(threads // workers, "blas"), ThreadPoolExecutor(workers) as pool:
+            others = pool.map(measure, draws[1:], repeat(strength))
+            for accuracy, _ in chain([first], others):
+                accuracies.append(accuracy)
+                if progress:
+                    progress.advance(1)
+        points.append(CurvePoint(size, len(draws[0]), strength, tuple(accuracies)))
+    return tuple(points)
+
+
+def fit_part(
+    K: NDArray[np.float32],
+    train: NDArray[np.intp],
+    test: NDArray[np.intp],
+    y: NDArray[np.int32],
+    model: LogisticRegression,
+    C: float | str,
+    seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
+) -> tuple[NDArray[np.float32], float]:
+    """Fit a logistic head on some of the images of a Gram matrix, and apply it to others.
+
+    Parameters
+    ----------
+    K : ndarray of float32, shape (n_images, n_images)
+        Inner products of the codes, from which any one vector may be subtracted.
+    train, test : ndarray of intp
+        Places in `K`.
+    y : ndarray of int32, shape (n_train,)
+        Classes of the training images.
+    model : LogisticRegression
+        What is fitted, but for its C.
+    C : float or "auto"
+        Inverse strength of the penalty on standardised codes.
+    seed : int
+        Seed of the folds that choose C.
+    groups : ndarray of int, shape (n_train,), optional
+        Training images with equal numbers are in one fold.
+
+    Returns
+    -------
+    logits : ndarray of float32, shape (n_test, n_classes)
+        What the head of `fit_logistic` on the same images gives for the test images.
+    C : float
+        The strength that was used.
+
+    Raises
+    ------
+    LogitsError
+        The codes are so large that logits overflow.
+
+    Notes
+    -----
+    A head's weights are W = Xᵀα, where the rows of α add up to zero. So the logits of an image x
+    are (Xx − Xm)ᵀα plus the intercept, with the mean m of the training images: Xx is a row of K,
+    and Xm the mean of K over the training images.
+    """
+    own = K[np.ix_(train, train)]
+    mean = own.mean(axis=0, dtype=np.float64).astype(np.float32)
+    length = standardise(own)
+    points = rotate(own)
+    solution = solve(points, y, model, C=C, random_state=seed, groups=groups)
+    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
+    intercept = solution.intercept.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = (K[np.ix_(test, train)] - mean) @ alpha + intercept
+        trained = points @ solution.weights.astype(np.float32) + intercept
+    for each in (trained, logits):  # as `train` does
+        check_logits(each)
+    return logits, solution.C

@@ -1,0 +1,159 @@
+"""Which labelled images an evaluation counts, and why it leaves the others out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import SourceError
+from cnncodes.head.groups import notes_on_copies
+from cnncodes.models.metadata import HeadInfo, image_key
+from cnncodes.text import counted, listed
+
+
+class Selection:
+    """The images that count.
+
+    Parameters
+    ----------
+    data : Path
+        Where the images come from; named in errors.
+    info : HeadInfo
+        What the model says of itself.
+    include_training : bool
+        Whether images that the model was trained on count too.
+    """
+
+    def __init__(self, data: Path, info: HeadInfo, *, include_training: bool) -> None:
+        self.data = data
+        self.include_training = include_training
+        self._info = info
+        self._notes: list[str] = []
+        self._n_training = 0
+        self._n_related = 0
+
+    def known(self, labels: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.intp]:
+        """Return each image's class as the model numbers it, −1 where it does not count.
+
+        Parameters
+        ----------
+        labels : ndarray of int32, shape (n_images,)
+            Places in `names`, −1 for an image without a label.
+        names : sequence of str
+            The classes of the images.
+
+        Raises
+        ------
+        SourceError
+            No image has a label, or none has one that the model knows.
+        """
+        if not (labels >= 0).any():
+            raise SourceError(
+                f"{self.data}: none of its images has a label; give a folder of class folders or "
+                "a CSV file with the columns path and label"
+            )
+        places = {name: place for place, name in enumerate(self._info.labels)}
+        columns = np.array([places.get(name, -1) for name in names] + [-1])  # the last: no label
+        y: NDArray[np.intp] = columns[labels]
+        unlabelled = labels < 0
+        if unlabelled.any():
+            self._leave_out(int(unlabelled.sum()), "without a label")
+        strange = (y < 0) & ~unlabelled
+        unknown = listed([names[number] for number in np.unique(labels[strange])])
+        if not (y >= 0).any():
+            raise SourceError(
+                f"{self.data}: its classes ({unknown}) are not those of the model "
+                f"({listed(self._info.labels)}); give images of these"
+            )
+        if strange.any():
+            why = f"of classes that the model does not know: {unknown}"
+            self._leave_out(int(strange.sum()), why)
+        return y
+
+    def unseen(self, digest: str) -> bool:
+        """Tell whether an image counts; one that trained the model does only if asked for."""
+        trained = image_key(digest) in self._info.training_images
+        self._n_training += trained
+        return self.include_training or not trained
+
+    def unrelated(
+        self, chosen: NDArray[np.intp], digests: Sequence[str], groups: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Leave out images of a group of which an image trained the model, unless asked for.
+
+        Parameters
+        ----------
+        chosen : ndarray of intp
+            The images that count so far, as indices of the other two.
+        digests : sequence of str
+            SHA-256 of each image's file.
+        groups : ndarray of int, shape (n_images,)
+            Numbers that are equal for images of one group.
+
+        Returns
+        -------
+        ndarray of intp
+            The images that still count.
+        """
+        if self.include_training:
+            return chosen
+        trained = [image_key(digest) in self._info.training_images for digest in digests]
+        unrelated = chosen[~np.isin(groups[chosen], groups[trained])]
+        self._n_related += len(chosen) - len(unrelated)
+        return unrelated
+
+    def notes(
+        self,
+        y: NDArray[np.intp],
+        skipped: Sequence[tuple[str, str]],
+        images: Sequence[tuple[str, str]],
+    ) -> list[str]:
+        """Say what was left out and what is missing, once it is known what counts.
+
+        Parameters
+        ----------
+        y : ndarray of intp, shape (n_images,)
+            The classes of the images that count.
+        skipped : sequence of (str, str)
+            Path and reason of each image that could not be used.
+        images : sequence of (str, str)
+            Path and digest of each image that counts.
+
+        Raises
+        ------
+        SourceError
+            No image is left.
+        """
+        if skipped:
+            path, reason = skipped[0]
+            self._leave_out(len(skipped), f"that cannot be used, such as {path}: {reason}")
+        if self._n_training and self.include_training:
+            trained = counted(self._n_training, "image")
+            self._notes.append(f"counted too: {trained} that trained the model; this flatters it")
+        elif self._n_training:
+            self._leave_out(self._n_training, "that trained the model")
+        if self._n_related:
+            self._leave_out(self._n_related, "of the same groups as images that trained the model")
+        if not len(y):
+            remedy = (
+                "give images it has not seen, or pass --include-training"
+                if self._n_training or self._n_related
+                else "give others"
+            )
+            raise SourceError(
+                f"{self.data}: has no image left to evaluate ({'; '.join(self._notes)}); {remedy}"
+            )
+        present = set(y.tolist())
+        absent = [name for place, name in enumerate(self._info.labels) if place not in present]
+        if absent:
+            classes = counted(len(absent), "class", "classes")
+            self._notes.append(f"no image of {classes} of the model: {listed(absent)}")
+        paths, digests = zip(*images, strict=True)
+        labels = [self._info.labels[number] for number in y]
+        return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
+
+    def _leave_out(self, number: int, why: str) -> None:
+        self._notes.append(f"left out: {counted(number, 'image')} {why}")

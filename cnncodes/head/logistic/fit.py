@@ -1,0 +1,129 @@
+"""The logistic head: multinomial logistic regression on the codes of a file.
+
+Codes are centred by the mean of the training images and scaled to a mean squared length of one,
+as `scaling` does; here both happen to the Gram matrix, so that the codes themselves are only
+ever read a block at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from cnncodes.head.logistic.gram import (
+    combine,
+    gram_matrix,
+    rotate,
+    rotate_back,
+    rows_that_stay,
+    standardise,
+)
+from cnncodes.head.logistic.solve import MAX_ITERATIONS, Solution, new_solver, open_end, solve
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
+from cnncodes.progress import Progress
+
+
+def fit_logistic(
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    *,
+    C: float | str,
+    class_weight: str | None = None,
+    groups: NDArray[np.intp] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    """Fit a multinomial logistic regression with an L2 penalty.
+
+    Parameters
+    ----------
+    rows : CodeRows
+        The training images.
+    y : ndarray of int32, shape (n_images,)
+        Their classes, from 0 on without gaps; two or more.
+    C : float or "auto"
+        Inverse strength of the penalty on standardised codes; ``"auto"`` chooses it by log loss
+        in cross-validation.
+    class_weight : "balanced" or None
+        Whether rare classes weigh as much as common ones.
+    groups : ndarray of intp, shape (n_images,), optional
+        Images of the same group are in the same fold of the cross-validation.
+    seed : int
+        Seed of the folds.
+    progress : Progress, optional
+        Told how far the work is.
+
+    Returns
+    -------
+    weights : ndarray of float32, shape (n_features, n_classes)
+        Weights of the logits, on codes as they are.
+    bias : ndarray of float32, shape (n_classes,)
+        Bias of the logits.
+    fitted : dict
+        ``C`` and ``n_iterations``; ``C_scores``, the mean log loss of each C, where it was chosen;
+        ``notes``, a list of what the user should know.
+
+    Raises
+    ------
+    TrainingError
+        Codes are not finite, or so large that they cannot be squared.
+    """
+
+    def solved(points: NDArray[Any]) -> Solution:
+        model = new_solver(class_weight=class_weight)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a note of ours
+            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
+
+    mean: NDArray[np.floating[Any]]
+    if len(rows) >= rows.n_features:
+        scaling = Scaling.of(X for _, X in rows.blocks())
+        mean, spread = scaling.mean, scaling.spread
+        X = read_all(rows)
+        scaling.apply(X)
+        solution = solved(X)
+        weights, bias = scaling.fold(solution.weights, solution.intercept)
+    else:
+        block = rows_that_stay(rows.n_features)
+        K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
+        squared = standardise(K)
+        points = rotate(K)
+        del K
+        solution = solved(points)
+        alpha = rotate_back(points, solution.weights.astype(np.float32))
+        alpha /= np.float32(squared or 1.0)
+        del points
+        with threadpool_limits(1, "blas"):  # the other threads are better used for reading
+            weights, mean = combine(rows.blocks(), alpha)
+        spread, shift = math.sqrt(squared), mean @ weights.astype(np.float64)
+        bias = (solution.intercept - shift).astype(np.float32)
+    fitted: dict[str, Any] = {"C": solution.C, "n_iterations": solution.n_iterations}
+    if solution.scores:
+        fitted["C_scores"] = solution.scores
+    fitted["notes"] = notes_on_spread(mean, spread) + _notes_on_fit(solution)
+    return weights, bias, fitted
+
+
+def _notes_on_fit(solution: Solution) -> list[str]:
+    """Report a fit that did not converge, and a search that ended where C was still best."""
+    notes = []
+    if solution.n_iterations >= MAX_ITERATIONS:
+        notes.append(
+            f"the fit did not converge in {MAX_ITERATIONS} iterations: C = {solution.C:g} is so "
+            "weak a penalty that rounding gets in the way; a smaller C will"
+        )
+    end = open_end(solution.scores, solution.eligible)
+    if end is not None:
+        least = end == min(solution.scores)
+        name, beyond = ("least", "smaller") if least else ("greatest", "greater")
+        notes.append(
+            f"C = {end:g} is the {name} that was tried, and the best: a {beyond} one may do better"
+        )
+    return notes

@@ -1,0 +1,250 @@
+"""What is this file? A description of any of ours, and a plain word on any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cnncodes.errors import FileFormatError
+from cnncodes.files import JOURNAL_SIGNATURE, check_regular, is_folder, is_hdf5
+from cnncodes.images.formats import SIGNATURE_LENGTH, is_image
+from cnncodes.images.sources import find_images
+from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.models.safety import check_model, read_header
+from cnncodes.parameters import as_path
+from cnncodes.text import shown
+
+UNFINISHED_CODES = {
+    "what": "unfinished codes",
+    "use": "run the same cnncodes extract again to go on with it",
+}
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Describe a file or a folder of images.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file, or a folder of images.
+
+    Returns
+    -------
+    dict of str to JSON types
+        ``what`` says in a few words what it is; the rest depends on that.
+
+    Raises
+    ------
+    FileFormatError
+        There is no such file, it is a FIFO, socket or device, cannot be read, or is a model of
+        cnncodes that may not be opened.
+    SourceError
+        A folder holds no images, or contradicts itself.
+    """
+    path = as_path(path, "path")
+    if is_folder(path):
+        return _describe_source(path)
+    n_bytes = check_regular(path).st_size
+    if not n_bytes:  # not read: a file of /proc has this size too, and may be waited for
+        return {"what": "an empty file", "bytes": 0}
+    if path.suffix.lower() == ".csv":
+        return _describe_source(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(SIGNATURE_LENGTH)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    if head.startswith(JOURNAL_SIGNATURE):
+        return UNFINISHED_CODES
+    if is_image(head):
+        return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
+    if is_hdf5(path):
+        return _describe_hdf5(path)
+    return (
+        _describe_curve(path)
+        or _describe_onnx(path)
+        or {"what": "nothing cnncodes knows", "bytes": n_bytes}
+    )
+
+
+def _describe_source(path: Path) -> dict[str, Any]:
+    images = find_images(path)
+    return {
+        "what": "a source of images",
+        "images": len(images.paths),
+        "images_by_class": images.class_counts() or "no labels",
+        **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
+        **({"notes": list(images.notes)} if images.notes else {}),
+    }
+
+
+def _describe_hdf5(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from cnncodes.extract.store import CodeStore
+    from cnncodes.hdf5 import PlainFile
+
+    try:
+        with PlainFile(path) as file:
+            kind, complete = file.text_attribute("kind"), file.number_attribute("complete")
+            keras = file.has_attribute("layer_names") or "layers" in file or "model_weights" in file
+    except Exception as error:  # HDF5 tells of damage in several ways
+        reason = str(error).partition("\n")[0].removeprefix(f"{path}: ")
+        return {"what": "an HDF5 file that cannot be opened", "reason": reason}
+    if kind != "codes":
+        return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}
+    if not complete:
+        return UNFINISHED_CODES
+    with CodeStore.open(path) as store:
+        names, labels = store.class_names, store.labels
+        n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+        counts = dict(zip(names, n_images, strict=True))
+        return {
+            "what": "codes",
+            "format": FORMAT,
+            "images": len(store),
+            "images_by_class": counts or "no labels",
+            **({"groups": len({*store.groups} - {""})} if store.groups else {}),
+            "images_skipped": len(store.skipped),
+            **({"skipped": dict(store.skipped)} if store.skipped else {}),
+            "code_shape": list(store.codes.shape[1:]),
+            "dtype": str(store.codes.dtype),
+            **({} if store.white is None else {"white": store.white}),
+            "source": store.source,
+            **_describe_backbone(store.backbone),
+            "backbone_sha256": store.backbone_sha256,
+            "created_with": store.created_with,
+        }
+
+
+def _describe_curve(path: Path) -> dict[str, Any]:
+    """Describe learning curves; {} if the file is none of them."""
+    from cnncodes.evaluate.curve import is_curve, read_curves
+
+    if not is_curve(path):
+        return {}
+    curves = read_curves(path)
+    return {
+        "what": "a learning curve",
+        "format": FORMAT,
+        "codes": [curve.codes for curve in curves],
+        "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
+        "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
+        "seeds": max(len(p.accuracies) for curve in curves for p in curve.points),
+        # One command makes all curves of a file.
+        "split": curves[0].split,
+        "train_fraction": curves[0].train_fraction,
+        "seed": curves[0].seed,
+        "created_with": curves[0].created_with,
+    }
+
+
+def _describe_onnx(path: Path) -> dict[str, Any]:
+    """Describe an ONNX file without running it; {} if it is not one."""
+    header = read_header(path)
+    if header is None:
+        return {}
+    metadata = header.metadata
+    shapes = {"input": _shape_text(header.input), "output": _shape_text(header.output)}
+    kind = metadata.get(PREFIX + "kind")
+    if kind not in ("backbone", "head", "app"):
+        return {"what": "an ONNX model, not one of cnncodes", **shapes}
+    check_model(path)
+    if metadata.get(PREFIX + "format") != FORMAT:
+        return {"what": f"a cnncodes {kind} of another format", **shapes}
+    if kind == "backbone":
+        info = BackboneInfo.from_metadata(metadata, path)
+        described = _describe_backbone(info)
+        return {
+            "what": "a backbone",
+            "format": FORMAT,
+            **described,
+            **shapes,
+            "created_with": info.created_with,
+        }
+    head = HeadInfo.from_metadata(metadata, path)
+    return {
+        "what": "a head" if kind == "head" else "an app",
+        "format": FORMAT,
+        "labels": list(head.labels),
+        "training": head.training,
+        **_describe_backbone(head.backbone),
+        "backbone_sha256": head.backbone_sha256,
+        "training_images": len(head.training_images),
+        **({} if head.white is None else {"white": head.white}),
+        **shapes,
+        "created_with": head.created_with,
+    }
+
+
+def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
+    return {
+        "backbone": info.backbone,
+        "weights": info.weights,
+        "input_size": info.input_size,
+        "layer": info.layer,
+        "pool": info.pool,
+        "precision": info.precision,
+        **({"quantization": json.loads(info.quantization)} if info.quantization else {}),
+        "parity": info.parity,
+        "parity_images": info.parity_images,
+    }
+
+
+def _shape_text(message: bytes | None) -> str:
+    """Write name, type and shape of an input or output, a message ``ValueInfoProto``."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if message is None:
+        return "none"
+    value = onnx.ValueInfoProto()
+    try:
+        value.ParseFromString(message)
+    except DecodeError:
+        return "damaged"
+    if value.type.WhichOneof("value") != "tensor_type":
+        return f"{value.name}: not a tensor"
+    tensor = value.type.tensor_type
+    lengths = [str(each.dim_param or each.dim_value) for each in tensor.shape.dim]
+    try:
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        dtype = f"type {tensor.elem_type}"
+    return f"{value.name}: {dtype} [{', '.join(lengths)}]"
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """Lay a description out in aligned lines, for reading."""
+    rows = []
+    for key, value in described.items():
+        if key == "skipped":
+            rows += [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
+            continue
+        nested = isinstance(value, dict) and any(isinstance(each, dict) for each in value.values())
+        if nested:
+            rows += [(f"{key} {inner}", each) for inner, each in value.items()]
+        else:
+            rows.append((key, value))
+    width = max(len(key) for key, _ in rows)
+    return "\n".join(
+        f"{shown(key.replace('_', ' ')):{width}}  {value_text(value)}" for key, value in rows
+    )
+
+
+def value_text(value: Any) -> str:
+    """Write a value of JSON types in a line, for reading; control characters are escaped."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{shown(key)} ({value_text(each)})"
+            if isinstance(each, dict)
+            else f"{shown(key)} {value_text(each)}"
+            for key, each in value.items()
+            if each is not None
+        )
+    if isinstance(value, list):
+        return ", ".join(value_text(each) for each in value)
+    return shown(value) if isinstance(value, str) else json.dumps(value)

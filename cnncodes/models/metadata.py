@@ -1,0 +1,351 @@
+"""The metadata of our ONNX files: what a backbone, a head or an app says of itself.
+
+Every model cnncodes writes carries ``metadata_props`` whose keys start with ``cnncodes.``; their
+meaning is documented in ``docs/file-formats.md``. They are read and written here only, with
+nothing but the standard library.
+
+To change the format: raise `FORMAT`, teach `check_kind` to read the former one, and describe
+both in ``docs/file-formats.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
+from cnncodes.errors import FileFormatError, OutputError
+
+FORMAT = "1"
+PREFIX = "cnncodes."
+KEY_BYTES = 6
+REMEDIES = {
+    "backbone": "make one with: cnncodes export",
+    "head": "make one with: cnncodes train",
+    "app": "make one with: cnncodes bundle",
+}
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a backbone file says of itself.
+
+    Attributes
+    ----------
+    backbone : str
+        Name in the table of backbones, such as ``inception_v3``.
+    weights : str
+        ``imagenet``, ``random:SEED`` or ``file:SHA256``.
+    input_size : int
+        Height and width of the input image, in pixels.
+    layer : str
+        The Keras layer whose output is the codes.
+    pool : str
+        ``none``, ``avg`` or ``max``: pooling over height and width after `layer`.
+    precision : str
+        ``float32`` or ``int8``.
+    parity : float
+        Largest difference to Keras's codes, relative to the largest code.
+    parity_images : str
+        The images on which `parity` was measured.
+    created_with : str
+        The versions of what made the file.
+    parent_sha256 : str
+        SHA-256 of the float32 file that an int8 one was made from, else empty.
+    quantization : str
+        How an int8 file was made and how near its codes are, as JSON, else empty.
+    """
+
+    backbone: str
+    weights: str
+    input_size: int
+    layer: str
+    pool: str
+    precision: str
+    parity: float
+    parity_images: str
+    created_with: str
+    parent_sha256: str = ""
+    quantization: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the ``metadata_props`` of a backbone file; those of int8 only where it is."""
+        described = {
+            PREFIX + field.name: str(getattr(self, field.name))
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> BackboneInfo:
+        """Read ``metadata_props``; `path` is named in errors.
+
+        Raises
+        ------
+        FileFormatError
+            An entry is missing or not a number where one belongs.
+        """
+        try:
+            if not isinstance(metadata, Mapping):  # JSON of a stranger
+                raise TypeError("they are no object")
+            text = {
+                field.name: metadata[PREFIX + field.name]
+                for field in fields(cls)
+                if field.default is MISSING or PREFIX + field.name in metadata
+            }
+            if not all(isinstance(value, str) for value in text.values()):
+                raise TypeError("an entry is not a string")
+            if fault := fault_of_metadata(text, PREFIX):
+                raise ValueError(fault)
+            numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
+            _check_object(json.loads(text.get("quantization") or "{}"), "quantization")
+        except KeyError as error:
+            raise FileFormatError(
+                f"{path}: the metadata entry {error.args[0]} is missing; export it again"
+            ) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FileFormatError(
+                f"{path}: the metadata are damaged ({error}); export it again"
+            ) from error
+        return cls(**{**text, **numbers})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """What a head or an app says of itself.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        The classes, in the order of the probabilities.
+    training : dict
+        How the head was trained and what it reached; JSON types only.
+    backbone : BackboneInfo
+        The network whose codes the head takes.
+    backbone_sha256 : str
+        SHA-256 of that network's file.
+    training_images : frozenset of str
+        The `image_key` of each image the head was trained on.
+    created_with : str
+        The versions of what made the file.
+    white : int, optional
+        The value of white in 16-bit grey; by default it is guessed from each image.
+    """
+
+    labels: tuple[str, ...]
+    training: dict[str, Any]
+    backbone: BackboneInfo
+    backbone_sha256: str
+    training_images: frozenset[str]
+    created_with: str
+    white: int | None = None
+
+    def to_metadata(self, kind: str) -> dict[str, str]:
+        """Return the ``metadata_props`` of a head or an app.
+
+        Raises
+        ------
+        OutputError
+            They are more than `from_metadata` reads.
+        """
+        keys = bytes.fromhex("".join(sorted(self.training_images)))
+        metadata = {
+            PREFIX + "format": FORMAT,
+            PREFIX + "kind": kind,
+            PREFIX + "labels": json.dumps(self.labels),
+            PREFIX + "training": json.dumps(self.training),
+            PREFIX + "backbone_info": json.dumps(self.backbone.to_metadata()),
+            PREFIX + "backbone_sha256": self.backbone_sha256,
+            PREFIX + "training_images": base64.b64encode(keys).decode(),
+            PREFIX + "created_with": self.created_with,
+            **({} if self.white is None else {PREFIX + "white": str(self.white)}),
+        }
+        fault = fault_of_labels(self.labels) or fault_of_metadata(metadata, PREFIX)
+        if not fault and is_nested_deeply(self.training):
+            fault = f"the training is nested deeper than {MAX_DEPTH} times"
+        if fault:
+            raise OutputError(f"the {kind} could not be opened: {fault}")
+        return metadata
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> HeadInfo:
+        """Read ``metadata_props``; `path` is named in errors.
+
+        Raises
+        ------
+        FileFormatError
+            An entry is missing or damaged.
+        """
+        try:
+            if fault := fault_of_metadata(metadata, PREFIX):
+                raise ValueError(fault)
+            labels = json.loads(metadata[PREFIX + "labels"])
+            if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+                raise ValueError("the labels are not a list of names")
+            if fault := fault_of_labels(labels):
+                raise ValueError(fault)
+            training = json.loads(metadata[PREFIX + "training"])
+            _check_object(training, "training")
+            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True).hex()
+            if len(keys) % (2 * KEY_BYTES):
+                raise ValueError("the training images are cut off")
+            return cls(
+                labels=tuple(labels),
+                training=training,
+                backbone=BackboneInfo.from_metadata(
+                    json.loads(metadata[PREFIX + "backbone_info"]), path
+                ),
+                backbone_sha256=metadata[PREFIX + "backbone_sha256"],
+                training_images=frozenset(
+                    keys[start : start + 2 * KEY_BYTES]
+                    for start in range(0, len(keys), 2 * KEY_BYTES)
+                ),
+                created_with=metadata[PREFIX + "created_with"],
+                white=_white(metadata.get(PREFIX + "white")),
+            )
+        except (KeyError, ValueError, RecursionError) as error:
+            raise FileFormatError(
+                f"{path}: the metadata are damaged ({error}); make the file again"
+            ) from error
+
+
+def _white(value: str | None) -> int | None:
+    """Read the value of white in 16-bit grey, which need not be there."""
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) < 2**16):
+        raise ValueError("white is not a whole number of 16 bits")
+    return int(value)
+
+
+def _check_object(value: Any, name: str) -> None:
+    """Refuse what is no JSON object, or one nested so deep that it could not be printed."""
+    if not isinstance(value, dict):
+        raise ValueError(f"the {name} is not an object")
+    if is_nested_deeply(value):
+        raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
+
+
+def image_key(digest: str) -> str:
+    """Return by what a head remembers an image: its file's SHA-256, cut off, hexadecimal."""
+    return digest[: 2 * KEY_BYTES]
+
+
+def check_same_network(
+    path: Path,
+    head: HeadInfo,
+    other: Path,
+    info: BackboneInfo,
+    sha256: str,
+    *,
+    allow_mixed: bool = False,
+) -> None:
+    """Refuse a head with codes of another network than that of its training.
+
+    Parameters
+    ----------
+    path : Path
+        The head; named in errors, as is `other`.
+    head : HeadInfo
+        What it says of itself.
+    other : Path
+        A backbone file, or a codes file.
+    info : BackboneInfo
+        What that file says of the network.
+    sha256 : str
+        SHA-256 of the backbone's file.
+    allow_mixed : bool
+        Whether the same network will do in another precision, float32 or int8.
+
+    Raises
+    ------
+    FileFormatError
+        They do not belong together.
+    """
+    if sha256 == head.backbone_sha256:
+        return
+    ours, theirs = head.backbone, info
+    if (ours.parent_sha256 or head.backbone_sha256) != (theirs.parent_sha256 or sha256):
+        raise FileFormatError(
+            f"{path}: was trained on codes of another backbone "
+            f"({_network(ours, head.backbone_sha256)}) than that of {other} "
+            f"({_network(theirs, sha256)}); use files that belong together"
+        )
+    if not allow_mixed:
+        raise FileFormatError(
+            f"{path}: was trained on {ours.precision} codes of {ours.backbone} "
+            f"({head.backbone_sha256[:8]}…), {other} is {theirs.precision} ({sha256[:8]}…): the "
+            "same network, but the codes differ a little; train on codes of that file, or pass "
+            "--allow-mixed"
+        )
+
+
+def _network(info: BackboneInfo, sha256: str) -> str:
+    return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
+
+
+def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
+    """Refuse a model that is foreign, of a later format or of another kind.
+
+    Parameters
+    ----------
+    metadata : mapping of str to str
+        The model's ``metadata_props``.
+    path : Path
+        Named in the error.
+    *kinds : {"backbone", "head", "app"}
+        What the caller needs; any of them will do.
+
+    Raises
+    ------
+    FileFormatError
+        The model cannot serve as any of `kinds`.
+    """
+    remedy = REMEDIES[kinds[0]]
+    if PREFIX + "format" not in metadata:
+        raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
+    if metadata[PREFIX + "format"] != FORMAT:
+        made_with = metadata.get(PREFIX + "created_with", "")
+        raise later_format(path, metadata[PREFIX + "format"], made_with)
+    found = metadata.get(PREFIX + "kind", "file of no kind")
+    if found not in kinds:
+        needed = " or ".join(map(_with_article, kinds))
+        raise FileFormatError(
+            f"{path}: is {_with_article(found)}, but {needed} is needed; {remedy}"
+        )
+
+
+def later_format(path: Path, version: str, created_with: str) -> FileFormatError:
+    """Return the error of a file in a format that this release does not read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    version : str
+        Its format.
+    created_with : str
+        What it says of the versions it was made with; may be empty.
+
+    Returns
+    -------
+    FileFormatError
+        It names a release that reads the file, if the file does.
+    """
+    made_with = created_with.partition(",")[0]
+    named = re.fullmatch(r"cnncodes [0-9][0-9A-Za-z.+]{0,40}", made_with)
+    release = f"{made_with}, with which it was made, or later" if named else "a newer cnncodes"
+    return FileFormatError(
+        f"{path}: is in format {version[:40]!r}, this release reads format {FORMAT}; install "
+        f"{release}"
+    )
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun == "app" else f"a {noun}"

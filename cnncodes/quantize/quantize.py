@@ -1,0 +1,455 @@
+"""float32 to int8: a backbone that is several times quicker, on the user's own images.
+
+1. The float graph is rewritten without changing its function (`rewrites`).
+2. Some images tell the range of every tensor (`calibration`).
+3. The graph is written in integers (`integer`) with several settings; other images choose the
+   one whose codes are nearest to the float ones.
+4. Should even that be too far away, the convolutions that cost most stay float.
+5. What is chosen gets shapes that onnxruntime is quick with (`kernels`).
+6. Images that took no part in 2 to 4 measure what is printed and stored.
+
+onnx and onnxruntime are all it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from cnncodes._version import __version__
+from cnncodes.errors import CnncodesError, FileFormatError, SourceError
+from cnncodes.export.graph import Graph
+from cnncodes.export.winograd import restore_convolutions
+from cnncodes.extract.backbone import Backbone
+from cnncodes.images.decoding import digest_images, load_images
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.sources import Source, find_images
+from cnncodes.machine import available_threads
+from cnncodes.models.checksum import save_checked
+from cnncodes.models.metadata import BackboneInfo
+from cnncodes.models.session import FULL_WEIGHTS, REDUCED_WEIGHTS, kernels_saturate
+from cnncodes.output import check_output, replacing
+from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
+from cnncodes.progress import Progress
+from cnncodes.quantize.calibration import METHODS, Range, measure_ranges, run_graph
+from cnncodes.quantize.layout import fold_batch, group_pixels
+from cnncodes.quantize.qdq import Settings, convolutions, observed_tensors, quantize_graph
+from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
+
+DEFAULT_N_IMAGES = 256
+MIN_IMAGES = CALIBRATION_IMAGES.least
+EQUALIZATIONS = (0.0, 0.5)
+# Below this mean cosine, convolutions go back to float until it is reached.
+WANTED_COSINE = 0.99
+# An image is blank whose channels all vary less than that, in their standard deviation of 255.
+BLANK_DEVIATION = 1.0
+# Fewer images than this part of what was asked for are worth a note.
+FEW = 0.25
+_BATCH = 4
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near int8 codes are to the float32 codes of the same images.
+
+    Attributes
+    ----------
+    cosine, min_cosine : float
+        Cosine of the angle between the two codes of an image: mean and smallest.
+    relative_error : float
+        Length of their difference by that of the float32 codes, mean.
+    n_images : int
+        On how many images.
+    """
+
+    cosine: float
+    min_cosine: float
+    relative_error: float
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A quantized backbone.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    info : BackboneInfo
+        What the file says of itself.
+    settings : Settings
+        What was chosen.
+    n_calibration : int
+        Images that told the ranges.
+    closeness : Closeness
+        On images that took no part.
+    images_per_second : tuple of float
+        Of the float32 and of the int8 file, here and now.
+    file_sizes : tuple of int
+        Of the float32 and of the int8 file, in bytes.
+    notes : tuple of str
+        What was left out, and whether few images remained.
+    """
+
+    path: Path
+    info: BackboneInfo
+    settings: Settings
+    n_calibration: int
+    closeness: Closeness
+    images_per_second: tuple[float, float]
+    file_sizes: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the codes are as near as is wanted."""
+        return self.closeness.cosine >= WANTED_COSINE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it in JSON's types."""
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "settings": {**asdict(self.settings), "floats": sorted(self.settings.floats)},
+        }
+
+
+def quantize_backbone(
+    backbone: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    n_images: int = DEFAULT_N_IMAGES,
+    weights: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Quantization:
+    """Make an int8 backbone from a float32 one.
+
+    Parameters
+    ----------
+    backbone : str or Path
+        A float32 backbone file.
+    images : str or Path
+        Images like those whose codes are wanted: what `extract` takes as a source. Labels are
+        not used.
+    output : str or Path
+        The file to write.
+    n_images : int
+        How many of them to use at most, drawn at random: half for the ranges, a quarter to
+        choose the settings, a quarter to measure. Of equal images one is used, and none that is
+        blank: no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
+    weights : {"auto", "full", "reduced"}
+        Full weights use 8 bits. Reduced ones use 7, for processors without VNNI instructions or
+        their like, whose 16-bit sums saturate; ``auto`` tries this processor.
+    seed : int
+        Draws the images.
+    overwrite : bool
+        Whether a file at `output` may be replaced.
+    progress : Progress, optional
+        Told how far the work is.
+
+    Returns
+    -------
+    Quantization
+        What was chosen, and how well it does.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not a float32 backbone.
+    SourceError
+        There are too few usable images that differ and are not blank.
+    ParameterError
+        A number is out of range, or `weights` is none of these.
+    OutputError
+        The file cannot be written.
+    """
+    backbone, images = as_path(backbone, "backbone"), as_path(images, "images")
+    output = as_path(output, "output")
+    n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
+    seed = SEED.check(seed, "seed")
+    weights = check_choice(weights, ("auto", "full", "reduced"), "weights")
+    check_output(output, overwrite=overwrite, inputs=[backbone, images])
+    network = Backbone(backbone)
+    if network.info.precision != "float32":
+        raise FileFormatError(
+            f"{backbone}: is {network.info.precision} already; quantize the float32 file"
+        )
+    progress = progress or Progress("quantize", "images")
+    listing = find_images(images)
+    check_output(output, overwrite=overwrite, inputs=listing.files())
+    sample = _draw(images, listing, network.info.input_size, n_images, seed, progress)
+    pixels = sample.pixels
+    half, rest = len(pixels) // 2, len(pixels) // 4
+    parts = np.split(pixels, [half, len(pixels) - rest])
+    reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
+    with _as_format_errors(backbone):
+        graph = Graph.load(backbone)
+        restore_convolutions(graph)
+        pad_in_pooling(graph)
+        convolve_before_pooling(graph)
+        fold_preprocessing(graph, network.info.input_size)
+        limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
+        quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
+        group_pixels(quantized)
+        fold_batch(quantized)
+        with replacing(output, overwrite=overwrite) as temporary:
+            codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
+            closeness = compare_codes(network.extract(parts[2]), codes)
+            info = _describe(network, settings, half, closeness, sample.described)
+            model = quantized.model()
+            model.producer_version = __version__
+            onnx.helper.set_model_props(model, info.to_metadata())
+            save_checked(model, temporary)
+            speeds = _compare_speeds(network, Backbone(temporary), parts[2])
+            sizes = (backbone.stat().st_size, temporary.stat().st_size)
+    return Quantization(output, info, settings, half, closeness, speeds, sizes, sample.notes)
+
+
+@contextmanager
+def _as_format_errors(backbone: Path) -> Iterator[None]:
+    """Tell in one line that a network which can be run cannot be rewritten."""
+    try:
+        yield
+    except (CnncodesError, MemoryError, OSError):
+        raise
+    except Exception as error:  # onnx and onnxruntime have no common base class for their errors
+        reason = str(error).strip().partition("\n")[0]
+        raise FileFormatError(
+            f"{backbone}: cannot be quantized ({reason}); export it again, or use it as it is"
+        ) from error
+
+
+def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> Closeness:
+    """Compare the codes that two networks give for the same images.
+
+    Parameters
+    ----------
+    expected, codes : ndarray of float32, shape (n_images, ...)
+        Codes of the same images, `expected` being the right ones.
+
+    Returns
+    -------
+    Closeness
+        How near they are; a code of zeros is as near as can be to another, and to nothing else.
+    """
+    one = expected.reshape(len(expected), -1).astype(np.float64)
+    two = codes.reshape(len(codes), -1).astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1), np.linalg.norm(two, axis=1)
+    equal = (one == two).all(axis=1)
+    products = np.maximum(lengths[0] * lengths[1], 1e-300)
+    cosine = np.where(equal, 1.0, (one * two).sum(axis=1) / products)
+    error = np.linalg.norm(one - two, axis=1) / np.maximum(lengths[0], 1e-300)
+    return Closeness(
+        cosine=float(cosine.mean()),
+        min_cosine=float(cosine.min()),
+        relative_error=float(np.where(equal, 0.0, error).mean()),
+        n_images=len(one),
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Images that all differ, how they are described in the file, and notes on the others."""
+
+    pixels: NDArray[np.uint8]
+    described: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def _draw(
+    source: Path, listing: Source, size: int, n_images: int, seed: int, progress: Progress
+) -> _Sample:
+    """Load images drawn at random, passing over copies, blank and unusable ones."""
+    files = listing.files()
+    order = np.random.default_rng(seed).permutation(len(files))
+    wanted = min(n_images, len(files))
+    progress.begin(wanted, unit="images read")
+    drawn: dict[bytes, NDArray[np.uint8]] = {}
+    digests: list[str] = []
+    unusable: list[str] = []
+    n_blank = n_copies = 0
+    loaded = load_images(
+        [files[place] for place in order],
+        size,
+        threads=available_threads(),
+        ahead=2 * available_threads(),
+        max_pixels=DEFAULT_MAX_PIXELS,
+    )
+    for image in loaded:
+        if image.pixels is None:
+            unusable.append(f"{listing.paths[order[image.index]]}: {image.problem}")
+        elif image.pixels.std(axis=(0, 1)).max() < BLANK_DEVIATION:
+            n_blank += 1
+        elif (content := hashlib.sha256(image.pixels.tobytes()).digest()) in drawn:
+            n_copies += 1
+        else:
+            drawn[content] = image.pixels
+            digests.append(image.digest)
+            progress.advance(1)
+        if len(drawn) == wanted:
+            break
+    loaded.close()
+    counts = {"unusable": len(unusable), "blank": n_blank, "repeated": n_copies}
+    left_out = [f"{n} {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
+    if len(drawn) < MIN_IMAGES:
+        raise SourceError(
+            f"{source}: {len(drawn)} of its {len(files)} images can be used"
+            + (f" ({', '.join(left_out)})" if left_out else "")
+            + f", {MIN_IMAGES} or more are needed; give a folder with more of them"
+        )
+    notes = list(listing.notes)
+    if left_out:
+        notes.append(f"of the images drawn, {', '.join(left_out)}; these are not used")
+    if unusable:
+        notes.append(f"the first unusable image, {unusable[0]}")
+    if len(drawn) < FEW * n_images:
+        notes.append(f"{len(drawn)} images are few, where up to {n_images} would make it surer")
+    described = {"seed": seed, "images": len(drawn), "images_sha256": digest_images(digests)}
+    return _Sample(np.stack(list(drawn.values())), described, tuple(notes))
+
+
+def _choose(
+    graph: Graph,
+    network: Backbone,
+    calibration: NDArray[np.uint8],
+    choice: NDArray[np.uint8],
+    weight_limit: int,
+    progress: Progress,
+) -> tuple[Graph, Settings]:
+    """Return the integer graph that comes nearest to the float one on images for the choice."""
+    tried = [
+        Settings(method, equalization, True, weight_limit)
+        for method, equalization in product(METHODS, EQUALIZATIONS)
+    ]
+    progress.begin(len(calibration) + (2 + len(tried)) * len(choice), unit="images")
+    ranges = measure_ranges(
+        graph,
+        observed_tensors(graph),
+        calibration,
+        threads=available_threads(),
+        advance=progress.advance,
+    )
+    expected = np.concatenate([network.extract(batch) for batch in _batches(choice)])
+    progress.advance(len(choice))
+    trial = _Trial(graph, ranges, choice, expected, progress)
+    best = max(tried, key=trial.cosine)
+    best = max(best, replace(best, bias_correction=False), key=trial.cosine)
+    if trial.cosine(best) < WANTED_COSINE:
+        best = _spare_convolutions(best, trial, progress)
+    return quantize_graph(graph, ranges, best), best
+
+
+class _Trial:
+    """Quantizes with some settings and measures how near the codes come."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        ranges: dict[str, Range],
+        images: NDArray[np.uint8],
+        expected: NDArray[np.float32],
+        progress: Progress,
+    ) -> None:
+        self.graph = graph
+        self._ranges = ranges
+        self._images = images
+        self._expected = expected
+        self._progress = progress
+        self._known: dict[tuple[Settings, int], float] = {}
+
+    def cosine(self, settings: Settings, n_images: int | None = None) -> float:
+        """Return the mean cosine on the first images, or on all."""
+        n_images = n_images or len(self._images)
+        if (settings, n_images) not in self._known:
+            session = run_graph(
+                quantize_graph(self.graph, self._ranges, settings), threads=available_threads()
+            )
+            codes = _codes(session, self._images[:n_images])
+            self._known[settings, n_images] = compare_codes(self._expected[:n_images], codes).cosine
+            self._progress.advance(n_images)
+        return self._known[settings, n_images]
+
+
+def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -> Settings:
+    """Leave those convolutions in float that cost most when they alone are quantized."""
+    names = convolutions(trial.graph)
+    n_images = 8
+    progress.begin(len(names) * n_images, unit="images, one convolution at a time")
+    alone = {
+        name: trial.cosine(replace(settings, floats=frozenset(names) - {name}), n_images)
+        for name in names
+    }
+    worst = sorted(names, key=lambda name: alone[name])
+    n_spared = 1
+    while n_spared <= len(names) // 2 and trial.cosine(settings) < WANTED_COSINE:
+        settings = replace(settings, floats=frozenset(worst[:n_spared]))
+        n_spared *= 2
+    return settings
+
+
+def _describe(
+    network: Backbone,
+    settings: Settings,
+    n_calibration: int,
+    closeness: Closeness,
+    sample: dict[str, Any],
+) -> BackboneInfo:
+    described = {
+        **asdict(settings),
+        "floats": len(settings.floats),
+        **sample,
+        "calibration_images": n_calibration,
+        **{key: round(value, 6) for key, value in asdict(closeness).items()},
+    }
+    packages = ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxruntime", "numpy"))
+    return replace(
+        network.info,
+        precision="int8",
+        parent_sha256=network.sha256,
+        quantization=json.dumps(described),
+        created_with=f"cnncodes {__version__}, {packages}; from {network.info.created_with}",
+    )
+
+
+def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    return [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+
+
+def _codes(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.concatenate(
+        [session.run(["codes"], {"images": batch})[0] for batch in _batches(images)]
+    )
+
+
+def _compare_speeds(
+    first: Backbone, second: Backbone, images: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Return the images a second of two networks, in turn, medians of some rounds."""
+    batch = images[:_BATCH]
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(_ROUNDS + 1):
+        for network, taken in zip((first, second), times, strict=True):
+            started = time.perf_counter()
+            network.extract(batch)
+            if round_:  # the first warms up
+                taken.append(time.perf_counter() - started)
+    return len(batch) / median(times[0]), len(batch) / median(times[1])

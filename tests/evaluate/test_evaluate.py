@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cnncodes import CodeStore
+from cnncodes.errors import ParameterError
+from cnncodes.evaluate.evaluate import evaluate
+from cnncodes.head.split import split_by_class
+from tests.helpers import (
+    EVALUATED_BACKBONE,
+    create_journal,
+    digest_of,
+    error_of,
+    head_info,
+    logits_of,
+    write_head,
+    write_labelled_codes,
+)
+
+
+def write_graph(path, nodes, n, labels):
+    """A head of any graph."""
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info("codes", TensorProto.FLOAT, ["N", n])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(labels)])],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    helper.set_model_props(model, head_info(labels).to_metadata("head"))
+    onnx.save(model, str(path))
+    return path
+
+
+def evaluate_json(run, *arguments):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(run("evaluate", *arguments, "--json").stdout, parse_constant=refuse)
+
+
+def test_test_part_of_the_training_is_what_counts(codes, head, run):
+    told = evaluate_json(run, head, codes)
+    trained = json.loads(run("info", head, "--json").stdout)["training"]
+    assert told["figures"]["n_images"] == trained["test"]["n_images"]
+    assert told["figures"]["accuracy"] == pytest.approx(trained["test"]["accuracy"])
+    assert told["figures"]["log_loss"] == pytest.approx(trained["test"]["loss"], rel=1e-4)
+    assert told["notes"] == [
+        f"left out: {trained['train']['n_images']} images that trained the model"
+    ]
+    assert told["model"]["kind"] == "head"
+    assert told["model"]["sha256"] == hashlib.sha256(head.read_bytes()).hexdigest()
+    assert told["model"]["n_training_images"] == trained["train"]["n_images"]
+    with CodeStore.open(codes) as store:
+        test = split_by_class(store.labels, 0.7).test
+        digests = sorted(store.digests[row] for row in test)
+        wrong = {each["path"] for each in told["mistakes"]}
+        assert wrong <= {store.paths[row] for row in test}
+    said = hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert told["data"]["images_sha256"] == said
+
+
+def test_training_images_count_where_asked_for(codes, head, run):
+    told = evaluate_json(run, head, codes, "--include-training")
+    assert told["figures"]["n_images"] == 120
+    assert told["data"]["include_training"] is True
+    (note,) = told["notes"]
+    assert note.startswith("counted too: ")
+    assert note.endswith(" images that trained the model; this flatters it")
+
+
+def test_app_and_head_with_backbone_give_what_the_head_gives_on_codes(
+    app, head, codes, small_backbone, photos, run
+):
+    by_head = evaluate_json(run, head, codes)
+    by_app = evaluate_json(run, app, photos)
+    by_both = evaluate_json(run, head, photos, "--backbone", small_backbone)
+    assert by_app["model"]["kind"] == "app"
+    assert by_app["figures"]["confusion_matrix"] == by_both["figures"]["confusion_matrix"]
+    assert by_app["notes"] == by_both["notes"] == by_head["notes"]
+    assert by_app["data"]["images_sha256"] == by_head["data"]["images_sha256"]
+    for name in ("accuracy", "log_loss", "calibration_error"):  # codes are stored in 16 bits
+        assert by_app["figures"][name] == pytest.approx(by_head["figures"][name], abs=0.03)
+
+
+def test_training_images_are_known_wherever_they_lie(app, photos, tmp_path, run):
+    paths = sorted(photos.rglob("*.png"))
+    for number, path in enumerate(paths):
+        shutil.copy(path, tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{path.parent.name}\n" for number, path in enumerate(paths)]
+    (tmp_path / "all.csv").write_text("".join(["path,label\n", *rows]))
+    moved, before = (evaluate_json(run, app, data) for data in (tmp_path / "all.csv", photos))
+    assert moved["figures"] == before["figures"]
+    assert moved["notes"] == before["notes"]
+
+
+def test_figures_and_mistakes_of_a_small_case(small, run):
+    told = evaluate_json(run, *small)
+    assert told["figures"]["n_images"] == 4
+    assert told["figures"]["accuracy"] == 0.75
+    assert told["figures"]["confusion_matrix"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    (mistake,) = told["mistakes"]
+    assert mistake["probability"] == pytest.approx(np.exp(3) / (np.exp(3) + 2), rel=1e-5)
+    del mistake["probability"]
+    assert mistake == {"path": "5.png", "digest": digest_of(5), "label": "c", "predicted": "a"}
+
+
+def test_surest_mistakes_come_first_and_are_no_more_than_24(tmp_path):
+    head = write_head(tmp_path / "head.onnx", ["a", "b"])
+    sizes = np.random.default_rng(0).permutation(40) / 10
+    codes = np.stack([sizes, np.zeros(40)], axis=1)
+    mistakes = evaluate(
+        head, write_labelled_codes(tmp_path / "codes.h5", codes, [1] * 40, ["a", "b"])
+    ).mistakes
+    expected = np.sort(1 / (1 + np.exp(-sizes)))[::-1][:24]
+    assert [each.probability for each in mistakes] == pytest.approx(expected, rel=1e-5)
+
+
+def test_head_of_any_graph_is_run_as_it_is(tmp_path, run):
+    nodes = [
+        helper.make_node("Mul", ["codes", "codes"], ["squared"]),
+        helper.make_node("Softmax", ["squared"], ["probabilities"], axis=-1),
+    ]
+    head = write_graph(tmp_path / "head.onnx", nodes, 2, ["a", "b"])
+    X = np.random.default_rng(0).normal(size=(600, 2))  # more than a block
+    y = (np.abs(X[:, 0]) < np.abs(X[:, 1])).astype(int).tolist()
+    told = evaluate_json(run, head, write_labelled_codes(tmp_path / "codes.h5", X, y, ["a", "b"]))
+    assert told["figures"]["accuracy"] == 1
+    squared = X.astype(np.float32).astype(np.float64) ** 2
+    p = np.exp(squared) / np.exp(squared).sum(axis=1, keepdims=True)
+    expected = -np.log(p[np.arange(600), y]).mean()
+    assert told["figures"]["log_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Log"])
+def test_graph_that_gives_no_probabilities_is_refused(tmp_path, operator):
+    nodes = [helper.make_node(operator, ["codes"], ["probabilities"])]
+    head = write_graph(tmp_path / "head.onnx", nodes, 2, ["a", "b"])
+    codes = write_labelled_codes(tmp_path / "codes.h5", [[-2.0, 1.0]], [0], ["a", "b"])
+    assert f"{head}: gives no probabilities; train it again" in error_of("evaluate", head, codes)
+
+
+def test_classes_are_matched_by_name(tmp_path, run):
+    head = write_head(tmp_path / "head.onnx", ["a", "b", "c"])
+    codes = write_labelled_codes(
+        tmp_path / "codes.h5", logits_of([2, 0, 0], 3), [1, 0, 0], ["a", "c"]
+    )
+    told = evaluate_json(run, head, codes)
+    assert told["figures"]["confusion_matrix"] == [[2, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert told["notes"] == ["no image of 1 class of the model: b"]
+
+
+def test_notes_tell_all_that_does_not_count(tmp_path, run):
+    head = write_head(tmp_path / "head.onnx", list("abcdef"), trained=[7, 8])
+    names = ["a", "b", "u", "v", "w", "x"]
+    labels = [0, 1, 2, 3, 4, 5, -1, 0, 1, -1, 5]
+    codes = write_labelled_codes(
+        tmp_path / "codes.h5",
+        logits_of([0, 1, *[0] * 9], 6),
+        labels,
+        names,
+        skipped=[("odd.png", "empty file"), ("z", "w")],
+    )
+    told = evaluate_json(run, head, codes)
+    assert told["figures"]["n_images"] == 2
+    assert told["notes"] == [
+        "left out: 2 images without a label",
+        "left out: 5 images of classes that the model does not know: u, v, w, …",
+        "left out: 2 images that cannot be used, such as odd.png: empty file",
+        "left out: 2 images that trained the model",
+        "no image of 4 classes of the model: c, d, e, …",
+    ]
+    printed = run("evaluate", head, codes).stdout
+    assert printed.endswith("".join(f"  note: {note}\n" for note in told["notes"]))
+
+
+def test_unusable_images_of_a_folder_are_noted(app, photos, tmp_path, run):
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    (source / "4" / "broken.png").write_bytes(b"not an image")
+    (source / "new").mkdir()
+    shutil.copy(next((photos / "3").iterdir()), source / "new")
+    notes = evaluate_json(run, app, source)["notes"]
+    assert notes[0] == "left out: 1 image of classes that the model does not know: new"
+    assert notes[1].startswith("left out: 1 image that cannot be used, such as 4/broken.png: not a")
+
+
+def test_figures_are_printed(small, run):
+    lines = run("evaluate", *small).stdout.splitlines()
+    assert lines == [
+        f"{small[0]}: 4 images of {small[1]}, 3 classes",
+        "  accuracy           75.0%",
+        "  top-5 accuracy     not told: there are only 3 classes",
+        "  balanced accuracy  83.3%",
+        f"  log loss           {np.log(1 + 2 * np.exp(-3)) + 3 / 4:.4f}",
+        f"  calibration error  {np.exp(3) / (np.exp(3) + 2) - 0.75:.1%}",
+        "  always naming the most common of these, c: 50.0%",
+        "  classes, worst first:",
+        "    a  F1  66.7%  precision  50.0%  recall 100.0%  images 1",
+        "    c  F1  66.7%  precision 100.0%  recall  50.0%  images 2",
+        "    b  F1 100.0%  precision 100.0%  recall 100.0%  images 1",
+        "  c taken for a: 1 image",
+        "  note: left out: 2 images that trained the model",
+    ]
+
+
+def test_of_many_classes_the_worst_five_are_printed(tmp_path, run):
+    names = [f"class {number:2}" for number in range(12)]
+    head = write_head(tmp_path / "head.onnx", names)
+    predicted = [number % 12 for number in range(48)]
+    y = list(predicted)
+    y[5], y[6], y[7], y[17] = 8, 8, 9, 8
+    codes = write_labelled_codes(tmp_path / "codes.h5", logits_of(predicted, 12), y, names)
+    text = run("evaluate", head, codes).stdout
+    assert "  classes, the worst 5:\n" in text
+    told = evaluate_json(run, head, codes)["figures"]["classes"]
+    worst = sorted(told, key=lambda each: each["f1"])[:5]
+    listed = [line.split("  F1")[0].strip() for line in text.splitlines() if "  F1 " in line]
+    assert listed == [each["label"] for each in worst]
+    pairs = [line.strip() for line in text.splitlines() if " taken for " in line]
+    assert pairs[0] == "class  8 taken for class  5: 2 images"
+    assert len(pairs) == 3
+    assert "top-5 accuracy     " in text
+    assert "not told" not in text
+
+
+def test_random_weights_are_marked(codes, head, small, run):
+    lines = run("evaluate", head, codes).stdout.splitlines()
+    for name in ("accuracy", "balanced accuracy", "log loss", "calibration error"):
+        (line,) = (line for line in lines if line.startswith(f"  {name} "))
+        assert line.endswith("(random weights)")
+    assert "(random" not in run("evaluate", *small).stdout
+
+
+def test_hostile_names_are_escaped(tmp_path, run):
+    names = ["a\x1b[31m", "b\nc", "\u202edc"]
+    head = write_head(tmp_path / "head.onnx", names)
+    codes = write_labelled_codes(
+        tmp_path / "codes.h5",
+        logits_of([1, 2, 0], 3),
+        [0, 1, 2],
+        names,
+        skipped=[("\x1b[2J.png", "why\n")],
+    )
+    text = run("evaluate", head, codes).stdout
+    assert "a\\x1b[31m taken for b\\nc: 1 image" in text
+    assert all(line.isprintable() for line in text.splitlines())
+    assert evaluate_json(run, head, codes)["figures"]["classes"][0]["label"] == names[0]
+
+
+def test_training_that_is_no_json_becomes_json(tmp_path, small, run):
+    training = {"loss": float("nan"), "tried": [float("inf"), 1]}
+    backbone = replace(EVALUATED_BACKBONE, parity=float("nan"))
+    head = write_head(tmp_path / "odd.onnx", ["a", "b", "c"], training=training, backbone=backbone)
+    told = evaluate_json(run, head, small[1], "--report", tmp_path / "report")
+    assert told["model"]["training"] == {"loss": None, "tried": [None, 1]}
+    assert told["model"]["backbone"]["parity"] is None
+    assert "NaN" not in (tmp_path / "report" / "evaluation.json").read_text("utf-8")
+
+
+def test_nothing_is_left(codes, head, photos, tmp_path):
+    with CodeStore.open(codes) as store:
+        train = split_by_class(store.labels, 0.7).train
+        paths = [store.paths[row] for row in train]
+    for path in paths:
+        (tmp_path / "seen" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / path, tmp_path / "seen" / path)
+    small = write_head(tmp_path / "head.onnx", ["a", "b"], trained=range(3))
+    all_seen = write_labelled_codes(
+        tmp_path / "codes.h5", logits_of([0, 1, 0], 2), [0, 1, 0], ["a", "b"]
+    )
+    said = error_of("evaluate", small, all_seen)
+    assert said == (
+        f"Error: {all_seen}: has no image left to evaluate (left out: 3 images that trained the "
+        "model); give images it has not seen, or pass --include-training"
+    )
+
+
+def test_all_images_of_a_folder_were_seen(app, codes, photos, tmp_path):
+    with CodeStore.open(codes) as store:
+        paths = [store.paths[row] for row in split_by_class(store.labels, 0.7).train]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / path, tmp_path / path)
+    said = error_of("evaluate", app, tmp_path)
+    assert f"{tmp_path}: has no image left to evaluate" in said
+    assert "--include-training" in said
+
+
+def test_no_class_is_known(small, tmp_path):
+    codes = write_labelled_codes(tmp_path / "other.h5", logits_of([0], 3), [0], ["zebra"])
+    said = error_of("evaluate", small[0], codes)
+    assert f"{codes}: its classes (zebra) are not those of the model (a, b, c); give" in said
+
+
+def test_images_without_labels(small, app, photos, tmp_path):
+    codes = write_labelled_codes(tmp_path / "flat.h5", logits_of([0], 3), [-1], [])
+    assert f"{codes}: none of its images has a label; " in error_of("evaluate", small[0], codes)
+    flat = photos / "3"
+    assert f"{flat}: none of its images has a label; " in error_of("evaluate", app, flat)
+
+
+def test_codes_of_another_backbone(small, tmp_path):
+    head = write_head(tmp_path / "other.onnx", ["a", "b", "c"], sha256="cd" * 32)
+    assert error_of("evaluate", head, small[1]) == (
+        f"Error: {head}: was trained on codes of another backbone (vgg16, imagenet, SHA-256 "
+        f"cdcdcdcd…) than that of {small[1]} (vgg16, imagenet, SHA-256 abababab…); use files that "
+        "belong together"
+    )
+
+
+def test_codes_of_another_shape(small, tmp_path):
+    codes = write_labelled_codes(tmp_path / "wide.h5", np.zeros((2, 4)), [0, 1], ["a", "b"])
+    assert "takes codes of another shape" in error_of("evaluate", small[0], codes)
+
+
+def test_images_by_another_backbone(small, small_backbone, photos):
+    said = error_of("evaluate", small[0], photos, "--backbone", small_backbone)
+    assert f"{small[0]}: was trained on codes of another backbone (vgg16, imagenet, " in said
+    assert f" than that of {small_backbone} (inception_v3, random:0, " in said
+
+
+def test_app_does_not_take_codes(app, codes):
+    assert error_of("evaluate", app, codes) == (
+        f"Error: {app}: is an app, which takes images; give it the folder or CSV file of the "
+        f"images, or evaluate its head on {codes}"
+    )
+
+
+def test_head_does_not_take_images_alone(head, photos):
+    assert error_of("evaluate", head, photos) == (
+        f"Error: {head}: is a head, which takes codes; give it a codes file, or pass --backbone "
+        "with the file of its network"
+    )
+
+
+def test_backbone_that_is_not_needed(app, head, codes, photos, small_backbone):
+    option = ("--backbone", small_backbone)
+    assert "holds codes already; leave backbone out" in error_of("evaluate", head, codes, *option)
+    assert "holds its backbone; leave backbone" in error_of("evaluate", app, photos, *option)
+
+
+@pytest.mark.parametrize("name", ["codes.h5", "photos"])
+def test_missing_data(head, app, tmp_path, name):
+    model = head if name == "codes.h5" else app
+    said = error_of("evaluate", model, tmp_path / name)
+    assert said.startswith(f"Error: {tmp_path / name}: no such f")
+
+
+def test_codes_file_whatever_it_is_called(small, tmp_path, run):
+    shutil.copy(small[1], tmp_path / "codes.hdf5")
+    assert evaluate_json(run, small[0], tmp_path / "codes.hdf5")["figures"]["n_images"] == 4
+
+
+def test_unfinished_codes(small):
+    with h5py.File(small[1], "r+") as file:
+        file.attrs["complete"] = False
+    assert f"{small[1]}: is unfinished" in error_of("evaluate", *small)
+    journal = small[1].with_name("codes.h5.partial")
+    create_journal(journal).close()
+    assert f"{journal}: is unfinished" in error_of("evaluate", small[0], journal)
+
+
+def test_codes_that_are_not_finite(small):
+    with h5py.File(small[1], "r+") as file:
+        del file["checksums"]
+        file["codes"][4, 1] = np.nan
+    assert f"{small[1]}: the codes of 4.png are not finite" in error_of("evaluate", *small)
+
+
+def test_model_of_another_kind(small_backbone, codes, tmp_path):
+    said = error_of("evaluate", small_backbone, codes)
+    assert "is a backbone, but a head or an app is needed" in said
+    assert "no such file" in error_of("evaluate", tmp_path / "absent.onnx", codes)
+
+
+def test_damaged_list_of_training_images(small, tmp_path):
+    model = onnx.load(str(small[0]))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, metadata | {"cnncodes.training_images": "!"})
+    onnx.save(model, str(tmp_path / "damaged.onnx"))
+    said = error_of("evaluate", tmp_path / "damaged.onnx", small[1])
+    assert f"{tmp_path / 'damaged.onnx'}: the metadata are damaged" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"), [("abc", "scores"), ("ab", "probabilities"), ("a", "probabilities")]
+)
+def test_head_with_other_outputs_is_refused(small, tmp_path, labels, name):
+    softmax = helper.make_node("Softmax", ["codes"], [name], axis=-1)
+    head = write_head(tmp_path / "odd.onnx", list("abc") if len(labels) > 1 else ["a"])
+    model = onnx.load(str(head))
+    model.graph.node[-1].CopyFrom(softmax)
+    model.graph.node[-1].input[0] = "logits"
+    model.graph.output[0].name = name
+    helper.set_model_props(model, head_info(labels).to_metadata("head"))
+    onnx.save(model, str(head))
+    assert "its input or output is not that of a head" in error_of("evaluate", head, small[1])
+
+
+@pytest.mark.parametrize("option", ["curve", "images"])
+def test_options_of_a_report_need_one(small, tmp_path, option):
+    with pytest.raises(ParameterError, match="give report too"):
+        evaluate(*small, **{option: tmp_path})

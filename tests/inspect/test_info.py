@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnncodes.evaluate.curve import read_curves
+from tests.helpers import error_of, run_command
+
+helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+
+
+def info_json(path):
+    return json.loads(run_command("info", path, "--json").stdout)
+
+
+def info_text(path):
+    """The lines of the description, as pairs of name and value."""
+    lines = run_command("info", path).stdout.splitlines()
+    width = max(line.index("  ") for line in lines if line.startswith("what"))
+    start = len(lines[0]) - len(lines[0][width:].lstrip())
+    return {line[:start].strip(): line[start:] for line in lines}
+
+
+def save_model(path, inputs, outputs, nodes, metadata=()):
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    helper.set_model_props(model, dict(metadata))
+    onnx.save(model, str(path), format="protobuf")
+    return path
+
+
+def save_relu(path, metadata=()):
+    values = [helper.make_tensor_value_info(name, FLOAT, ["N", 3]) for name in "xy"]
+    return save_model(
+        path, values[:1], values[1:], [helper.make_node("Relu", ["x"], ["y"])], metadata
+    )
+
+
+def with_entry(model, path, key, value):
+    """Save a copy of a model with one metadata entry changed."""
+    changed = onnx.load(str(model))
+    metadata = {entry.key: entry.value for entry in changed.metadata_props} | {key: value}
+    helper.set_model_props(changed, metadata)
+    onnx.save(changed, str(path))
+    return path
+
+
+def test_backbone(small_backbone):
+    told = info_json(small_backbone)
+    assert told.pop("created_with").startswith("cnncodes ")
+    assert 0 < told.pop("parity") < 1e-4
+    assert told == {
+        "what": "a backbone",
+        "format": "1",
+        "backbone": "inception_v3",
+        "weights": "random:0",
+        "input_size": 75,
+        "layer": "mixed10",
+        "pool": "avg",
+        "precision": "float32",
+        "parity_images": "china.jpg, flower.jpg and 2 of noise",
+        "input": "images: uint8 [N, 75, 75, 3]",
+        "output": "codes: float32 [N, 2048]",
+    }
+
+
+def test_backbone_as_text(small_backbone):
+    told, text = info_json(small_backbone), info_text(small_backbone)
+    assert text["what"] == "a backbone"
+    assert text["input size"] == "75"
+    assert text["parity"] == f"{told['parity']:.4g}"
+    assert text["parity images"] == told["parity_images"]
+    assert {name.replace(" ", "_") for name in text} == set(told)
+
+
+def test_head(head, small_backbone, codes):
+    told = info_json(head)
+    assert told["what"] == "a head"
+    assert told["labels"] == list("0123456789")
+    assert told["training"]["estimator"] == "logistic"
+    assert told["training_images"] == told["training"]["train"]["n_images"]
+    assert told["training"]["test"]["accuracy"] > 0.6
+    assert told["weights"] == "random:0"
+    assert told["parity"] == info_json(small_backbone)["parity"]
+    assert told["backbone_sha256"] == info_json(codes)["backbone_sha256"]
+    assert told["input"] == "codes: float32 [N, 2048]"
+    assert told["output"] == "probabilities: float32 [N, 10]"
+
+
+def test_head_as_text(head):
+    told, text = info_json(head), info_text(head)
+    assert text["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert text["training estimator"] == "logistic"
+    assert text["training split"] == "method stratified, train_fraction 0.7, seed 0"
+    assert f"accuracy {told['training']['test']['accuracy']:.4g}" in text["training test"]
+
+
+def test_app(app, head):
+    told, heads = info_json(app), info_json(head)
+    assert told["what"] == "an app"
+    assert told["input"] == "images: uint8 [N, 75, 75, 3]"
+    differing = {key for key in heads if told[key] != heads[key]}
+    assert differing == {"what", "input"}
+    assert info_text(app)["what"] == "an app"
+
+
+def test_codes(codes, photos):
+    told = info_json(codes)
+    counts = {str(digit): len(list((photos / str(digit)).iterdir())) for digit in range(10)}
+    assert told["what"] == "codes"
+    assert told["images"] == 120
+    assert told["images_by_class"] == counts
+    assert told["images_skipped"] == 0
+    assert told["code_shape"] == [2048]
+    assert told["dtype"] == "float16"
+    assert told["source"] == str(photos)
+    assert told["backbone"] == "inception_v3"
+    text = info_text(codes)
+    assert text["images by class"] == ", ".join(f"{name} {n}" for name, n in counts.items())
+    assert text["code shape"] == "2048"
+
+
+def test_codes_without_labels(codes, tmp_path):
+    path = tmp_path / "flat.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        file["labels"][:] = -1
+        file.attrs["class_names"] = "[]"
+    assert info_json(path)["images_by_class"] == "no labels"
+    assert info_text(path)["images by class"] == "no labels"
+
+
+def test_unfinished_codes(codes, tmp_path):
+    path = tmp_path / "codes.h5.partial"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["complete"] = False
+    told = info_json(path)
+    assert told["what"] == "unfinished codes"
+    assert "cnncodes extract" in told["use"]
+
+
+def test_damaged_codes(codes, tmp_path):
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        del file["labels"]
+    said = error_of("info", path)
+    assert said.startswith(f"Error: {path}: is damaged")
+    assert said.endswith("extract it again")
+
+
+def test_codes_that_are_neither_finished_nor_not(codes, tmp_path, run):
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["complete"] = [True, False]
+    assert "an HDF5 file that cannot be opened" in run("info", path).stdout
+    assert f"{path}: is damaged (" in error_of("train", path, "-o", tmp_path / "head.onnx")
+
+
+def test_truncated_hdf5(codes, tmp_path):
+    path = tmp_path / "codes.h5"
+    path.write_bytes(codes.read_bytes()[:5000])
+    told = info_json(path)
+    assert told["what"] == "an HDF5 file that cannot be opened"
+    assert "truncated" in told["reason"]
+
+
+@pytest.mark.parametrize("sign", ["layers", "layer_names", "model_weights"])
+def test_keras_weights(tmp_path, sign):
+    path = tmp_path / "vgg16.weights.h5"
+    with h5py.File(path, "w") as file:
+        if sign == "layers":
+            file["layers/conv2d/vars/0"] = np.zeros(3)
+        else:
+            target = file if sign == "layer_names" else file.create_group(sign)
+            target.attrs["layer_names"] = [b"conv2d"]
+    assert info_json(path) == {"what": "Keras weights"}
+    assert info_text(path) == {"what": "Keras weights"}
+
+
+@pytest.mark.parametrize("kind", [None, "weights", [1, 2], 7])
+def test_foreign_hdf5(tmp_path, kind):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["numbers"] = np.zeros(3)
+        if kind is not None:
+            file.attrs["kind"] = kind
+    assert info_json(path) == {"what": "an HDF5 file, not one of cnncodes"}
+
+
+def test_foreign_model(tmp_path):
+    assert info_json(save_relu(tmp_path / "relu.onnx")) == {
+        "what": "an ONNX model, not one of cnncodes",
+        "input": "x: float32 [N, 3]",
+        "output": "y: float32 [N, 3]",
+    }
+
+
+def test_foreign_model_without_inputs(tmp_path):
+    value = helper.make_tensor("value", FLOAT, [1], [2.0])
+    node = helper.make_node("Constant", [], ["y"], value=value)
+    output = helper.make_tensor_value_info("y", FLOAT, [1])
+    told = info_json(save_model(tmp_path / "constant.onnx", [], [output], [node]))
+    assert told["what"] == "an ONNX model, not one of cnncodes"
+    assert told["input"] == "none"
+
+
+def test_foreign_model_that_takes_a_sequence(tmp_path):
+    sequence = helper.make_tensor_sequence_value_info("x", FLOAT, None)
+    length = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [])
+    node = helper.make_node("SequenceLength", ["x"], ["y"])
+    told = info_json(save_model(tmp_path / "length.onnx", [sequence], [length], [node]))
+    assert told["what"] == "an ONNX model, not one of cnncodes"
+    assert told["input"].startswith("x: ")
+    assert told["output"] == "y: int64 []"
+
+
+@pytest.mark.parametrize("number", [0, 99])
+def test_foreign_model_of_an_unknown_type(tmp_path, number):
+    path = save_relu(tmp_path / "relu.onnx")
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.elem_type = number
+    onnx.save(model, str(path))
+    told = info_json(path)
+    assert told["what"] == "an ONNX model, not one of cnncodes"
+    assert told["input"].startswith("x: ")
+
+
+def test_foreign_model_with_metadata(tmp_path):
+    path = save_relu(tmp_path / "relu.onnx", {"author": "another", "cnncodes.kind": "wheel"})
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+
+
+def refused_models():
+    """Models that no command would open, each by its reason."""
+    values = [helper.make_tensor_value_info(name, FLOAT, ["N", 3]) for name in "xy"]
+
+    def model(node, **options):
+        graph = helper.make_graph([node], "g", values[:1], values[1:])
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.another", 1)]
+        return helper.make_model(graph, ir_version=8, opset_imports=opsets, **options)
+
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    outside = model(relu)
+    weight = outside.graph.initializer.add(name="w", data_type=FLOAT, dims=[3])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/etc/passwd")
+    function = helper.make_function(
+        "another", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], []
+    )
+    return {
+        "operator": model(helper.make_node("Resize", ["x", "", "s"], ["y"])),
+        "domain": model(helper.make_node("Anything", ["x"], ["y"], domain="com.another")),
+        "weights": outside,
+        "function": model(relu, functions=[function]),
+    }
+
+
+@pytest.mark.parametrize("reason", refused_models())
+def test_foreign_model_that_is_not_opened_is_described_all_the_same(tmp_path, reason):
+    path, model = tmp_path / "model.onnx", refused_models()[reason]
+    path.write_bytes(model.SerializeToString())
+    assert info_json(path) == {
+        "what": "an ONNX model, not one of cnncodes",
+        "input": "x: float32 [N, 3]",
+        "output": "y: float32 [N, 3]",
+    }
+    helper.set_model_props(model, {"cnncodes.kind": "head", "cnncodes.format": "1"})
+    path.write_bytes(model.SerializeToString())
+    assert error_of("info", path).startswith(f"Error: {path}: ")
+
+
+def test_model_whose_input_is_described_without_end(tmp_path):
+    path = save_relu(tmp_path / "relu.onnx")
+    model = onnx.load(str(path))
+    model.graph.input[0].doc_string = "x" * 200_000
+    onnx.save(model, str(path))
+    assert info_json(path) == {
+        "what": "an ONNX model, not one of cnncodes",
+        "input": "none",
+        "output": "y: float32 [N, 3]",
+    }
+
+
+def test_foreign_model_with_metadata_without_end_or_that_are_no_text(tmp_path):
+    path = save_relu(tmp_path / "relu.onnx", {"note": "x" * 17_000_000})
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    path = save_relu(tmp_path / "relu.onnx", {"note": "yyyy"})
+    path.write_bytes(path.read_bytes().replace(b"yyyy", b"\xff\xfe\xff\xfe"))
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+
+
+def test_fields_without_end_are_no_model(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(save_relu(path).read_bytes() + b"\x08\x08" * 300_000)
+    assert info_json(path)["what"] == "nothing cnncodes knows"
+
+
+def test_model_of_a_later_format(head, tmp_path):
+    path = with_entry(head, tmp_path / "head.onnx", "cnncodes.format", "99")
+    assert info_json(path)["what"] == "a cnncodes head of another format"
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("labels", "{"), ("training", "7"), ("backbone_info", "{}"), ("backbone_info", "7")],
+)
+def test_head_with_damaged_metadata(head, tmp_path, entry, value):
+    path = with_entry(head, tmp_path / "head.onnx", f"cnncodes.{entry}", value)
+    said = error_of("info", path)
+    assert said.startswith(f"Error: {path}: ")
+    assert said.endswith("again")
+
+
+def test_labels_cannot_forge_a_line(head, tmp_path):
+    labels = json.dumps(["cat\nweights           imagenet", "dog\x1b[31m"])
+    path = with_entry(head, tmp_path / "head.onnx", "cnncodes.labels", labels)
+    lines = run_command("info", path).stdout.splitlines()
+    (said,) = (line for line in lines if line.startswith("weights"))
+    assert said.endswith("random:0")
+    assert all(line.isprintable() for line in lines)
+
+
+def test_image(tmp_path):
+    path = tmp_path / "photo"
+    Image.new("RGB", (8, 8)).save(path, "PNG")
+    assert info_json(path) == {
+        "what": "an image",
+        "use": f"cnncodes predict APP.onnx {path}",
+    }
+
+
+def test_empty_file(tmp_path):
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    assert info_json(path) == {"what": "an empty file", "bytes": 0}
+
+
+@pytest.mark.parametrize("suffix", ["", ".txt", ".onnx", ".h5", ".json", ".textproto", ".onnxtxt"])
+@pytest.mark.parametrize("content", [b"a text\n", b'{"a": 1}\n', b"name: 1\n", b"\xff\xfe\0\1"])
+def test_other_files_whatever_they_are_called(tmp_path, suffix, content):
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    assert info_json(path) == {"what": "nothing cnncodes knows", "bytes": len(content)}
+
+
+def test_model_whatever_it_is_called(tmp_path):
+    path = save_relu(tmp_path / "model.json")
+    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """The bytes of a small ONNX model, a small HDF5 file and nothing, to spoil."""
+    folder = tmp_path_factory.mktemp("small")
+    model = save_relu(folder / "relu.onnx", {"cnncodes.kind": "head", "cnncodes.format": "1"})
+    with h5py.File(folder / "codes.h5", "w") as file:
+        file.attrs["kind"] = "codes"
+    return {
+        "nothing": b"",
+        "onnx": model.read_bytes(),
+        "hdf5": (folder / "codes.h5").read_bytes()[:1000],
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    start=st.sampled_from(["nothing", "onnx", "hdf5"]),
+    place=st.floats(0, 1),
+    wild=st.binary(max_size=60),
+)
+def test_wild_bytes(tmp_path_factory, small_files, start, place, wild):
+    content = bytearray(small_files[start])
+    offset = int(place * len(content))
+    content[offset : offset + len(wild)] = wild
+    path = tmp_path_factory.getbasetemp() / "wild"
+    path.write_bytes(content)
+    try:
+        told = info_json(path)
+    except AssertionError:  # damaged, but recognised: then one line of ours says so
+        said = error_of("info", path)
+        assert said.startswith(f"Error: {path}: ")
+        assert "--debug" not in said
+    else:
+        assert isinstance(told["what"], str)
+
+
+def test_folder_of_images(photos):
+    told = info_json(photos)
+    assert told["what"] == "a source of images"
+    assert told["images"] == 120
+    assert told["images_by_class"]["8"] == len(list((photos / "8").iterdir()))
+    assert info_text(photos)["images"] == "120"
+
+
+def test_flat_folder(photos):
+    told = info_json(photos / "3")
+    assert told["images"] == len(list((photos / "3").iterdir()))
+    assert told["images_by_class"] == "no labels"
+
+
+def test_folder_without_images(tmp_path):
+    assert f"{tmp_path}: no images in it" in error_of("info", tmp_path)
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "list.CSV"
+    path.write_text("path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,\n")
+    told = info_json(path)
+    assert told["what"] == "a source of images"
+    assert told["images"] == 4
+    assert told["images_by_class"] == {"cat": 2, "dog": 1}
+
+
+def test_csv_of_something_else(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("item,price\nbread,2\n")
+    assert f"{path}: has no column path and no column label" in error_of("info", path)
+
+
+@pytest.mark.parametrize("name", ["absent", "absent.onnx", "absent.csv"])
+def test_missing_file(tmp_path, name):
+    said = error_of("info", tmp_path / name)
+    assert said.startswith(f"Error: {tmp_path / name}: ")
+    assert "o such f" in said
+
+
+def test_learning_curve(codes, tmp_path):
+    path = tmp_path / "curve.json"
+    run_command("curve", codes, "-o", path, "--per-class", "3,2", "--C", "3", "--seeds", "2")
+    assert info_json(path) == {
+        "what": "a learning curve",
+        "format": "1",
+        "codes": [str(codes)],
+        "backbones": ["inception_v3, random:0 weights"],
+        "images_a_class": [2, 3],
+        "seeds": 2,
+        "split": "stratified",
+        "train_fraction": 0.7,
+        "seed": 0,
+        "created_with": read_curves(path)[0].created_with,
+    }
+    assert info_text(path)["images a class"] == "2, 3"
+
+
+def test_damaged_learning_curve(tmp_path):
+    path = tmp_path / "curve.json"
+    for version, reason in (("1", "is damaged (curves must be"), ("2", "install a newer cnncodes")):
+        path.write_text(json.dumps({"kind": "curve", "format": version}))
+        said = error_of("info", path)
+        assert said.startswith(f"Error: {path}: ")
+        assert reason in said
