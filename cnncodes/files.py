@@ -5,6 +5,7 @@ And at the first bytes of a file, which need no library.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -52,6 +53,21 @@ def is_folder(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Return whether a path leads to a regular file; False also where it cannot be looked at."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, hexadecimal, reading a megabyte at a time.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def exists(path: Path) -> bool:

@@ -100,6 +100,17 @@ class Progress:
             sys.stderr.flush()
 
 
+class NoProgress(Progress):
+    """The progress of a library call to which none is passed: nothing is written."""
+
+    def __init__(self) -> None:
+        super().__init__("", "")
+        self._on_terminal = False
+
+    def _write(self, text: str) -> None:
+        pass
+
+
 def _columns() -> int:
     """Return the width of the terminal, or of one of old where it does not tell."""
     try:

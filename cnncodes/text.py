@@ -16,6 +16,11 @@ def shown(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def shortened(text: str, most: int) -> str:
     """Return a text, cut off where it has more letters than `most`."""
     return text if len(text) <= most else text[: most - 1] + "…"
