@@ -1,8 +1,7 @@
-"""How much may stand in a file: held to when it is written, and when it is read.
+"""Limits of what a file holds, checked when it is written and when it is read.
 
 A file may come from a stranger, so what is read of it is bounded. What is written is checked
-against the same bounds, before the work where that can be known: a head that cannot be opened must
-not be found out about afterwards.
+against the same limits, where possible before the work: no head is written that cannot be opened.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from cnncodes.text import shown
 # More labels, or longer ones, come from no folder of classes.
 MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096
 MAX_LABELS_BYTES = 8_000_000  # of all labels, as JSON
-MAX_TRAINING_IMAGES = 2_500_000  # that a head remembers, of each 6 bytes
+MAX_TRAINING_IMAGES = 2_500_000  # in a head's metadata, 6 bytes each
 MAX_ENTRY_BYTES = 1_000_000  # of any other entry of a model's metadata
 MAX_ENTRIES_BYTES = 32_000_000  # of all: 8 MB of labels, 20 MB of images in base64, and the rest
 MAX_DEPTH = 20  # of JSON in JSON
@@ -30,7 +29,7 @@ LARGE_ENTRIES = {"labels": MAX_LABELS_BYTES, "training_images": 8 * MAX_TRAINING
 
 
 def fault_of_labels(labels: Sequence[str]) -> str:
-    """Say what keeps labels from a file, in a few words; nothing where nothing does.
+    """Return why labels cannot be stored, or an empty string.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ def fault_of_labels(labels: Sequence[str]) -> str:
     Returns
     -------
     str
-        The fault, or an empty text.
+        The reason.
     """
     if len(labels) > MAX_LABELS:
         return f"there are {len(labels):,} labels, and at most {MAX_LABELS:,} can be used"
@@ -60,7 +59,7 @@ def fault_of_labels(labels: Sequence[str]) -> str:
 
 
 def fault_of_text(text: str, what: str, most: int) -> str:
-    """Say what keeps a text from a codes file, in a few words; nothing where nothing does.
+    """Return why a text cannot be stored in a codes file, or an empty string.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def fault_of_text(text: str, what: str, most: int) -> str:
     Returns
     -------
     str
-        The fault, or an empty text.
+        The reason.
     """
     if len(text) > most:
         fault = f"{what} has {len(text):,} characters, and at most {most:,} can be used"
@@ -87,19 +86,19 @@ def fault_of_text(text: str, what: str, most: int) -> str:
 
 
 def fault_of_metadata(metadata: Mapping[str, str], prefix: str) -> str:
-    """Say which of a model's metadata are too large, in a few words; nothing where none is.
+    """Return which entry of a model's metadata is too large, or an empty string.
 
     Parameters
     ----------
     metadata : mapping of str to str
         The ``metadata_props``.
     prefix : str
-        With which the keys of ours begin.
+        Prefix of our keys.
 
     Returns
     -------
     str
-        The fault, or an empty text.
+        The reason.
     """
     for key, value in metadata.items():
         name = key.removeprefix(prefix)
@@ -111,7 +110,7 @@ def fault_of_metadata(metadata: Mapping[str, str], prefix: str) -> str:
 
 
 def is_nested_deeply(value: Any) -> bool:
-    """Whether a value of JSON is nested so deep that it could not be printed."""
+    """Return whether a JSON value is nested deeper than `MAX_DEPTH`."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [

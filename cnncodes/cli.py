@@ -9,7 +9,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,7 +16,25 @@ import click
 from click.core import ParameterSource
 
 from cnncodes._version import __version__
-from cnncodes.cli_options import Number, OutputPath, Sizes, Strength, whole
+from cnncodes.cli_options import (
+    INPUT,
+    OUTPUT,
+    Number,
+    Sizes,
+    class_weight_option,
+    group_option,
+    json_option,
+    max_pixels_option,
+    mixed_option,
+    overwrite_option,
+    penalty_option,
+    provider_option,
+    seed_option,
+    split_options,
+    threads_option,
+    whole,
+    with_option_names,
+)
 from cnncodes.errors import (
     CnncodesError,
     FileFormatError,
@@ -29,7 +46,6 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
-from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
     COUNT,
@@ -39,24 +55,22 @@ from cnncodes.parameters import (
     INPUT_SIZE,
     L2,
     LEARNING_RATE,
-    MAX_PIXELS,
     NETWORK_BATCH,
     SECONDS,
-    SEED,
-    THREADS,
-    TRAIN_FRACTION,
     WHITE,
 )
 from cnncodes.printing import (
+    emit,
+    export_to_json,
     print_backbones,
     print_benchmarks,
+    print_bundle,
     print_csv,
     print_curves,
     print_epoch,
     print_evaluation,
     print_export,
     print_extraction,
-    print_json,
     print_list,
     print_note,
     print_quantization,
@@ -80,7 +94,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Program(click.Group):
-    """Tells every failure in one line and exits with 1; usage errors stay click's own."""
+    """Prints every failure in one line and exits with 1; usage errors stay click's own."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the program on standard streams that are fit to be used."""
@@ -113,7 +127,8 @@ class Program(click.Group):
             with Interruptible():
                 return super().invoke(context)
         except CnncodesError as error:
-            _fail(str(error))
+            command = self.commands.get(context.invoked_subcommand or "", self)
+            _fail(with_option_names(str(error), command))
         except KeyboardInterrupt as interrupt:
             _fail(f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
         except MemoryError:
@@ -129,7 +144,7 @@ class Program(click.Group):
 
 
 def _refuse_options_of_others(estimator: str) -> None:
-    """Refuse an option that was typed and that only another estimator heeds."""
+    """Refuse an option on the command line that only another estimator uses."""
     context = click.get_current_context()
     for owner, names in OPTIONS_OF.items():
         for parameter in context.command.params:
@@ -153,69 +168,6 @@ def _help(summary: str, example: str) -> dict[str, str]:
     return {"short_help": summary, "epilog": f"Example: {example}"}
 
 
-def _path() -> click.Path:
-    return click.Path(path_type=Path, readable=False)  # told by what reads it, as any failure
-
-
-def _output() -> click.Path:
-    return OutputPath(path_type=Path, readable=False)
-
-
-def overwrite_option(command: Command) -> Command:
-    """Add ``--overwrite``."""
-    return click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")(
-        command
-    )
-
-
-def mixed_option(command: Command) -> Command:
-    """Add ``--allow-mixed``."""
-    return click.option(
-        "--allow-mixed",
-        is_flag=True,
-        help="Let a head meet codes of its network in another precision, float32 or int8.",
-    )(command)
-
-
-def json_option(command: Command) -> Command:
-    """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
-        command
-    )
-
-
-def provider_option(command: Command) -> Command:
-    """Add ``--provider``."""
-    return click.option(
-        "--provider",
-        default=DEFAULT_PROVIDER,
-        show_default=True,
-        metavar="NAME",
-        help="What onnxruntime computes with, if the installed build has it: cpu, openvino, "
-        "coreml, dml, cuda …",
-    )(command)
-
-
-def max_pixels_option(command: Command) -> Command:
-    """Add ``--max-pixels``."""
-    return click.option(
-        "--max-pixels",
-        type=whole(MAX_PIXELS),
-        default=100_000_000,
-        show_default=True,
-        help="An image with more pixels is not decoded.",
-    )(command)
-
-
-def group_option(command: Command) -> Command:
-    """Add ``--group-by``."""
-    return click.option(
-        "--group-by",
-        type=click.Choice(["folder"]),
-        help="Keep the images of each folder below a class folder on one side of every split.",
-    )(command)
-
-
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
@@ -234,7 +186,7 @@ def main(debug: bool) -> None:
 )
 @click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=_output(), help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -248,7 +200,7 @@ def main(debug: bool) -> None:
     type=whole(INPUT_SIZE),
     default=DEFAULT_INPUT_SIZE,
     show_default=True,
-    help="Pixels a side.",
+    help="Height and width of the input image, in pixels.",
 )
 @click.option(
     "--pool",
@@ -258,13 +210,7 @@ def main(debug: bool) -> None:
     help="Pool the codes over height and width.",
 )
 @click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
-@click.option(
-    "--seed",
-    type=whole(SEED),
-    default=0,
-    show_default=True,
-    help="Seed of random weights.",
-)
+@seed_option("random weights")
 @click.option(
     "--winograd/--no-winograd",
     default=True,
@@ -278,26 +224,18 @@ def export(
 ) -> None:
     """Turn a Keras network without its top into an ONNX file. Needs TensorFlow.
 
-    With --list it only tells which networks there are, and needs nothing.
+    With --list it prints the table of networks, without TensorFlow.
     """
     if list_all:
-        specs = list(BACKBONES.values())
-        if as_json:
-            print_json([asdict(spec) for spec in specs])
-            return
-        print_backbones(specs)
+        emit(list(BACKBONES.values()), as_json, print_backbones)
         return
     if backbone is None:
-        raise click.UsageError("name a network; cnncodes export --list tells which there are")
+        raise click.UsageError("name a network; cnncodes export --list prints them")
     from cnncodes.export.keras_onnx import export_backbone
 
     click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
     exported = export_backbone(backbone, output or Path(f"{backbone}.onnx"), **options)
-    info = exported.info
-    if as_json:
-        print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})
-        return
-    print_export(exported)
+    emit(exported, as_json, print_export, to_json=export_to_json)
 
 
 @main.command(
@@ -306,47 +244,39 @@ def export(
         "cnncodes quantize inception_v3.onnx --images photos -o inception_v3.int8.onnx",
     )
 )
-@click.argument("backbone", type=_path())
+@click.argument("backbone", type=INPUT)
 @click.option(
     "--images",
-    type=_path(),
+    type=INPUT,
     required=True,
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option(
-    "-o", "--output", type=_output(), help="File to write, by default BACKBONE.int8.onnx."
-)
+@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
     default=256,
     show_default=True,
-    help="How many of them to use at most.",
+    help="Number of images to use at most.",
 )
 @click.option(
     "--weights",
     type=click.Choice(["auto", "full", "reduced"]),
     default="auto",
     show_default=True,
-    help="8 bits, or 7 for processors without VNNI or the like; auto tries this one.",
+    help="8-bit weights, or 7-bit for processors without VNNI or the like; auto tests this one.",
 )
-@click.option(
-    "--seed",
-    type=whole(SEED),
-    default=0,
-    show_default=True,
-    help="Seed of the draw of images.",
-)
+@seed_option("the choice of images")
 @overwrite_option
 @json_option
 def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Make an int8 backbone, fitted to your images and checked on others of them.
+    """Make an int8 backbone, calibrated on some of your images and compared on others.
 
     Codes of the two files are close but not equal: use the same one for all you compare.
     """
     from cnncodes.progress import Progress
-    from cnncodes.quantize.quantize import quantize_backbone
+    from cnncodes.quantize.quantize import Quantization, quantize_backbone
 
     with Progress("quantize", "images") as progress:
         quantized = quantize_backbone(
@@ -355,10 +285,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
             progress=progress,
             **options,
         )
-    if as_json:
-        print_json(quantized.as_dict())
-        return
-    print_quantization(quantized)
+    emit(quantized, as_json, print_quantization, to_json=Quantization.as_dict)
 
 
 @main.command(
@@ -367,28 +294,28 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
         "cnncodes extract inception_v3.onnx photos -o codes.h5",
     )
 )
-@click.argument("backbone", type=_path())
-@click.argument("source", type=_path())
-@click.option("-o", "--output", type=_output(), required=True, help="Codes file to write.")
+@click.argument("backbone", type=INPUT)
+@click.argument("source", type=INPUT)
+@click.option("-o", "--output", type=OUTPUT, required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
-    help="Images the network sees at a time, by default what suits the file.",
+    help="Images per batch, by default as suits the network.",
 )
-@click.option("--threads", type=whole(THREADS), help="Threads that compute, by default all.")
+@threads_option
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float16",
     show_default=True,
-    help="How codes are stored.",
+    help="Precision of the stored codes.",
 )
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "fail"]),
     default="skip",
     show_default=True,
-    help="What to do about an image that cannot be used.",
+    help="Skip an image that cannot be decoded, or fail.",
 )
 @max_pixels_option
 @click.option(
@@ -426,10 +353,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
             progress=progress,
             **options,
         )
-    if as_json:
-        print_json(asdict(result))
-        return
-    print_extraction(result)
+    emit(result, as_json, print_extraction)
 
 
 @main.command(
@@ -438,8 +362,8 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
         "cnncodes train codes.h5 -o head.onnx",
     )
 )
-@click.argument("codes", type=_path())
-@click.option("-o", "--output", type=_output(), required=True, help="Head to write.")
+@click.argument("codes", type=INPUT)
+@click.option("-o", "--output", type=OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
     "--method",
@@ -450,41 +374,23 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     help="Logistic regression to convergence, a softmax by mini-batch SGD, a support vector "
     "machine, or the nearest neighbours. The last two need skl2onnx.",
 )
+@split_options
+@click.option("--per-class", type=whole(COUNT), help="Train on at most N images per class.")
+@penalty_option("logistic: ")
+@class_weight_option("logistic: ")
 @click.option(
-    "--train-fraction",
-    type=Number(TRAIN_FRACTION),
-    default=0.7,
+    "--epochs",
+    type=whole(EPOCHS),
+    default=20,
     show_default=True,
-    help="Share of each class that trains; the rest tests.",
+    help="sgd: passes over the training images.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["stratified", "first"]),
-    default="stratified",
-    show_default=True,
-    help="Draw the training images of a class, or take the first by name.",
-)
-@click.option("--per-class", type=whole(COUNT), help="Train on at most N a class.")
-@click.option(
-    "--C",
-    "C",
-    type=Strength(),
-    default="auto",
-    show_default=True,
-    help="logistic: inverse strength of the penalty; auto chooses it by cross-validation.",
-)
-@click.option(
-    "--class-weight",
-    type=click.Choice(["balanced"]),
-    help="logistic: let rare classes weigh as much as common ones.",
-)
-@click.option("--epochs", type=whole(EPOCHS), default=20, show_default=True, help="sgd: passes.")
 @click.option(
     "--batch-size",
     type=whole(DESCENT_BATCH),
     default=32,
     show_default=True,
-    help="sgd: images a step.",
+    help="sgd: images per gradient step.",
 )
 @click.option(
     "--learning-rate",
@@ -496,14 +402,14 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     type=click.Choice(["momentum", "adam"]),
     default="momentum",
     show_default=True,
-    help="sgd: how a gradient becomes a step.",
+    help="sgd: update rule.",
 )
 @click.option(
     "--schedule",
     type=click.Choice(["constant", "cosine"]),
     default="cosine",
     show_default=True,
-    help="sgd: whether the learning rate falls.",
+    help="sgd: learning rate over the epochs.",
 )
 @click.option(
     "--l2",
@@ -517,13 +423,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     type=whole(EPOCHS),
     help="sgd: stop after this many epochs without improvement.",
 )
-@click.option(
-    "--seed",
-    type=whole(SEED),
-    default=0,
-    show_default=True,
-    help="Of the split and the estimator.",
-)
+@seed_option("the split and the estimator")
 @overwrite_option
 @json_option
 def train(
@@ -554,10 +454,7 @@ def train(
             progress=progress,
             **options,
         )
-    if as_json:
-        print_json(asdict(result))
-        return
-    print_training(result)
+    emit(result, as_json, print_training)
 
 
 @main.command(
@@ -566,26 +463,26 @@ def train(
         "cnncodes evaluate head.onnx codes.h5 --report report",
     )
 )
-@click.argument("model", type=_path())
-@click.argument("data", type=_path(), metavar="CODES.h5|SOURCE")
-@click.option("--backbone", type=_path(), help="The network of a head, to evaluate it on images.")
+@click.argument("model", type=INPUT)
+@click.argument("data", type=INPUT, metavar="CODES.h5|SOURCE")
+@click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
 @click.option(
-    "--include-training", is_flag=True, help="Count images that the model was trained on too."
+    "--include-training", is_flag=True, help="Include images that the model was trained on."
 )
 @mixed_option
 @group_option
 @max_pixels_option
 @provider_option
-@click.option("--report", type=_path(), metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option("--report", type=INPUT, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
-    type=_path(),
+    type=INPUT,
     metavar="FILE",
     help="report: show this learning curve of cnncodes curve.",
 )
 @click.option(
     "--images",
-    type=_path(),
+    type=INPUT,
     metavar="DIR",
     help="report: where the images are, by default where the codes file says.",
 )
@@ -624,33 +521,30 @@ def evaluate(
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     if planned is not None:
         planned.write(result)
-    if as_json:
-        print_json(evaluation_to_json(result))
-        return
-    print_evaluation(result, report)
+    emit(result, as_json, lambda each: print_evaluation(each, report), to_json=evaluation_to_json)
 
 
 @main.command(
     **_help(
-        "Tell how much more training images would help.",
+        "Measure whether more training images would help.",
         "cnncodes curve codes.h5 --plot curve.png",
     )
 )
-@click.argument("codes", nargs=-1, required=True, type=_path(), metavar="CODES...")
+@click.argument("codes", nargs=-1, required=True, type=INPUT, metavar="CODES...")
 @click.option(
     "-o",
     "--output",
-    type=_output(),
+    type=OUTPUT,
     default="curve.json",
     show_default=True,
     help="JSON file to write.",
 )
-@click.option("--plot", type=_output(), metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option("--plot", type=OUTPUT, metavar="FILE", help="Chart to write, as .png or .svg.")
 @click.option(
     "--per-class",
     type=Sizes(COUNT),
     show_default="all there are, half of them, a quarter … down to about 5",
-    help="Numbers of training images a class.",
+    help="Numbers of training images per class.",
 )
 @click.option(
     "--seeds",
@@ -659,44 +553,14 @@ def evaluate(
     show_default=True,
     help="Number of draws of the training images.",
 )
-@click.option(
-    "--seed",
-    type=whole(SEED),
-    default=0,
-    show_default=True,
-    help="Of the split and the draws.",
-)
-@click.option(
-    "--train-fraction",
-    type=Number(TRAIN_FRACTION),
-    default=0.7,
-    show_default=True,
-    help="Share of each class to draw from; the rest tests.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["stratified", "first"]),
-    default="stratified",
-    show_default=True,
-    help="Draw the training images of a class, or take the first by name.",
-)
-@click.option(
-    "--C",
-    "C",
-    type=Strength(),
-    default="auto",
-    show_default=True,
-    help="Inverse strength of the penalty; auto chooses it for each number of images.",
-)
-@click.option(
-    "--class-weight",
-    type=click.Choice(["balanced"]),
-    help="Let rare classes weigh as much as common ones.",
-)
+@seed_option("the split and the draws")
+@split_options
+@penalty_option()
+@class_weight_option()
 @overwrite_option
 @json_option
 def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
-    """Measure accuracy against the number of training images a class.
+    """Measure accuracy against the number of training images per class.
 
     Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
     the same images.
@@ -708,10 +572,7 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     click.echo("reading the codes and training …", err=True)
     with Progress("curve", "heads") as progress:
         curves = learning_curves(codes, output, progress=progress, **options)
-    if as_json:
-        print_json(curves_to_json(curves))
-        return
-    print_curves(curves, output)
+    emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)
 
 
 @main.command(
@@ -720,9 +581,9 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
         "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
     )
 )
-@click.argument("backbone", type=_path())
-@click.argument("head", type=_path())
-@click.option("-o", "--output", type=_output(), required=True, help="App to write.")
+@click.argument("backbone", type=INPUT)
+@click.argument("head", type=INPUT)
+@click.option("-o", "--output", type=OUTPUT, required=True, help="App to write.")
 @mixed_option
 @overwrite_option
 @json_option
@@ -731,24 +592,23 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)
-    if as_json:
-        print_json({"path": output, "labels": info.labels})
-        return
-    megabytes = output.stat().st_size / 1e6
-    click.echo(f"{shown(str(output))}: {len(info.labels)} classes, {megabytes:.0f} MB")
+    result = {"path": output, "labels": info.labels}
+    emit(result, as_json, lambda _: print_bundle(output, info.labels))
 
 
 @main.command(
     **_help(
-        "Name what is on images.",
+        "Classify images.",
         "cnncodes predict app.onnx photo.jpg --top 3",
     )
 )
-@click.argument("app", type=_path())
+@click.argument("app", type=INPUT)
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(readable=False), metavar="IMAGE..."
 )
-@click.option("--top", type=whole(COUNT), default=1, show_default=True, help="Classes.")
+@click.option(
+    "--top", type=whole(COUNT), default=1, show_default=True, help="Number of classes to show."
+)
 @click.option(
     "--format",
     "layout",
@@ -761,7 +621,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 def predict(
     app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
 ) -> None:
-    """Name what is on images: files, folders of them, or - for one on standard input."""
+    """Classify images: files, folders, or - for one image on standard input."""
     from cnncodes.app.classifier import Classifier
     from cnncodes.app.inputs import predict_inputs
 
@@ -783,58 +643,51 @@ def predict(
         "cnncodes bench inception_v3.onnx mobilenet_v2.onnx",
     )
 )
-@click.argument("files", nargs=-1, required=True, type=_path(), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=INPUT, metavar="FILE...")
 @click.option(
     "--batch-sizes",
     type=Sizes(NETWORK_BATCH),
     default=(1, 2, 4, 8),
     show_default=True,
-    help="Images the network sees at a time.",
+    help="Batch sizes to measure.",
 )
-@click.option("--threads", type=whole(THREADS), help="Threads that compute, by default all.")
+@threads_option
 @click.option(
     "--seconds",
     type=Number(SECONDS),
     default=1.0,
     show_default=True,
-    help="How long to measure each batch size.",
+    help="Seconds of measurement per batch size.",
 )
 @provider_option
 @json_option
 def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Measure backbones and apps on random images, each in a process of its own.
 
-    Memory is the most that the process had, Python included. With several files, ratio compares
-    the images a second with those of the first.
+    Memory is the peak of the process, Python included. With several files, ratio compares
+    images per second with the first.
     """
     from cnncodes.inspect.bench import benchmark
     from cnncodes.progress import Progress
 
     with Progress("bench", "measurements") as progress:
-        found = benchmark(files, progress=progress, **options)
-    if as_json:
-        print_json([asdict(each) for each in found])
-        return
-    print_benchmarks(found)
+        results = benchmark(files, progress=progress, **options)
+    emit(results, as_json, print_benchmarks)
 
 
 @main.command(
     **_help(
-        "Say what a file is.",
+        "Describe a file.",
         "cnncodes info app.onnx",
     )
 )
-@click.argument("file", type=_path())
+@click.argument("file", type=INPUT)
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Say what a file is: one of ours, in full; any other, plainly."""
+    """Describe a file of cnncodes in full, any other in a line."""
     from cnncodes.inspect.info import as_text, describe
 
-    described = describe(file)
-    if as_json:
-        print_json(described)
-    else:
-        click.echo(as_text(described))
+    emit(describe(file), as_json, lambda each: click.echo(as_text(each)))
 
 
 @main.command(
@@ -843,11 +696,11 @@ def info(file: Path, as_json: bool) -> None:
         "cnncodes verify codes.h5 --source photos --backbone inception_v3.onnx",
     )
 )
-@click.argument("file", type=_path())
-@click.option("--source", type=_path(), help="codes: compare the images with their digests.")
+@click.argument("file", type=INPUT)
+@click.option("--source", type=INPUT, help="codes: compare the images with their digests.")
 @click.option(
     "--backbone",
-    type=_path(),
+    type=INPUT,
     metavar="FILE",
     help="Is the file of this network? With --source, compute codes of some images again.",
 )
@@ -856,7 +709,7 @@ def info(file: Path, as_json: bool) -> None:
     type=whole(COUNT),
     default=16,
     show_default=True,
-    help="How many images to compute again.",
+    help="Number of images whose codes are computed again.",
 )
 @max_pixels_option
 @json_option
@@ -870,10 +723,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
     with Progress("verify", "images") as progress:
         result = check(file, progress=progress, **options)
-    if as_json:
-        print_json(asdict(result))
-    else:
-        print_verification(result)
+    emit(result, as_json, print_verification)
     if result.faults:
         first = result.faults[0]
         raise FileFormatError(
@@ -887,7 +737,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         "cnncodes demo",
     )
 )
-@click.argument("folder", type=_path(), default="cnncodes-demo")
+@click.argument("folder", type=INPUT, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
     """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""

@@ -1,14 +1,28 @@
-"""Options whose text is checked when it is parsed: numbers by the ranges of `parameters`, files."""
+"""The types of options, and the options that several commands share."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Any
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from cnncodes.parameters import STRENGTH, Real, Whole
+from cnncodes.models.session import DEFAULT_PROVIDER
+from cnncodes.parameters import (
+    MAX_PIXELS,
+    SEED,
+    STRENGTH,
+    THREADS,
+    TRAIN_FRACTION,
+    Real,
+    Whole,
+)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def whole(among: Whole) -> click.IntRange:
@@ -93,3 +107,115 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
             wanted = f"whole numbers {ends}, such as 5,10,20"
             self.fail(f"{value!r} is not a list of {wanted}", param, ctx)
         return tuple(sorted(numbers))
+
+
+# Whether a path can be read is reported by what reads it, as for any other failure.
+INPUT = click.Path(path_type=Path, readable=False)
+OUTPUT = OutputPath(path_type=Path, readable=False)
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace the output file if it exists."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+mixed_option = click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Accept codes of the head's network in the other precision, float32 or int8.",
+)
+provider_option = click.option(
+    "--provider",
+    default=DEFAULT_PROVIDER,
+    show_default=True,
+    metavar="NAME",
+    help="onnxruntime's execution provider, if the installed build has it: cpu, openvino, "
+    "coreml, dml, cuda …",
+)
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=whole(MAX_PIXELS),
+    default=100_000_000,
+    show_default=True,
+    help="An image with more pixels is not decoded.",
+)
+group_option = click.option(
+    "--group-by",
+    type=click.Choice(["folder"]),
+    help="Keep the images of each folder below a class folder on one side of every split.",
+)
+threads_option = click.option(
+    "--threads", type=whole(THREADS), help="Number of threads, by default one per processor."
+)
+
+
+def seed_option(what: str) -> Callable[[Command], Command]:
+    """Return the option ``--seed``; `what` it seeds stands in its help."""
+    return click.option(
+        "--seed", type=whole(SEED), default=0, show_default=True, help=f"Seed of {what}."
+    )
+
+
+def split_options(command: Command) -> Command:
+    """Add ``--train-fraction`` and ``--split``."""
+    for option in (
+        click.option(
+            "--split",
+            type=click.Choice(["stratified", "first"]),
+            default="stratified",
+            show_default=True,
+            help="Draw the training images of a class at random, or take the first by name.",
+        ),
+        click.option(
+            "--train-fraction",
+            type=Number(TRAIN_FRACTION),
+            default=0.7,
+            show_default=True,
+            help="Share of each class for training; the rest is for testing.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def penalty_option(prefix: str = "") -> Callable[[Command], Command]:
+    """Return the option ``--C``; the help starts with `prefix`."""
+    return click.option(
+        "--C",
+        "C",
+        type=Strength(),
+        default="auto",
+        show_default=True,
+        help=f"{prefix}Inverse strength of the penalty; auto chooses it by cross-validation.",
+    )
+
+
+def class_weight_option(prefix: str = "") -> Callable[[Command], Command]:
+    """Return the option ``--class-weight``; the help starts with `prefix`."""
+    return click.option(
+        "--class-weight",
+        type=click.Choice(["balanced"]),
+        help=f"{prefix}Weight each class by the inverse of its number of images.",
+    )
+
+
+def with_option_names(message: str, command: click.Command) -> str:
+    """Return a message of the library with the options of a command in place of parameters.
+
+    Parameters
+    ----------
+    message : str
+        A message that may name parameters of more than one word (``max_pixels``), or flags that
+        are set (``overwrite=True``).
+    command : click.Command
+        The command that was run.
+
+    Returns
+    -------
+    str
+        The same message with ``--max-pixels`` and ``--overwrite``.
+    """
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name:
+            words = re.escape(parameter.name) + ("(=True)?" if "_" in parameter.name else "=True")
+            # Not inside a path that has the same letters.
+            message = re.sub(rf"(?<![\w./\\-]){words}(?![\w./\\-])", parameter.opts[0], message)
+    return message

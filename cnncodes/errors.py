@@ -1,4 +1,4 @@
-"""The errors a user can cause, each told in one line that names the file and the remedy.
+"""The errors a user can cause, each with one line that names the file and the remedy.
 
 ::
 
@@ -13,7 +13,7 @@
     ├── ImageError               one image cannot be used
     └── TrainingError            these codes cannot train or fit this head
 
-The command line prints the message and exits with 1; a program catches the class it can mend.
+The command line prints the message and exits with 1.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class TrainingError(CnncodesError):
 
 
 class SaturationWarning(UserWarning):
-    """An int8 network was made for processors with wider sums than this one's."""
+    """An int8 network overflows the 16-bit sums of this processor."""
 
 
 class FileLockWarning(UserWarning):
-    """A disk has no file locks, so that nothing keeps two processes from writing one file."""
+    """A file system has no locks, so two processes may write one file."""

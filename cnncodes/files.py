@@ -1,6 +1,6 @@
-"""A look at a path before it is opened: reading a FIFO or a device may hang or never end.
+"""Checks of a path before it is opened: reading a FIFO or a device may never end.
 
-And at the first bytes of a file, which need no library.
+Also the signatures and the SHA-256 of files.
 """
 
 from __future__ import annotations

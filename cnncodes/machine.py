@@ -1,6 +1,6 @@
-"""What of the machine is ours, processors and memory, in a container too; and what we give back.
+"""CPUs and memory available to this process, container limits included.
 
-A container's limits stand in files of its control group (cgroups(7)), of version 1 or 2.
+A container's limits are in the files of its control group, version 1 or 2 (cgroups(7)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LARGE_BLOCK = 2**20
 
 
 def available_threads(root: Path = ROOT) -> int:
-    """Return how many processors this process may use; a container's quota is rounded up.
+    """Return the number of processors this process may use; a container's quota is rounded up.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def available_threads(root: Path = ROOT) -> int:
 
 
 def available_memory(root: Path = ROOT) -> int | None:
-    """Return how many bytes this process may still take.
+    """Return the bytes of memory that this process may still allocate.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def available_memory(root: Path = ROOT) -> int | None:
     Returns
     -------
     int or None
-        None where that cannot be told.
+        None where it is unknown.
     """
     free = _field(root / "proc/meminfo", "MemAvailable:")
     if free is None:
@@ -73,11 +73,11 @@ def available_memory(root: Path = ROOT) -> int | None:
 
 
 def give_memory_back() -> None:
-    """Have large blocks go back to the system when they are freed, where the allocator is glibc's.
+    """Return large freed blocks to the system, where the allocator is glibc's.
 
-    By itself it keeps blocks of up to 32 MB, once one as large was freed. onnxruntime copies
-    weights several times while it opens a file: 100 MB and more would stay in memory unused.
-    It is for programs, since the allocator is that of the whole process.
+    By default it keeps blocks of up to 32 MB once one as large was freed. onnxruntime copies
+    weights several times while it opens a file, and 100 MB and more would stay allocated. Only
+    the command line calls this: the allocator belongs to the whole process.
     """
     if hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
         with suppress(OSError, AttributeError):
@@ -85,7 +85,7 @@ def give_memory_back() -> None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Give the folders of our control group and of all groups around it."""
+    """Yield the folders of this process's control group and of its parents."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -103,7 +103,7 @@ def _text(path: Path) -> str:
 
 
 def _numbers(path: Path) -> list[int]:
-    """Read the whole numbers of a file; none where it is absent or says that nothing is limited."""
+    """Read the whole numbers of a file; none where it is absent or has no limit."""
     words = _text(path).split()
     return [int(word) for word in words] if all(map(_is_whole, words)) else []
 

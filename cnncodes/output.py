@@ -1,4 +1,4 @@
-"""Writing results so that nothing is half-written and nothing that was there is lost."""
+"""Results are written to a temporary file and renamed: never half-written, nothing lost."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cnncodes.errors import OutputError
 from cnncodes.files import exists, is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
-# Windows's numbers: what it answers where a file that is to be replaced is open, and elsewhere.
+# Windows's error codes for a file that is open elsewhere, or locked.
 _ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
-    """Report now, before hours of work, that a result could not be written.
+    """Check before hours of work that a result can be written.
 
     Parameters
     ----------
     path : Path
-        The file that is to be written. Where it is a symbolic link, its target is meant.
+        The file to write; of a symbolic link, its target.
     overwrite : bool
-        Whether a file that stands there may be replaced. Only a regular file ever is.
+        Whether an existing file may be replaced; only a regular file ever is.
     inputs : iterable of str or Path
         What the result is made from, which is never replaced, whatever its name.
 
@@ -33,7 +33,7 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
     ------
     OutputError
         The folder is missing or read-only, the path leads to a folder, device, FIFO, socket,
-        input or the file that standard output or standard error goes to, or a file stands there.
+        input or the file that standard output or standard error goes to, or a file exists.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -56,15 +56,15 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
             f"{path}: is where standard output or standard error goes; choose another name"
         )
     if status is not None and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name or pass --overwrite")
+        raise OutputError(f"{path}: exists already; choose another name or pass overwrite=True")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to")
 
 
 def check_unfinished(path: Path) -> None:
-    """Refuse what stands where unfinished work is to be kept, unless it is a regular file.
+    """Refuse anything but a regular file at the path of unfinished work.
 
-    A symbolic link is refused too, wherever it leads: nobody but us has named this path.
+    A symbolic link is refused too: the user has not named this path.
 
     Raises
     ------
@@ -94,21 +94,21 @@ def not_ours(path: Path, kind: str) -> OutputError:
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator[Path]:
-    """Give a temporary sibling to write to; rename it to `path` when the block succeeds.
+    """Yield a temporary file beside `path`; rename it to `path` when the block succeeds.
 
-    A failure or an interrupt inside the block removes the temporary file and leaves whatever
-    stood at `path` as it was. A symbolic link stays: its target is replaced. A file that is
-    replaced keeps its permission bits and, where this process may set them, owner and group.
+    A failure or an interrupt inside the block removes the temporary file and leaves `path` as it
+    was. A symbolic link stays: its target is replaced. The new file gets the permission bits of
+    the one it replaces and, where this process may set them, its owner and group.
 
     Parameters
     ----------
     path : Path
         Where the result goes.
     overwrite : bool
-        Whether a file that stands there may be replaced.
+        Whether an existing file may be replaced.
     private : bool
-        Whether nobody but the owner may read or write the result, whatever the umask and the
-        permissions of a file that is replaced.
+        Whether only the owner may read or write the result, whatever the umask and the
+        permissions of the replaced file.
 
     Yields
     ------
@@ -125,11 +125,15 @@ def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator
     # Named before it is there, so that an interrupt at any moment finds it to remove.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
     try:
-        temporary.touch(mode=0o600, exist_ok=False)
+        # A new file has the permissions that the umask leaves; one that replaces a file, or is
+        # private, is nobody else's while it is written.
+        replaced = _status(target)
+        is_new = replaced is None and not private
+        temporary.touch(mode=0o666 if is_new else 0o600, exist_ok=False)
         yield temporary
         _sync(temporary)
-        if not private:
-            _set_permissions(temporary, _status(target))
+        if replaced is not None and not private:
+            _set_permissions(temporary, replaced)
         temporary.replace(target)
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow
             _sync(target.parent)
@@ -143,11 +147,11 @@ def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator
 
 
 def is_open_elsewhere(error: Exception) -> bool:
-    """Tell whether a file is refused because another program has it open, or a lock on it."""
+    """Return whether an error means that another program has a file open or locked."""
     return (
         isinstance(error, BlockingIOError)
         or getattr(error, "winerror", None) in (_SHARING_VIOLATION, _LOCK_VIOLATION)
-        or f"GetLastError() = {_LOCK_VIOLATION}" in str(error)  # which is how HDF5 puts it
+        or f"GetLastError() = {_LOCK_VIOLATION}" in str(error)  # HDF5's wording
     )
 
 
@@ -192,16 +196,8 @@ def _is_stream(status: os.stat_result, descriptor: int) -> bool:
         return False
 
 
-def _set_permissions(path: Path, replaced: os.stat_result | None) -> None:
-    """Give a file, private until now, the permissions of the one that it replaces.
-
-    Without such a file they are those that a plain `open` would give.
-    """
-    if replaced is None:
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)
-        return
+def _set_permissions(path: Path, replaced: os.stat_result) -> None:
+    """Give a file, private until now, the permissions of the one that it replaces."""
     mode = stat.S_IMODE(replaced.st_mode) & 0o777
     if not _give_to(path, replaced):
         # Another group must not get what the former one could do, unless all can.

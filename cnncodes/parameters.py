@@ -1,7 +1,7 @@
-"""What a program passes to a function, checked before anything is done with it.
+"""The parameters of public functions, checked before any work.
 
-The ranges of numbers are here, one for all functions and for the command line. They are wider than
-anyone needs, and narrow enough that what is in them can be computed and written.
+Each number has one range, for all functions and the command line: wider than anyone needs, and
+narrow enough that every value in it can be computed and stored.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MAX_SHOWN_BITS = 128
 
 
 def as_path(value: Any, name: str) -> Path:
-    """Return a path, refusing what is none.
+    """Return a value as a path.
 
     Parameters
     ----------
     value : str or os.PathLike
-        What was passed. Not bytes, which are the content of a file in some places.
+        The value. Bytes are refused: some functions take them as the content of a file.
     name : str
         The parameter, named in the error.
 
@@ -45,19 +45,19 @@ def as_path(value: Any, name: str) -> Path:
 
 
 def as_paths(values: Any, name: str) -> Iterator[Path]:
-    """Return paths one by one, refusing what are none.
+    """Return values as paths, one by one.
 
     Parameters
     ----------
     values : iterable of str or os.PathLike
-        What was passed. A single path is refused, since a str would give its letters.
+        The values. A single path is refused: a str would be split into its characters.
     name : str
         The parameter, named in errors.
 
     Returns
     -------
     iterator of Path
-        The same paths. It raises ParameterError where it comes to something else.
+        The paths. It raises ParameterError at a value of another type.
 
     Raises
     ------
@@ -72,12 +72,12 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
 
 
 def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
-    """Return one of several words, refusing any other value.
+    """Return a value if it is one of `choices`.
 
     Parameters
     ----------
     value : str
-        What was passed.
+        The value.
     choices : sequence of str
         The words.
     name : str
@@ -131,12 +131,12 @@ class Whole:
         return self.least <= number <= self.most
 
     def check(self, value: Any, name: str) -> int:
-        """Return a number of this range, refusing any other value.
+        """Return a value as a number of this range.
 
         Parameters
         ----------
         value : int
-            What was passed; an integer of numpy will do.
+            The value; may be an integer of numpy.
         name : str
             The parameter, named in the error.
 
@@ -166,12 +166,12 @@ class Whole:
         return None if value is None else self.check(value, name)
 
     def check_each(self, values: Any, name: str) -> tuple[int, ...]:
-        """Return numbers of this range, sorted and each once, refusing what are none.
+        """Return values as numbers of this range, sorted and each once.
 
         Parameters
         ----------
         values : iterable of int
-            What was passed.
+            The value.
         name : str
             The parameter, named in the error.
 
@@ -183,7 +183,7 @@ class Whole:
         Raises
         ------
         ParameterError
-            There are none, or one is refused by `check`.
+            There are none, or `check` refuses one.
         """
         if isinstance(values, str | bytes) or not isinstance(values, Iterable):
             raise ParameterError(f"{name} must be a list of numbers, not {type(values).__name__}")
@@ -216,12 +216,12 @@ class Real:
         return bool(above and (number < self.most if self.most_open else number <= self.most))
 
     def check(self, value: Any, name: str) -> float:
-        """Return a number of this range, refusing any other value.
+        """Return a value as a number of this range.
 
         Parameters
         ----------
         value : float
-            What was passed; an int, or a number of numpy, will do.
+            The value; may be an int or a number of numpy.
         name : str
             The parameter, named in the error.
 
@@ -248,7 +248,7 @@ class Real:
 
 
 def _shown(number: Any) -> str:
-    """Return a number in few letters; Python refuses to write out a very large one."""
+    """Return a number as text; Python refuses to convert a very large one."""
     if isinstance(number, int) and number.bit_length() > MAX_SHOWN_BITS:
         return f"a number of {number.bit_length():,} bits"
     return f"{number}"
@@ -259,9 +259,9 @@ SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
 THREADS = Whole(1, 1024)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
-INPUT_SIZE = Whole(32, 4096)  # pixels a side; some networks need more than 32
+INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
 CALIBRATION_IMAGES = Whole(8, 100_000)
-NETWORK_BATCH = Whole(1, 4096)  # images; beyond some dozens no network gets quicker
+NETWORK_BATCH = Whole(1, 4096)  # images
 SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)

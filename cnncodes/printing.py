@@ -1,4 +1,4 @@
-"""What the commands print: results for people, or as JSON and CSV for programs."""
+"""Results printed for people, or as JSON and CSV for programs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
 
+Result = TypeVar("Result")
 REASONS_SHOWN = 5
 WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
@@ -47,9 +48,48 @@ _FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard in
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; what JSON does not know, such as a path, as text."""
+    """Print a value as JSON; other types, such as paths, as text."""
     write_as_utf8()
     click.echo(json.dumps(value, default=str, indent=2))
+
+
+def emit(
+    result: Result,
+    as_json: bool,
+    print_text: Callable[[Result], None],
+    to_json: Callable[[Result], Any] | None = None,
+) -> None:
+    """Print the result of a command for people, or as JSON.
+
+    Parameters
+    ----------
+    result : object
+        A dataclass, a list of dataclasses or JSON types.
+    as_json : bool
+        Whether JSON is asked for.
+    print_text : callable
+        Prints the result for people.
+    to_json : callable, optional
+        Returns the result as JSON types, where its fields are not what is printed.
+    """
+    if not as_json:
+        print_text(result)
+    elif to_json is not None:
+        print_json(to_json(result))
+    else:
+        print_json(_plain(result))
+
+
+def _plain(result: Any) -> Any:
+    if isinstance(result, list):
+        return [_plain(each) for each in result]
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+
+
+def print_bundle(path: Path, labels: Sequence[str]) -> None:
+    """Print which file was made."""
+    megabytes = path.stat().st_size / 1e6
+    click.echo(f"{shown(str(path))}: {len(labels)} classes, {megabytes:.0f} MB")
 
 
 def print_backbones(specs: Iterable[BackboneSpec]) -> None:
@@ -67,6 +107,12 @@ def print_backbones(specs: Iterable[BackboneSpec]) -> None:
     )
 
 
+def export_to_json(exported: Export) -> dict[str, Any]:
+    """Return an exported backbone as JSON types, its metadata beside path and shape."""
+    named = {"path": exported.path, "code_shape": exported.code_shape}
+    return {**named, **asdict(exported.info)}
+
+
 def print_export(exported: Export) -> None:
     """Print what was exported, and how close it is to Keras."""
     info = exported.info
@@ -80,7 +126,7 @@ def print_export(exported: Export) -> None:
 
 
 def print_quantization(quantized: Quantization) -> None:
-    """Print how near the int8 codes are to the float32 ones, and what is gained."""
+    """Print how close the int8 codes are to the float32 ones, and the speed-up."""
     near, (before, after) = quantized.closeness, quantized.images_per_second
     sizes = [f"{size / 1e6:.1f} MB" for size in quantized.file_sizes]
     settings = quantized.settings
@@ -89,16 +135,16 @@ def print_quantization(quantized: Quantization) -> None:
     click.echo(
         f"  codes   cosine {near.cosine:.4f} to the float32 codes, at least "
         f"{near.min_cosine:.4f}; relative error {near.relative_error:.1%} (on {near.n_images} "
-        "images that took no part)"
+        "images not used for calibration)"
     )
     click.echo(
-        f"  speed   {after:.1f} images a second, before {before:.1f}: {after / before:.1f} times"
+        f"  speed   {after:.1f} images per second, before {before:.1f}: {after / before:.1f} times"
     )
     click.echo(f"  size    {sizes[1]}, before {sizes[0]}")
     ranges = "all values" if settings.method == "max" else settings.method
     click.echo(
-        f"  made    ranges by {ranges} on {quantized.n_calibration} images, equalization "
-        f"{settings.equalization:g}, weights of {bits}"
+        f"  made    calibration ranges by {ranges} on {quantized.n_calibration} images, "
+        f"equalization {settings.equalization:g}, weights of {bits}"
         + (f", {len(settings.floats)} convolutions left in float32" if settings.floats else "")
     )
     if after < WORTHWHILE * before or not quantized.is_close:
@@ -108,7 +154,7 @@ def print_quantization(quantized: Quantization) -> None:
 
 
 def print_source(path: Path, source: Source) -> None:
-    """Print on standard error which classes were found, before the long work begins."""
+    """Print the classes and notes of a source on standard error, before the extraction."""
     n_images = len(source.paths)
     counts = source.class_counts()
     if not counts:
@@ -145,7 +191,7 @@ def print_extraction(extraction: Extraction) -> None:
     click.echo(
         f"{shown(str(extraction.path))}: {extraction.n_images} images, "
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
-        f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images a second"
+        f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images per second"
     )
     workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
     images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
@@ -178,7 +224,7 @@ def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
-    """Print a line a file, then images a second for each batch size and way of computing."""
+    """Print a line per file, then images per second by batch size and threads."""
     names = [shown(each.path) for each in benchmarks]
     width = max(len("file"), *map(len, names))
     first = benchmarks[0].best.images_per_second
@@ -195,16 +241,18 @@ def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
             f"  {each.latency_p95 * 1e3:6.1f}  {each.best.images_per_second:8.1f}  {peak:>9}"
             f"{f'  {each.best.images_per_second / first:5.2f}' if ratio else ''}"
         )
-    click.echo("\nimages/s by batch size, for batches at a time × threads of each; * is told above")
+    click.echo(
+        "\nimages/s by batch size, for parallel batches × threads of each; * is the rate above"
+    )
     sizes = list(dict.fromkeys(each.batch_size for each in benchmarks[0].throughputs))
     click.echo(" " * (width + 11) + "".join(f"{size:9}" for size in sizes))
     for name, each in zip(names, benchmarks, strict=True):
         for start in range(0, len(each.throughputs), len(sizes)):
-            way = each.throughputs[start : start + len(sizes)]
+            row = each.throughputs[start : start + len(sizes)]
             rates = "".join(
-                f"{one.images_per_second:8.1f}{'*' if one == each.best else ' '}" for one in way
+                f"{one.images_per_second:8.1f}{'*' if one == each.best else ' '}" for one in row
             )
-            click.echo(f"{name:{width}}  {way[0].callers:3} × {way[0].threads:<3}{rates}".rstrip())
+            click.echo(f"{name:{width}}  {row[0].callers:3} × {row[0].threads:<3}{rates}".rstrip())
 
 
 def print_epoch(epoch: Epoch, progress: Progress) -> None:
@@ -219,7 +267,7 @@ def print_epoch(epoch: Epoch, progress: Progress) -> None:
 
 
 def print_training(training: Training) -> None:
-    """Print how well a head does, and how it was fitted."""
+    """Print the scores of a head and how it was fitted."""
     click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}")
     _print_score("train", training.train, training.weights)
     _print_score("test", training.test, training.weights)
@@ -240,7 +288,7 @@ def print_training(training: Training) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
-    """Print the figures, the worst classes, what is confused most, and where the report is."""
+    """Print the metrics, the worst classes, the commonest confusions and the report's path."""
     figures, model = evaluation.figures, evaluation.model
     caution = _caution(model.backbone.weights)
     n_classes = len(figures.classes)
@@ -250,7 +298,7 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     )
     click.echo(f"  accuracy           {figures.accuracy:.1%}{caution}")
     if figures.top5_accuracy is None:
-        click.echo(f"  top-5 accuracy     not told: there are only {n_classes} classes")
+        click.echo(f"  top-5 accuracy     not defined for {n_classes} classes")
     else:
         click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}{caution}")
     click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}{caution}")
@@ -271,7 +319,7 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
 
 
 def print_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Print a table a codes file: accuracy for each number of training images a class."""
+    """Print a table per codes file: accuracy by number of training images per class."""
     for curve in curves:
         click.echo(
             f"{shown(curve.codes)}: {shown(curve.backbone)}, {shown(curve.weights)} weights, "
@@ -279,11 +327,11 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
         )
         if curve.majority is not None:
             _print_majority(curve.majority)
-        click.echo("  images a class   in all       C  test accuracy")
+        click.echo("  images per class  in all       C  test accuracy")
         for point in curve.points:
             spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
             click.echo(
-                f"  {point.per_class:14}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
+                f"  {point.per_class:16}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
                 f"{_caution(curve.weights)}"
             )
         n_draws = [len(point.accuracies) for point in curve.points]
@@ -299,10 +347,10 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
 
 
 def print_verification(verification: Verification) -> None:
-    """Print what was looked at, and all that is wrong."""
+    """Print what was checked, and every fault."""
     click.echo(f"{shown(str(verification.path))}: {verification.kind}")
     for each in verification.checked:
-        click.echo(f"  looked at: {shown(each)}")
+        click.echo(f"  checked: {shown(each)}")
     if verification.largest_difference == 0:
         click.echo("  are equal to the stored codes")
     elif verification.largest_difference is not None:
@@ -314,19 +362,19 @@ def print_verification(verification: Verification) -> None:
 
 
 def print_top(top: int, classifier: Classifier) -> None:
-    """Say on standard error, once, if more classes are asked for than there are."""
+    """Print a line on standard error if `top` exceeds the number of classes."""
     n_classes = len(classifier.labels)
     if top > n_classes:
         click.echo(
-            f"{shown(str(classifier.path))}: has {n_classes} classes; all are told, not {top}",
+            f"{shown(str(classifier.path))}: has {n_classes} classes; all are printed, not {top}",
             err=True,
         )
 
 
-def print_table(found: Iterable[FilePrediction]) -> int:
-    """Print a line an image, as they come; return how many could not be used."""
+def print_table(predictions: Iterable[FilePrediction]) -> int:
+    """Print a line per image as results arrive; return the number of unusable images."""
     n_unusable = 0
-    for image in found:
+    for image in predictions:
         n_unusable += bool(image.problem)
         named = "  ".join(
             f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
@@ -335,13 +383,13 @@ def print_table(found: Iterable[FilePrediction]) -> int:
     return n_unusable
 
 
-def print_csv(found: Iterable[FilePrediction]) -> int:
-    """Print a row an image and class, as they come; return how many could not be used."""
+def print_csv(predictions: Iterable[FilePrediction]) -> int:
+    """Print a row per image and class as results arrive; return the number of unusable images."""
     n_unusable = 0
     write_as_utf8()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "probability", "problem"])
-    for image in found:
+    for image in predictions:
         path = _cell(str(image.path))
         if image.problem:
             n_unusable += 1
@@ -352,23 +400,23 @@ def print_csv(found: Iterable[FilePrediction]) -> int:
     return n_unusable
 
 
-def print_list(found: Iterable[FilePrediction]) -> int:
-    """Print one JSON list of all images; return how many could not be used."""
-    images = [asdict(image) for image in found]
+def print_list(predictions: Iterable[FilePrediction]) -> int:
+    """Print one JSON list of all images; return the number of unusable images."""
+    images = [asdict(image) for image in predictions]
     print_json(images)
     return sum(bool(image["problem"]) for image in images)
 
 
 def _cell(text: str) -> str:
-    """Escape text for a CSV file; a spreadsheet takes one after an apostrophe for no formula."""
+    """Escape text for a CSV file, with an apostrophe before what a spreadsheet would compute."""
     return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
 def _print_classes(classes: list[ClassFigures], caution: str) -> None:
     some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
-    said = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
+    heading = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
     width = max(len(shown(each.label)) for each in some)
-    click.echo(f"  classes, {said}{caution}:")
+    click.echo(f"  classes, {heading}{caution}:")
     for each in some:
         precision = "–" if each.precision is None else f"{each.precision:.1%}"
         click.echo(
@@ -388,12 +436,12 @@ def _print_score(part: str, score: Score, weights: str) -> None:
 
 
 def _print_majority(majority: float) -> None:
-    """Print what a classifier that learns nothing but the shares of the classes reaches."""
+    """Print the test accuracy of always predicting the most common training class."""
     click.echo(f"  always naming the most common class of training: {majority:.1%} of the test")
 
 
 def _caution(weights: str) -> str:
-    """Mark a figure that random weights gave: it says nothing about trained ones."""
+    """Mark a metric of random weights, which does not carry over to trained ones."""
     return "  (random weights)" if weights.startswith("random") else ""
 
 

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: a bar on a terminal, a few plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Progress:
     Parameters
     ----------
     description : str
-        What is being done, in one word.
+        The work, in one word.
     unit : str
-        What is counted, in the plural.
+        The unit of the count, in the plural.
 
     Notes
     -----
-    Use as a context manager. Nothing is shown before `begin` is called, since the total is
-    often known only after the input has been looked at.
+    Use as a context manager. Nothing is shown before `begin`: the total is often known only
+    after the input has been read.
     """
 
     def __init__(self, description: str, unit: str) -> None:
@@ -52,16 +52,16 @@ class Progress:
             self._write(_ERASE_LINE)
 
     def begin(self, total: int, done: int = 0, unit: str | None = None) -> None:
-        """Start counting towards `total`; `done` of it was done by an earlier run.
+        """Start counting towards `total`; `done` of it, from an earlier run, is not in the rate.
 
-        The next stage of the work begins again, and may count something else.
+        Each stage of the work calls this; `unit` may change.
         """
         self.unit = unit or self.unit
         self._total, self._done, self._done_before = total, done, done
         self._started = self._last_shown = time.monotonic()
 
     def advance(self, amount: int) -> None:
-        """Count `amount` more as done; any thread may."""
+        """Count `amount` more as done; thread-safe."""
         with self._lock:
             self._advance(amount)
 
@@ -89,7 +89,7 @@ class Progress:
         minutes, seconds = divmod(round((self._total - self._done) / rate) if rate else 0, 60)
         return (
             f"{self.description}: {self._done} of {self._total} {self.unit}, "
-            f"{rate:.1f} a second, {minutes}:{seconds:02} left"
+            f"{rate:.1f} per second, {minutes}:{seconds:02} left"
         )
 
     def _write(self, text: str) -> None:
@@ -112,7 +112,7 @@ class NoProgress(Progress):
 
 
 def _columns() -> int:
-    """Return the width of the terminal, or of one of old where it does not tell."""
+    """Return the width of the terminal, 80 columns where it is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:  # it was closed meanwhile

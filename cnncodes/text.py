@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit to be shown: names of files and classes may hold anything."""
+"""Text for messages: names of files and classes may hold any character."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NAMES_LISTED, NAME_LENGTH = 3, 80
 
 
 def shown(text: str) -> str:
-    """Escape what a terminal must not be sent: control characters and undecodable bytes."""
+    """Escape control characters and undecodable bytes, which a terminal must not get."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
@@ -22,24 +22,24 @@ def first_line(error: BaseException) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text, cut off where it has more letters than `most`."""
+    """Return a text, cut off after `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def listed(names: Sequence[str]) -> str:
-    """List the first names, none of them long, and tell where there are more."""
+    """Return the first names, each shortened, with an ellipsis if there are more."""
     first = [shortened(name, NAME_LENGTH) for name in names[:NAMES_LISTED]]
     return ", ".join(first) + (", …" if len(names) > NAMES_LISTED else "")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun in singular or plural, which by default adds an s."""
+    """Return a number and its noun, in the plural where it is not 1."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def normalized(name: str) -> str:
-    """Return a name without blanks around it, in the composed Unicode form (NFC).
+    """Return a name stripped of blanks, in composed Unicode (NFC).
 
-    macOS writes decomposed names, other systems composed ones; they look alike.
+    macOS writes decomposed names, other systems composed ones; both look the same.
     """
     return unicodedata.normalize("NFC", name.strip())

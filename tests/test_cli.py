@@ -17,8 +17,11 @@ from cnncodes.app.bundle import bundle
 from cnncodes.app.classifier import Classifier
 from cnncodes.app.inputs import predict_inputs
 from cnncodes.cli import main
+from cnncodes.cli_options import with_option_names
+from cnncodes.errors import OutputError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.learning_curve import learning_curves
+from cnncodes.evaluate.report import Report
 from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.sgd.softmax import SGDSoftmax
@@ -34,7 +37,7 @@ COMMANDS = {
     "quantize": [quantize_backbone],
     "extract": [extract],
     "train": [train_head, SGDSoftmax],
-    "evaluate": [evaluate],
+    "evaluate": [evaluate, Report],
     "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier],
@@ -42,7 +45,7 @@ COMMANDS = {
     "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "list_all", "output", "top"}
+OWN = {"as_json", "layout", "list_all", "output", "report", "top"}
 
 
 @pytest.mark.parametrize(
@@ -219,3 +222,25 @@ def test_reader_that_leaves_early_is_no_failure(app: Path, photos: Path) -> None
     )
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("x: too large; raise max_pixels", "x: too large; raise --max-pixels"),
+        ("x: exists; pass overwrite=True", "x: exists; pass --overwrite"),
+        ("max_pixels/max_pixels.png: overwrite it", "max_pixels/max_pixels.png: overwrite it"),
+        ("group_by, on_error: odd", "--group-by, --on-error: odd"),
+        ("train_fraction: of another command", "train_fraction: of another command"),
+    ],
+)
+def test_parameters_of_the_library_become_options(message: str, wanted: str) -> None:
+    assert with_option_names(message, main.commands["extract"]) == wanted
+
+
+def test_command_names_options_and_library_parameters(codes: Path, tmp_path: Path) -> None:
+    output = tmp_path / "head.onnx"
+    output.touch()
+    with pytest.raises(OutputError, match="choose another name or pass overwrite=True"):
+        train_head(codes, output)
+    assert error_of("train", codes, "-o", output).endswith("name or pass --overwrite")

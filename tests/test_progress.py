@@ -55,15 +55,15 @@ def test_says_nothing_about_short_work(clock: Clock, capfd: pytest.CaptureFixtur
 def test_writes_a_line_every_half_minute(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     work(clock, total=200, seconds_each=0.5)
     assert capfd.readouterr().err.splitlines() == [
-        "extract: 60 of 200 images, 2.0 a second, 1:10 left",
-        "extract: 120 of 200 images, 2.0 a second, 0:40 left",
-        "extract: 180 of 200 images, 2.0 a second, 0:10 left",
+        "extract: 60 of 200 images, 2.0 per second, 1:10 left",
+        "extract: 120 of 200 images, 2.0 per second, 0:40 left",
+        "extract: 180 of 200 images, 2.0 per second, 0:10 left",
     ]
 
 
 def test_counts_only_this_run_in_the_rate(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     work(clock, total=200, done=100, seconds_each=0.5)
-    assert capfd.readouterr().err == "extract: 160 of 200 images, 2.0 a second, 0:20 left\n"
+    assert capfd.readouterr().err == "extract: 160 of 200 images, 2.0 per second, 0:20 left\n"
 
 
 def test_can_write_a_line_each_time(
@@ -156,10 +156,10 @@ def test_shows_a_bar_on_a_terminal(clock: Clock, width: int) -> None:
         work(clock, total=4, seconds_each=0.5)
     start, *bars, end = terminal.states()
     assert bars == [
-        "━━━━━━────────────────── extract: 1 of 4 images, 2.0 a second, 0:02 left",
-        "━━━━━━━━━━━━──────────── extract: 2 of 4 images, 2.0 a second, 0:01 left",
-        "━━━━━━━━━━━━━━━━━━────── extract: 3 of 4 images, 2.0 a second, 0:00 left",
-        "━━━━━━━━━━━━━━━━━━━━━━━━ extract: 4 of 4 images, 2.0 a second, 0:00 left",
+        "━━━━━━────────────────── extract: 1 of 4 images, 2.0 per second, 0:02 left",
+        "━━━━━━━━━━━━──────────── extract: 2 of 4 images, 2.0 per second, 0:01 left",
+        "━━━━━━━━━━━━━━━━━━────── extract: 3 of 4 images, 2.0 per second, 0:00 left",
+        "━━━━━━━━━━━━━━━━━━━━━━━━ extract: 4 of 4 images, 2.0 per second, 0:00 left",
     ]
     assert start == end == ""
 
@@ -205,7 +205,7 @@ def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == (
         "",
         "before it begins\n"
-        "train: 60 of 100 images, 2.0 a second, 0:20 left\n"
+        "train: 60 of 100 images, 2.0 per second, 0:20 left\n"
         "at once, whenever the last line was\n"
         "and again\n",
     )
@@ -220,8 +220,8 @@ def test_says_a_line_above_the_bar(clock: Clock) -> None:
             told.advance(1)
             told.say(line)
     start, first, one, second, two, end = terminal.states()
-    assert first.endswith(" train: 1 of 4 images, 2.0 a second, 0:02 left")
-    assert second.endswith(" train: 2 of 4 images, 2.0 a second, 0:01 left")
+    assert first.endswith(" train: 1 of 4 images, 2.0 per second, 0:02 left")
+    assert second.endswith(" train: 2 of 4 images, 2.0 per second, 0:01 left")
     # The bar is wiped away first, and the next one is drawn below the line.
     assert (one, two) == ("one\r\n", "two\r\n")
     assert start == end == ""
@@ -246,7 +246,7 @@ def test_command_keeps_its_bar_apart_from_its_result(
     )
     for bar in bars:
         assert re.fullmatch(
-            r"[━─]{24} extract: \d+ of 120 images, \d+\.\d a second, \d:\d\d left", bar
+            r"[━─]{24} extract: \d+ of 120 images, \d+\.\d per second, \d:\d\d left", bar
         )
     assert start == f"{photos}: 120 image files, 10 classes: {classes}\r\n"
     assert end == ""

@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from cnncodes import CodeStore
-from cnncodes.errors import ParameterError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.head.split import split_by_class
 from tests.helpers import (
@@ -199,7 +198,7 @@ def test_figures_are_printed(small, run):
     assert lines == [
         f"{small[0]}: 4 images of {small[1]}, 3 classes",
         "  accuracy           75.0%",
-        "  top-5 accuracy     not told: there are only 3 classes",
+        "  top-5 accuracy     not defined for 3 classes",
         "  balanced accuracy  83.3%",
         f"  log loss           {np.log(1 + 2 * np.exp(-3)) + 3 / 4:.4f}",
         f"  calibration error  {np.exp(3) / (np.exp(3) + 2) - 0.75:.1%}",
@@ -408,6 +407,6 @@ def test_head_with_other_outputs_is_refused(small, tmp_path, labels, name):
 
 
 @pytest.mark.parametrize("option", ["curve", "images"])
-def test_options_of_a_report_need_one(small, tmp_path, option):
-    with pytest.raises(ParameterError, match="give report too"):
-        evaluate(*small, **{option: tmp_path})
+def test_options_of_a_report_need_one(small, tmp_path, run, option):
+    words = ("evaluate", *small, f"--{option}", tmp_path)
+    assert "are for a report; give --report too" in run(*words, exit_code=2).stderr

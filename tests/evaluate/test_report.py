@@ -420,4 +420,4 @@ def test_template_is_part_of_the_package():
     template = Path(report_module.__file__).with_name("report.html")
     assert template.is_file()
     pyproject = Path(report_module.__file__).parent.parent.parent / "pyproject.toml"
-    assert "head/report.html" in pyproject.read_text("utf-8")
+    assert "evaluate/report.html" in pyproject.read_text("utf-8")

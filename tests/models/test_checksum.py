@@ -23,7 +23,7 @@ from tests.helpers import run_command
 
 KINDS = ("backbone", "head", "app")
 CHECKED = "weights, operators and metadata are those it was written with"
-WITHOUT = Path(__file__).parent / "data" / "without_checksum"
+WITHOUT = Path(__file__).parents[1] / "data" / "without_checksum"
 
 
 @pytest.fixture(scope="module")
