@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
 
 # onnxruntime's own builds send usage data to its maker, and mark the machine with an identifier on
-# disk; this must be said before it is loaded. Who wants it can set the variable to 0.
+# disk; set before it is loaded. Set the variable to 0 to opt in.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Backbone", "Classifier", "CnncodesError", "CodeStore", "Prediction", "__version__"]

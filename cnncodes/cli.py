@@ -627,14 +627,14 @@ def predict(
 
     classifier = Classifier(app, provider=provider)
     print_top(top, classifier)
-    found = predict_inputs(
+    predictions = predict_inputs(
         classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels, on_note=print_note
     )
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {"table": print_table, "csv": print_csv, "json": print_list}
-    n_unusable = print_as[layout](found)
+    n_unusable = print_as[layout](predictions)
     if n_unusable:
-        raise SourceError(f"{n_unusable} of the images could not be used, as said above")
+        raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
 
 
 @main.command(
@@ -727,7 +727,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
     if result.faults:
         first = result.faults[0]
         raise FileFormatError(
-            f"{file}: {len(result.faults)} found wrong; the first, {first.subject}: {first.problem}"
+            f"{file}: {len(result.faults)} faults; the first, {first.subject}: {first.problem}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The whole chain on images that come with scikit-learn, each step as a command to type again."""
+"""The whole chain on images of scikit-learn; each step is printed as a command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cnncodes.models.session import open_session
 
 N_IMAGES = 600
 N_SHOWN = 5
-SIDE = 64  # the digits are 8 × 8: enlarged, so that a person can look at them too
+SIDE = 64  # pixels; the digits are 8 × 8 and enlarged for people to see
 
 
 def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> None:
@@ -94,9 +94,9 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
     Parameters
     ----------
     folder : Path
-        Where to write; it is made.
+        Folder to create.
     n_images : int, optional
-        How many of scikit-learn's, from the first on; by default all.
+        Number of images, from the first on; by default all.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
     digits = load_digits()
     paths = []
     for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        if index == n_images:  # they come in no order, so the first are as good as any
+        if index == n_images:  # they are in random order
             break
         path = folder / str(label) / f"digit_{index:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _make_empty(folder: Path) -> None:
 
 
 def _unseen(head: Path, codes: Path, digits: Path) -> list[Path]:
-    """Pick a few images that the head was not trained on, of different classes."""
+    """Return a few images that the head was not trained on, of different classes."""
     trained = _read_head(head).training_images
     with CodeStore.open(codes) as store:
         images = zip(store.paths, store.digests, strict=True)

@@ -1,13 +1,13 @@
-"""Ctrl-C and SIGTERM from the first moment of the program to its last: never a traceback.
+"""Ctrl-C and SIGTERM without a traceback, from the start of the program to its end.
 
-While modules are imported and options parsed nothing has to be cleaned up, so a signal ends the
-process at once, with one line. While a command runs it raises KeyboardInterrupt, as is usual, so
-that the command can keep what it did. Signals that are ignored, as those of a shell's background
-jobs, stay ignored. Only the program itself calls this; a program of others keeps its handlers.
+While modules are imported and options parsed there is nothing to clean up, so a signal ends the
+process at once, with one line. While a command runs it raises KeyboardInterrupt, so that the
+command can save its work. Ignored signals, as in a shell's background jobs, stay ignored. Only the
+command line uses this module; a host program keeps its handlers.
 """
 
 # Nothing is imported that is not loaded already: until all here is defined, a signal ends in a
-# traceback. The module signal, which is made of this one, would first import enum and more.
+# traceback. The module signal, which is built on this one, would first import enum and more.
 import _signal  # type: ignore[import-not-found]
 import _thread
 import os
@@ -34,11 +34,11 @@ class Interruptible:
 
     Notes
     -----
-    Use as a context manager around a command. Once the block has succeeded the work is done: a
-    signal then ends the process without a word, and with exit code 0.
+    Use as a context manager around a command. After the block has succeeded a signal ends the
+    process silently, with exit code 0.
 
-    An exception in a callback, such as those of the import system, is printed and lost. So a
-    KeyboardInterrupt there is passed over, and raised again a moment later.
+    An exception in a callback, such as those of the import system, is printed and lost. A
+    KeyboardInterrupt there is raised again a moment later.
     """
 
     def __enter__(self) -> None:

@@ -1,9 +1,8 @@
-"""Standard streams as people have them: closed, full, without an encoding for every letter.
+"""Standard streams that are closed, full or of an encoding that lacks characters.
 
-The command line calls `prepare` before anything else. From then on standard output and error
-exist, writing a letter that the encoding lacks gives a replacement character, a standard error
-that cannot be written is passed over, and a standard output that cannot be written ends the
-command as any other output that cannot.
+The command line calls `prepare` first. Afterwards standard output and error exist, a character
+that the encoding lacks is written as a replacement character, a failed write to standard error is
+ignored, and a failed write to standard output ends the command as for any other output.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def prepare() -> None:
-    """Make the standard streams fit to be used; a second call changes nothing."""
+    """Make the standard streams usable; a second call changes nothing."""
     _open_closed_descriptors()
     if sys.stdin is None:  # as under pythonw
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
@@ -29,35 +28,35 @@ def prepare() -> None:
 
 
 def write_as_utf8() -> None:
-    """Let standard output be UTF-8, as programs expect of CSV and JSON; a terminal stays."""
+    """Set standard output to UTF-8 for CSV and JSON, except on a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
 
 
 class _StandardFile(io.FileIO):
-    """A standard stream that meets its first failed write, and none after it."""
+    """A standard stream that reports its first failed write, and ignores later ones."""
 
     _failed = False
 
     def write(self, content: Buffer, /) -> int:
-        """Write, unless a write has failed before or there is nothing to write, as click tries."""
+        """Write, unless an earlier write failed; click also writes nothing at all."""
         n_bytes = memoryview(content).nbytes
         if self._failed or n_bytes == 0:
             return n_bytes
         try:
             return super().write(content)
         except OSError as error:
-            if self.fileno() == 2:  # nobody can be told
+            if self.fileno() == 2:  # there is nowhere to report it
                 self._failed = True
                 return n_bytes
-            if isinstance(error, BrokenPipeError):  # the reader has seen enough, click ends quietly
+            if isinstance(error, BrokenPipeError):  # the reader closed the pipe: click ends quietly
                 raise
             self._failed = True
             raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 def _open_closed_descriptors() -> None:
-    """Fill 0, 1 and 2, or a result could be opened as one of them and get messages in it."""
+    """Open 0, 1 and 2, or an output file could become one of them and receive messages."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
