@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -65,6 +66,14 @@ ALLOWED = {
 }
 
 
+# Modules and folders of the package; each imports from those before it only.
+LAYERS = (
+    *("_version", "errors", "text", "files", "output", "bounds", "hdf5", "parameters", "machine"),
+    *("progress", "streams", "interrupts", "models", "images", "export", "extract", "quantize"),
+    *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
+)
+
+
 def imported_by(code: str, *arguments: object) -> set[str]:
     """Run code in a fresh interpreter and tell which heavy packages it brought in."""
     code += (
@@ -83,6 +92,22 @@ def imported_by(code: str, *arguments: object) -> set[str]:
 @pytest.mark.parametrize("module", ALLOWED)
 def test_module_imports_no_more_than_it_may(module: str) -> None:
     assert imported_by(f"import {module}") <= ALLOWED[module]
+
+
+def test_imports_go_one_way() -> None:
+    """For annotations only, too: a reader can start at the first layer."""
+    package = Path(__file__).parent.parent / "cnncodes"
+    upward = []
+    for path in package.rglob("*.py"):
+        importer = path.relative_to(package).parts[0].removesuffix(".py")
+        if importer in ("__init__", "__pyinstaller"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cnncodes."):
+                imported = (node.module or "").split(".")[1]
+                if imported != importer and LAYERS.index(imported) > LAYERS.index(importer):
+                    upward.append(f"{path.relative_to(package)}:{node.lineno} imports {imported}")
+    assert not upward
 
 
 def test_list_of_networks_needs_nothing() -> None:

@@ -89,7 +89,7 @@ def test_standard_input_between_files(app, classifier, files, run):
 def test_standard_input_that_is_no_image(app, content, problem, run):
     result = run("predict", app, "-", stdin=content, exit_code=1)
     assert result.stdout.startswith(f"-  {problem}")
-    assert result.stderr == "Error: 1 of the images could not be used, as said above\n"
+    assert result.stderr == "Error: 1 of the images could not be used, as listed above\n"
 
 
 def test_standard_input_without_end(app, classifier):
@@ -116,7 +116,7 @@ def test_broken_images_do_not_stop_the_others(app, classifier, files, tmp_path, 
     assert lines[2] == f"{absent}  cannot be read: No such file or directory"
     assert lines[3] == line_of(classifier, files[1])
     assert len(lines) == 4
-    assert result.stderr == "Error: 2 of the images could not be used, as said above\n"
+    assert result.stderr == "Error: 2 of the images could not be used, as listed above\n"
 
 
 def test_json(app, classifier, files, tmp_path, run):

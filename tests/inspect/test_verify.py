@@ -29,7 +29,7 @@ def faults(*arguments: object) -> list[tuple[str, str]]:
     result = run_command("verify", *arguments, "--json", exit_code=1)
     found = [(each["subject"], each["problem"]) for each in json.loads(result.stdout)["faults"]]
     said = result.stderr.splitlines()[-1]
-    assert said.endswith(f": {len(found)} found wrong; the first, {found[0][0]}: {found[0][1]}")
+    assert said.endswith(f": {len(found)} faults; the first, {found[0][0]}: {found[0][1]}")
     return found
 
 
