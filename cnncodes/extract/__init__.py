@@ -1,8 +1,11 @@
-"""Images become codes.
+"""Images become codes; this part knows nothing of heads.
 
-The heart is `pipeline.extract`; around it stand `backbone.Backbone` (the network),
-`sources` (which images), `images` (decoding them) and `store.CodeStore` (the HDF5 file).
-This part knows nothing of heads.
+- `pipeline`: `extract`, the whole extraction, from a source to a codes file
+- `workers`: threads that turn image files into codes
+- `backbone`: the network in onnxruntime
+- `store`: the codes file, written and read
+- `journal`: what an extraction has written so far, and how it resumes
+- `transformer`: the same for a scikit-learn Pipeline
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""Codes become a classifier, and the classifier one file to ship.
+"""Codes become a linear classifier, or any other of scikit-learn.
 
-The heart is `train.train_head`. `split` (with `groups`), `logistic` (with `gram` and `solve`),
-`softmax` and `estimators` are what it is made of; `evaluate` measures it (with `selection` and
-`metrics`), and `report` writes a page about it; `bundle` joins the head to its backbone;
-`classifier.Classifier` is what a small program imports, and needs numpy, onnxruntime and Pillow
-only.
+- `train`: `train_head`, the steps of a training
+- `split`: the images that train and those that test
+- `groups`: images that stay on one side of a split, and notes about them
+- `rows`: the codes of some images, a block at a time
+- `scaling`: centring and scaling, folded into the weights
+- `linear`: what both kinds of linear head share
+- `estimators`: any scikit-learn classifier as a head
+- `head_onnx`: a head as an ONNX graph
+
+`logistic` and `sgd` are folders of their own.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_top(app, classifier, files, run, top):
     result = run("predict", app, files[5], files[6], "--top", top)
     assert result.stdout.splitlines() == [line_of(classifier, path, top) for path in files[5:7]]
     assert result.stdout.count("%") == 2 * min(top, 10)
-    told = f"{app}: has 10 classes; all are told, not {top}\n"
+    told = f"{app}: has 10 classes; all are printed, not {top}\n"
     assert result.stderr == (told if top > 10 else "")
 
 

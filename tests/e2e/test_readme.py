@@ -226,12 +226,15 @@ def test_links_lead_somewhere(page: str) -> None:
         assert ((ROOT / page).parent / link).exists(), link
 
 
-def test_layout_in_contributing_is_that_of_the_package() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    listed = set(re.findall(r"^ +([\w.-]+\.py) ", text, flags=re.MULTILINE))
+def test_docstring_of_each_folder_names_its_modules() -> None:
     package = ROOT / "cnncodes"
-    there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
-    assert listed == there
+    for folder in (each.parent for each in package.rglob("__init__.py")):
+        if folder in (package, package / "__pyinstaller"):
+            continue
+        text = (folder / "__init__.py").read_text("utf-8").split('"""')[1]
+        listed = re.findall(r"^- `(\w+)`: ", text, flags=re.MULTILINE)
+        there = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+        assert there == set(listed), folder
 
 
 def test_each_fault_is_backed_by_a_test_that_is_there() -> None:
