@@ -32,9 +32,8 @@ import hashlib
 import io
 import re
 import stat
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cnncodes.bounds import MAX_REASON_LENGTH
+from cnncodes.concurrency import ordered_map
 from cnncodes.errors import ImageError
 from cnncodes.images.formats import (
     HEIF,
@@ -386,17 +386,11 @@ def load_images(
     LoadedImage
         One for each path.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    waiting: deque[Future[LoadedImage]] = deque()
-    try:
-        for index, path in enumerate(paths):
-            waiting.append(pool.submit(load_image, index, path, size, max_pixels, white=white))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def load(numbered: tuple[int, str | Path]) -> LoadedImage:
+        return load_image(*numbered, size, max_pixels, white=white)
+
+    return ordered_map(load, enumerate(paths), threads=threads, ahead=ahead, name="decode")
 
 
 def notes_on_remarks(remarks: Counter[str]) -> list[str]:
