@@ -179,7 +179,7 @@ def extract(
     check_output(output, overwrite=overwrite or update, inputs=images.files())
     if on_source is not None:
         on_source(images)
-    workers = Workers.hire(
+    workers = Workers.open(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
     _check_row(backbone, workers.network.code_shape, dtype)
@@ -249,7 +249,7 @@ def extract(
         notes=_notes(images, journal),
         class_names=list(info.class_names),
         code_shape=info.code_shape,
-        workers=workers.number,
+        workers=workers.n_workers,
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
     )

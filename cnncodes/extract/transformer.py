@@ -74,7 +74,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             `X` is a single path or holds what is none, or a parameter is out of range.
         """
         paths = list(as_paths(X, "X"))
-        workers = Workers.hire(
+        workers = Workers.open(
             self.backbone, len(paths), threads=self.threads, batch_size=self.batch_size
         )
         parts = [np.empty((0, math.prod(workers.network.code_shape)), np.float32)]
