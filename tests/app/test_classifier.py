@@ -5,6 +5,7 @@ import io
 import mmap
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -378,3 +379,26 @@ def test_top_below_one_is_refused(app, photos, top):
 def test_other_arrays_are_refused(app):
     with pytest.raises(ParameterError, match=r"must be uint8 of shape \(n_images, 75, 75, 3\)"):
         Classifier(app).predict_proba(np.zeros((1, 80, 80, 3), np.uint8))
+
+
+def decoding_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("decode")]
+
+
+def test_threads_end_when_left_early(classifier, files):
+    predictions = classifier.predict_files(files * 20)
+    next(predictions)
+    assert decoding_threads()
+    predictions.close()
+    assert not decoding_threads()
+
+
+def test_threads_end_when_the_network_fails(app, files):
+    class Failing(Classifier):
+        def predict_proba(self, images):
+            raise ArithmeticError("failed")
+
+    with pytest.raises(ArithmeticError) as caught:
+        list(Failing(app).predict_files(files * 20))
+    assert caught.traceback  # which keeps what the functions were working with
+    assert not decoding_threads()
