@@ -87,14 +87,12 @@ _REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF
 _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 _TGA_FOOTER, _TGA_FOOTER_LENGTH = b"TRUEVISION-XFILE.", 18
 _SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, blue and alpha
+_PREFIX = 16  # bytes that Pillow looks at to accept a file
 _NO_END = "its end marker is missing; its pixels are complete"
 _UNSUPPORTED = re.compile(
     "unsupported|not supported|unknown|cannot handle|not available|samples per pixel", re.I
 )
 _one_large = RLock()  # taken for a large file, and again for its pixels
-# Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
-# each thread; larger ones go back to the system.
-Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 
 
 def decode_image(
@@ -143,8 +141,6 @@ def _decode(
     """Return the pixels of `decode_image`, and a remark on what was assumed or mended."""
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     white = WHITE.check_or_none(white, "white")
-    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     check_size(len(content), max_pixels)
     if not content:
         raise ImageError("empty file")
@@ -157,7 +153,7 @@ def _decode(
         raise ImageError(problem)
     if kind is JPEG and n_exif(content) > MAX_EXIF:
         raise ImageError(f"more than {MAX_EXIF} segments of EXIF: save it again")
-    with _as_image_errors(max_pixels), _opened(content, kind) as image:
+    with _as_image_errors(), _opened(content, kind) as image:
         _check_image(image, kind, content, max_pixels)
         ends = kind is not JPEG or has_end(content)
         if not ends and not is_resumable(content):
@@ -175,18 +171,23 @@ def _decode(
 
 
 def _opened(content: bytes, kind: Format) -> Image.Image:
-    """Open an image file as what its first bytes say."""
+    """Open an image file in the format that its first bytes announce.
+
+    `PIL.Image.open` would apply its own limit of pixels, which is one for the whole process.
+    """
     file = io.BytesIO(content)
     if kind is HEIF:
-        from pillow_heif import HeifImageFile  # used as it is, since a plugin is for all programs
+        from pillow_heif import HeifImageFile  # used directly: a plugin is for the whole process
 
         return HeifImageFile(file)  # type: ignore[no-untyped-call]
-    try:
-        return Image.open(file, formats=(kind.pillow,))
-    except UnidentifiedImageError:
-        file.seek(0)
-        Image.OPEN[kind.pillow][0](file, "")  # raises what `open` keeps to itself
-        raise
+    for register in (Image.preinit, Image.init):
+        if kind.pillow not in Image.OPEN:
+            register()
+    opener, accepts = Image.OPEN[kind.pillow]
+    accepted = accepts is None or accepts(content[:_PREFIX])
+    if isinstance(accepted, str) or not accepted:  # a str says what is not installed
+        raise UnidentifiedImageError
+    return opener(file, "")
 
 
 def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: int) -> None:
@@ -239,7 +240,7 @@ def prepare_image(image: Image.Image, size: int, *, white: int | None = None) ->
 
 
 @contextmanager
-def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
+def _as_image_errors() -> Iterator[None]:
     """Turn what Pillow raises into one line; damaged files raise errors of any kind."""
     try:
         yield
@@ -248,7 +249,7 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("damaged: its header cannot be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {pixels_text(max_pixels)} (--max-pixels)") from error
+        raise ImageError("more pixels than PIL.Image.MAX_IMAGE_PIXELS") from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         if _UNSUPPORTED.search(reason):

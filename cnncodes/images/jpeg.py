@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 MAX_EXIF = 100  # segments of 64 kB, which Pillow joins one by one
@@ -188,6 +189,6 @@ def _noise(n_bytes: int) -> bytes:
 
 def _fills_all_rows(data: bytes) -> bool:
     """Return whether sequential data suffice for all rows, decoded at an eighth of the size."""
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+    with JpegImageFile(io.BytesIO(data)) as image:
         image.draft(None, (1, 1))  # the transform is cheap then; all codes are read
         return _decode_rows(image, data)
