@@ -141,11 +141,10 @@ def print_note(note: str) -> None:
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes = len(extraction.class_names)
-    n_done = extraction.n_images + len(extraction.skipped) - extraction.n_resumed
     click.echo(
         f"{shown(str(extraction.path))}: {extraction.n_images} images, "
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
-        f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images a second"
+        f"{_shape(extraction.code_shape)}; {extraction.images_per_second:.1f} images a second"
     )
     workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
     images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
