@@ -1,8 +1,13 @@
-"""Images become codes.
+"""From images to codes.
 
-The heart is `pipeline.extract`; around it stand `backbone.Backbone` (the network),
-`sources` (which images), `images` (decoding them) and `store.CodeStore` (the HDF5 file).
-This part knows nothing of heads.
+- `pipeline`: `extract`, the whole extraction
+- `workers`: threads that each take a batch from files to codes
+- `backbone`: the network in an onnxruntime session
+- `journal`: codes on disk until the extraction ends
+- `store`: the codes file, HDF5
+- `transformer`: `CodeExtractor` for scikit-learn
+
+It imports nothing of `head`.
 """
 
 from __future__ import annotations
