@@ -92,7 +92,7 @@ _NO_END = "its end marker is missing; its pixels are complete"
 _UNSUPPORTED = re.compile(
     "unsupported|not supported|unknown|cannot handle|not available|samples per pixel", re.I
 )
-_one_large = RLock()  # taken for a large file, and again for its pixels
+_one_large = RLock()  # held for a large file, and again for its pixels
 
 
 def decode_image(
@@ -117,7 +117,7 @@ def decode_image(
         The value of white in 16-bit grey, from 1 to 65,535; brighter pixels become white. By
         default it is guessed from each image, as the module's text says.
     suffix : str
-        Ending of the file's name. It tells formats without a signature, and camera raw.
+        Ending of the file's name, by which camera raw and formats without a signature are known.
 
     Returns
     -------
@@ -261,12 +261,12 @@ def _as_image_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """What became of one image file.
+    """The result of reading and decoding one image file.
 
     Attributes
     ----------
     index : int
-        Its index among the paths given.
+        Its index among the input paths.
     pixels : ndarray of uint8, shape (size, size, 3), or None
         RGB; None if the image cannot be used, or need not be decoded.
     digest : str
@@ -331,7 +331,7 @@ def _read_and_decode(
 
 
 def _size_of(path: Path, max_pixels: int) -> int:
-    """Return the size of a file in bytes; refuse what no image of so many pixels needs."""
+    """Return the size of a file in bytes; refuse one larger than `max_pixels` pixels need."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         # A pipe would be waited for; a folder gives an error of its own.
@@ -372,7 +372,7 @@ def load_images(
     Parameters
     ----------
     paths : iterable of str or Path
-        The files; of an iterator only as many are taken as are read ahead.
+        The files; an iterator is consumed only as far as is read ahead.
     size : int
         Height and width of the results, in pixels.
     threads : int
@@ -400,9 +400,9 @@ def notes_on_remarks(remarks: Counter[str]) -> list[str]:
 
 
 def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Group images so that each group holds `batch_size` usable ones, the last perhaps fewer.
+    """Yield batches of `batch_size` usable images, the last perhaps of fewer.
 
-    Unusable images travel in the group in which they were met.
+    Unusable images are in the batch of the usable ones after them.
     """
     group: list[LoadedImage] = []
     usable = 0
