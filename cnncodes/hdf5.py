@@ -1,11 +1,10 @@
-"""Reading an HDF5 file that a stranger may have made.
+"""Reading HDF5 files of untrusted origin.
 
-HDF5 lets a dataset be a link or stand in another file, a text of a gigabyte take a few bytes, many
-rows share one text, and a compressed block unpack to any size; damaged lists of texts can keep it
-busy for ever. So HDF5 is asked where things are, and what kind they are. Values are read from there
-directly: numbers and texts that stand in one piece, and the heaps that hold texts of variable
-length. Their layout is in the HDF5 File Format Specification, version 3.0, sections III.E (global
-heap), IV.A.1 (object headers of version 1) and IV.A.2.m (attributes).
+h5py alone is not enough: it follows links to other files, allocates whatever length a text claims,
+decompresses without a limit, and may never return from a damaged list of texts. So h5py reports
+the offset and type of each object, and values are read from there directly. The layouts are those
+of the HDF5 File Format Specification 3.0: III.E (global heap), IV.A.1 (object headers of version
+1) and IV.A.2.m (attributes).
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ from cnncodes.bounds import MAX_ROW_BYTES, MAX_TEXT_BYTES
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular
 from cnncodes.output import OPEN_ELSEWHERE, is_open_elsewhere
+from cnncodes.text import first_line
 
 MAX_ATTRIBUTE_BYTES = 16_000_000
-# Heaps may take this much, and so much for each text: HDF5 makes them of 4096 bytes or more.
-HEAP_SLACK, HEAP_BYTES_A_TEXT = 64 << 20, 8192
-LARGEST_HEAP = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_A_TEXT
-# What h5py raises for what is damaged or was never written.
+# Largest total of all heaps: a fixed part and one per text. HDF5 makes heaps of 4096 bytes or more.
+HEAP_SLACK, HEAP_BYTES_PER_TEXT = 64 << 20, 8192
+LARGEST_HEAP = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_PER_TEXT
+# Raised by h5py for objects that are damaged or were never written.
 UNREADABLE = (OSError, RuntimeError, MemoryError)
 REWRITTEN = "is stored in a way that cnncodes does not write; use the file as cnncodes wrote it"
 _ATTRIBUTE, _CONTINUATION = 0x000C, 0x0010  # types of messages in an object header
@@ -45,9 +45,9 @@ Heaps = dict[int, dict[int, bytes]]
 
 
 class PlainFile:
-    """An HDF5 file, open for reading, of which only what is in the file itself is read.
+    """An HDF5 file, open for reading, without anything in other files.
 
-    Every method raises ValueError, or one of `UNREADABLE`, for what is not as it should be.
+    Every method raises ValueError, or one of `UNREADABLE`, for unexpected content.
 
     Parameters
     ----------
@@ -143,8 +143,7 @@ class PlainFile:
         name : str
             Its path from the root group.
         filled : bool
-            Whether an empty text is refused. As many as one likes may be claimed where a file has
-            a hole.
+            Whether empty texts are refused. A hole in the file may claim any number of them.
 
         Returns
         -------
@@ -215,7 +214,7 @@ class PlainFile:
             if not isinstance(opened, h5g.GroupID | h5f.FileID) or not opened.links.exists(part):
                 raise ValueError(f"{name!r} is missing")
             if opened.links.get_info(part).type != h5l.TYPE_HARD:
-                raise ValueError(f"{name!r} is a link to another place")
+                raise ValueError(f"{name!r} is a link")
             opened = h5o.open(opened, part)
         if not isinstance(opened, h5d.DatasetID):
             raise ValueError(f"{name!r} is no dataset")
@@ -263,7 +262,7 @@ class PlainFile:
 
     def _variable_texts(self, name: str, dataset: h5d.DatasetID) -> Iterator[bytes]:
         heaps: Heaps = {}
-        left = HEAP_SLACK + HEAP_BYTES_A_TEXT * dataset.shape[0]
+        left = HEAP_SLACK + HEAP_BYTES_PER_TEXT * dataset.shape[0]
         for references in self._blocks(name, dataset, _REFERENCE):
             for length, address, index in references.tolist():
                 if length > MAX_TEXT_BYTES:
@@ -283,7 +282,7 @@ class PlainFile:
 
 
 class RawFile:
-    """The bytes of an HDF5 file, read where HDF5 says that something is.
+    """The bytes of an HDF5 file, read at the offsets that HDF5 reports.
 
     Parameters
     ----------
@@ -312,7 +311,7 @@ class RawFile:
         Raises
         ------
         ValueError
-            It is no such list, or stored otherwise than HDF5 does unless told to.
+            It is no such list, or not stored in HDF5's default layout.
         """
         attribute = h5a.open(group.id, name.encode())
         if not math.prod(attribute.shape):
@@ -323,10 +322,7 @@ class RawFile:
         return [value.decode() for value in values]
 
     def texts_of(self, group: h5o.ObjectID, name: str) -> list[bytes] | None:
-        """Return the texts of an attribute, None where it is not stored as HDF5 usually does.
-
-        HDF5 itself would believe whatever length a text claims, and may walk a heap for ever.
-        """
+        """Return the texts of an attribute; None where it is not in HDF5's default layout."""
         attribute = h5a.open(group, name.encode())
         kind = attribute.get_type()
         values = [value for other, value in self._attributes(group) if other == name.encode()]
@@ -357,7 +353,7 @@ class RawFile:
         return content
 
     def heap(self, address: int, most: int) -> dict[int, bytes]:
-        """Read a global heap of at most so many bytes: its objects by their indices."""
+        """Read a global heap of at most `most` bytes; return its objects by index."""
         start = self._base + address
         if start + _HEADER_BYTES > self.size:
             raise ValueError("a text is behind the end of the file")
@@ -371,7 +367,7 @@ class RawFile:
         at = 0
         while at + _HEADER_BYTES <= len(content):
             index, length = struct.unpack_from("<H6xQ", content, at)
-            if index == 0:  # what is free
+            if index == 0:  # free space
                 break
             at += _HEADER_BYTES
             if at + length > len(content):
@@ -381,7 +377,7 @@ class RawFile:
         return objects
 
     def _attributes(self, group: h5o.ObjectID) -> Iterator[tuple[bytes, bytes]]:
-        """Give name and value, as it is stored, of the attributes of a group.
+        """Yield name and stored value of each attribute of a group.
 
         Object headers of version 1 are read, which HDF5 writes unless its latest format is asked
         for.
@@ -395,7 +391,7 @@ class RawFile:
             yield message[8 : 8 + name_bytes].rstrip(b"\0"), message[start:]
 
     def _messages(self, group: h5o.ObjectID) -> Iterator[bytes]:
-        """Give the attribute messages of an object header."""
+        """Yield the attribute messages of an object header."""
         header = h5o.get_info(group)
         if header.hdr.version != 1 or self._sizes != (8, 8):
             return
@@ -420,15 +416,14 @@ class RawFile:
 
 
 def reason_of(error: Exception) -> str:
-    """Return in few words, without a file's name, what the system or HDF5 raised."""
+    """Return the reason of an error of the system or of HDF5, without a file's name."""
     number = errno_of(error)
     if number is not None:
         return os.strerror(number)
-    first_line = str(error).strip().partition("\n")[0]
-    return getattr(error, "strerror", None) or first_line or type(error).__name__
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def errno_of(error: Exception) -> int | None:
-    """Return the number of the system's error, which HDF5 has in its text; None without one."""
+    """Return the system's error number in the text of an HDF5 error; None without one."""
     number = re.search(r"errno = (\d+)", str(error))
     return None if number is None else int(number[1])

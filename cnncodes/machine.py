@@ -82,6 +82,8 @@ def give_memory_back() -> None:
     if hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
+    # Read when Pillow is imported. Blocks of its default size may be kept for each thread.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "1024m")
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

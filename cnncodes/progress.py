@@ -65,6 +65,12 @@ class Progress:
         with self._lock:
             self._advance(amount)
 
+    def skip(self, amount: int) -> None:
+        """Count `amount` as done, but not in the rate: it took no work. Any thread may."""
+        with self._lock:
+            self._done += amount
+            self._done_before += amount
+
     def _advance(self, amount: int) -> None:
         self._done += amount
         now = time.monotonic()

@@ -66,6 +66,18 @@ def test_counts_only_this_run_in_the_rate(clock: Clock, capfd: pytest.CaptureFix
     assert capfd.readouterr().err == "extract: 160 of 200 images, 2.0 per second, 0:20 left\n"
 
 
+def test_leaves_what_took_no_work_out_of_the_rate(
+    clock: Clock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("extract", "images") as told:
+        told.begin(200)
+        for _ in range(60):
+            clock.now += 0.5
+            told.skip(1)
+            told.advance(1)
+    assert capfd.readouterr().err == "extract: 120 of 200 images, 2.0 a second, 0:40 left\n"
+
+
 def test_can_write_a_line_each_time(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

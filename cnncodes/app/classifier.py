@@ -6,7 +6,8 @@ Needs numpy, onnxruntime and Pillow, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOBase
@@ -201,7 +202,7 @@ class Classifier:
         top: int | None = None,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-    ) -> Iterator[FilePrediction]:
+    ) -> Generator[FilePrediction, None, None]:
         """Classify many files, in order; one that cannot be used does not stop the rest.
 
         Parameters
@@ -215,8 +216,8 @@ class Classifier:
 
         Returns
         -------
-        iterator of FilePrediction
-            One for each path.
+        generator of FilePrediction
+            One for each path. Close it where you stop before its end: its threads end then.
 
         Raises
         ------
@@ -230,7 +231,7 @@ class Classifier:
 
     def _predict_each(
         self, paths: Iterator[Path], top: int | None, max_pixels: int
-    ) -> Iterator[FilePrediction]:
+    ) -> Generator[FilePrediction, None, None]:
         to_load, paths = tee(paths)
         loaded = load_images(
             to_load,
@@ -240,13 +241,14 @@ class Classifier:
             max_pixels=max_pixels,
             white=self.info.white,
         )
-        for batch in in_batches(loaded, BATCH_SIZE):
-            pixels = [image.pixels for image in batch if image.pixels is not None]
-            rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
-            for image in batch:
-                usable = image.pixels is not None
-                predictions = self._ranked(next(rows), top) if usable else []
-                yield FilePrediction(next(paths), predictions, image.problem)
+        with closing(loaded):  # its threads end with it, also when the caller stops early
+            for batch in in_batches(loaded, BATCH_SIZE):
+                pixels = [image.pixels for image in batch if image.pixels is not None]
+                rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
+                for image in batch:
+                    usable = image.pixels is not None
+                    predictions = self._ranked(next(rows), top) if usable else []
+                    yield FilePrediction(next(paths), predictions, image.problem)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.

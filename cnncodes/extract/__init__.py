@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Images become codes; this part knows nothing of heads.
 
 - `pipeline`: `extract`, the whole extraction, from a source to a codes file
@@ -6,6 +7,18 @@
 - `store`: the codes file, written and read
 - `journal`: what an extraction has written so far, and how it resumes
 - `transformer`: the same for a scikit-learn Pipeline
+=======
+"""From images to codes.
+
+- `pipeline`: `extract`, the whole extraction
+- `workers`: threads that each take a batch from files to codes
+- `backbone`: the network in an onnxruntime session
+- `journal`: codes on disk until the extraction ends
+- `store`: the codes file, HDF5
+- `transformer`: `CodeExtractor` for scikit-learn
+
+It imports nothing of `head`.
+>>>>>>> wip-extract
 """
 
 from __future__ import annotations

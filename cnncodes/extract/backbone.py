@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError
+from cnncodes.files import sha256_of
 from cnncodes.images.limits import check_pixels
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
@@ -20,22 +20,21 @@ from cnncodes.parameters import as_path
 class Backbone:
     """A network that turns images into CNN codes.
 
-    Several threads may use it at the same time. A copy, or a pickle for another process, holds
-    the path and not the network: the file is opened again.
+    Thread-safe. Copies and pickles hold the path, not the network, and open the file again.
 
     Parameters
     ----------
     path : str or Path
         A file made by ``cnncodes export``.
     threads : int, optional
-        Threads of the session; by default all the processors there are.
+        Threads of the session; by default one per available CPU.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
 
     Attributes
     ----------
     info : BackboneInfo
-        What the file says of itself.
+        The metadata of the file.
     code_shape : tuple of int
         Shape of one image's codes, such as ``(5, 5, 2048)``.
     provider : str
@@ -46,7 +45,7 @@ class Backbone:
     FileFormatError
         The file is not a backbone.
     ParameterError
-        The provider is not there or cannot start; or a parameter is of another type or range.
+        The provider is missing or cannot start, or a parameter has another type or range.
 
     Examples
     --------
@@ -77,7 +76,7 @@ class Backbone:
             )
         self.code_shape: tuple[int, ...] = tuple(outputs[0].shape[1:])
         self.provider: str = self._session.get_providers()[0]
-        # For a copy, which may be opened where the processors or the working folder are others.
+        # For copies, which may be opened with other CPUs or in another working folder.
         self._opened_as = self.path.absolute(), threads, provider
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,8 +85,8 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file, hexadecimal: what ties codes and heads to their backbone."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """SHA-256 of the file, hexadecimal; stored with codes and heads to identify it."""
+        return sha256_of(self.path)
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the codes of a batch.

@@ -1,8 +1,9 @@
-"""Codes on their way to a codes file: a journal, to which is only ever appended.
+"""The append-only journal in which codes are stored until the codes file is written.
 
-A record holds a batch, with its length and a checksum. Whatever ends the work, a kill or a power
-failure included, leaves whole records and perhaps a torn one, which is cut off when the work goes
-on. ``docs/file-formats.md`` describes the file.
+A record holds a batch, its length and a checksum. A kill or a power failure leaves whole records
+and perhaps a torn one, which is cut off on resuming; ``docs/file-formats.md`` describes the file.
+A sqlite3 table with a commit per image takes 1.9 (without syncs) to 4.4 times as long, 134 to 317
+µs per image where this takes 72 (10,000 chunks of InceptionV3, 21 kB each).
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ from cnncodes.output import check_unfinished, not_ours, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
-_ANY_JOURNAL = b"cnncodes-j"  # what a journal of any release begins with
-# What is there is looked at before; these are for what takes its place in between. Windows has
-# neither.
-_NO_SURPRISES = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_ANY_JOURNAL = b"cnncodes-j"  # first bytes of a journal of any release
+# Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
+_NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Journal:
-    """The unfinished codes of a collection of images, on disk.
+    """The codes of an unfinished extraction, on disk.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class Journal:
     n_images : int
         Images with codes.
     label_counts : Counter of int
-        For each label the number of images with codes, of -1 those without a label.
+        Number of images with codes for each label, -1 standing for none.
     remarks : Counter of str
-        What was assumed or mended of images with codes, and of how many.
+        Number of images with codes for each remark on what was assumed or mended.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
     """
@@ -74,9 +74,9 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, info: CodesInfo, request: str) -> Journal:
-        """Go on with the journal of the same extraction, or start one.
+        """Resume the journal of the same extraction, or start one.
 
-        A journal of another extraction is replaced. Nothing else ever is.
+        A journal of another extraction is replaced; any other file is refused.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class Journal:
         info : CodesInfo
             What is common to all images.
         request : str
-            Identifies the images, so that only the same extraction is gone on with.
+            Identifies the images, so that only the same extraction is resumed.
 
         Raises
         ------
@@ -107,11 +107,11 @@ class Journal:
 
     @property
     def n_seen(self) -> int:
-        """Number of images dealt with, the skipped ones included."""
+        """Number of images processed, the skipped ones included."""
         return self.n_images + len(self.skipped)
 
     def encode(self, codes: NDArray[np.float32]) -> list[bytes]:
-        """Turn codes into the bytes that are stored; any thread may.
+        """Return codes as they are stored; any thread may call this.
 
         Parameters
         ----------
@@ -121,38 +121,38 @@ class Journal:
         Returns
         -------
         list of bytes
-            For each image its chunk of the codes file, compressed.
+            The compressed chunk of each image.
 
         Raises
         ------
         OutputError
             The codes are too large or too small for the stored dtype.
         """
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, told below
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite: refused below
             stored = codes.astype(self.info.dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
                 f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
-                "pass --dtype float32"
+                "store them with dtype float32"
             )
         if codes.any() and not stored.any():
             raise OutputError(
                 f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
-                "pass --dtype float32"
+                "store them with dtype float32"
             )
         return [compress(each.tobytes()) for each in stored]
 
     def append(self, rows: Rows) -> None:
-        """Add images, whose codes `encode` has made chunks of, and the ones that were skipped.
+        """Append a batch of images, with chunks by `encode`.
 
         Raises
         ------
         OutputError
-            The disk refuses them; what was added before is kept.
+            The disk refuses it; earlier batches are kept.
         """
-        told = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
+        description = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
         try:
-            self._write(b"\n".join([json.dumps(told).encode(), b"".join(rows.chunks)]))
+            self._write(b"\n".join([json.dumps(description).encode(), b"".join(rows.chunks)]))
             self._count(rows)
             if time.monotonic() - self._checkpoint > SECONDS_BETWEEN_CHECKPOINTS:
                 self._sync()
@@ -163,7 +163,7 @@ class Journal:
             ) from error
 
     def finish(self, output: Path, *, overwrite: bool = True) -> None:
-        """Make the codes file of what was added, and remove the journal.
+        """Write the codes file and remove the journal.
 
         The file depends on the images alone, not on how often the work was interrupted.
 
@@ -172,7 +172,7 @@ class Journal:
         output : Path
             The codes file.
         overwrite : bool
-            Whether a file that stands there may be replaced.
+            Whether a file at `output` may be replaced.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class Journal:
         self.discard()
 
     def rows(self) -> Iterator[Rows]:
-        """Give what was added, in order."""
+        """Yield the batches, in order."""
         self._file.seek(len(JOURNAL_SIGNATURE))
         records = _records(self._file)
         next(records)  # the header
@@ -199,12 +199,12 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the journal, which stays.
+        """Close the journal and keep it.
 
         Raises
         ------
         OutputError
-            What was added last may not be on the disk.
+            The last batches may not be on the disk.
         """
         if self._file.closed:
             return
@@ -227,7 +227,7 @@ class Journal:
         try:
             self.close()
         except OutputError:
-            if not isinstance(error, OutputError):  # else the disk's failure is told already
+            if not isinstance(error, OutputError):  # else the failure is reported already
                 raise
 
     def _start(self, header: bytes) -> None:
@@ -240,12 +240,12 @@ class Journal:
             raise
 
     def _resume(self, header: bytes) -> bool:
-        """Count what is there and cut a torn end off; False if it is of another extraction.
+        """Count the records and cut off a torn one; False if they are of another extraction.
 
         Raises
         ------
         OutputError
-            It is no journal of ours.
+            The file is no journal of cnncodes.
         """
         self._file.seek(0)
         signature = self._file.read(len(JOURNAL_SIGNATURE))
@@ -271,7 +271,7 @@ class Journal:
         self.skipped += rows.skipped
 
     def _write(self, record: bytes, before: bytes = b"") -> None:
-        """Add a record, whole or not at all."""
+        """Append a record, whole or not at all."""
         length = _LENGTH.pack(len(record))
         content = b"".join([before, length, _checksum(length, record), record])
         rest = memoryview(content)
@@ -312,20 +312,20 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 def _rows(record: bytes) -> Rows:
     line, _, content = record.partition(b"\n")
-    told = json.loads(line)
+    description = json.loads(line)
     chunks, start = [], 0
-    for size in told["chunks"]:
+    for size in description["chunks"]:
         chunks.append(content[start : start + size])
         start += size
-    skipped = [(path, reason) for path, reason in told["skipped"]]
-    return Rows(**{**told, "chunks": chunks, "skipped": skipped})
+    skipped = [(path, reason) for path, reason in description["skipped"]]
+    return Rows(**{**description, "chunks": chunks, "skipped": skipped})
 
 
 def _open_locked(path: Path) -> BinaryIO:
-    """Open a file for one process alone; the lock ends with the process, however it ends."""
+    """Open and lock a file; the lock is released when the process ends, however it ends."""
     while True:
         check_unfinished(path)
-        file = open(path, "a+b", buffering=0, opener=_open_as_it_is)  # noqa: SIM115
+        file = open(path, "a+b", buffering=0, opener=_open_plain)  # noqa: SIM115
         try:
             try:
                 _lock(file)
@@ -348,25 +348,25 @@ def _open_locked(path: Path) -> BinaryIO:
         except BaseException:
             file.close()
             raise
-        file.close()  # the one who held the lock has removed the file
+        file.close()  # the process that held the lock has removed the file: try again
 
 
-def _open_as_it_is(path: str, flags: int) -> int:
-    """Open a file without following a link, and without waiting for the other end of a FIFO.
+def _open_plain(path: str, flags: int) -> int:
+    """Open a file without following a link or waiting for the other end of a FIFO.
 
-    A new one is private: the codes file that it is to replace may be.
+    A new file is private, since the codes file that it becomes may replace a private one.
     """
-    return os.open(path, flags | _NO_SURPRISES, 0o600)
+    return os.open(path, flags | _NO_LINK_OR_FIFO, 0o600)
 
 
 if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: BinaryIO) -> None:
-        file.seek(2**31 - 1)  # behind the end: what is locked cannot be read by others
+        file.seek(2**31 - 1)  # beyond the end: locked bytes cannot be read by others
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:  # what it raises where another process has the lock
+        except PermissionError as error:  # raised where another process has the lock
             raise BlockingIOError from error
 
 else:

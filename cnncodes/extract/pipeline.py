@@ -1,6 +1,6 @@
-"""The extraction: workers take images from file to compressed codes, which are kept at once.
+"""The extraction: workers turn image files into compressed codes, which are stored at once.
 
-They gather in a journal, which nothing that ends the work can harm, and become a codes file at
+They are appended to a journal, which survives whatever ends the work, and become a codes file at
 the end.
 """
 
@@ -30,7 +30,7 @@ from cnncodes.images.sources import UNLABELLED, Source, find_images
 from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.output import check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import listed, shown
 
 DTYPES = ("float16", "float32")
@@ -38,7 +38,7 @@ DTYPES = ("float16", "float32")
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did.
+    """The result of an extraction.
 
     Attributes
     ----------
@@ -49,9 +49,9 @@ class Extraction:
     n_unlabelled : int
         Those of them without a label.
     n_resumed : int
-        Images that an earlier, interrupted run had dealt with.
+        Images that an earlier, interrupted run processed, the skipped ones included.
     n_reused : int
-        Images whose codes were taken from the file that was updated.
+        Images whose codes this run copied from the file that it updates.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
     source_notes : list of str
@@ -63,9 +63,9 @@ class Extraction:
     code_shape : tuple of int
         Shape of one image's codes.
     workers : int
-        Batches that were worked on at a time.
+        Batches processed at a time.
     batch_size : int
-        Images in each.
+        Images per batch.
     seconds : float
         Duration of this run.
     """
@@ -83,6 +83,12 @@ class Extraction:
     workers: int
     batch_size: int
     seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Rate of this run, without resumed and reused images, which were not computed in it."""
+        n_done = self.n_images + len(self.skipped) - self.n_resumed - self.n_reused
+        return n_done / max(self.seconds, 1e-9)
 
 
 def extract(
@@ -114,13 +120,13 @@ def extract(
     output : str or Path
         The codes file to write.
     batch_size : int, optional
-        Images the network sees at a time; by default what suits its precision.
+        Images per run of the network; by default chosen by its precision.
     threads : int, optional
-        Threads that compute; by default all the processors there are.
+        Threads that compute; by default one per available CPU.
     dtype : {"float16", "float32"}
         How codes are stored.
     on_error : {"skip", "fail"}
-        Whether an image that cannot be used is noted and passed over, or ends the extraction.
+        Whether an image that cannot be used is recorded and skipped, or ends the extraction.
     max_pixels : int
         An image with more pixels cannot be used.
     white : int, optional
@@ -131,26 +137,26 @@ def extract(
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     update : bool
-        Whether a codes file at `output` is replaced by one of the images that there are now, with
-        the codes of all that are in it already taken from it. Images are known by their content.
+        Whether a codes file at `output` is replaced by one of the current images, with codes copied
+        from it where it has them. Images are identified by the SHA-256 of their files.
     overwrite : bool
         Whether a file at `output` may be replaced.
     on_source : callable, optional
-        Given the `Source` before the first image is read.
+        Called with the `Source` before the first image is read.
     progress : Progress, optional
         Counts the images.
 
     Returns
     -------
     Extraction
-        What was done.
+        The result.
 
     Raises
     ------
     FileFormatError
         The backbone file is not one, or an image's codes would take more than `MAX_ROW_BYTES`.
     ParameterError
-        A parameter has another value than these, or the provider is not there or cannot start.
+        A parameter is out of range, or the provider is missing or cannot start.
     SourceError
         The source cannot be used, or no image in it.
     ImageError
@@ -158,14 +164,15 @@ def extract(
     OutputError
         The codes cannot be written, or those to update are of another kind.
     KeyboardInterrupt
-        With a message that tells what is kept.
+        With a message about what is kept.
 
     Notes
     -----
-    The codes gather in ``OUTPUT.partial``. When the extraction ends early, in whatever way, that
-    file stays, and the same call goes on from it; a call that differs starts anew. The codes file
-    is the same as if nothing had happened.
+    Codes are first written to ``OUTPUT.partial``. When the extraction ends early, in whatever way,
+    that file stays and the same call resumes from it; a different call starts anew. The codes file
+    is the same as that of an uninterrupted run.
     """
+    progress = progress or NoProgress()
     backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
     output = as_path(output, "output")
     batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
@@ -179,7 +186,7 @@ def extract(
     check_output(output, overwrite=overwrite or update, inputs=images.files())
     if on_source is not None:
         on_source(images)
-    workers = Workers.hire(
+    workers = Workers.open(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
     _check_row(backbone, workers.network.code_shape, dtype)
@@ -203,14 +210,13 @@ def extract(
         try:
             if on_error == "fail":
                 _refuse(journal.skipped)
-            if progress is not None:
-                progress.begin(len(images.paths), n_resumed)
+            progress.begin(len(images.paths), n_resumed)
             batches = workers.run(
                 images.files()[n_resumed:],
                 journal.encode,
                 max_pixels=max_pixels,
                 white=white,
-                known=earlier.places,
+                known=earlier.rows,
             )
             with closing(batches):
                 for batch, chunks in batches:
@@ -218,8 +224,9 @@ def extract(
                     if on_error == "fail":
                         _refuse(rows.skipped)
                     journal.append(rows)
-                    if progress is not None:
-                        progress.advance(len(batch))
+                    n_reused = sum(image.pixels is None and not image.problem for image in batch)
+                    progress.skip(n_reused)
+                    progress.advance(len(batch) - n_reused)
             if journal.n_images == 0:
                 path, reason = journal.skipped[0]
                 raise SourceError(
@@ -249,60 +256,67 @@ def extract(
         notes=_notes(images, journal),
         class_names=list(info.class_names),
         code_shape=info.code_shape,
-        workers=workers.number,
+        workers=workers.n_workers,
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
     )
 
 
 def _check_row(backbone: Path, code_shape: Sequence[int], dtype: str) -> None:
-    """Refuse codes that take so much memory an image that they could not be read again."""
+    """Refuse codes of which one image takes more memory than `CodeStore` reads."""
     n_bytes = math.prod(code_shape) * np.dtype(dtype).itemsize
     if n_bytes > MAX_ROW_BYTES:
         raise FileFormatError(
             f"{backbone}: the codes of an image take {n_bytes:,} bytes in {dtype}, and at most "
-            f"{MAX_ROW_BYTES:,} can be stored; use a backbone exported with --pool avg"
+            f"{MAX_ROW_BYTES:,} can be stored; use a backbone exported with pool avg"
         )
 
 
 class _Earlier:
-    """The codes of an earlier extraction, by the digests of their images."""
+    """The codes of an earlier extraction, by the digests of their images.
+
+    Attributes
+    ----------
+    rows : dict of str to int
+        For each digest its row in the codes file.
+    n_reused : int
+        Number of chunks read so far.
+    """
 
     def __init__(self, store: CodeStore | None = None) -> None:
         self._store = store
         digests = [] if store is None else store.digests
-        self.places = {digest: place for place, digest in enumerate(digests)}
+        self.rows = {digest: row for row, digest in enumerate(digests)}
         self.n_reused = 0
 
     def chunk(self, digest: str) -> bytes:
-        """Return the codes of an image as they are stored."""
+        """Return the codes of an image, compressed."""
         assert self._store is not None
         self.n_reused += 1
-        return self._store.chunk(self.places[digest])
+        return self._store.chunk(self.rows[digest])
 
     def close(self) -> None:
-        """Close the file."""
         if self._store is not None:
             self._store.close()
 
 
 @contextmanager
 def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlier]:
-    """Open the file that is to be updated, if there is one; refuse other codes than the new."""
+    """Open the file that is updated, if there is one; refuse codes that differ from new ones."""
     if not (update and exists(output)):
         yield _Earlier()
         return
     with CodeStore.open(output) as store:
-        for what, old, new in (
-            ("another backbone", store.backbone_sha256, info.backbone_sha256),
-            ("another --dtype", store.codes.dtype.name, info.dtype),
-            ("another --max-pixels", store.max_pixels, info.max_pixels),
-            ("another --white", store.white or "guessed", info.white or "guessed"),
+        for parameter, old, new in (
+            ("backbone", store.backbone_sha256, info.backbone_sha256),
+            ("dtype", store.codes.dtype.name, info.dtype),
+            ("max_pixels", store.max_pixels, info.max_pixels),
+            ("white", store.white or "guessed", info.white or "guessed"),
         ):
             if old != new:
                 raise OutputError(
-                    f"{output}: was made with {what} ({_short(old)}, not {_short(new)}); give the "
-                    "same, or pass --overwrite in place of --update"
+                    f"{output}: was made with another {parameter} ({_short(old)}, not "
+                    f"{_short(new)}); pass the same, or overwrite in place of update"
                 )
         yield _Earlier(store)
 
@@ -312,7 +326,7 @@ def _short(value: str | int | None) -> str:
 
 
 def _identify(images: Source, provider: str) -> str:
-    """Digest which images there are, their sizes and times included, and what computes them."""
+    """Return a digest of the images, with their sizes and times, and of what computes them."""
     digest = hashlib.sha256()
     digest.update(provider.encode())
     groups = images.groups or [""] * len(images.paths)
@@ -330,7 +344,7 @@ def _identify(images: Source, provider: str) -> str:
 
 def _refuse(skipped: Sequence[tuple[str, str]]) -> None:
     for path, problem in skipped:
-        raise ImageError(f"{path}: {problem}; mend or remove it, or pass --on-error skip")
+        raise ImageError(f"{path}: {problem}; mend or remove it, or skip it with on_error")
 
 
 def _rows(
@@ -340,7 +354,7 @@ def _rows(
     chunks: Sequence[bytes],
     earlier: _Earlier,
 ) -> Rows:
-    """Put together what is stored of a batch, given the codes of those that were computed."""
+    """Return what is stored of a batch; `chunks` are the codes of those computed in it."""
     computed = iter(chunks)
     rows = Rows()
     for image in batch:
@@ -349,8 +363,8 @@ def _rows(
         if image.problem:
             rows.skipped.append((path, image.problem))
             continue
-        known = image.pixels is None
-        rows.chunks.append(earlier.chunk(image.digest) if known else next(computed))
+        is_reused = image.pixels is None
+        rows.chunks.append(earlier.chunk(image.digest) if is_reused else next(computed))
         rows.labels.append(images.labels[index])
         rows.paths.append(path)
         rows.digests.append(image.digest)
@@ -361,17 +375,17 @@ def _rows(
 
 
 def _notes(images: Source, journal: Journal) -> list[str]:
-    """Say what was assumed of how many images, and which classes have none with codes."""
+    """Return notes on what was assumed of images, and on classes without codes."""
     notes = notes_on_remarks(journal.remarks)
     if sum(remark.startswith(ASSUMED_WHITE) for remark in journal.remarks) > 1:
         notes.append(
-            "images of 16 bits are scaled by different whites: give the white of their camera, "
+            "images of 16 bits are scaled by different whites: pass the white of their camera, "
             "such as 4095 for 12 bits, to scale all alike"
         )
     unusable = [
         shown(name)
-        for number, name in enumerate(images.class_names)
-        if not journal.label_counts[number]
+        for label, name in enumerate(images.class_names)
+        if not journal.label_counts[label]
     ]
     if unusable:
         notes.append(f"no usable image in {len(unusable)} of the classes: {listed(unusable)}")

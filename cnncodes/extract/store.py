@@ -1,7 +1,7 @@
 """The codes file: an HDF5 file that any HDF5 reader can open.
 
-Its layout is written down in ``docs/file-formats.md``. It is written once all codes are there, so
-a file under its own name is always whole; until then they gather in a `journal`.
+``docs/file-formats.md`` specifies its layout. It is written once all codes are computed, so a file
+under its own name is always whole; until then a `journal` holds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from h5py._objects import phil  # h5py's lock, which its direct reading and writing do not take
 from numpy.typing import NDArray
 
-from cnncodes._version import __version__
+from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_journal
@@ -32,7 +32,7 @@ FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
-LARGEST_RATIO = 1100  # of deflate, to which nothing shrinks further
+LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
 _HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
 _TEXT = h5py.string_dtype("utf-8")
@@ -45,7 +45,7 @@ class CodesInfo:
     Attributes
     ----------
     backbone : BackboneInfo
-        What computes the codes.
+        The network that computes the codes.
     backbone_sha256 : str
         SHA-256 of the backbone's file.
     code_shape : tuple of int
@@ -53,7 +53,7 @@ class CodesInfo:
     dtype : {"float16", "float32"}
         How codes are stored.
     source : str
-        Where the images come from, as the user named it.
+        The source of the images, as the user named it.
     class_names : tuple of str
         Names of the classes, in the order of their labels.
     max_pixels : int
@@ -78,12 +78,12 @@ class CodesInfo:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some images, as they are stored.
+    """A batch of images, as stored.
 
     Attributes
     ----------
     chunks : list of bytes
-        Their codes, each image's compressed by `compress`.
+        The codes of each image, compressed by `compress`.
     labels : list of int
         Their indices in the class names, −1 without a label.
     paths, digests : list of str
@@ -91,7 +91,7 @@ class Rows:
     groups : list of str
         Their groups, empty for an image without one; no items if the source has no groups.
     skipped : list of (str, str)
-        Path and reason of images beside them that could not be used.
+        Path and reason of each image of the batch that could not be used.
     remarks : list of str
         What was assumed or mended of some of the images.
     """
@@ -117,23 +117,23 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     Parameters
     ----------
     path : Path
-        The file; what stands there is replaced.
+        The file, replaced if it exists.
     info : CodesInfo
         What is common to all images.
     batches : iterable of Rows
         The images.
     n_images : int
-        How many there are.
+        Number of images.
 
     Raises
     ------
     OSError
         The disk refuses it.
     """
-    told = Rows()
+    stored = Rows()
     checksums: list[int] = []
     try:
-        # No lock, which not every disk has: whoever calls us has chosen a file that is new.
+        # Not every disk has locks, and the caller chooses a new file.
         with h5py.File(path, "w", locking=False) as file, phil:
             _describe(file, info)
             shape = info.code_shape
@@ -141,28 +141,28 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
                 "codes", (n_images, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
             )
             for rows in batches:
-                for row, chunk in enumerate(rows.chunks, start=len(told.labels)):
+                for row, chunk in enumerate(rows.chunks, start=len(stored.labels)):
                     codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
                     checksums.append(_checksum(chunk))
-                told.labels.extend(rows.labels)
-                told.paths.extend(rows.paths)
-                told.digests.extend(rows.digests)
-                told.groups.extend(rows.groups)
-                told.skipped.extend(rows.skipped)
-            file.create_dataset("labels", data=told.labels, dtype="int32")
+                stored.labels.extend(rows.labels)
+                stored.paths.extend(rows.paths)
+                stored.digests.extend(rows.digests)
+                stored.groups.extend(rows.groups)
+                stored.skipped.extend(rows.skipped)
+            file.create_dataset("labels", data=stored.labels, dtype="int32")
             file.create_dataset("checksums", data=checksums, dtype="uint32")
             file.create_dataset(
-                "digests", data=[each.encode() for each in told.digests], dtype="S64"
+                "digests", data=[each.encode() for each in stored.digests], dtype="S64"
             )
-            if told.groups:
-                file.create_dataset("groups", data=list(map(_encode, told.groups)), dtype=_TEXT)
+            if stored.groups:
+                file.create_dataset("groups", data=list(map(_encode, stored.groups)), dtype=_TEXT)
             for name, values in (
-                ("paths", told.paths),
-                ("skipped/paths", [path for path, _ in told.skipped]),
-                ("skipped/reasons", [reason for _, reason in told.skipped]),
+                ("paths", stored.paths),
+                ("skipped/paths", [path for path, _ in stored.skipped]),
+                ("skipped/reasons", [reason for _, reason in stored.skipped]),
             ):
                 file.create_dataset(name, data=list(map(_encode, values)), dtype=_TEXT)
-    except (OSError, RuntimeError) as error:  # HDF5 raises either, and tells the cause in a text
+    except (OSError, RuntimeError) as error:  # HDF5 raises either; the cause is in its text
         number = errno_of(error)
         if number is None:
             raise OSError(reason_of(error)) from error
@@ -216,11 +216,11 @@ class CodeStore:
 
     @cached_property
     def _row_bytes(self) -> int:
-        """Bytes of the codes of a row; asked of HDF5 once, not for each row."""
+        """Bytes of the codes of a row."""
         return int(math.prod(self.codes.shape[1:]) * self.codes.dtype.itemsize)
 
     def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
-        """Give the codes of some rows, flattened, quicker than `codes` and in any thread.
+        """Yield the codes of some rows, flattened, faster than `codes` and in any thread.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class CodeStore:
         """For each image its path, relative to the source."""
         return self._file.texts("paths")
 
-    @property
+    @cached_property
     def digests(self) -> list[str]:
         """For each image the SHA-256 of its file, hexadecimal."""
         return [digest.decode() for digest in self._digests.tolist()]
@@ -276,15 +276,15 @@ class CodeStore:
         paths, reasons = (self._file.texts(f"skipped/{each}") for each in ("paths", "reasons"))
         return list(zip(paths, reasons, strict=True))
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
         names: list[str] = json.loads(self._file.text_attribute("class_names"))
         return names
 
-    @property
+    @cached_property
     def backbone(self) -> BackboneInfo:
-        """What computed the codes."""
+        """The network that computed the codes."""
         described = json.loads(self._file.text_attribute("backbone"))
         return BackboneInfo.from_metadata(described, self.path)
 
@@ -295,17 +295,17 @@ class CodeStore:
 
     @property
     def source(self) -> str:
-        """Where the images came from, as the user named it."""
+        """The source of the images, as the user named it."""
         return self._file.text_attribute("source", "surrogateescape")
 
     @property
     def created_with(self) -> str:
-        """The versions of what made the file; empty if it does not say."""
+        """Versions of the packages that wrote the file; empty if not stored."""
         return self._file.text_attribute("created_with")
 
     @property
     def max_pixels(self) -> int | None:
-        """An image with more pixels was skipped; None if the file does not tell."""
+        """An image with more pixels was skipped; None if not stored."""
         return self._file.number_attribute("max_pixels")
 
     @property
@@ -322,15 +322,15 @@ class CodeStore:
             They are damaged.
         """
         chunk = self._chunk(index)
-        self._unpacked(chunk, index)  # it goes into another file: not if it is a stranger's bomb
+        self._unpacked(chunk, index)  # checked, since it is copied into another file
         return chunk
 
     def _chunk(self, index: int) -> bytes:
-        """Read the chunk of a row, whose last bytes are a checksum of what it unpacks to."""
+        """Read the chunk of a row, whose last bytes are the checksum of its content."""
         try:
             with phil:
-                place = (index, *[0] * (self.codes.ndim - 1))
-                chunk: bytes = self.codes.id.read_direct_chunk(place)[1]
+                offset = (index, *[0] * (self.codes.ndim - 1))
+                chunk: bytes = self.codes.id.read_direct_chunk(offset)[1]
         except UNREADABLE as error:
             raise self._damage(index, error) from error
         if self.checksums is not None and _checksum(chunk) != self.checksums[index]:
@@ -338,11 +338,13 @@ class CodeStore:
         return chunk
 
     def _unpacked(self, chunk: bytes, index: int) -> bytes:
-        """Decompress a chunk; not by HDF5, which lets one thread do that, and without limit."""
+        """Decompress a chunk; HDF5 would do it in one thread only, and without a limit."""
         n_bytes = self._row_bytes
         inflate = zlib.decompressobj()
         try:
-            content = inflate.decompress(chunk, n_bytes + 1)  # one more, so that it comes to an end
+            content = inflate.decompress(
+                chunk, n_bytes + 1
+            )  # one more, to reach the end of the stream
         except zlib.error as error:
             raise self._damage(index, error) from error
         if len(content) != n_bytes or not inflate.eof:
@@ -378,7 +380,7 @@ class CodeStore:
             whole = self._is_whole()
         except FileFormatError:
             raise
-        except Exception as error:  # HDF5 objects of any kind may stand where ours belong
+        except Exception as error:  # any kind of HDF5 object may have the name of ours
             raise FileFormatError(
                 f"{self.path}: is damaged ({reason_of(error)}); extract it again"
             ) from error
@@ -386,7 +388,7 @@ class CodeStore:
             raise FileFormatError(f"{self.path}: contradicts itself; extract it again")
 
     def _check_kind(self) -> None:
-        """Refuse a file that is another one or not finished."""
+        """Refuse a file of another kind or format, or an unfinished one."""
         file = self._file
         if file.text_attribute("kind") != "codes":
             raise FileFormatError(
@@ -399,10 +401,10 @@ class CodeStore:
             raise FileFormatError(f"{self.path}: {UNFINISHED}")
 
     def _is_whole(self) -> bool:
-        """Whether all that belongs to a codes file is there, can be read, and goes together."""
-        if not (self._consistent() and self._holds_codes()):  # before as much is read as it claims
+        """Whether all parts of a codes file are present, readable and consistent."""
+        if not (self._consistent() and self._holds_codes()):  # before reading what it claims
             return False
-        # Paths first: they cannot be empty, so there are no more of them than the file holds.
+        # Paths first: none is empty, so the file really holds as many as it claims.
         _ = self.paths, self.groups, self.skipped
         try:
             described = bool(self.backbone and self.backbone_sha256)
@@ -423,25 +425,15 @@ class CodeStore:
         )
 
     def _holds_codes(self) -> bool:
-        """Whether the codes are no more than fit into the file."""
+        """Whether a file of this size can hold the codes."""
         return bool(self.codes.nbytes <= LARGEST_RATIO * self._file.size)
 
     def _consistent(self) -> bool:
-        """Whether all that is stored for each image is there for the same number of images."""
+        """Whether all datasets of images have the same number of rows."""
         optional = [name for name in ("checksums", "groups") if name in self._file]
         images = {self._file.length(name) for name in ("labels", "paths", "digests", *optional)}
         skips = {self._file.length(f"skipped/{name}") for name in ("paths", "reasons")}
         return len(images | {len(self)}) == len(skips) == 1
-
-
-def _versions() -> str:
-    """Name what the codes depend on, but for the backbone."""
-    import onnxruntime
-    import PIL
-
-    return (
-        f"cnncodes {__version__}, onnxruntime {onnxruntime.__version__}, Pillow {PIL.__version__}"
-    )
 
 
 def _open_plain(path: Path) -> PlainFile:
@@ -452,14 +444,16 @@ def _open_plain(path: Path) -> PlainFile:
 
 
 def _checksum(chunk: bytes) -> int:
-    """Return the Adler-32 of what a zlib stream holds, which stands at its end."""
+    """Return the Adler-32 of a zlib stream's content, its last bytes."""
     return int.from_bytes(chunk[-CHECKSUM_BYTES:], "big")
 
 
 def _describe(file: h5py.File, info: CodesInfo) -> None:
+    import PIL  # not for those who only read
+
     file.attrs["format"] = FORMAT
     file.attrs["kind"] = "codes"
-    file.attrs["created_with"] = _versions()
+    file.attrs["created_with"] = f"{created_with('onnxruntime')}, Pillow {PIL.__version__}"
     file.attrs["backbone"] = json.dumps(info.backbone.to_metadata())
     file.attrs["backbone_sha256"] = info.backbone_sha256
     file.attrs["class_names"] = json.dumps(info.class_names)
@@ -471,10 +465,10 @@ def _describe(file: h5py.File, info: CodesInfo) -> None:
 
 
 def _stored(text: str) -> str:
-    """HDF5's strings end at a null byte. No file name has one, but a path in a CSV file may."""
+    """Escape null bytes, which end HDF5's strings; a path in a CSV file may have one."""
     return text.replace("\0", "\\0")
 
 
 def _encode(text: str) -> bytes:
-    """File names need not be UTF-8; the bytes that are not survive the round trip."""
+    """Encode a file name, which need not be UTF-8; other bytes survive the round trip."""
     return _stored(text).encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The extraction as a scikit-learn transformer, for those who build a Pipeline."""
+"""The extraction as a scikit-learn transformer, for use in a Pipeline."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     backbone : str or Path
         A backbone file.
     batch_size : int, optional
-        Images the network sees at a time; by default what suits its precision.
+        Images per run of the network; by default chosen by its precision.
     threads : int, optional
-        Threads that compute; by default all the processors there are.
+        Threads that compute; by default one per available CPU.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: Sequence[str | Path], y: Any = None) -> CodeExtractor:
-        """Learn nothing: the network is trained already."""
+        """Do nothing: the network is trained already."""
         return self
 
     def transform(self, X: Sequence[str | Path]) -> NDArray[np.float32]:
@@ -74,7 +74,7 @@ class CodeExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             `X` is a single path or holds what is none, or a parameter is out of range.
         """
         paths = list(as_paths(X, "X"))
-        workers = Workers.hire(
+        workers = Workers.open(
             self.backbone, len(paths), threads=self.threads, batch_size=self.batch_size
         )
         parts = [np.empty((0, math.prod(workers.network.code_shape)), np.float32)]

@@ -1,16 +1,14 @@
-"""Workers that each take a small batch of images from file to result by themselves.
+"""Threads that each take a small batch of images from file to result: reading, decoding, network.
 
-There are as many as processors, and all share one session of one thread. So every processor is
-busy whatever an image needs most, operators that onnxruntime runs in one thread only included.
-Results come in order; how many wait is bounded, so memory does not grow with the collection.
+By default there is one worker per CPU, and all share a session of one thread. This keeps every CPU
+busy whatever an image needs most, including operators that onnxruntime runs in one thread only.
+Results come in order and their look-ahead is bounded, so memory does not grow with the collection.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Container, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.concurrency import ordered_map
 from cnncodes.extract.backbone import Backbone
 from cnncodes.files import is_file
 from cnncodes.images.decoding import LoadedImage, load_image
@@ -27,39 +26,39 @@ from cnncodes.machine import available_memory, available_threads
 from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.parameters import NETWORK_BATCH, THREADS
 
-# onnxruntime computes the images of a batch one after another, layer by layer. In float32 more
-# than one at a time gives no more images a second, and takes more memory; in int8 a layer is so
-# short that fetching its weights counts, and values are a quarter as large.
+# onnxruntime computes the images of a batch one after another, layer by layer. In float32 a larger
+# batch is not faster and takes more memory; in int8 layers are so short that fetching their
+# weights counts, and activations are a quarter as large.
 BATCH_SIZES = {"float32": 1, "int8": 4}
-AHEAD = 4  # batches a worker
-# What a worker takes at most: an image of 16 million pixels while it is decoded, and for each
-# pixel of the input the outputs of VGG's first layers, the largest there are.
-BYTES_A_WORKER = 64 * 2**20
-BYTES_A_PIXEL = 600
+AHEAD = 4  # batches per worker
+# Upper bound per worker: an image of 16 million pixels while it is decoded, and for each pixel of
+# the input the outputs of VGG's first layers, the largest of all networks here.
+BYTES_PER_WORKER = 64 * 2**20
+BYTES_PER_PIXEL = 600
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """A backbone and how the machine works on it.
+    """A backbone and the threads that run it.
 
     Attributes
     ----------
     network : Backbone
-        What all workers share.
-    number : int
-        How many batches are worked on at a time.
+        Shared by all workers.
+    n_workers : int
+        Number of batches processed at a time.
     batch_size : int
-        Images in each.
+        Images per batch.
     """
 
     network: Backbone
-    number: int
+    n_workers: int
     batch_size: int
 
     @classmethod
-    def hire(
+    def open(
         cls,
         backbone: str | Path,
         n_images: int,
@@ -70,19 +69,19 @@ class Workers:
     ) -> Workers:
         """Open a backbone and choose the number of workers.
 
-        There are fewer than threads where memory is short, or where there are fewer images: then
-        the session gets the other threads.
+        There are fewer workers than threads where memory is short or images are few; the session
+        then gets the other threads.
 
         Parameters
         ----------
         backbone : str or Path
             A backbone file.
         n_images : int
-            How many images there will be.
+            Number of images.
         threads : int, optional
-            Threads that compute; by default all the processors there are.
+            Threads that compute; by default one per available CPU.
         batch_size : int, optional
-            Images the network sees at a time; by default what suits its precision.
+            Images per run of the network; by default chosen by its precision.
         provider : str
             Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
 
@@ -91,21 +90,22 @@ class Workers:
         FileFormatError
             The file is not a backbone.
         ParameterError
-            `threads` or `batch_size` is out of range, or the provider is not there or cannot start.
+            `threads` or `batch_size` is out of range, or the provider is missing or cannot start.
         """
         threads = THREADS.check_or_none(threads, "threads") or available_threads()
         batch_size = NETWORK_BATCH.check_or_none(batch_size, "batch_size")
-        number = max(1, min(threads, n_images))
-        network = Backbone(backbone, threads=threads - number + 1, provider=provider)
+        n_workers = max(1, min(threads, n_images))
+        # A worker computes in its own thread beside those of the session, which all workers share.
+        network = Backbone(backbone, threads=threads - n_workers + 1, provider=provider)
         if batch_size is None:
-            wanted = BATCH_SIZES.get(network.info.precision, 1)
-            batch_size = max(1, min(wanted, n_images // (2 * number)))  # work for every worker
-        size = network.info.input_size
-        bytes_each = BYTES_A_WORKER + BYTES_A_PIXEL * size * size * batch_size
-        memory = available_memory()
-        if memory is not None:
-            number = max(1, min(number, memory // 2 // bytes_each))
-        return cls(network, number, batch_size)
+            default = BATCH_SIZES.get(network.info.precision, 1)
+            batch_size = max(1, min(default, n_images // (2 * n_workers)))  # two for every worker
+        n_fitting = _n_fitting(network.info.input_size, batch_size)
+        if n_fitting < n_workers:
+            n_workers = n_fitting
+            del network  # the memory is short: not two sessions at a time
+            network = Backbone(backbone, threads=threads - n_workers + 1, provider=provider)
+        return cls(network, n_workers, batch_size)
 
     def run(
         self,
@@ -123,7 +123,7 @@ class Workers:
         files : sequence of Path
             Images.
         finish : callable
-            Given the codes of a batch; called in the worker.
+            Called in the worker with the codes of a batch, shape (n_usable, *code_shape).
         max_pixels, white
             As for `decode_image`.
         known : container of str
@@ -132,10 +132,11 @@ class Workers:
         Yields
         ------
         images : list of LoadedImage
-            The next images, in order.
+            The images of the next batch, in order.
         result : Result or None
-            What `finish` made of the codes of those of them that can be used; None if none can.
+            Return value of `finish` for the usable ones among them; None if there are none.
         """
+        size = self.network.info.input_size
 
         def work(start: int) -> tuple[list[LoadedImage], Result | None]:
             images = [
@@ -145,27 +146,30 @@ class Workers:
             pixels = [image.pixels for image in images if image.pixels is not None]
             return images, finish(self.network.extract(np.stack(pixels))) if pixels else None
 
-        size = self.network.info.input_size
-        pool = ThreadPoolExecutor(self.number, thread_name_prefix="worker")
-        waiting: deque[Future[tuple[list[LoadedImage], Result | None]]] = deque()
-        try:
+        def starts() -> Iterator[int]:
             for start in range(0, len(files), self.batch_size):
                 _read_ahead(files[start : start + self.batch_size])
-                waiting.append(pool.submit(work, start))
-                if len(waiting) > AHEAD * self.number:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                yield start
+
+        ahead = AHEAD * self.n_workers
+        return ordered_map(work, starts(), threads=self.n_workers, ahead=ahead, name="worker")
+
+
+def _n_fitting(input_size: int, batch_size: int) -> int:
+    """Return how many workers fit into half of the available memory, 1 or more."""
+    memory = available_memory()
+    if memory is None:
+        return THREADS.most
+    bytes_each = BYTES_PER_WORKER + BYTES_PER_PIXEL * input_size**2 * batch_size
+    return max(1, memory // 2 // bytes_each)
 
 
 def _read_ahead(files: Iterable[Path]) -> None:
-    """Have the system read files while workers are busy with others, where it knows how to."""
+    """Ask the operating system to read files in advance, where it has a call for that."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in filter(is_file, files):  # opening a FIFO or a device may have effects
-        with suppress(OSError, ValueError):  # told when the file is read
+        with suppress(OSError, ValueError):  # reported when the file is read
             opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_WILLNEED)

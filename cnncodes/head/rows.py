@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.concurrency import ordered_map
 from cnncodes.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -111,17 +110,7 @@ def read_ahead(
     tuple
         One of `asked`, and what was read.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="read") as readers:
-        ahead: deque[tuple[Asked, Future[Read]]] = deque()
-        for each in asked:
-            ahead.append((each, readers.submit(read, each)))
-            if len(ahead) == 3:
-                first, result = ahead.popleft()
-                yield first, result.result()
-                del result
-        while ahead:
-            first, result = ahead.popleft()
-            yield first, result.result()
+    return ordered_map(lambda item: (item, read(item)), asked, threads=2, ahead=2, name="read")
 
 
 def _as_float32(X: NDArray[Any]) -> NDArray[np.float32]:

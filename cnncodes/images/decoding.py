@@ -32,9 +32,8 @@ import hashlib
 import io
 import re
 import stat
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cnncodes.bounds import MAX_REASON_LENGTH
+from cnncodes.concurrency import ordered_map
 from cnncodes.errors import ImageError
 from cnncodes.images.formats import (
     HEIF,
@@ -87,14 +87,12 @@ _REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF
 _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 _TGA_FOOTER, _TGA_FOOTER_LENGTH = b"TRUEVISION-XFILE.", 18
 _SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, blue and alpha
+_PREFIX = 16  # bytes that Pillow looks at to accept a file
 _NO_END = "its end marker is missing; its pixels are complete"
 _UNSUPPORTED = re.compile(
     "unsupported|not supported|unknown|cannot handle|not available|samples per pixel", re.I
 )
-_one_large = RLock()  # taken for a large file, and again for its pixels
-# Pillow takes memory in blocks. In blocks of its own size a C library may keep what was freed, for
-# each thread; larger ones go back to the system.
-Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
+_one_large = RLock()  # held for a large file, and again for its pixels
 
 
 def decode_image(
@@ -119,7 +117,7 @@ def decode_image(
         The value of white in 16-bit grey, from 1 to 65,535; brighter pixels become white. By
         default it is guessed from each image, as the module's text says.
     suffix : str
-        Ending of the file's name. It tells formats without a signature, and camera raw.
+        Ending of the file's name, by which camera raw and formats without a signature are known.
 
     Returns
     -------
@@ -143,8 +141,6 @@ def _decode(
     """Return the pixels of `decode_image`, and a remark on what was assumed or mended."""
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     white = WHITE.check_or_none(white, "white")
-    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's limit is one for the whole process
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     check_size(len(content), max_pixels)
     if not content:
         raise ImageError("empty file")
@@ -157,7 +153,7 @@ def _decode(
         raise ImageError(problem)
     if kind is JPEG and n_exif(content) > MAX_EXIF:
         raise ImageError(f"more than {MAX_EXIF} segments of EXIF: save it again")
-    with _as_image_errors(max_pixels), _opened(content, kind) as image:
+    with _as_image_errors(), _opened(content, kind) as image:
         _check_image(image, kind, content, max_pixels)
         ends = kind is not JPEG or has_end(content)
         if not ends and not is_resumable(content):
@@ -175,18 +171,23 @@ def _decode(
 
 
 def _opened(content: bytes, kind: Format) -> Image.Image:
-    """Open an image file as what its first bytes say."""
+    """Open an image file in the format that its first bytes announce.
+
+    `PIL.Image.open` would apply its own limit of pixels, which is one for the whole process.
+    """
     file = io.BytesIO(content)
     if kind is HEIF:
-        from pillow_heif import HeifImageFile  # used as it is, since a plugin is for all programs
+        from pillow_heif import HeifImageFile  # used directly: a plugin is for the whole process
 
         return HeifImageFile(file)  # type: ignore[no-untyped-call]
-    try:
-        return Image.open(file, formats=(kind.pillow,))
-    except UnidentifiedImageError:
-        file.seek(0)
-        Image.OPEN[kind.pillow][0](file, "")  # raises what `open` keeps to itself
-        raise
+    for register in (Image.preinit, Image.init):
+        if kind.pillow not in Image.OPEN:
+            register()
+    opener, accepts = Image.OPEN[kind.pillow]
+    accepted = accepts is None or accepts(content[:_PREFIX])
+    if isinstance(accepted, str) or not accepted:  # a str says what is not installed
+        raise UnidentifiedImageError
+    return opener(file, "")
 
 
 def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: int) -> None:
@@ -239,7 +240,7 @@ def prepare_image(image: Image.Image, size: int, *, white: int | None = None) ->
 
 
 @contextmanager
-def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
+def _as_image_errors() -> Iterator[None]:
     """Turn what Pillow raises into one line; damaged files raise errors of any kind."""
     try:
         yield
@@ -248,7 +249,7 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("damaged: its header cannot be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {pixels_text(max_pixels)} (--max-pixels)") from error
+        raise ImageError("more pixels than PIL.Image.MAX_IMAGE_PIXELS") from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         if _UNSUPPORTED.search(reason):
@@ -260,12 +261,12 @@ def _as_image_errors(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """What became of one image file.
+    """The result of reading and decoding one image file.
 
     Attributes
     ----------
     index : int
-        Its index among the paths given.
+        Its index among the input paths.
     pixels : ndarray of uint8, shape (size, size, 3), or None
         RGB; None if the image cannot be used, or need not be decoded.
     digest : str
@@ -330,7 +331,7 @@ def _read_and_decode(
 
 
 def _size_of(path: Path, max_pixels: int) -> int:
-    """Return the size of a file in bytes; refuse what no image of so many pixels needs."""
+    """Return the size of a file in bytes; refuse one larger than `max_pixels` pixels need."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         # A pipe would be waited for; a folder gives an error of its own.
@@ -371,7 +372,7 @@ def load_images(
     Parameters
     ----------
     paths : iterable of str or Path
-        The files; of an iterator only as many are taken as are read ahead.
+        The files; an iterator is consumed only as far as is read ahead.
     size : int
         Height and width of the results, in pixels.
     threads : int
@@ -386,17 +387,11 @@ def load_images(
     LoadedImage
         One for each path.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    waiting: deque[Future[LoadedImage]] = deque()
-    try:
-        for index, path in enumerate(paths):
-            waiting.append(pool.submit(load_image, index, path, size, max_pixels, white=white))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def load(numbered: tuple[int, str | Path]) -> LoadedImage:
+        return load_image(*numbered, size, max_pixels, white=white)
+
+    return ordered_map(load, enumerate(paths), threads=threads, ahead=ahead, name="decode")
 
 
 def notes_on_remarks(remarks: Counter[str]) -> list[str]:
@@ -405,9 +400,9 @@ def notes_on_remarks(remarks: Counter[str]) -> list[str]:
 
 
 def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Group images so that each group holds `batch_size` usable ones, the last perhaps fewer.
+    """Yield batches of `batch_size` usable images, the last perhaps of fewer.
 
-    Unusable images travel in the group in which they were met.
+    Unusable images are in the batch of the usable ones after them.
     """
     group: list[LoadedImage] = []
     usable = 0

@@ -1,4 +1,4 @@
-"""What a JPEG file says of itself: its segments and scans, and whether all of its pixels are there.
+"""The structure of a JPEG file: segments, scans, and whether the data of all pixels are present.
 
 libjpeg fills missing data with grey and reports it in a warning that Pillow does not pass on. So
 `load` decodes in another way than Pillow's own:
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 MAX_SCANS = 50  # of a progressive JPEG; encoders write ten or so
 MAX_EXIF = 100  # segments of 64 kB, which Pillow joins one by one
@@ -102,7 +103,7 @@ def load(image: Any, content: bytes) -> bool:
         data = content[: _end(content)]
         if not _decode_rows(image, data):
             return False
-        # Zeros in the place of data are decoded too, but too many or too few of them.
+        # Zeros instead of data are decoded too, but to too many or too few rows.
         return data.find(ZEROS, scan) < 0 or not _fills_all_rows(data[:-_TAIL])
     if frame in (*_SEQUENTIAL, _PROGRESSIVE):
         finished = (_finished(content, at) for marker, at in segments(content) if marker == _SCAN)
@@ -188,6 +189,6 @@ def _noise(n_bytes: int) -> bytes:
 
 def _fills_all_rows(data: bytes) -> bool:
     """Return whether sequential data suffice for all rows, decoded at an eighth of the size."""
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+    with JpegImageFile(io.BytesIO(data)) as image:
         image.draft(None, (1, 1))  # the transform is cheap then; all codes are read
         return _decode_rows(image, data)

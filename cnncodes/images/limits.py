@@ -9,8 +9,8 @@ from cnncodes.errors import ImageError, ParameterError
 from cnncodes.text import counted
 
 DEFAULT_MAX_PIXELS = 100_000_000
-LARGE_FILE = 64_000_000  # bytes; as many may stand beside the pixels
-BYTES_A_PIXEL = 6  # three channels of 16 bits, not compressed
+LARGE_FILE = 64_000_000  # bytes; a file may have as many beside its pixels
+BYTES_PER_PIXEL = 6  # three channels of 16 bits, not compressed
 
 
 def check_size(n_bytes: int, max_pixels: int) -> None:
@@ -28,10 +28,10 @@ def check_size(n_bytes: int, max_pixels: int) -> None:
     ImageError
         It is larger.
     """
-    limit = BYTES_A_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
+    limit = BYTES_PER_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
     if n_bytes > limit:
         raise ImageError(
-            f"larger than the {limit / 1e6:,.0f} MB that an image of --max-pixels can need"
+            f"larger than the {limit / 1e6:,.0f} MB that an image of max_pixels can need"
         )
 
 
@@ -53,9 +53,7 @@ def check_area(width: int, height: int, max_pixels: int) -> None:
     if not width * height:
         raise ImageError(f"{width} x {height} is no pixel at all")
     if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} is more than {pixels_text(max_pixels)} (--max-pixels)"
-        )
+        raise ImageError(f"{width} x {height} is more than {pixels_text(max_pixels)} (max_pixels)")
 
 
 def check_pixels(images: NDArray[np.uint8], size: int) -> None:

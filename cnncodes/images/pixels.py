@@ -1,6 +1,6 @@
 """An opened image becomes the pixels a backbone takes: depth, transparency, orientation, size.
 
-`images` gives the rules; here are those from the sixth on. Needs numpy and Pillow only.
+`decoding` lists the rules; this module has the sixth and later. Needs numpy and Pillow only.
 """
 
 from __future__ import annotations

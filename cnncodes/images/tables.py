@@ -100,9 +100,9 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
 
 def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
     """Yield the images of the rows, and add to `notes` what is not used of the table."""
-    given = _SEPARATOR_LINE.match(text)  # Excel's own first line
-    rest = text[given.end() :] if given else text
-    delimiters = given[1] if given else DELIMITERS
+    declared = _SEPARATOR_LINE.match(text)  # Excel's own first line
+    rest = text[declared.end() :] if declared else text
+    delimiters = declared[1] if declared else DELIMITERS
     reader, columns = max(
         (_opened(rest, delimiter) for delimiter in delimiters),
         key=lambda opened: (len({*REQUIRED} & {*opened[1]}), len(opened[1])),

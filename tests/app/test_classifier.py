@@ -5,6 +5,7 @@ import io
 import mmap
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -339,11 +340,11 @@ def test_opened_image_that_turns_out_damaged(classifier):
 
 
 def test_image_with_too_many_pixels(classifier, files):
-    with pytest.raises(ImageError, match="max-pixels"):
+    with pytest.raises(ImageError, match="max_pixels"):
         classifier.predict(files[0], max_pixels=64 * 64 - 1)
     assert classifier.predict(files[0], top=1, max_pixels=64 * 64)
     refused = next(classifier.predict_files(files[:1], max_pixels=64 * 64 - 1))
-    assert "max-pixels" in refused.problem
+    assert "max_pixels" in refused.problem
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "I;16", "YCbCr"])
@@ -378,3 +379,26 @@ def test_top_below_one_is_refused(app, photos, top):
 def test_other_arrays_are_refused(app):
     with pytest.raises(ParameterError, match=r"must be uint8 of shape \(n_images, 75, 75, 3\)"):
         Classifier(app).predict_proba(np.zeros((1, 80, 80, 3), np.uint8))
+
+
+def decoding_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("decode")]
+
+
+def test_threads_end_when_left_early(classifier, files):
+    predictions = classifier.predict_files(files * 20)
+    next(predictions)
+    assert decoding_threads()
+    predictions.close()
+    assert not decoding_threads()
+
+
+def test_threads_end_when_the_network_fails(app, files):
+    class Failing(Classifier):
+        def predict_proba(self, images):
+            raise ArithmeticError("failed")
+
+    with pytest.raises(ArithmeticError) as caught:
+        list(Failing(app).predict_files(files * 20))
+    assert caught.traceback  # which keeps what the functions were working with
+    assert not decoding_threads()

@@ -101,7 +101,7 @@ def fill_unusable(folder: Path) -> Iterator[tuple[str, str]]:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header)
     (folder / "pixels.png").write_bytes(bomb + png_chunk(b"IDAT", zlib.compress(bytes(9))))
-    yield "pixels.png", "(--max-pixels)"
+    yield "pixels.png", "(max_pixels)"
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(50_000_000), 9))
     (folder / "metadata bomb.png").write_bytes(with_chunk(saved(7), text))
     yield "metadata bomb.png", "damaged"

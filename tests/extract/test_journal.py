@@ -284,7 +284,7 @@ def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: 
         if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
             with pytest.raises(OutputError) as caught:
                 append_rows(journal, codes)
-            told = "codes up to 1000000 do not fit float16; pass --dtype float32"
+            told = "codes up to 1000000 do not fit float16; store them with dtype float32"
             assert told in str(caught.value)
             assert journal.n_images == 0
         else:
@@ -315,7 +315,9 @@ def test_keeps_a_path_with_a_null_byte_and_one_that_is_no_utf8(tmp_path: Path) -
 def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
     tiny = CODES * 1e-10 / np.abs(CODES).max()
     with create_journal(tmp_path / "half.partial", dtype="float16") as journal:
-        with pytest.raises(OutputError, match=r"at most 1.0e-10 vanish in float16; pass --dtype"):
+        with pytest.raises(
+            OutputError, match=r"at most 1.0e-10 vanish in float16; store them with dtype"
+        ):
             append_rows(journal, tiny)
         assert journal.n_images == 0
         append_rows(journal, np.zeros_like(CODES))  # zeros are no loss

@@ -213,7 +213,7 @@ def test_skips_a_path_with_a_null_byte(
 
 def test_fails_on_an_image_when_asked_to(backbone: Path, odd: Path, output: Path) -> None:
     message = error_of("extract", backbone, odd, "-o", output, "--on-error", "fail")
-    assert message == "Error: a empty.jpg: empty file; mend or remove it, or pass --on-error skip"
+    assert message == "Error: a empty.jpg: empty file; mend or remove it, or skip it with on_error"
     assert names_in(output.parent) == []
 
 
@@ -230,7 +230,7 @@ def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -
 def test_tells_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
-    assert "do not fit float16; pass --dtype float32" in message
+    assert "do not fit float16; store them with dtype float32" in message
     assert names_in(output.parent) == []
     run("extract", network, few, "-o", output, "--dtype", "float32")
     assert_codes_are_of(output, network, few)
@@ -536,6 +536,7 @@ def test_update_is_as_if_made_anew(
     updating = ("extract", small_backbone, changing, "-o", output, *options, "--update")
     told = json.loads(run(*updating, "--json").stdout)
     assert (told["n_images"], told["n_reused"]) == (13, 11)
+    assert len(told["skipped"]) == 1
     fresh = output.with_name("fresh.h5")
     run("extract", small_backbone, changing, "-o", fresh, *options)
     assert output.read_bytes() == fresh.read_bytes()
@@ -543,6 +544,27 @@ def test_update_is_as_if_made_anew(
     assert "\n  13 images had codes in the file that was there\n" in again
     assert output.read_bytes() == fresh.read_bytes()
     assert names_in(output.parent) == ["codes.h5", "fresh.h5"]
+
+
+def test_reused_images_do_not_count_in_the_rate(backbone: Path, few: Path, output: Path) -> None:
+    class Counting(Progress):
+        n_computed = n_skipped = 0
+
+        def advance(self, amount: int) -> None:
+            self.n_computed += amount
+
+        def skip(self, amount: int) -> None:
+            self.n_skipped += amount
+
+    first = extract(backbone, few, output)
+    assert first.images_per_second * first.seconds == pytest.approx(first.n_images)
+    folder = next(path for path in few.iterdir() if path.is_dir())
+    (folder / "new.png").write_bytes(encode_image(Image.new("L", (8, 8), 3), "PNG"))
+    (folder / "text.png").write_bytes(b"no image")
+    progress = Counting("extract", "images")
+    updated = extract(backbone, few, output, update=True, progress=progress)
+    assert updated.images_per_second * updated.seconds == pytest.approx(2)
+    assert (progress.n_computed, progress.n_skipped) == (2, first.n_images)
 
 
 def test_update_of_nothing_is_an_extraction(
@@ -577,8 +599,8 @@ def test_update_refuses_codes_of_another_kind(
     other = write_backbone(tmp_path / "other.onnx", factor=2)
     for arguments, what in (
         ((other,), "another backbone"),
-        ((backbone, "--dtype", "float32"), "another --dtype (float16, not float32)"),
-        ((backbone, "--max-pixels", "77"), "another --max-pixels (100000000, not 77)"),
+        ((backbone, "--dtype", "float32"), "another dtype (float16, not float32)"),
+        ((backbone, "--max-pixels", "77"), "another max_pixels (100000000, not 77)"),
     ):
         said = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
         assert f"{output}: was made with {what}" in said

@@ -83,6 +83,7 @@ def test_gives_back_what_was_stored(written: Path) -> None:
         assert store.digests == DIGESTS
         assert store.skipped == SKIPPED
         assert store.class_names == ["cat", "dog"]
+        assert store.class_names is store.class_names  # parsed once, however many classes ask
         assert store.backbone == BACKBONE_INFO
         assert store.backbone_sha256 == "ab" * 32
         assert store.source == "my/phötos"

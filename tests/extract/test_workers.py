@@ -31,14 +31,19 @@ def greys(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def session_threads(opened: Workers) -> int:
+    """Return the number of threads of the onnxruntime session."""
+    return opened.network._session.get_session_options().intra_op_num_threads
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_results_come_in_order(
     backbone: Path, greys: list[Path], threads: int, batch_size: int
 ) -> None:
     greys[4].write_bytes(b"no image")
-    hired = Workers.hire(backbone, len(greys), threads=threads, batch_size=batch_size)
-    found = list(hired.run(greys, lambda codes: codes))
+    opened = Workers.open(backbone, len(greys), threads=threads, batch_size=batch_size)
+    found = list(opened.run(greys, lambda codes: codes))
     assert [image.index for images, _ in found for image in images] == list(range(20))
     codes = np.concatenate([codes for _, codes in found if codes is not None])
     assert (np.diff(codes[:, 0]) > 0).all()
@@ -49,29 +54,40 @@ def test_results_come_in_order(
         assert nothing is None
 
 
-@pytest.mark.parametrize(("n_images", "number"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
-def test_there_are_no_more_workers_than_images(backbone: Path, n_images: int, number: int) -> None:
-    assert Workers.hire(backbone, n_images, threads=3).number == number
-
-
-def test_there_are_fewer_workers_where_memory_is_short(
-    backbone: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("n_images", "n_workers"), [(0, 1), (1, 1), (2, 2), (3, 3), (16, 16), (99, 16)]
+)
+def test_threads_beyond_the_images_go_to_the_session(
+    backbone: Path, n_images: int, n_workers: int
 ) -> None:
-    monkeypatch.setattr(workers, "available_memory", lambda: 2**30)
-    assert Workers.hire(backbone, 10**9, threads=1024, batch_size=1).number == 7
-    monkeypatch.setattr(workers, "available_memory", lambda: 2**20)  # no room for two
-    assert Workers.hire(backbone, 10**9, threads=2, batch_size=4096).number == 1
+    opened = Workers.open(backbone, n_images, threads=16)
+    assert (opened.n_workers, session_threads(opened)) == (n_workers, 17 - n_workers)
+
+
+@pytest.mark.parametrize(("megabytes", "n_workers"), [(2**13, 16), (2**10, 7), (256, 1), (1, 1)])
+def test_threads_beyond_the_workers_that_fit_go_to_the_session(
+    backbone: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int, n_workers: int
+) -> None:
+    monkeypatch.setattr(workers, "available_memory", lambda: megabytes * 2**20)
+    opened = Workers.open(backbone, 10**9, threads=16, batch_size=1)
+    assert (opened.n_workers, session_threads(opened)) == (n_workers, 17 - n_workers)
+
+
+def test_large_batches_need_more_memory(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "available_memory", lambda: 300 * 2**20)
+    assert Workers.open(backbone, 10**9, threads=2, batch_size=1).n_workers == 2
+    assert Workers.open(backbone, 10**9, threads=2, batch_size=4096).n_workers == 1
 
 
 @pytest.mark.parametrize("option", ["threads", "batch_size"])
 def test_refuses_none_at_all(backbone: Path, option: str) -> None:
     with pytest.raises(ParameterError, match="must be from 1 to "):
-        Workers.hire(backbone, 3, **{option: 0})
+        Workers.open(backbone, 3, **{option: 0})
 
 
 def test_all_work_at_once_and_not_far_ahead(backbone: Path, greys: list[Path]) -> None:
     """Each of three waits for the two others, so that fewer at a time would not end."""
-    hired = Workers.hire(backbone, 18, threads=3)
+    opened = Workers.open(backbone, 18, threads=3)
     together = threading.Barrier(3, timeout=60)
     n_begun = 0
 
@@ -80,13 +96,13 @@ def test_all_work_at_once_and_not_far_ahead(backbone: Path, greys: list[Path]) -
         n_begun += 1
         return together.wait()
 
-    for n_taken, _ in enumerate(hired.run(greys[:18], finish), start=1):
+    for n_taken, _ in enumerate(opened.run(greys[:18], finish), start=1):
         assert n_begun <= n_taken + AHEAD * 3 + 1
     assert n_taken == n_begun == 18
 
 
 def test_threads_end_when_left_early(backbone: Path, greys: list[Path]) -> None:
-    batches = Workers.hire(backbone, 20, threads=4).run(greys, lambda codes: codes)
+    batches = Workers.open(backbone, 20, threads=4).run(greys, lambda codes: codes)
     next(batches)
     batches.close()
     assert not [each for each in threading.enumerate() if each.name.startswith("worker")]
@@ -97,4 +113,4 @@ def test_failure_in_a_worker_is_told(backbone: Path, greys: list[Path]) -> None:
         raise ArithmeticError("told")
 
     with pytest.raises(ArithmeticError, match="told"):
-        list(Workers.hire(backbone, 20).run(greys, finish))
+        list(Workers.open(backbone, 20).run(greys, finish))

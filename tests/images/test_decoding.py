@@ -246,13 +246,11 @@ def damaged_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-# As the command line does, which tells the size itself.
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (20_000, 20_000)])
 def test_refuses_a_huge_image_by_its_header(width: int, height: int) -> None:
     reason = reason_of(damaged_png(width, height))
     assert "more than 100" in reason
-    assert "--max-pixels" in reason
+    assert "max_pixels" in reason
     assert "damaged" not in reason  # it would be, had anyone tried to decode it
 
 
@@ -295,7 +293,25 @@ def test_limits_the_pixels_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -
     # Pillow's own limit must not forbid what the caller allows.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert (decode_image(content, SIDE, max_pixels=600) == (255, 0, 0)).all()
+    assert Image.MAX_IMAGE_PIXELS == 10
     assert reason_of(content, max_pixels=599).startswith("30 x 20 is")
+
+
+def test_what_the_process_has_set_of_pillow_stays() -> None:
+    """A host program that only imports us and decodes images keeps its own settings."""
+    code = """
+import io
+from PIL import Image
+def settings():
+    return Image.core.get_block_size(), Image.MAX_IMAGE_PIXELS
+before = settings()
+from cnncodes.images.decoding import decode_image
+buffer = io.BytesIO()
+Image.new("RGB", (30, 20)).save(buffer, "JPEG")
+decode_image(buffer.getvalue(), 8, max_pixels=10**9)
+assert settings() == before, settings()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("size", [41, 75, 299])
@@ -369,6 +385,8 @@ def memory_of(n_threads: int) -> int:
     code = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
+from cnncodes.machine import give_memory_back
+give_memory_back()  # as the command does
 from PIL import Image
 from cnncodes.images.decoding import decode_image
 buffer = io.BytesIO()
@@ -472,7 +490,7 @@ def test_refuses_a_file_larger_than_its_pixels_can_need(tmp_path: Path) -> None:
     stack.write_bytes(encode_image(Image.fromarray(RGB), "TIFF"))
     os.truncate(stack, 700_000_000)
     refused = load_image(0, stack, SIDE)
-    assert refused.problem == "larger than the 664 MB that an image of --max-pixels can need"
+    assert refused.problem == "larger than the 664 MB that an image of max_pixels can need"
     assert (refused.pixels, refused.digest) == (None, "")
 
 

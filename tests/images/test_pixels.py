@@ -147,4 +147,4 @@ def test_codes_and_heads_of_another_white_do_not_meet(
     assert "white" in said
     assert "4095" in said
     said = error_of("extract", small_backbone, microscope, "-o", codes, "--update")
-    assert "was made with another --white (4095, not guessed)" in said
+    assert "was made with another white (4095, not guessed)" in said
