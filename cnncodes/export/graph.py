@@ -149,6 +149,15 @@ def node_like(
     return copy
 
 
+def rename_output(model: onnx.ModelProto, name: str) -> None:
+    """Rename the only output of a model, in place, wherever a node reads or writes it."""
+    old = model.graph.output[0].name
+    model.graph.output[0].name = name
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [name if each == old else each for each in tensors]
+
+
 def is_plain_pool(node: onnx.NodeProto) -> bool:
     """Whether a pool's windows are those its kernel, strides and pads say, and no other."""
     return (

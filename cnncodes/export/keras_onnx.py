@@ -13,11 +13,9 @@ This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, insi
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes._version import __version__
+from cnncodes._version import __version__, created_with
 from cnncodes.errors import (
     MissingDependencyError,
     OutputError,
@@ -36,7 +34,7 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
-from cnncodes.files import check_filled, is_folder
+from cnncodes.files import check_filled, is_folder, sha256_of
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import open_session
@@ -148,7 +146,7 @@ def export_backbone(
             precision="float32",
             parity=0.0,
             parity_images=described,
-            created_with=_versions(),
+            created_with=created_with("keras", "tensorflow", "tf2onnx", "onnx"),
         )
         _save(model, info, temporary)
         info = replace(info, parity=_measure_parity(temporary, output, images, expected))
@@ -215,13 +213,9 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
     remedy = f"--weights takes imagenet, random or a file such as {spec.weights_file}"
     check_filled(path, remedy, error=WeightsError)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        return f"file:{sha256_of(path)}"
     except OSError as error:
         raise WeightsError(f"{weights}: cannot be read ({error.strerror})") from error
-    return f"file:{digest.hexdigest()}"
 
 
 def _build(keras: Any, spec: BackboneSpec, weights: str, input_size: int) -> Any:
@@ -277,7 +271,7 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) 
     import tensorflow
     import tf2onnx
 
-    from cnncodes.export.graph import Graph
+    from cnncodes.export.graph import Graph, rename_output
     from cnncodes.export.simplify import simplify
     from cnncodes.export.winograd import use_winograd
 
@@ -289,7 +283,7 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) 
         keras.Model(images, codes), input_signature=signature, opset=OPSET
     )
     model = simplify(model)
-    _rename_output(model, "codes")
+    rename_output(model, "codes")
     if winograd:
         graph = Graph(model)
         use_winograd(graph)
@@ -303,17 +297,6 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) 
     model.graph.name = model.producer_name = "cnncodes"
     model.producer_version = __version__
     return model
-
-
-def _rename_output(model: Any, name: str) -> None:
-    """Rename a model's only output, wherever nodes read or write it."""
-    old = model.graph.output[0].name
-    model.graph.output[0].name = name
-    for node in model.graph.node:
-        for values in (node.input, node.output):
-            for index, value in enumerate(values):
-                if value == old:
-                    values[index] = name
 
 
 def _parity_images(input_size: int) -> tuple[NDArray[np.uint8], str]:
@@ -365,10 +348,3 @@ def _measure_parity(
             f"the largest code (at most {PARITY_LIMIT:.0e} is accepted); look at the weights"
         )
     return difference
-
-
-def _versions() -> str:
-    packages = ("keras", "tensorflow", "tf2onnx", "onnx")
-    return ", ".join(
-        [f"cnncodes {__version__}", *(f"{package} {version(package)}" for package in packages)]
-    )

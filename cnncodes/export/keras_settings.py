@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cnncodes.errors import MissingDependencyError
+from cnncodes.text import first_line
 
 
 @contextmanager
@@ -62,10 +63,9 @@ def _import_keras() -> Any:
     try:
         import keras
     except Exception as error:  # it raises errors of many classes for settings it cannot use
-        reason = str(error).strip().partition("\n")[0]
         raise MissingDependencyError(
-            f"Keras cannot be imported ({reason}); look at {keras_home() / 'keras.json'}, or let "
-            "KERAS_HOME name another folder"
+            f"Keras cannot be imported ({first_line(error)}); look at "
+            f"{keras_home() / 'keras.json'}, or let KERAS_HOME name another folder"
         ) from error
     finally:
         if backend is None:

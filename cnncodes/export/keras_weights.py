@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import WeightsError
 from cnncodes.files import HDF5_SIGNATURE
+from cnncodes.text import first_line
 
 if TYPE_CHECKING:
     import h5py
@@ -102,7 +103,7 @@ def load_weights(network: Any, path: Path, name: str) -> None:
             raise
         except Exception as error:  # HDF5 reports damage by errors of many classes
             raise WeightsError(
-                f"{path}: is damaged ({_first_line(error)}); copy it again"
+                f"{path}: is damaged ({first_line(error)}); copy it again"
             ) from error
     if not candidates:
         raise WeightsError(
@@ -150,8 +151,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
             opened = h5py.File(member if zipped else path, "r", locking=False)
         except OSError as error:
             raise WeightsError(
-                f"{path}: not a readable HDF5 file ({_first_line(error)}); download or copy it "
-                "again"
+                f"{path}: not a readable HDF5 file ({first_line(error)}); download or copy it again"
             ) from error
         with opened, member if zipped else path.open("rb") as content:
             yield opened, RawFile(opened, content)
@@ -177,10 +177,10 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
                 for block in iter(lambda: member.read(1 << 20), b""):
                     target.write(block)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be unpacked ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: cannot be unpacked ({first_line(error)})") from error
     except _ZIP_ERRORS as error:
         raise WeightsError(
-            f"{path}: cannot be unpacked ({_first_line(error)}); download or copy it again"
+            f"{path}: cannot be unpacked ({first_line(error)}); download or copy it again"
         ) from error
 
 
@@ -344,7 +344,3 @@ def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -17,6 +17,7 @@ from cnncodes.export.graph import (
     is_plain_pool,
     node_like,
     pads_of,
+    rename_output,
 )
 from cnncodes.quantize.calibration import run_graph
 from tests.export.networks import Network, codes_of, images, operators
@@ -122,6 +123,16 @@ def test_copied_node_reads_and_writes_other_tensors() -> None:
     assert (list(copy.input), list(copy.output)) == (["a"], ["b"])
     assert (list(pool.input), list(pool.output)) == (["x"], ["y"])
     assert attribute(copy, "kernel_shape", None) == [3, 2]
+
+
+def test_output_that_a_node_reads_too_is_renamed_everywhere() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]
+    values = [helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "test", values[:1], values[1:]))
+    rename_output(model, "codes")
+    assert model.graph.output[0].name == "codes"
+    assert [list(node.input) for node in model.graph.node] == [["x"], ["codes"]]
+    assert [list(node.output) for node in model.graph.node] == [["codes"], ["z"]]
 
 
 def test_float32_keeps_the_shape() -> None:
