@@ -292,7 +292,8 @@ def export(
     from cnncodes.export.keras_onnx import export_backbone
 
     click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
-    exported = export_backbone(backbone, output or Path(f"{backbone}.onnx"), **options)
+    path = output or Path(f"{backbone}.onnx")
+    exported = export_backbone(backbone, path, on_note=print_note, **options)
     info = exported.info
     if as_json:
         print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})

@@ -291,7 +291,7 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
     assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
 
     assert_fails(
-        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; --weights takes imagenet"
+        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; weights must be imagenet"
     )
     assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
 
@@ -316,20 +316,21 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     for way in (
-        "--weights FILE",
-        BACKBONES["vgg16"].weights_file,
+        f"{BACKBONES['vgg16'].weights_file}: the ImageNet weights cannot be downloaded; pass",
         str(tmp_path / "keras" / "models"),
         "copy an exported .onnx file",
-        "--weights random",
+        "random weights",
     ):
         assert way in line
+    note = f"note: downloading {BACKBONES['vgg16'].weights_file}, about 59 MB, to {tmp_path}"
+    assert note in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; near it: mixed8"),
+        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; similar: mixed8"),
         (["--input-size", "74"], "needs an input_size of 75 pixels or more"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],
@@ -443,7 +444,7 @@ def test_program_that_has_keras_on_another_backend(
     other = SimpleNamespace(config=SimpleNamespace(backend=lambda: "torch"))
     monkeypatch.setitem(sys.modules, "keras", other)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(MissingDependencyError, match=r"imported it on torch; run cnncodes export"):
+    with pytest.raises(MissingDependencyError, match=r"imported it on torch; export in"):
         export_backbone("vgg16", tmp_path / "x.onnx", weights="random")
     assert os.environ["KERAS_BACKEND"] == "torch"
 
@@ -463,6 +464,7 @@ def test_download_on_a_disk_without_file_locks(
     ours = Backbone(tmp_path / "vgg16.onnx")
     np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
     assert ours.info.weights == "imagenet"
+    assert "downloading" not in done.stderr
 
 
 @pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])
