@@ -284,7 +284,7 @@ def twice(file: h5py.File) -> None:
         (link, "layer neck has weights of shape"),
         (virtual, "its weights are in another file"),
         (external, "its weights are in another file"),
-        (deflate, "its weights are compressed; save them as Keras does"),
+        (deflate, "its weights are compressed; save them uncompressed"),
         (claim, "layer neck has weights of shape"),
         (integers, "its weights are stored as int8; save them as float32"),
         (twice, "holds weights for tiny more than once"),
