@@ -331,9 +331,7 @@ def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
     if dataset.is_virtual or dataset.external:
         raise WeightsError(f"{path}: its weights are in another file; save them into one")
     if dataset.id.get_create_plist().get_nfilters():  # HDF5 unpacks a few bytes to any size
-        raise WeightsError(
-            f"{path}: its weights are compressed; save them as Keras does, uncompressed"
-        )
+        raise WeightsError(f"{path}: its weights are compressed; save them uncompressed")
     if dataset.dtype.kind != "f":
         raise WeightsError(
             f"{path}: its weights are stored as {dataset.dtype.name}; save them as float32"
