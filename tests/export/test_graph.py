@@ -1,4 +1,4 @@
-"""Graphs taken apart and put together again."""
+"""Graphs as nodes and constants, and models built from them."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_other_tensors_can_be_the_outputs() -> None:
     graph = network.graph(network.conv_relu(pixels, 4))
     convolved = graph.producers()[graph.nodes[-1].input[0]].input[0]
     session = run_graph(graph, threads=1, outputs=[pixels, convolved])
-    given, made = session.run(None, {"images": images()})
+    inputs, outputs = session.run(None, {"images": images()})
     np.testing.assert_allclose(
-        given, images().transpose(0, 3, 1, 2) / 127.5 - 1, rtol=1e-6, atol=1e-6
+        inputs, images().transpose(0, 3, 1, 2) / 127.5 - 1, rtol=1e-6, atol=1e-6
     )
-    assert made.shape == (8, 4, 16, 16)
-    assert made.min() < 0
+    assert outputs.shape == (8, 4, 16, 16)
+    assert outputs.min() < 0
 
 
 def test_graph_of_other_nodes_leaves_the_first_alone() -> None:
@@ -72,7 +72,7 @@ def test_graph_of_other_nodes_leaves_the_first_alone() -> None:
     assert len(graph.constants) == 4
 
 
-def test_who_makes_and_who_reads_a_tensor() -> None:
+def test_producers_and_consumers() -> None:
     network = Network()
     first = network.conv(network.pixels(), 4)
     graph = network.graph(network.node("Add", first, network.node("Relu", first)))

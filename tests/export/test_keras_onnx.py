@@ -66,8 +66,8 @@ def run_export(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_with_keras(command, "export", *map(str, arguments))
 
 
-def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+def relative_difference(codes: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(codes - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(scope="session")
@@ -192,11 +192,11 @@ def test_file_describes_itself(exports: Exports) -> None:
     assert metadata["cnncodes.parity_images"].startswith("china.jpg, flower.jpg")
     assert float(metadata["cnncodes.parity"]) > 0
     assert "tensorflow" in metadata["cnncodes.created_with"]
-    (given,) = model.graph.input
-    (taken,) = model.graph.output
-    assert (given.name, taken.name) == ("images", "codes")
-    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert given.type.tensor_type.shape.dim[0].dim_param == "N"
+    (images,) = model.graph.input
+    (codes,) = model.graph.output
+    assert (images.name, codes.name) == ("images", "codes")
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert images.type.tensor_type.shape.dim[0].dim_param == "N"
     assert model.opset_import[0].version <= 21
 
 
@@ -350,7 +350,7 @@ def test_output_that_exists_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "vgg16.onnx").read_text() == "precious"
 
 
-def test_json_tells_the_parity_and_nothing_else_is_said(tmp_path: Path) -> None:
+def test_json_has_the_parity_and_nothing_else_is_printed(tmp_path: Path) -> None:
     """In a process that has to load TensorFlow too, which says much at that time."""
     path = tmp_path / "vgg16.onnx"
     path.write_text("to be replaced")
@@ -358,9 +358,9 @@ def test_json_tells_the_parity_and_nothing_else_is_said(tmp_path: Path) -> None:
         *("export", "vgg16", "--weights", "random", "--input-size", "32"),
         *("-o", path, "--overwrite", "--json"),
     )
-    told = json.loads(done.stdout)
-    assert told["code_shape"] == [1, 1, 512]
-    assert 0 < told["parity"] <= 1e-5
+    printed = json.loads(done.stdout)
+    assert printed["code_shape"] == [1, 1, 512]
+    assert 0 < printed["parity"] <= 1e-5
     assert Backbone(path).info.backbone == "vgg16"
     assert done.stderr.count("\n") == 1, done.stderr
 
@@ -440,7 +440,7 @@ def test_settings_that_keras_cannot_use(tmp_path: Path) -> None:
 def test_program_that_has_keras_on_another_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No other backend is installed here, so what such a Keras answers is put in its place.
+    # No other backend is installed here, so a stub answers as such a Keras does.
     other = SimpleNamespace(config=SimpleNamespace(backend=lambda: "torch"))
     monkeypatch.setitem(sys.modules, "keras", other)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
