@@ -49,7 +49,7 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
 
     _make_empty(folder)
     try:
-        fetch_imagenet_weights("inception_v3")
+        fetch_imagenet_weights("inception_v3", on_note=click.echo)
         weights = "imagenet"
         click.echo("InceptionV3 with its ImageNet weights, on handwritten digits.")
     except WeightsError:

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from cnncodes.errors import FileFormatError
+from cnncodes.export.graph import rename_output
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
@@ -104,7 +105,7 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
         producer_name="cnncodes",
     )
     _clean_domains(joined)
-    _rename_output(joined)
+    rename_output(joined, "probabilities")
     return joined
 
 
@@ -129,14 +130,6 @@ def _in_versions(
             ) from error
     model.ir_version = ir_version
     return model
-
-
-def _rename_output(model: onnx.ModelProto) -> None:
-    """Give the prefixed output the name that programs ask for."""
-    prefixed = model.graph.output[0].name
-    model.graph.output[0].name = "probabilities"
-    for node in model.graph.node:
-        node.output[:] = ["probabilities" if name == prefixed else name for name in node.output]
 
 
 def _clean_domains(model: onnx.ModelProto) -> None:

@@ -1,20 +1,21 @@
-"""The table of backbones: one row each, and nothing else to change to add one."""
+"""The table of backbones; a new one is a row here and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 DEFAULT_INPUT_SIZE = 224
+_SIZES_WITH_WEIGHTS = (96, 128, 160, 192)
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What export needs to know of a Keras application.
+    """A network of ``keras.applications``.
 
     Attributes
     ----------
     name : str
-        Our name.
+        The name in commands and metadata.
     keras_class : str
         The function in ``keras.applications`` that builds the network.
     keras_module : str
@@ -22,15 +23,14 @@ class BackboneSpec:
     min_input_size : int
         The smallest height and width, in pixels, that Keras accepts without the top.
     weights_file : str
-        The name under which Keras publishes and caches the ImageNet weights without the top.
-        MobileNetV2 has files of its own for inputs of 96, 128, 160 and 192 pixels.
+        The file in which Keras publishes and caches the ImageNet weights without the top, for
+        inputs of `DEFAULT_INPUT_SIZE`.
     code_shape : tuple of int
         Shape of an image's codes at `DEFAULT_INPUT_SIZE`, without pooling.
     n_parameters : int
-        Weights and biases of the convolutions, into which the batch normalization is folded.
+        Weights and biases of the convolutions, batch normalization folded in.
     n_multiply_adds : int
-        Multiplications, each with its addition, that the convolutions do for an image of
-        `DEFAULT_INPUT_SIZE`.
+        Multiply-adds of the convolutions for one image of `DEFAULT_INPUT_SIZE`.
     """
 
     name: str
@@ -41,6 +41,15 @@ class BackboneSpec:
     code_shape: tuple[int, ...]
     n_parameters: int
     n_multiply_adds: int
+
+    def weights_file_for(self, input_size: int) -> str:
+        """Return the name of the weight file that Keras takes for an input size.
+
+        MobileNetV2 has been trained at several sizes, which its files are named for.
+        """
+        if input_size in _SIZES_WITH_WEIGHTS:
+            return self.weights_file.replace(f"_{DEFAULT_INPUT_SIZE}_", f"_{input_size}_")
+        return self.weights_file
 
 
 BACKBONES = {

@@ -1,4 +1,4 @@
-"""An ONNX graph that can be taken apart: nodes in a list, constants as arrays."""
+"""An ONNX graph for rewriting: nodes in a list, constants as arrays."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from onnx import helper, numpy_helper
 
 from cnncodes.errors import FileFormatError
 
-TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]  # of a transpose
+TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]  # axes of Transpose
 
 
 class Graph:
-    """The nodes and constants of a model, to be rewritten.
+    """The nodes and constants of a model.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        What the graph is taken from; it also gives inputs, outputs and operator versions.
+        The model, whose inputs, outputs and operator versions are kept.
 
     Attributes
     ----------
     nodes : list of onnx.NodeProto
         In topological order.
     constants : dict of str to ndarray
-        The initializers. `model` leaves out those that no node reads any more.
+        The initializers. `model` omits those that no node reads.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -51,7 +51,7 @@ class Graph:
         """
         try:
             return cls(onnx.load(str(path), format="protobuf", load_external_data=False))
-        except Exception as error:  # protobuf's own errors have no public base class
+        except Exception as error:  # protobuf's errors have no public base class
             raise FileFormatError(f"{path}: is not a readable ONNX model") from error
 
     def with_nodes(self, nodes: Iterable[onnx.NodeProto]) -> Graph:
@@ -78,18 +78,18 @@ class Graph:
 
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
         """Return for each tensor the nodes that read it."""
-        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
             for name in node.input:
-                found[name].append(node)
-        return found
+                readers[name].append(node)
+        return readers
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Return for each tensor the node that makes it."""
+        """Return for each tensor the node that writes it."""
         return {name: node for node in self.nodes for name in node.output}
 
     def shapes(self) -> dict[str, list[int]]:
-        """Return the shapes of all tensors, as far as they can be told; 0 is an unknown length."""
+        """Return the shapes of tensors, as far as they can be inferred; 0 is an unknown length."""
         inferred = onnx.shape_inference.infer_shapes(self.model()).graph
         return {
             value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
@@ -102,7 +102,7 @@ class Graph:
         Parameters
         ----------
         outputs : iterable of str, optional
-            Float tensors to give instead of the graph's own output.
+            Float tensors that are the outputs instead of the graph's own.
 
         Returns
         -------
@@ -131,7 +131,7 @@ class Graph:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return an attribute of a node, or `default` where it has none."""
+    """Return an attribute of a node, or `default` if it is absent."""
     for each in node.attribute:
         if each.name == name:
             return helper.get_attribute_value(each)
@@ -149,8 +149,17 @@ def node_like(
     return copy
 
 
+def rename_output(model: onnx.ModelProto, name: str) -> None:
+    """Rename the only output of a model, in place, wherever a node reads or writes it."""
+    old = model.graph.output[0].name
+    model.graph.output[0].name = name
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [name if each == old else each for each in tensors]
+
+
 def is_plain_pool(node: onnx.NodeProto) -> bool:
-    """Whether a pool's windows are those its kernel, strides and pads say, and no other."""
+    """Whether kernel, strides and pads alone define the windows of a pool."""
     return (
         attribute(node, "ceil_mode", 0) == 0
         and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
@@ -164,5 +173,5 @@ def pads_of(node: onnx.NodeProto) -> list[int]:
 
 
 def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return an array as contiguous float32, scalars as scalars."""
+    """Return an array, or a scalar, as contiguous float32."""
     return np.array(values, np.float32, order="C")

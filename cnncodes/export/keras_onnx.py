@@ -1,23 +1,22 @@
 """Keras to ONNX: a network without its top becomes one self-describing file.
 
-1. The network is built by ``keras.applications`` and given its weights.
+1. ``keras.applications`` builds the network, and the weights are loaded.
 2. It is cut after the wanted layer and pooled if asked for; Keras's own ``preprocess_input`` is
    put in front, so that the file takes plain 8-bit RGB.
-3. tf2onnx converts it, `simplify` makes it plain and `use_winograd` quicker; input and output
-   get their names, the batch stays free.
+3. tf2onnx converts it, `simplify` removes operators and `use_winograd` makes convolutions
+   quicker; input and output are named, the size of the batch stays free.
 4. onnx checks the structure, and onnxruntime's codes are compared with Keras's on photographs
-   and noise. Only then does the file get its name.
+   and noise. Only then is the file renamed to `output`.
 
 This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, inside functions.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes._version import __version__
+from cnncodes._version import __version__, created_with
 from cnncodes.errors import (
     MissingDependencyError,
     OutputError,
@@ -36,7 +35,7 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
 from cnncodes.export.keras_weights import load_weights
-from cnncodes.files import check_filled, is_folder
+from cnncodes.files import check_filled, exists, is_folder, sha256_of
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import open_session
@@ -57,7 +56,7 @@ class Export:
     path : Path
         The file.
     info : BackboneInfo
-        What the file says of itself, parity included.
+        The metadata of the file, parity included.
     code_shape : tuple of int
         Shape of one image's codes.
     """
@@ -78,6 +77,7 @@ def export_backbone(
     seed: int = 0,
     winograd: bool = True,
     overwrite: bool = False,
+    on_note: Callable[[str], None] | None = None,
 ) -> Export:
     """Export one Keras network, without its top, to ONNX.
 
@@ -88,8 +88,8 @@ def export_backbone(
     output : str or Path
         The file to write.
     weights : str
-        ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of what
-        Keras has saved: a ``.weights.h5``, ``.h5`` or ``.keras`` file of the network, with or
+        ``imagenet`` (Keras downloads and verifies its own file), ``random``, or the path of a
+        ``.weights.h5``, ``.h5`` or ``.keras`` file that Keras saved, of the network, with or
         without its top, or of a model around it.
     input_size : int
         Height and width of the input, in pixels.
@@ -100,10 +100,12 @@ def export_backbone(
     seed : int
         Seed of random weights.
     winograd : bool
-        Whether convolutions are written with fewer multiplications where that is quicker on a
-        processor; other runtimes may rather see the convolutions.
+        Whether convolutions are written with fewer multiplications where onnxruntime is quicker
+        with them on a CPU; other runtimes may have algorithms of their own.
     overwrite : bool
         Whether a file at `output` may be replaced.
+    on_note : callable, optional
+        Receives a line before weights are downloaded, which may take minutes.
 
     Returns
     -------
@@ -130,6 +132,8 @@ def export_backbone(
     check_output(output, overwrite=overwrite, inputs=inputs)
     origin = _describe_weights(spec, weights, seed)
     _check_temporary_folder()
+    if weights == "imagenet":
+        _note_download(spec, input_size, on_note)
     with own_keras() as keras:
         keras.utils.set_random_seed(seed)
         base = _build(keras, spec, weights, input_size)
@@ -148,7 +152,7 @@ def export_backbone(
             precision="float32",
             parity=0.0,
             parity_images=described,
-            created_with=_versions(),
+            created_with=created_with("keras", "tensorflow", "tf2onnx", "onnx"),
         )
         _save(model, info, temporary)
         info = replace(info, parity=_measure_parity(temporary, output, images, expected))
@@ -156,19 +160,29 @@ def export_backbone(
     return Export(path=output, info=info, code_shape=expected.shape[1:])
 
 
-def fetch_imagenet_weights(name: str) -> None:
-    """Bring the ImageNet weights of a backbone into Keras's cache, if they are not there yet.
+def fetch_imagenet_weights(name: str, *, on_note: Callable[[str], None] | None = None) -> None:
+    """Download the ImageNet weights of a backbone into Keras's cache, unless they are in it.
+
+    Parameters
+    ----------
+    name : str
+        A name in `BACKBONES`.
+    on_note : callable, optional
+        Receives a line before a download.
 
     Raises
     ------
     MissingDependencyError
         TensorFlow or tf2onnx is not installed, or Keras runs on another backend.
+    ParameterError
+        The name is unknown.
     WeightsError
-        They cannot be had.
+        They cannot be downloaded.
     """
-    spec = _check_request(name, BACKBONES[name].min_input_size, "none")
+    spec = _check_request(name, DEFAULT_INPUT_SIZE, "none")
+    _note_download(spec, DEFAULT_INPUT_SIZE, on_note)
     with own_keras() as keras:
-        _build(keras, spec, "imagenet", spec.min_input_size)
+        _build(keras, spec, "imagenet", DEFAULT_INPUT_SIZE)
 
 
 def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
@@ -186,7 +200,7 @@ def _check_request(name: str, input_size: int, pool: str) -> BackboneSpec:
 
 
 def _check_temporary_folder() -> None:
-    """Report now that there is no folder for temporary files, or onnxruntime could not use it."""
+    """Check before the work that there is a folder for temporary files with a UTF-8 name."""
     try:
         folder = tempfile.gettempdir()
         folder.encode()
@@ -201,7 +215,23 @@ def _check_temporary_folder() -> None:
         ) from error
 
 
+def _cached_weights(spec: BackboneSpec, input_size: int) -> Path:
+    """Return where Keras caches ImageNet's weights."""
+    return keras_home() / "models" / spec.weights_file_for(input_size)
+
+
+def _note_download(
+    spec: BackboneSpec, input_size: int, on_note: Callable[[str], None] | None
+) -> None:
+    """Pass on what is about to be downloaded; Keras's own messages are silenced."""
+    path = _cached_weights(spec, input_size)
+    if on_note and not exists(path):
+        megabytes = 4 * spec.n_parameters / 1e6
+        on_note(f"downloading {path.name}, about {megabytes:.0f} MB, to {path.parent}")
+
+
 def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
+    """Return the origin of the weights, as the metadata name it."""
     if weights == "imagenet":
         return weights
     if weights == "random":
@@ -212,16 +242,12 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
             f"{weights}: a folder, such as TensorFlow saves; from the Keras model save "
             'model.save_weights("network.weights.h5")'
         )
-    remedy = f"--weights takes imagenet, random or a file such as {spec.weights_file}"
+    remedy = f"weights must be imagenet, random or a file such as {spec.weights_file}"
     check_filled(path, remedy, error=WeightsError)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        return f"file:{sha256_of(path)}"
     except OSError as error:
         raise WeightsError(f"{weights}: cannot be read ({error.strerror})") from error
-    return f"file:{digest.hexdigest()}"
 
 
 def _build(keras: Any, spec: BackboneSpec, weights: str, input_size: int) -> Any:
@@ -232,15 +258,14 @@ def _build(keras: Any, spec: BackboneSpec, weights: str, input_size: int) -> Any
         try:
             return construct(include_top=False, weights="imagenet", input_shape=shape)
         except Exception as error:  # keras.utils.get_file raises bare Exception without a network
-            path = keras_home() / "models" / spec.weights_file
+            path = _cached_weights(spec, input_size)
             if "unable to lock file" not in str(error):
                 raise WeightsError(
-                    f"{spec.weights_file}: the ImageNet weights cannot be downloaded; either pass "
-                    "--weights FILE with that file from another machine (Keras keeps it in "
-                    f"{path.parent}), or copy an exported .onnx file from there, or try things out "
-                    "with --weights random"
+                    f"{path.name}: the ImageNet weights cannot be downloaded; pass that file from "
+                    f"another machine as weights (Keras keeps it in {path.parent}), or copy an "
+                    "exported .onnx file from there, or try things out with random weights"
                 ) from error
-            weights = str(path)  # it is there, and checked, and is read without a lock below
+            weights = str(path)  # downloaded and verified; read without a lock below
     network = construct(include_top=False, weights=None, input_shape=shape)
     if weights != "random":
         load_weights(network, Path(weights), spec.name)
@@ -254,7 +279,7 @@ def _cut(base: Any, layer: str | None, pool: str, spec: BackboneSpec) -> Any:
     names = [each.name for each in base.layers]
     if layer is not None and layer not in names:
         near = get_close_matches(layer, names, n=3, cutoff=0.3)
-        raise ParameterError(f"{spec.name} has no layer {layer!r}; near it: {', '.join(near)}")
+        raise ParameterError(f"{spec.name} has no layer {layer!r}; similar: {', '.join(near)}")
     codes = base.output if layer is None else base.get_layer(layer).output
     if len(codes.shape) != 4 or layer == names[0]:
         raise ParameterError(f"layer {layer!r} of {spec.name} gives no codes; choose a later one")
@@ -272,12 +297,12 @@ def _preprocess(spec: BackboneSpec) -> Any:
 
 
 def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) -> Any:
-    """Convert the network with its preprocessing; return an ``onnx.ModelProto``."""
+    """Convert the network with its preprocessing to an ``onnx.ModelProto``."""
     import keras
     import tensorflow
     import tf2onnx
 
-    from cnncodes.export.graph import Graph
+    from cnncodes.export.graph import Graph, rename_output
     from cnncodes.export.simplify import simplify
     from cnncodes.export.winograd import use_winograd
 
@@ -289,7 +314,7 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) 
         keras.Model(images, codes), input_signature=signature, opset=OPSET
     )
     model = simplify(model)
-    _rename_output(model, "codes")
+    rename_output(model, "codes")
     if winograd:
         graph = Graph(model)
         use_winograd(graph)
@@ -297,23 +322,12 @@ def _to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) 
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     unused = [each for each in model.opset_import if each.domain != ""]
-    for each in unused:  # declared, but not used, and small runtimes lack them
+    for each in unused:  # small runtimes refuse domains they do not know
         model.opset_import.remove(each)
-    del model.graph.value_info[:]  # holds the converter's own names for the batch
+    del model.graph.value_info[:]  # names the batch as the converter does
     model.graph.name = model.producer_name = "cnncodes"
     model.producer_version = __version__
     return model
-
-
-def _rename_output(model: Any, name: str) -> None:
-    """Rename a model's only output, wherever nodes read or write it."""
-    old = model.graph.output[0].name
-    model.graph.output[0].name = name
-    for node in model.graph.node:
-        for values in (node.input, node.output):
-            for index, value in enumerate(values):
-                if value == old:
-                    values[index] = name
 
 
 def _parity_images(input_size: int) -> tuple[NDArray[np.uint8], str]:
@@ -337,7 +351,7 @@ def _parity_images(input_size: int) -> tuple[NDArray[np.uint8], str]:
 def _keras_codes(
     network: Any, spec: BackboneSpec, images: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Give Keras's own codes, through its own preprocessing in numpy."""
+    """Compute the codes with Keras, preprocessed in numpy rather than in the graph."""
     prepared = _preprocess(spec)(images.astype(np.float32))
     codes: NDArray[np.float32] = network.predict(prepared, verbose=0)
     return codes
@@ -354,7 +368,7 @@ def _save(model: Any, info: BackboneInfo, path: Path) -> None:
 def _measure_parity(
     path: Path, output: Path, images: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> float:
-    """Return the largest difference of the file's codes, relative to the largest code."""
+    """Return the largest difference to Keras's codes, relative to the largest of them."""
     session, _ = open_session(path, "backbone")
     codes = session.run(["codes"], {"images": images})[0]
     largest = float(np.abs(expected).max())
@@ -365,10 +379,3 @@ def _measure_parity(
             f"the largest code (at most {PARITY_LIMIT:.0e} is accepted); look at the weights"
         )
     return difference
-
-
-def _versions() -> str:
-    packages = ("keras", "tensorflow", "tf2onnx", "onnx")
-    return ", ".join(
-        [f"cnncodes {__version__}", *(f"{package} {version(package)}" for package in packages)]
-    )

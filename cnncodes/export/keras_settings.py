@@ -1,7 +1,7 @@
-"""Keras as the export needs it, whatever the user's settings are.
+"""Keras with the settings that the export needs, whatever the user's are.
 
 Keras reads ``keras.json`` and ``KERAS_BACKEND`` when it is imported, and a program may change its
-settings later. None of that is written or lost.
+settings later. None of them is changed for good.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from typing import Any
 import numpy as np
 
 from cnncodes.errors import MissingDependencyError
+from cnncodes.text import first_line
 
 
 @contextmanager
 def own_keras() -> Iterator[Any]:
-    """Give Keras, quiet, with the settings that its networks are published for.
+    """Yield Keras, silenced, with the settings for which its networks are published.
 
     The user's ``keras.json``, ``KERAS_BACKEND`` or program may have others: another backend or
-    precision, channels first. They are not written, and stand again when the block ends, as do
-    the states of the random generators.
+    precision, channels first. They are restored at the end, as are the states of the random
+    generators.
     """
     with _quiet():
         keras = _import_keras()
         config = keras.config
         states = random.getstate(), np.random.get_state()
-        kept: list[tuple[Callable[[Any], None], Any]] = [
+        settings: list[tuple[Callable[[Any], None], Any]] = [
             (config.set_floatx, config.floatx()),
             (config.set_image_data_format, config.image_data_format()),
             (config.set_dtype_policy, config.dtype_policy()),
         ]
-        talks = config.is_interactive_logging_enabled()
+        was_interactive = config.is_interactive_logging_enabled()
         try:
             keras.backend.clear_session()  # layer names count on from one network to the next
             config.disable_interactive_logging()
-            for (change, _), value in zip(
-                kept, ("float32", "channels_last", "float32"), strict=True
-            ):
+            ours = ("float32", "channels_last", "float32")
+            for (change, _), value in zip(settings, ours, strict=True):
                 change(value)
             yield keras
         finally:
-            for change, value in kept:
+            for change, value in settings:
                 change(value)
-            if talks:
+            if was_interactive:
                 config.enable_interactive_logging()
             random.setstate(states[0])
             np.random.set_state(states[1])
@@ -62,10 +62,9 @@ def _import_keras() -> Any:
     try:
         import keras
     except Exception as error:  # it raises errors of many classes for settings it cannot use
-        reason = str(error).strip().partition("\n")[0]
         raise MissingDependencyError(
-            f"Keras cannot be imported ({reason}); look at {keras_home() / 'keras.json'}, or let "
-            "KERAS_HOME name another folder"
+            f"Keras cannot be imported ({first_line(error)}); look at "
+            f"{keras_home() / 'keras.json'}, or let KERAS_HOME name another folder"
         ) from error
     finally:
         if backend is None:
@@ -75,7 +74,7 @@ def _import_keras() -> Any:
     if keras.config.backend() != "tensorflow":
         raise MissingDependencyError(
             f"export needs Keras on TensorFlow, and this process has imported it on "
-            f"{keras.config.backend()}; run cnncodes export in a process of its own"
+            f"{keras.config.backend()}; export in another process"
         )
     return keras
 
@@ -90,7 +89,7 @@ def keras_home() -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TensorFlow's, Keras's and tf2onnx's chatter off the terminal.
+    """Silence TensorFlow, Keras and tf2onnx.
 
     Much of it is written by C++ straight to file descriptors 1 and 2 before any logger can be
     configured, so the descriptors themselves are pointed at a file while the block runs.
@@ -98,23 +97,23 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     _flush()
-    kept = []
+    copies = []
     for descriptor in (1, 2):
-        with suppress(OSError):  # it is closed
-            kept.append((descriptor, os.dup(descriptor)))
+        with suppress(OSError):  # closed
+            copies.append((descriptor, os.dup(descriptor)))
     try:
         with tempfile.TemporaryFile() as sink:
-            for descriptor, _ in kept:
+            for descriptor, _ in copies:
                 os.dup2(sink.fileno(), descriptor)
             yield
     finally:
         _flush()
-        for descriptor, copy in kept:
+        for descriptor, copy in copies:
             os.dup2(copy, descriptor)
             os.close(copy)
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # as it is under pythonw
+        if stream is not None:  # None under pythonw
             stream.flush()

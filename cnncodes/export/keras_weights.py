@@ -1,17 +1,17 @@
-"""The weights of a network, out of whatever file Keras has written them into.
+"""The weights of a network, read from any kind of file that Keras saves.
 
-1. A ``.keras`` file is a zip archive: of it only ``model.weights.h5`` is read, and neither that
-   nor any other file has Python objects made of it.
-2. The HDF5 datasets are gathered into candidates, lists of layers with weights: those of each
-   model in the file, nested ones too. Links to other files are not followed.
-3. The network is sought in each candidate by the shapes of its weights; layers before it, such
-   as preprocessing, and after it, such as its top, do not matter. It must be there once.
+1. Of a ``.keras`` file, a zip archive, only ``model.weights.h5`` is read. No file can make Python
+   objects.
+2. The HDF5 datasets are grouped into candidates, lists of layers with weights: one for each model
+   in the file, nested ones included. Links to other files are not followed.
+3. The network is matched with each candidate by the shapes of its weights; layers before it, such
+   as preprocessing, and after it, such as its top, do not matter. Exactly one match is needed.
 
-Keras 3 counts the layers of a class in the order of ``model.layers``, and stores them as
+Keras 3 numbers the layers of each class in the order of ``model.layers``, and stores them as
 ``layers/conv2d_3/vars/0``. Older files list the names of layers, in that order too; a nested model
 is one layer there, which lists the trainable weights of all its layers before the others. Names
-such as ``conv2d_3`` count what was built in a process, and change with Keras's version, so they
-identify a layer nowhere; names that the network itself gives to its layers do.
+such as ``conv2d_3`` depend on Keras's version and on what else the process built, so they identify
+no layer; names that the network itself chooses for its layers do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import WeightsError
 from cnncodes.files import HDF5_SIGNATURE
+from cnncodes.text import first_line
 
 if TYPE_CHECKING:
     import h5py
@@ -41,7 +42,7 @@ WEIGHTS_MEMBER = "model.weights.h5"
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
 _OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
 _VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)")
-_COUNTED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
+_NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 Shapes = list[tuple[int, ...]]
@@ -58,21 +59,21 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Stored(_Layer):
-    """A layer of a file; `datasets` has its weights, in the order of `shapes`."""
+    """A layer of a file, with the datasets of its weights in the order of `shapes`."""
 
     datasets: list[h5py.Dataset]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The layers of a model in a file, counted by class or in the order of the model."""
+    """The layers of a model in a file, in its order or, where `by_class`, in that of each class."""
 
     layers: list[_Stored]
-    counted: bool
+    by_class: bool
 
 
 def load_weights(network: Any, path: Path, name: str) -> None:
-    """Give a network the weights that a file holds for it.
+    """Load the weights of a network from a file.
 
     Parameters
     ----------
@@ -81,12 +82,12 @@ def load_weights(network: Any, path: Path, name: str) -> None:
     path : Path
         A ``.weights.h5``, ``.h5`` or ``.keras`` file of it, or of a model that contains it.
     name : str
-        What messages call the network.
+        The name of the network in messages.
 
     Raises
     ------
     WeightsError
-        The file is damaged, is no file of Keras's, or does not hold the network just once.
+        The file is damaged, is not one of Keras's, or does not hold the network exactly once.
     """
     layers = [layer for layer in network.layers if layer.weights]
     wanted = [
@@ -96,13 +97,14 @@ def load_weights(network: Any, path: Path, name: str) -> None:
     with _opened(path) as (file, raw):
         try:
             candidates = _candidates(file, raw)
-            found = [match for each in candidates for match in _matches(wanted, each)]
-            values = [[_read(each, path) for each in layer.datasets] for layer in _only(found)]
+            matches = [match for each in candidates for match in _matches(wanted, each)]
+            match = matches[0] if len(matches) == 1 else []
+            values = [[_read(each, path) for each in layer.datasets] for layer in match]
         except WeightsError:
             raise
-        except Exception as error:  # HDF5 reports damage by errors of many classes
+        except Exception as error:  # h5py raises errors of many classes for damage
             raise WeightsError(
-                f"{path}: is damaged ({_first_line(error)}); copy it again"
+                f"{path}: is damaged ({first_line(error)}); copy it again"
             ) from error
     if not candidates:
         raise WeightsError(
@@ -113,9 +115,9 @@ def load_weights(network: Any, path: Path, name: str) -> None:
         f'save the network alone, model.get_layer("{network.name}").save_weights('
         '"network.weights.h5"), under the name that model.summary() shows'
     )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise WeightsError(f"{path}: holds weights for {name} more than once; {save}")
-    if not found:
+    if not matches:
         raise WeightsError(
             f"{path}: does not fit {name} without its top: {_misfit(wanted, candidates)}; if it is "
             f"part of a larger model, {save}"
@@ -124,13 +126,9 @@ def load_weights(network: Any, path: Path, name: str) -> None:
         layer.set_weights(arrays)
 
 
-def _only(found: list[list[_Stored]]) -> list[_Stored]:
-    return found[0] if len(found) == 1 else []
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
-    """Open the HDF5 file that `path` is or, as a ``.keras`` file, holds; also as bytes."""
+    """Open an HDF5 file, or the one in a ``.keras`` file, with h5py and as bytes."""
     import h5py
 
     from cnncodes.hdf5 import RawFile
@@ -150,15 +148,14 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
             opened = h5py.File(member if zipped else path, "r", locking=False)
         except OSError as error:
             raise WeightsError(
-                f"{path}: not a readable HDF5 file ({_first_line(error)}); download or copy it "
-                "again"
+                f"{path}: not a readable HDF5 file ({first_line(error)}); download or copy it again"
             ) from error
         with opened, member if zipped else path.open("rb") as content:
             yield opened, RawFile(opened, content)
 
 
 def _unpack(path: Path, target: IO[bytes]) -> None:
-    """Write the weights in a ``.keras`` file to a file of their own."""
+    """Copy the weights in a ``.keras`` file to another file."""
     try:
         with zipfile.ZipFile(path) as archive:
             if WEIGHTS_MEMBER not in archive.namelist():
@@ -177,15 +174,15 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
                 for block in iter(lambda: member.read(1 << 20), b""):
                     target.write(block)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be unpacked ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: cannot be unpacked ({first_line(error)})") from error
     except _ZIP_ERRORS as error:
         raise WeightsError(
-            f"{path}: cannot be unpacked ({_first_line(error)}); download or copy it again"
+            f"{path}: cannot be unpacked ({first_line(error)}); download or copy it again"
         ) from error
 
 
 def _candidates(file: h5py.File, raw: RawFile) -> list[_Candidate]:
-    """Gather the models of a file, of either layout."""
+    """Return the models of a file of either layout."""
     import h5py
 
     datasets: dict[str, h5py.Dataset] = {}
@@ -194,33 +191,33 @@ def _candidates(file: h5py.File, raw: RawFile) -> list[_Candidate]:
     def add(name: str, item: Any) -> None:
         (datasets if isinstance(item, h5py.Dataset) else groups)[name] = item
 
-    file.visititems(add)  # follows no link to another place or file
+    file.visititems(add)  # follows no links
     for name in ("", "model_weights"):
         group = groups.get(name)
         if group is not None and any(each in group.attrs for each in _OLD_LISTS):
             return _named_candidates(raw, f"{name}/".lstrip("/"), groups, datasets)
-    return _counted_candidates(datasets)
+    return _numbered_candidates(datasets)
 
 
-def _counted_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
-    """Gather the models of a file of Keras 3: groups of groups that hold ``vars``."""
+def _numbered_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
+    """Return the models of a file of Keras 3: groups of groups that hold ``vars``."""
     models: dict[str, dict[str, dict[int, h5py.Dataset]]] = {}
     for path, dataset in datasets.items():
         if parts := _VARIABLE.fullmatch(path):
             layers = models.setdefault(parts["model"] or "", {})
             layers.setdefault(parts["layer"], {})[int(parts["index"])] = dataset
-    found = []
+    candidates = []
     for layers in models.values():
         numbered = []
         for name, variables in layers.items():
-            counted = _COUNTED.fullmatch(name)
-            assert counted is not None
+            parts = _NUMBERED.fullmatch(name)
+            assert parts is not None
             weights = [variables[index] for index in sorted(variables)]
-            layer = _Stored(name, counted["kind"], [each.shape for each in weights], weights)
-            numbered.append((int(counted["number"] or 0), layer))
+            layer = _Stored(name, parts["kind"], [each.shape for each in weights], weights)
+            numbered.append((int(parts["number"] or 0), layer))
         numbered.sort(key=lambda each: each[0])
-        found.append(_Candidate([layer for _, layer in numbered], counted=True))
-    return found
+        candidates.append(_Candidate([layer for _, layer in numbered], by_class=True))
+    return candidates
 
 
 def _named_candidates(
@@ -229,30 +226,30 @@ def _named_candidates(
     groups: dict[str, h5py.Group],
     datasets: dict[str, h5py.Dataset],
 ) -> list[_Candidate]:
-    """Gather the models of an older file: that of the file, and those that are layers of it."""
-    found, outer = [], []
+    """Return the models of an older file: the saved one, and those nested in it as layers."""
+    nested, outer = [], []
     for name in _listed(raw, groups[prefix.rstrip("/")], "layer_names"):
         weights = _listed(raw, groups[prefix + name], "weight_names")
         stored = [datasets[f"{prefix}{name}/{each}"] for each in weights]
         inner: dict[str, list[h5py.Dataset]] = {}
         for each, dataset in zip(weights, stored, strict=True):
-            layer = each.rpartition("/")[0].rpartition("/")[2]  # of model/conv2d_3/kernel:0
+            layer = each.rpartition("/")[0].rpartition("/")[2]  # model/conv2d_3/kernel:0
             inner.setdefault(layer, []).append(dataset)
         if len(inner) > 1:
-            found.append(_Candidate([_named(*each) for each in inner.items()], counted=False))
+            nested.append(_Candidate([_named(*each) for each in inner.items()], by_class=False))
         if stored:
             outer.append(_named(name, stored))
-    return [_Candidate(outer, counted=False), *found]
+    return [_Candidate(outer, by_class=False), *nested]
 
 
 def _named(name: str, datasets: list[h5py.Dataset]) -> _Stored:
-    counted = _COUNTED.fullmatch(name)
-    kind = counted["kind"] if counted else ""
+    parts = _NUMBERED.fullmatch(name)
+    kind = parts["kind"] if parts else ""
     return _Stored(name, kind, [each.shape for each in datasets], datasets)
 
 
 def _listed(raw: RawFile, group: h5py.Group, name: str) -> list[str]:
-    """Return a list that Keras stored in an attribute, or in several where it is long."""
+    """Return a list from an attribute, or from several, into which Keras splits a long one."""
     names = [name] if name in group.attrs else []
     while name not in group.attrs and f"{name}{len(names)}" in group.attrs:
         names.append(f"{name}{len(names)}")
@@ -260,53 +257,53 @@ def _listed(raw: RawFile, group: h5py.Group, name: str) -> list[str]:
 
 
 def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]:
-    """Return, for each way a network can be found in a candidate, its layers there."""
+    """Return for each match of a network in a candidate the layers of the candidate."""
     stored = candidate.layers
-    if candidate.counted:
+    if candidate.by_class:
         return _matches_by_kind(wanted, stored)
     named = {layer.name: index for index, layer in enumerate(stored)}
-    if all(_is_given(layer) and layer.name in named for layer in wanted):
+    if all(_has_own_name(layer) and layer.name in named for layer in wanted):
         indices = [named[layer.name] for layer in wanted]
         # A deeper network, as ResNet101 is, may have layers of all these names and others between.
-        whole = max(indices) - min(indices) == len(wanted) - 1
-        if whole and all(
+        contiguous = max(indices) - min(indices) == len(wanted) - 1
+        if contiguous and all(
             stored[index].shapes == layer.shapes
             for index, layer in zip(indices, wanted, strict=True)
         ):
             return [[stored[index] for index in indices]]
-    # Around the end too: of a nested network whose first layers are frozen, these come last.
-    around = [*stored, *stored[: len(wanted) - 1]] if len(stored) >= len(wanted) else []
-    found = [around[start : start + len(wanted)] for start in _runs(wanted, around)]
-    # Where others are frozen, as all of a class often are, at least each class is in order.
-    return found or _matches_by_kind(wanted, stored)
+    # Also wrapped around the end: the frozen first layers of a nested network are listed last.
+    wrapped = [*stored, *stored[: len(wanted) - 1]] if len(stored) >= len(wanted) else []
+    matches = [wrapped[start : start + len(wanted)] for start in _runs(wanted, wrapped)]
+    # Where other layers are frozen, often all of a class, the order holds within each class only.
+    return matches or _matches_by_kind(wanted, stored)
 
 
 def _matches_by_kind(wanted: list[_Layer], stored: list[_Stored]) -> list[list[_Stored]]:
-    """Find a network where the layers of each class are in order, but not the classes."""
-    matched: list[dict[str, Iterator[_Stored]]] = [{}]
+    """Match each class of layers by itself; return at most two matches."""
+    matches: list[dict[str, Iterator[_Stored]]] = [{}]
     for kind in dict.fromkeys(layer.kind for layer in wanted):
-        ours = [layer for layer in wanted if layer.kind == kind]
-        theirs = [layer for layer in stored if layer.kind == kind]
-        runs = [theirs[start : start + len(ours)] for start in _runs(ours, theirs)]
-        matched = [{**each, kind: iter(run)} for each in matched for run in runs[:2]]
-    return [[next(each[layer.kind]) for layer in wanted] for each in matched[:2]]
+        layers = [layer for layer in wanted if layer.kind == kind]
+        others = [layer for layer in stored if layer.kind == kind]
+        runs = [others[start : start + len(layers)] for start in _runs(layers, others)]
+        matches = [{**each, kind: iter(run)} for each in matches for run in runs[:2]]
+    return [[next(each[layer.kind]) for layer in wanted] for each in matches[:2]]
 
 
 def _runs(wanted: Sequence[_Layer], stored: Sequence[_Layer]) -> list[int]:
-    """Return where layers of the wanted shapes begin among others."""
+    """Return the indices at which layers of the wanted shapes begin among the stored ones."""
     shapes = [layer.shapes for layer in wanted]
     others = [layer.shapes for layer in stored]
     n_starts = len(others) - len(shapes) + 1
     return [start for start in range(n_starts) if others[start : start + len(shapes)] == shapes]
 
 
-def _is_given(layer: _Layer) -> bool:
-    """Whether the network names the layer, and not Keras by its class and a number."""
+def _has_own_name(layer: _Layer) -> bool:
+    """Whether the network names the layer; Keras's names are a class and a number."""
     return re.fullmatch(rf"{layer.kind}(_\d+)?", layer.name) is None
 
 
 def _misfit(wanted: list[_Layer], candidates: list[_Candidate]) -> str:
-    """Name the first layer that does not fit the candidate which fits the longest."""
+    """Name the first layer that does not fit the candidate of which the most layers fit."""
     furthest, shapes = max(
         (_first_misfit(wanted, candidate) for candidate in candidates), key=lambda each: each[0]
     )
@@ -315,26 +312,26 @@ def _misfit(wanted: list[_Layer], candidates: list[_Candidate]) -> str:
 
 
 def _first_misfit(wanted: list[_Layer], candidate: _Candidate) -> tuple[int, Shapes]:
-    """Return which layer fits first no more, and the shapes that stand in its place."""
+    """Return the index of the first layer that does not fit, and the shapes stored for it."""
     rest = {"": iter(candidate.layers)}
-    if candidate.counted:
+    if candidate.by_class:
         rest = {
             layer.kind: iter([each for each in candidate.layers if each.kind == layer.kind])
             for layer in wanted
         }
     for index, layer in enumerate(wanted):
-        stored = next(rest[layer.kind if candidate.counted else ""], None)
+        stored = next(rest[layer.kind if candidate.by_class else ""], None)
         if stored is None or stored.shapes != layer.shapes:
             return index, stored.shapes if stored else []
     return len(wanted) - 1, []
 
 
 def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
-    """Read weights, whose shape the network has already been found to have."""
+    """Read weights whose shape is known to fit."""
     if dataset.is_virtual or dataset.external:
         raise WeightsError(f"{path}: its weights are in another file; save them into one")
     if dataset.id.get_create_plist().get_nfilters():  # HDF5 unpacks a few bytes to any size
-        raise WeightsError(f"{path}: its weights are compressed; save them as Keras does, plainly")
+        raise WeightsError(f"{path}: its weights are compressed; save them uncompressed")
     if dataset.dtype.kind != "f":
         raise WeightsError(
             f"{path}: its weights are stored as {dataset.dtype.name}; save them as float32"
@@ -344,7 +341,3 @@ def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,21 +1,28 @@
 """Convolutions with fewer multiplications, in standard operators.
 
-1. Rows, columns or both are brought to points, where a convolution is a product (`bilinear`).
-   The sums over channels happen at each point by itself: a convolution with a group of channels
-   for each point. (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks";
-   Mathieu, Henaff and LeCun 2014, "Fast Training of Convolutional Networks through FFTs".)
-2. All is done in NHWC, where bringing a row to the points is a matrix product with all of its
-   channels at once, and the points come to lie as groups of channels without being moved.
-3. The file keeps the weights of the convolution; onnxruntime brings them to the points when it
-   loads the file, and then needs more memory for them: 2 to 8 times as much.
-4. Transforming costs more than it saves where there are few channels, and so does reading more
-   weights where each serves few places. `_cost` expects what a way takes; the plain convolution
-   stays unless another is clearly quicker.
+1. Rows, columns or both are transformed to points, where a convolution is a product (`bilinear`).
+   The sum over channels at each point is a grouped convolution with one group per point. (Lavin
+   and Gray 2016, "Fast Algorithms for Convolutional Neural Networks"; Mathieu, Henaff and LeCun
+   2014, "Fast Training of Convolutional Networks through FFTs".)
+2. All is in NHWC, where transforming a row is one matrix product for all of its channels, and the
+   points become groups of channels without a copy.
+3. The file has the weights of the convolution; onnxruntime transforms them when it loads the file,
+   and then needs 2 to 8 times their memory.
+4. The transforms cost more than they save where there are few channels, and so does reading more
+   weights where few outputs share them. The convolution stays unless `_cost` expects another
+   algorithm to be clearly faster.
+5. Nodes are named ``winograd/PART/TENSOR``, TENSOR being the output of the convolution;
+   `restore_convolutions` reads PART, as docs/file-formats.md documents.
+
+Gain on one thread, in images per second with float32: 1.25 × on InceptionV3, 1.6 × on VGG16 (1.4 ×
+in batches of 8). docs/benchmarks.md has both kinds of file beside other runtimes
+(``benchmarks/extract.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,67 +31,69 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from cnncodes.export.bilinear import POINTS, TAPS_OF_TILES, Way, in_tiles, whole_row
+from cnncodes.export.bilinear import POINTS, TAPS_OF_TILES, Algorithm, tiled, whole_row
 from cnncodes.export.graph import TO_NCHW, TO_NHWC, Graph, as_float32, attribute, pads_of
 
-# As timed, in multiplications: to read a weight; to make or unmake a number at a point, of a span
-# of so many; and how much more that is where these numbers do not fit the cache, in bytes.
-_READ_COST = 8
-_POINT_COST, _SPAN_COST = 40, 4.5
-_CACHE, _BEYOND_CACHE = 8 * 2**20, 2
-_WORTHWHILE = 0.85
-# Weights of so many bytes must serve so many tiles to be worth the memory they take.
+# Costs of the kinds of `_work`; unit: one multiplication of a plain convolution. They were set by
+# timings of single convolutions on x86_64, which benchmarks/winograd.py repeats, with a fit.
+_COSTS = (1, 8, 40, 4.5)
+_CACHE, _BEYOND_CACHE = 8 * 2**20, 2  # bytes; factor on transforms of more than fit the cache
+_WORTHWHILE = 0.85  # of the cost of the plain convolution
+# More bytes of weights than this need this many tiles to be worth their memory.
 _LARGE, _FEWEST_TILES = 16 * 2**20, 30
-_MARK = "winograd"
+# The format of the nodes' names. `restore_convolutions` needs the parts nhwc, taps, weights,
+# filters and, if there is one, bias.
+_PREFIX = "winograd"
+_NODE_NAME = re.compile(rf"{_PREFIX}/(?P<part>[^/]+)/(?P<tensor>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class _Convolution:
-    """A convolution of stride 1, and how rows and columns are brought to points, if they are."""
+    """A convolution of stride 1, with the algorithms of its rows and columns; None is plain."""
 
     n_in: int
     n_out: int
     kernel: tuple[int, int]
     size: tuple[int, int]
     pads: tuple[int, int]
-    ways: tuple[Way | None, Way | None] = (None, None)
+    algorithms: tuple[Algorithm | None, Algorithm | None] = (None, None)
 
     @property
-    def new_size(self) -> list[int]:
-        """Height and width of the result."""
+    def output_size(self) -> list[int]:
+        """Height and width of the output."""
         each = zip(self.size, self.pads, self.kernel, strict=True)
         return [length + 2 * pad - taps + 1 for length, pad, taps in each]
 
     @property
     def points(self) -> list[int]:
-        """Points of a tile in each direction; 1 where there are none."""
-        return [way.n_points if way else 1 for way in self.ways]
-
-    @property
-    def places(self) -> list[int]:
-        """Tiles in each direction; places of the image where there are none."""
-        return [
-            way.n_tiles if way else length for way, length in zip(self.ways, self.size, strict=True)
-        ]
+        """Points of a tile along each axis; 1 where it is plain."""
+        return [each.n_points if each else 1 for each in self.algorithms]
 
     @property
     def window(self) -> list[int]:
-        """The window that is left."""
-        return [1 if way else taps for way, taps in zip(self.ways, self.kernel, strict=True)]
-
-    @property
-    def n_weights(self) -> int:
-        """Number of weights at all points together."""
-        return self.n_in * self.n_out * int(np.prod(self.points) * np.prod(self.window))
+        """The kernel of the grouped convolution."""
+        each = zip(self.algorithms, self.kernel, strict=True)
+        return [1 if algorithm else taps for algorithm, taps in each]
 
     @property
     def window_pads(self) -> list[int]:
-        """The padding that is left."""
-        return [0 if way else pad for way, pad in zip(self.ways, self.pads, strict=True)]
+        """The padding of the grouped convolution."""
+        each = zip(self.algorithms, self.pads, strict=True)
+        return [0 if algorithm else pad for algorithm, pad in each]
+
+    @property
+    def n_weights(self) -> int:
+        """Number of transformed weights."""
+        return self.n_in * self.n_out * int(np.prod(self.points) * np.prod(self.window))
+
+    def tiles(self, size: Sequence[int]) -> list[int]:
+        """Return the number of tiles along each axis, or its length in `size` where it is plain."""
+        each = zip(self.algorithms, size, strict=True)
+        return [algorithm.n_tiles if algorithm else length for algorithm, length in each]
 
 
 def use_winograd(graph: Graph) -> int:
-    """Rewrite the convolutions of a float graph that become quicker by it, in place.
+    """Rewrite the convolutions of a float graph for which that is faster, in place.
 
     Parameters
     ----------
@@ -98,8 +107,9 @@ def use_winograd(graph: Graph) -> int:
     """
     shapes, nodes, rewritten = graph.shapes(), [], 0
     for node in graph.nodes:
-        if _is_usual(graph, node) and (found := _quickest(graph, node, shapes[node.input[0]])):
-            nodes += _Writer(graph, node, found).write()
+        plan = _fastest(graph, node, shapes) if _is_supported(graph, node) else None
+        if plan:
+            nodes += _ConvolutionWriter(graph, node, plan).write()
             rewritten += 1
         else:
             nodes.append(node)
@@ -116,48 +126,45 @@ def restore_convolutions(graph: Graph) -> int:
         Number of convolutions restored.
     """
     shapes = graph.shapes()
+    names = [_NODE_NAME.fullmatch(node.name) for node in graph.nodes]
     parts: dict[str, dict[str, onnx.NodeProto]] = {}
-    for node in graph.nodes:
-        mark, _, part_of = node.name.partition("/")
-        if mark == _MARK:
-            part, _, result = part_of.partition("/")
-            parts.setdefault(result, {})[part] = node
+    for node, name in zip(graph.nodes, names, strict=True):
+        if name:
+            parts.setdefault(name["tensor"], {})[name["part"]] = node
     nodes = []
-    for node in graph.nodes:
-        if not node.name.startswith(f"{_MARK}/"):
+    for node, name in zip(graph.nodes, names, strict=True):
+        if not name:
             nodes.append(node)
-        elif node.name.startswith(f"{_MARK}/nhwc/"):
-            result = node.name.split("/", 2)[2]
-            nodes.append(_restored(graph, node.input[0], result, parts[result], shapes))
+        elif name["part"] == "nhwc":  # the first of them
+            nodes.append(_restored(graph, name["tensor"], parts[name["tensor"]], shapes))
     graph.nodes = nodes
     return len(parts)
 
 
 def _restored(
-    graph: Graph,
-    source: str,
-    result: str,
-    parts: dict[str, onnx.NodeProto],
-    shapes: dict[str, list[int]],
+    graph: Graph, output: str, parts: dict[str, onnx.NodeProto], shapes: dict[str, list[int]]
 ) -> onnx.NodeProto:
+    source = parts["nhwc"].input[0]
     stored = graph.constants[parts["weights"].input[1]]
     n_points, *taps = graph.constants[parts["taps"].input[0]].shape
     n_filters, n_in, *window = graph.constants[parts["filters"].input[1]].tolist()
     n_out = n_filters // n_points
-    kernel = [there * left for there, left in zip(taps, window, strict=True)]
+    kernel = [transformed * plain for transformed, plain in zip(taps, window, strict=True)]
+    # (tapsH·tapsW, K·C·windowH·windowW) -> (K, C, tapsH, windowH, tapsW, windowW) -> (K, C, kH, kW)
     split = stored.reshape(*taps, n_out, n_in, *window).transpose(2, 3, 0, 4, 1, 5)
     weights = as_float32(split.reshape(n_out, n_in, *kernel))
-    lengths = zip(shapes[source][2:], shapes[result][2:], kernel, strict=True)
-    pads = [(new + size - 1 - old) // 2 for old, new, size in lengths]
-    inputs = [source, graph.constant(f"{result}/weights", weights)]
+    lengths = zip(shapes[source][2:], shapes[output][2:], kernel, strict=True)
+    pads = [(after + size - 1 - before) // 2 for before, after, size in lengths]
+    inputs = [source, graph.constant(f"{output}/weights", weights)]
     if "bias" in parts:
         inputs.append(parts["bias"].input[1])
     return helper.make_node(
-        "Conv", inputs, [result], name=result, kernel_shape=kernel, pads=2 * pads
+        "Conv", inputs, [output], name=output, kernel_shape=kernel, pads=2 * pads
     )
 
 
-def _is_usual(graph: Graph, node: onnx.NodeProto) -> bool:
+def _is_supported(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution of constant weights and stride 1 with symmetric padding."""
     if node.op_type != "Conv" or any(each not in graph.constants for each in node.input[1:]):
         return False
     pads = pads_of(node)
@@ -171,180 +178,204 @@ def _is_usual(graph: Graph, node: onnx.NodeProto) -> bool:
     )
 
 
-def _quickest(graph: Graph, node: onnx.NodeProto, shape: list[int]) -> _Convolution | None:
-    """Return the quickest way of a convolution; None if that is the plain one."""
+def _fastest(
+    graph: Graph, node: onnx.NodeProto, shapes: dict[str, list[int]]
+) -> _Convolution | None:
+    """Return a convolution with its fastest algorithms; None if the plain one is."""
     n_out, n_in, *kernel = graph.constants[node.input[1]].shape
-    height, width = shape[2:]
+    height, width = shapes[node.input[0]][2:]
     pads = pads_of(node)
     if not (height and width) or any(pad >= taps for pad, taps in zip(pads, kernel, strict=False)):
         return None
     plain = _Convolution(n_in, n_out, (kernel[0], kernel[1]), (height, width), (pads[0], pads[1]))
-    found = min(filter(_is_compact, _ways(plain)), key=_cost, default=plain)
-    return found if _cost(found) < _WORTHWHILE * _cost(plain) else None
+    best = min(filter(_is_compact, _candidates(plain)), key=_cost, default=plain)
+    return best if _cost(best) < _WORTHWHILE * _cost(plain) else None
 
 
-def _ways(plain: _Convolution) -> Iterator[_Convolution]:
-    """Give all ways of a convolution that are considered, the plain one included."""
-    each_way: list[list[Way | None]] = []
+def _candidates(plain: _Convolution) -> Iterator[_Convolution]:
+    """Yield a convolution with all combinations of algorithms, the plain one included."""
+    by_axis: list[list[Algorithm | None]] = []
     for length, pad, taps in zip(plain.size, plain.pads, plain.kernel, strict=True):
-        ways: list[Way | None] = [None]
+        algorithms: list[Algorithm | None] = [None]
         if taps == TAPS_OF_TILES:
-            ways += [in_tiles(length, pad, tile) for tile in POINTS]
+            algorithms += [tiled(length, pad, tile) for tile in POINTS]
         elif taps > TAPS_OF_TILES:
-            ways.append(whole_row(length, pad, taps))
-        each_way.append(ways)
-    for rows, columns in product(*each_way):
-        yield replace(plain, ways=(rows, columns))
+            algorithms.append(whole_row(length, pad, taps))
+        by_axis.append(algorithms)
+    for rows, columns in product(*by_axis):
+        yield replace(plain, algorithms=(rows, columns))
 
 
-def _is_compact(how: _Convolution) -> bool:
-    """Whether the weights are worth the memory they take."""
-    n_tiles = int(np.prod([way.n_tiles for way in how.ways if way]))
-    return 4 * how.n_weights <= _LARGE or n_tiles >= _FEWEST_TILES
+def _is_compact(plan: _Convolution) -> bool:
+    """Whether the transformed weights are worth the memory they take."""
+    n_tiles = int(np.prod([each.n_tiles for each in plan.algorithms if each]))
+    return 4 * plan.n_weights <= _LARGE or n_tiles >= _FEWEST_TILES
 
 
-def _cost(how: _Convolution) -> float:
-    """Expect how long a way takes, in multiplications of a plain convolution."""
-    sizes = zip(how.places, how.ways, how.new_size, strict=True)
-    n_places = int(np.prod([there if way else new for there, way, new in sizes]))
-    n_numbers = int(np.prod(how.points)) * n_places
-    spans = [way.span for way in how.ways if way]
-    transforms = len(spans) and (_POINT_COST + _SPAN_COST * max(spans)) * n_numbers
-    if 4 * n_numbers * max(how.n_in, how.n_out) > _CACHE:
-        transforms *= _BEYOND_CACHE
-    return how.n_weights * (n_places + _READ_COST) + transforms * (how.n_in + how.n_out)
+def _cost(plan: _Convolution) -> float:
+    """Estimate the time of a convolution, in multiplications of a plain one."""
+    return float(np.dot(_COSTS, _work(plan)))
 
 
-class _Writer:
-    """Writes one convolution as matrix products and a convolution with groups.
+def _work(plan: _Convolution) -> tuple[int, int, int, int]:
+    """Count multiplications, weights, transformed numbers, and those times inputs per tile."""
+    n_positions = int(np.prod(plan.tiles(plan.output_size)))  # at which each weight is used
+    span = max((each.span for each in plan.algorithms if each), default=0)
+    per_channel = int(np.prod(plan.points)) * n_positions
+    n_transformed = per_channel * (plan.n_in + plan.n_out) if span else 0
+    if 4 * per_channel * max(plan.n_in, plan.n_out) > _CACHE:
+        n_transformed *= _BEYOND_CACHE
+    return plan.n_weights * n_positions, plan.n_weights, n_transformed, span * n_transformed
+
+
+class _ConvolutionWriter:
+    """Writes one convolution as transforms and a grouped convolution.
+
+    Shapes in the comments: N images of height H and width W, C input and K output channels; TH × TW
+    tiles of PH × PW points, SH × SW inputs and MH × MW outputs. Along a plain axis a tile is one
+    position, of one point. Only columns (axis W) are transformed before and after rows (axis H).
 
     Parameters
     ----------
     graph : Graph
-        Gets the constants.
+        Receives the constants.
     node : onnx.NodeProto
         The convolution.
-    how : _Convolution
-        The way to write it.
+    plan : _Convolution
+        Its sizes and algorithms.
     """
 
-    def __init__(self, graph: Graph, node: onnx.NodeProto, how: _Convolution) -> None:
+    def __init__(self, graph: Graph, node: onnx.NodeProto, plan: _Convolution) -> None:
         self._graph = graph
         self._node = node
-        self._how = how
+        self._plan = plan
         self._nodes: list[onnx.NodeProto] = []
 
     def write(self) -> list[onnx.NodeProto]:
-        """Return the nodes; the last makes what the convolution made."""
+        """Return the nodes; the last has the output of the convolution."""
         node = self._node
         last = self._add("nhwc", "Transpose", node.input[0], perm=TO_NHWC)
-        last = self._to_points(last)
-        last = self._sum_over_channels(last)
-        last = self._from_points(last)
+        last = self._transform_input(last)
+        last = self._multiply(last, self._filters())
+        last = self._transform_output(last)
         if len(node.input) > 2:
             last = self._add("bias", "Add", last, node.input[2])
         self._add("nchw", "Transpose", last, perm=TO_NCHW)
         self._nodes[-1].output[0] = node.output[0]
         return self._nodes
 
-    def _to_points(self, last: str) -> str:
-        """From places and channels to tiles of rows, tiles of columns, and points and channels."""
-        how, (rows, columns) = self._how, self._how.ways
-        n_rows, n_columns = how.places
-        row_points, column_points = how.points
-        if columns:
-            last = self._tiles("columns", last, columns, axis=2)
+    def _transform_input(self, last: str) -> str:
+        """From (N, H, W, C) to (N, TH, TW, PH·PW·C)."""
+        plan, (rows, columns) = self._plan, self._plan.algorithms
+        n_rows, n_columns = plan.tiles(plan.size)
+        row_points, column_points = plan.points
+        if columns:  # (N, H, W, C) -> (N, H, TW, PW, C), without TW if that is 1 whole row
+            last = self._to_points("columns", last, columns, axis=2)
         if rows:
-            last = self._reshape(
-                "rows", last, -1, how.size[0], n_columns * column_points * how.n_in
-            )
-            last = self._tiles("by_row", last, rows, axis=1)
-            shape = (-1, n_rows, row_points, n_columns, column_points * how.n_in)
-            last = self._reshape("apart", last, *shape)
-            last = self._add("together", "Transpose", last, perm=[0, 1, 3, 2, 4])
-        n_channels = row_points * column_points * how.n_in
+            # -> (N, H, TW·PW·C)
+            n_across = n_columns * column_points * plan.n_in
+            last = self._reshape("rows", last, -1, plan.size[0], n_across)
+            # -> (N, TH, PH, TW·PW·C), without TH if that is 1 whole column
+            last = self._to_points("rows", last, rows, axis=1)
+            # -> (N, TH, PH, TW, PW·C) -> (N, TH, TW, PH, PW·C)
+            shape = (-1, n_rows, row_points, n_columns, column_points * plan.n_in)
+            last = self._reshape("points_first", last, *shape)
+            last = self._add("points_last", "Transpose", last, perm=[0, 1, 3, 2, 4])
+        n_channels = row_points * column_points * plan.n_in
         return self._reshape("grouped", last, -1, n_rows, n_columns, n_channels)
 
-    def _tiles(self, part: str, last: str, way: Way, axis: int) -> str:
-        if way.places is not None:
-            places = self._graph.constant(f"{_MARK}/{way.name}/places", way.places)
-            last = self._add(f"{part}_in_tiles", "Gather", last, places, axis=axis)
-        matrix = way.to_points if way.places is not None else way.to_points[0]
-        to_points = self._graph.constant(f"{_MARK}/{way.name}/to_points", as_float32(matrix))
-        return self._add(f"{part}_to_points", "MatMul", to_points, last)
+    def _to_points(self, part: str, last: str, algorithm: Algorithm, axis: int) -> str:
+        """Cut an axis into tiles and transform them: (…, length, n) to (…, T, P, n)."""
+        matrix = algorithm.input_transform  # (T, P, S)
+        if algorithm.indices is None:  # (P, S) @ (…, S, n)
+            matrix = matrix[0]
+        else:  # (…, length, n) -> (…, T, S, n), then (T, P, S) @ (…, T, S, n)
+            name = f"{_PREFIX}/{algorithm.name}/indices"
+            indices = self._graph.constant(name, algorithm.indices)
+            last = self._add(f"{part}_in_tiles", "Gather", last, indices, axis=axis)
+        name = f"{_PREFIX}/{algorithm.name}/input_transform"
+        transform = self._graph.constant(name, as_float32(matrix))
+        return self._add(f"{part}_input_transform", "MatMul", transform, last)
 
-    def _sum_over_channels(self, last: str) -> str:
-        """Convolve at each point, with weights brought there: (taps, n_out × n_in × window)."""
-        how = self._how
-        n_points = int(np.prod(how.points))
-        by_axis = [way.of_weights if way else np.ones((1, 1)) for way in how.ways]
-        taps = [each.shape[1] for each in by_axis]
-        ways = "/".join(way.name if way else "" for way in how.ways)
-        of_weights = self._graph.constant(
-            f"{_MARK}/{ways}/of_weights", as_float32(np.kron(*by_axis).reshape(n_points, *taps))
+    def _filters(self) -> str:
+        """Transform the weights, from (K, C, kH, kW) to (PH·PW·K, C, windowH, windowW)."""
+        plan = self._plan
+        n_points = int(np.prod(plan.points))
+        by_axis = [each.filter_transform if each else np.ones((1, 1)) for each in plan.algorithms]
+        taps = [each.shape[1] for each in by_axis]  # 1 along a plain axis; its taps are the window
+        # (PH·PW, tapsH, tapsW), for the file to keep both numbers of taps -> (PH·PW, tapsH·tapsW)
+        algorithms = "/".join(each.name if each else "" for each in plan.algorithms)
+        transform = self._graph.constant(
+            f"{_PREFIX}/{algorithms}/filter_transform",
+            as_float32(np.kron(*by_axis).reshape(n_points, *taps)),
         )
-        of_weights = self._reshape("taps", of_weights, n_points, -1)
+        transform = self._reshape("taps", transform, n_points, -1)
+        # (K, C, tapsH, windowH, tapsW, windowW) -> (tapsH·tapsW, K·C·windowH·windowW)
         weights = self._graph.constants[self._node.input[1]]
-        split = (how.n_out, how.n_in, taps[0], how.window[0], taps[1], how.window[1])
-        stored = weights.reshape(split).transpose(2, 4, 0, 1, 3, 5)
-        name = self._graph.constant(
-            f"{_MARK}/weights/{self._node.output[0]}/stored",
-            as_float32(stored.reshape(taps[0] * taps[1], -1)),
+        split = (plan.n_out, plan.n_in, taps[0], plan.window[0], taps[1], plan.window[1])
+        stored = weights.reshape(split).transpose(2, 4, 0, 1, 3, 5).reshape(taps[0] * taps[1], -1)
+        name = f"{_PREFIX}/weights/{self._node.output[0]}/stored"
+        filters = self._add(
+            "weights", "MatMul", transform, self._graph.constant(name, as_float32(stored))
         )
-        filters = self._add("weights", "MatMul", of_weights, name)
-        filters = self._reshape("filters", filters, n_points * how.n_out, how.n_in, *how.window)
+        # (PH·PW, K·C·windowH·windowW) -> (PH·PW·K, C, windowH, windowW)
+        return self._reshape("filters", filters, n_points * plan.n_out, plan.n_in, *plan.window)
+
+    def _multiply(self, last: str, filters: str) -> str:
+        """Sum over channels at each point: (N, TH, TW, PH·PW·C) to (N, TH, TW, PH·PW·K)."""
         last = self._add("groups", "Transpose", last, perm=TO_NCHW)
         last = self._add(
             "products",
             "Conv",
             *(last, filters),
-            group=n_points,
-            kernel_shape=how.window,
-            pads=2 * how.window_pads,
+            group=int(np.prod(self._plan.points)),
+            kernel_shape=self._plan.window,
+            pads=2 * self._plan.window_pads,
         )
         return self._add("products_nhwc", "Transpose", last, perm=TO_NHWC)
 
-    def _from_points(self, last: str) -> str:
-        """From tiles and points back to places; what the last tiles have too much is cut off."""
-        how, (rows, columns) = self._how, self._how.ways
-        made = [
-            way.n_tiles if way else new for way, new in zip(how.ways, how.new_size, strict=True)
-        ]
-        row_points, column_points = how.points
+    def _transform_output(self, last: str) -> str:
+        """From (N, TH, TW, PH·PW·K) to the output in NHWC."""
+        plan, (rows, columns) = self._plan, self._plan.algorithms
+        row_points, column_points = plan.points
+        size = plan.tiles(plan.output_size)
         if rows:
-            shape = (-1, made[0], made[1], row_points, column_points * how.n_out)
-            last = self._reshape("results", last, *shape)
-            last = self._add("results_apart", "Transpose", last, perm=[0, 1, 3, 2, 4])
-            last = self._reshape(
-                "results_by_row", last, -1, made[0], row_points, made[1] * column_points * how.n_out
-            )
-            last = self._results("rows", last, rows)
-            made[0] *= len(rows.from_points)
+            # -> (N, TH, TW, PH, PW·K) -> (N, TH, PH, TW, PW·K) -> (N, TH, PH, TW·PW·K)
+            shape = (-1, size[0], size[1], row_points, column_points * plan.n_out)
+            last = self._reshape("products_points_last", last, *shape)
+            last = self._add("products_points_first", "Transpose", last, perm=[0, 1, 3, 2, 4])
+            n_across = size[1] * column_points * plan.n_out
+            last = self._reshape("products_rows", last, -1, size[0], row_points, n_across)
+            # (MH, PH) @ … -> (N, TH, MH, TW·PW·K)
+            last = self._from_points("rows", last, rows)
+            size[0] *= len(rows.output_transform)
         if columns:
-            last = self._reshape("results_by_column", last, -1, *made, column_points, how.n_out)
-            last = self._results("columns", last, columns)
-            made[1] *= len(columns.from_points)
-        last = self._reshape("results_in_place", last, -1, *made, how.n_out)
-        if made == how.new_size:
+            # -> (N, TH·MH, TW, PW, K); (MW, PW) @ … -> (N, TH·MH, TW, MW, K)
+            last = self._reshape("products_columns", last, -1, *size, column_points, plan.n_out)
+            last = self._from_points("columns", last, columns)
+            size[1] *= len(columns.output_transform)
+        # -> (N, TH·MH, TW·MW, K), of which the last tiles may exceed the output
+        last = self._reshape("untiled", last, -1, *size, plan.n_out)
+        if size == plan.output_size:
             return last
         ends = [
-            self._graph.constant(f"{_MARK}/cut/{self._node.output[0]}/{which}", np.array(value))
-            for which, value in (("first", [0, 0]), ("end", how.new_size), ("axes", [1, 2]))
+            self._graph.constant(f"{_PREFIX}/cut/{self._node.output[0]}/{which}", np.array(value))
+            for which, value in (("first", [0, 0]), ("end", plan.output_size), ("axes", [1, 2]))
         ]
         return self._add("cut", "Slice", last, *ends)
 
-    def _results(self, part: str, last: str, way: Way) -> str:
-        name = f"{_MARK}/{way.name}/from_points"
-        from_points = self._graph.constant(name, as_float32(way.from_points))
-        return self._add(f"{part}_from_points", "MatMul", from_points, last)
+    def _from_points(self, part: str, last: str, algorithm: Algorithm) -> str:
+        """Interpolate: (M, P) @ (…, P, n)."""
+        name = f"{_PREFIX}/{algorithm.name}/output_transform"
+        transform = self._graph.constant(name, as_float32(algorithm.output_transform))
+        return self._add(f"{part}_output_transform", "MatMul", transform, last)
 
-    def _add(self, part: str, kind: str, *inputs: str, **attributes: Any) -> str:
-        made = f"{_MARK}/{part}/{self._node.output[0]}"
-        self._nodes.append(helper.make_node(kind, inputs, [made], name=made, **attributes))
-        return made
+    def _add(self, part: str, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{_PREFIX}/{part}/{self._node.output[0]}"
+        self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
 
     def _reshape(self, part: str, source: str, *shape: int) -> str:
-        name = f"{_MARK}/{part}/{self._node.output[0]}/shape"
-        return self._add(
-            part, "Reshape", source, self._graph.constant(name, np.array(shape, np.int64))
-        )
+        name = f"{_PREFIX}/{part}/{self._node.output[0]}/shape"
+        constant = self._graph.constant(name, np.array(shape, np.int64))
+        return self._add(part, "Reshape", source, constant)

@@ -71,12 +71,12 @@ class Network:
         self.channels[name] = n_out
         return name
 
-    def conv_relu(self, source: str, n_out: int, kernel: int = 3, **given: object) -> str:
-        return self.node("Relu", self.conv(source, n_out, kernel, **given))  # type: ignore[arg-type]
+    def conv_relu(self, source: str, n_out: int, kernel: int = 3, **options: object) -> str:
+        return self.node("Relu", self.conv(source, n_out, kernel, **options))  # type: ignore[arg-type]
 
     def pool(self, kind: str, source: str, kernel: int = 3, **attributes: object) -> str:
-        given = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, **attributes}
-        return self.node(kind, source, **given)
+        options = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, **attributes}
+        return self.node(kind, source, **options)
 
     def concat(self, *sources: str) -> str:
         name = self.node("Concat", *sources, axis=1)

@@ -1,4 +1,4 @@
-"""Graphs taken apart and put together again."""
+"""Graphs as nodes and constants, and models built from them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cnncodes.export.graph import (
     is_plain_pool,
     node_like,
     pads_of,
+    rename_output,
 )
 from cnncodes.quantize.calibration import run_graph
 from tests.export.networks import Network, codes_of, images, operators
@@ -54,12 +55,12 @@ def test_other_tensors_can_be_the_outputs() -> None:
     graph = network.graph(network.conv_relu(pixels, 4))
     convolved = graph.producers()[graph.nodes[-1].input[0]].input[0]
     session = run_graph(graph, threads=1, outputs=[pixels, convolved])
-    given, made = session.run(None, {"images": images()})
+    inputs, outputs = session.run(None, {"images": images()})
     np.testing.assert_allclose(
-        given, images().transpose(0, 3, 1, 2) / 127.5 - 1, rtol=1e-6, atol=1e-6
+        inputs, images().transpose(0, 3, 1, 2) / 127.5 - 1, rtol=1e-6, atol=1e-6
     )
-    assert made.shape == (8, 4, 16, 16)
-    assert made.min() < 0
+    assert outputs.shape == (8, 4, 16, 16)
+    assert outputs.min() < 0
 
 
 def test_graph_of_other_nodes_leaves_the_first_alone() -> None:
@@ -71,7 +72,7 @@ def test_graph_of_other_nodes_leaves_the_first_alone() -> None:
     assert len(graph.constants) == 4
 
 
-def test_who_makes_and_who_reads_a_tensor() -> None:
+def test_producers_and_consumers() -> None:
     network = Network()
     first = network.conv(network.pixels(), 4)
     graph = network.graph(network.node("Add", first, network.node("Relu", first)))
@@ -122,6 +123,16 @@ def test_copied_node_reads_and_writes_other_tensors() -> None:
     assert (list(copy.input), list(copy.output)) == (["a"], ["b"])
     assert (list(pool.input), list(pool.output)) == (["x"], ["y"])
     assert attribute(copy, "kernel_shape", None) == [3, 2]
+
+
+def test_output_that_a_node_reads_too_is_renamed_everywhere() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]
+    values = [helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "test", values[:1], values[1:]))
+    rename_output(model, "codes")
+    assert model.graph.output[0].name == "codes"
+    assert [list(node.input) for node in model.graph.node] == [["x"], ["codes"]]
+    assert [list(node.output) for node in model.graph.node] == [["codes"], ["z"]]
 
 
 def test_float32_keeps_the_shape() -> None:

@@ -66,8 +66,8 @@ def run_export(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_with_keras(command, "export", *map(str, arguments))
 
 
-def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+def relative_difference(codes: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(codes - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(scope="session")
@@ -192,11 +192,11 @@ def test_file_describes_itself(exports: Exports) -> None:
     assert metadata["cnncodes.parity_images"].startswith("china.jpg, flower.jpg")
     assert float(metadata["cnncodes.parity"]) > 0
     assert "tensorflow" in metadata["cnncodes.created_with"]
-    (given,) = model.graph.input
-    (taken,) = model.graph.output
-    assert (given.name, taken.name) == ("images", "codes")
-    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert given.type.tensor_type.shape.dim[0].dim_param == "N"
+    (images,) = model.graph.input
+    (codes,) = model.graph.output
+    assert (images.name, codes.name) == ("images", "codes")
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert images.type.tensor_type.shape.dim[0].dim_param == "N"
     assert model.opset_import[0].version <= 21
 
 
@@ -291,7 +291,7 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
     assert_fails(foreign, tmp_path, "foreign.weights.h5: an HDF5 file, but not Keras weights")
 
     assert_fails(
-        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; --weights takes imagenet"
+        tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; weights must be imagenet"
     )
     assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
 
@@ -316,20 +316,21 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     for way in (
-        "--weights FILE",
-        BACKBONES["vgg16"].weights_file,
+        f"{BACKBONES['vgg16'].weights_file}: the ImageNet weights cannot be downloaded; pass",
         str(tmp_path / "keras" / "models"),
         "copy an exported .onnx file",
-        "--weights random",
+        "random weights",
     ):
         assert way in line
+    note = f"note: downloading {BACKBONES['vgg16'].weights_file}, about 59 MB, to {tmp_path}"
+    assert note in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; near it: mixed8"),
+        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; similar: mixed8"),
         (["--input-size", "74"], "needs an input_size of 75 pixels or more"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],
@@ -349,7 +350,7 @@ def test_output_that_exists_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "vgg16.onnx").read_text() == "precious"
 
 
-def test_json_tells_the_parity_and_nothing_else_is_said(tmp_path: Path) -> None:
+def test_json_has_the_parity_and_nothing_else_is_printed(tmp_path: Path) -> None:
     """In a process that has to load TensorFlow too, which says much at that time."""
     path = tmp_path / "vgg16.onnx"
     path.write_text("to be replaced")
@@ -357,9 +358,9 @@ def test_json_tells_the_parity_and_nothing_else_is_said(tmp_path: Path) -> None:
         *("export", "vgg16", "--weights", "random", "--input-size", "32"),
         *("-o", path, "--overwrite", "--json"),
     )
-    told = json.loads(done.stdout)
-    assert told["code_shape"] == [1, 1, 512]
-    assert 0 < told["parity"] <= 1e-5
+    printed = json.loads(done.stdout)
+    assert printed["code_shape"] == [1, 1, 512]
+    assert 0 < printed["parity"] <= 1e-5
     assert Backbone(path).info.backbone == "vgg16"
     assert done.stderr.count("\n") == 1, done.stderr
 
@@ -439,11 +440,11 @@ def test_settings_that_keras_cannot_use(tmp_path: Path) -> None:
 def test_program_that_has_keras_on_another_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No other backend is installed here, so what such a Keras answers is put in its place.
+    # No other backend is installed here, so a stub answers as such a Keras does.
     other = SimpleNamespace(config=SimpleNamespace(backend=lambda: "torch"))
     monkeypatch.setitem(sys.modules, "keras", other)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(MissingDependencyError, match=r"imported it on torch; run cnncodes export"):
+    with pytest.raises(MissingDependencyError, match=r"imported it on torch; export in"):
         export_backbone("vgg16", tmp_path / "x.onnx", weights="random")
     assert os.environ["KERAS_BACKEND"] == "torch"
 
@@ -463,6 +464,7 @@ def test_download_on_a_disk_without_file_locks(
     ours = Backbone(tmp_path / "vgg16.onnx")
     np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
     assert ours.info.weights == "imagenet"
+    assert "downloading" not in done.stderr
 
 
 @pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])

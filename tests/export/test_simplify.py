@@ -1,4 +1,4 @@
-"""Graphs made plain: each must compute what it did before."""
+"""Simplified graphs: each must compute the same as before."""
 
 from __future__ import annotations
 

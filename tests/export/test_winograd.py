@@ -1,4 +1,4 @@
-"""Winograd's convolutions: the same codes, undone without a trace, and only where they help."""
+"""Winograd's convolutions: the same codes, restored exactly, and only where they are faster."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def network(
     n_in: int = 128,
     n_out: int = 128,
     kernel: tuple[int, int] = (3, 3),
-    **given: object,
+    **options: object,
 ) -> Graph:
-    """Return a network whose second convolution has so many channels."""
-    made = Network(size)
-    source = made.conv_relu(made.pixels(), n_in, 1)
-    values = made.random.normal(0, (n_in * kernel[0] * kernel[1]) ** -0.5, (n_out, n_in, *kernel))
+    """Return a network whose second convolution has these sizes."""
+    net = Network(size)
+    source = net.conv_relu(net.pixels(), n_in, 1)
+    values = net.random.normal(0, (n_in * kernel[0] * kernel[1]) ** -0.5, (n_out, n_in, *kernel))
     pads = [taps // 2 for taps in kernel] * 2
-    return made.graph(made.conv_relu(source, n_out, weights=values, **{"pads": pads, **given}))
+    return net.graph(net.conv_relu(source, n_out, weights=values, **{"pads": pads, **options}))
 
 
 def check(graph: Graph, expected_count: int = 1) -> None:
-    """Rewrite; the codes must be the same but for rounding, and the graph must come back."""
+    """Rewrite and restore; the codes must be the same but for rounding, and exact at the end."""
     before, pixels = graph.model(), images(3, graph.shapes()["images"][1])
     expected = codes_of(graph, pixels)
     assert use_winograd(graph) == expected_count
@@ -67,7 +67,9 @@ def test_codes_stay_the_same(size: int, n_in: int, n_out: int, pad: int, bias: b
         (24, (7, 3), (3, 1), 40),
     ],
 )
-def test_each_way(size: int, kernel: tuple[int, int], pads: tuple[int, int], points: int) -> None:
+def test_each_algorithm(
+    size: int, kernel: tuple[int, int], pads: tuple[int, int], points: int
+) -> None:
     graph = network(size, kernel=kernel, pads=pads * 2)
     check(graph)
     use_winograd(graph)
@@ -76,17 +78,42 @@ def test_each_way(size: int, kernel: tuple[int, int], pads: tuple[int, int], poi
 
 
 def test_several_convolutions_in_a_row_and_side_by_side() -> None:
-    made = Network(24)
-    source = made.conv_relu(made.pixels(), 128, 1)
-    branches = (made.conv_relu(made.conv_relu(source, 128), 96) for _ in range(2))
-    joined = made.concat(*branches, made.conv_relu(source, 64, 1))
-    check(made.graph(made.conv_relu(joined, 128)), expected_count=5)
+    net = Network(24)
+    source = net.conv_relu(net.pixels(), 128, 1)
+    branches = (net.conv_relu(net.conv_relu(source, 128), 96) for _ in range(2))
+    joined = net.concat(*branches, net.conv_relu(source, 64, 1))
+    check(net.graph(net.conv_relu(joined, 128)), expected_count=5)
 
 
-def test_convolution_that_makes_the_output() -> None:
-    made = Network(24)
-    graph = made.graph_without_end(made.conv(made.conv_relu(made.pixels(), 128, 1), 128))
+def test_convolution_whose_output_is_the_last() -> None:
+    net = Network(24)
+    graph = net.graph_without_end(net.conv(net.conv_relu(net.pixels(), 128, 1), 128))
     check(graph)
+
+
+def test_restoring_reads_the_documented_names_only() -> None:
+    """docs/file-formats.md has them: files that name other nodes otherwise are restored too."""
+    graph = network()
+    names = [node.name for node in graph.nodes]
+    use_winograd(graph)
+    added = [node for node in graph.nodes if node.name not in names]
+    output = added[0].name.removeprefix("winograd/nhwc/")
+    parts = {f"winograd/{part}/{output}" for part in ("nhwc", "taps", "weights", "filters", "bias")}
+    assert parts < {node.name for node in added}
+    for number, node in enumerate(added):
+        assert node.name.startswith("winograd/")
+        if node.name not in parts:
+            node.name = f"winograd/{number}/{output}"
+    assert restore_convolutions(graph) == 1
+    assert sorted(node.op_type for node in graph.nodes) == sorted(operators(network()))
+
+
+def test_names_that_only_resemble_those_of_winograd_stay() -> None:
+    graph = network(n_in=16)
+    graph.nodes[0].name, graph.nodes[1].name = "winograd/nhwc", "my/winograd/nhwc/x"
+    before = operators(graph)
+    assert restore_convolutions(graph) == 0
+    assert operators(graph) == before
 
 
 def test_onnxruntime_transforms_the_weights_when_it_loads_them() -> None:
