@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cnncodes.app.classifier import Classifier, FilePrediction
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
-    from cnncodes.evaluate.metrics import ClassFigures
+    from cnncodes.evaluate.metrics import ClassMetrics
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
@@ -241,7 +241,7 @@ def print_training(training: Training) -> None:
 
 def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     """Print the figures, the worst classes, what is confused most, and where the report is."""
-    figures, model = evaluation.figures, evaluation.model
+    figures, model = evaluation.metrics, evaluation.model
     caution = _caution(model.backbone.weights)
     n_classes = len(figures.classes)
     click.echo(
@@ -364,7 +364,7 @@ def _cell(text: str) -> str:
     return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
-def _print_classes(classes: list[ClassFigures], caution: str) -> None:
+def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
     some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
     said = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
     width = max(len(shown(each.label)) for each in some)

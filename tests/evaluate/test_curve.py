@@ -147,7 +147,7 @@ def test_a_point_may_be_a_single_fit(tmp_path):
 
 
 def curve_of(*accuracies, n_test=1000, majority=None):
-    """A curve of doubling sizes, from 10 images a class on, and two classes."""
+    """A curve of doubling sizes, from 10 images per class on, and two classes."""
     points = [
         CurvePoint(10 * 2**power, 20 * 2**power, 1.0, each) for power, each in enumerate(accuracies)
     ]

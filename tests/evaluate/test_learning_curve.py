@@ -392,7 +392,7 @@ def test_classes_with_fewer_images_are_noted(edited, output, run):
     assert curve["notes"][1:] == [
         "classes of one image train but are not tested: 8",
         f"left out: 50, 60 images per class, since no class has more than {most} training images",
-        "classes with fewer images than a size train on all of theirs: 1 of 10 have fewer than 2 "
+        "classes with fewer images than a size train on all of them: 1 of 10 have fewer than 2 "
         "(8); 2 of 10 have fewer than 3 (8, 9)",
     ]
     assert [each["n_train"] for each in curve["points"]] == [10, 19, 27]
@@ -406,7 +406,7 @@ def test_long_list_of_classes_is_cut(edited, output, run):
 
     path = edited(set_labels(rarer))
     printed = run("curve", path, "-o", output, "--per-class", "2", "--C", "3").stdout
-    assert "of theirs: 5 of 10 have fewer than 2 (0, 1, 2, …)\n" in printed
+    assert "of them: 5 of 10 have fewer than 2 (0, 1, 2, …)\n" in printed
 
 
 def test_several_files(codes, edited, output, run):
@@ -428,7 +428,7 @@ def test_several_files(codes, edited, output, run):
 def test_file_given_twice(codes, tmp_path, output):
     (tmp_path / "link.h5").symlink_to(codes)
     said = error_of("curve", codes, tmp_path / "link.h5", "-o", output)
-    assert said == f"Error: {tmp_path / 'link.h5'}: is given twice; name each codes file once"
+    assert said == f"Error: {tmp_path / 'link.h5'}: is named twice; name each codes file once"
 
 
 def test_names_from_elsewhere_are_escaped(edited, output, run):

@@ -130,7 +130,7 @@ def test_network_that_cannot_be_run_is_told(tmp_path: Path) -> None:
     fixed = write_backbone(tmp_path / "fixed.onnx", shape=(1, BACKBONE_SIZE, BACKBONE_SIZE, 3))
     message = error_of("bench", fixed, *QUICK)
     assert message.startswith(f"Error: {fixed}: cannot be run (")
-    assert message.endswith("; pass other batch_sizes")
+    assert message.endswith("; pass other --batch-sizes")
 
 
 def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
