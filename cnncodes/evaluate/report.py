@@ -29,10 +29,9 @@ from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import Evaluation, Mistake, evaluation_to_json
 from cnncodes.files import exists, is_folder
 from cnncodes.images.decoding import load_image
-from cnncodes.inspect.info import value_text
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import shown
+from cnncodes.text import shown, value_text
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -13,7 +13,7 @@ from cnncodes.images.sources import find_images
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import first_line, shown
+from cnncodes.text import first_line, shown, value_text
 
 UNFINISHED_CODES = {
     "what": "unfinished codes",
@@ -233,20 +233,3 @@ def as_text(described: dict[str, Any]) -> str:
     return "\n".join(
         f"{shown(key.replace('_', ' ')):{width}}  {value_text(value)}" for key, value in rows
     )
-
-
-def value_text(value: Any) -> str:
-    """Format a value of JSON types as one line; control characters are escaped."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{shown(key)} ({value_text(each)})"
-            if isinstance(each, dict)
-            else f"{shown(key)} {value_text(each)}"
-            for key, each in value.items()
-            if each is not None
-        )
-    if isinstance(value, list):
-        return ", ".join(value_text(each) for each in value)
-    return shown(value) if isinstance(value, str) else json.dumps(value)
