@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 NAMES_LISTED, NAME_LENGTH = 3, 80
 
@@ -43,3 +45,20 @@ def normalized(name: str) -> str:
     macOS writes decomposed names, other systems composed ones; both look the same.
     """
     return unicodedata.normalize("NFC", name.strip())
+
+
+def value_text(value: Any) -> str:
+    """Format a value of JSON types as one line; control characters are escaped."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{shown(key)} ({value_text(each)})"
+            if isinstance(each, dict)
+            else f"{shown(key)} {value_text(each)}"
+            for key, each in value.items()
+            if each is not None
+        )
+    if isinstance(value, list):
+        return ", ".join(value_text(each) for each in value)
+    return shown(value) if isinstance(value, str) else json.dumps(value)

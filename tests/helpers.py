@@ -311,7 +311,7 @@ CURVE_ORIGIN = {
     "images_sha256": "cd" * 32,
     "split": "stratified",
     "train_fraction": 0.7,
-    "seed": 2**40,
+    "seed": 2**32 - 1,
     "class_weight": None,
     "created_with": "a test",
 }

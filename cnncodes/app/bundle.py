@@ -13,7 +13,7 @@ from cnncodes.export.graph import rename_output
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
-from cnncodes.models.session import open_session
+from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
 
@@ -45,16 +45,16 @@ def bundle(
     Returns
     -------
     HeadInfo
-        What the app says of itself.
+        The metadata of the app.
 
     Raises
     ------
     FileFormatError
-        A file is not what it should be, or the head belongs to another backbone.
+        A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is no path.
+        A parameter is not a path.
     OutputError
-        The app cannot be written, or its metadata would be more than can be read.
+        The app cannot be written, or its metadata exceed what can be read.
     """
     backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
@@ -65,33 +65,35 @@ def bundle(
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
     info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
     described = info.to_metadata("app")
-    given = [(each.name, tuple(each.shape[1:])) for each in session.get_inputs()]
-    taken = [(each.name, tuple(each.shape[1:])) for each in session.get_outputs()]
-    if given != [("codes", network.code_shape)] or taken != [
-        ("probabilities", (len(info.labels),))
-    ]:
+    inputs, outputs = (
+        [(each.name, tuple(each.shape[1:])) for each in ends]
+        for ends in (session.get_inputs(), session.get_outputs())
+    )
+    if (inputs, outputs) != (
+        [("codes", network.code_shape)],
+        [("probabilities", (len(info.labels),))],
+    ):
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
-    with replacing(output, overwrite=overwrite) as temporary:
-        try:
-            joined = _join(backbone, head)
-            helper.set_model_props(joined, described)
-            save_checked(joined, temporary)
-        except (OSError, FileFormatError):
-            raise
-        except Exception as error:  # onnx has no common base class for its errors
-            reason = str(error).strip().partition("\n")[0]
-            raise FileFormatError(
+    with (
+        replacing(output, overwrite=overwrite) as temporary,
+        runtime_errors(
+            lambda reason: FileFormatError(
                 f"{head}: cannot be joined to {backbone} ({reason}); make it again"
-            ) from error
+            )
+        ),
+    ):
+        joined = _join(backbone, head)
+        helper.set_model_props(joined, described)
+        save_checked(joined, temporary)
     return info
 
 
 def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
     for model in models:
-        del model.metadata_props[:]  # they differ, and merge_models refuses that
+        del model.metadata_props[:]  # merge_models refuses metadata that differ
         _clean_domains(model)
-    # Ours are of the same versions; files made elsewhere or by another release may not be.
+    # Files of this release have the same versions; others may not.
     opset, ir_version = max(map(_opset, models)), max(model.ir_version for model in models)
     first, second = (
         _in_versions(model, opset, ir_version, path)
@@ -99,7 +101,7 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     )
     joined = onnx.compose.merge_models(
         first,
-        onnx.compose.add_prefix(second, "head/"),  # names inside the two graphs may clash
+        onnx.compose.add_prefix(second, "head/"),  # keeps names of the two graphs apart
         io_map=[("codes", "head/codes")],
         name="cnncodes_app",
         producer_name="cnncodes",
@@ -110,20 +112,20 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operators that a model uses."""
+    """Return the version of the default domain's operators."""
     return max((each.version for each in model.opset_import if not each.domain), default=0)
 
 
 def _in_versions(
     model: onnx.ModelProto, opset: int, ir_version: int, path: Path
 ) -> onnx.ModelProto:
-    """Bring a model to a later version of the operators and of the format, or leave it as it is."""
+    """Raise a model to these versions where its own are lower."""
     old = _opset(model)
     if old < opset:
         try:
             model = onnx.version_converter.convert_version(model, opset)
             onnx.checker.check_model(model, full_check=True)
-        except Exception as error:  # whatever the converter stumbled on
+        except Exception as error:  # the converter raises anything
             raise FileFormatError(
                 f"{path}: is of opset {old}, the other file of {opset}, and onnx cannot convert "
                 "it; make it again with this release"
@@ -132,8 +134,19 @@ def _in_versions(
     return model
 
 
+<<<<<<< HEAD
+=======
+def _rename_output(model: onnx.ModelProto) -> None:
+    """Rename the output, which has the prefix, to `probabilities`."""
+    prefixed = model.graph.output[0].name
+    model.graph.output[0].name = "probabilities"
+    for node in model.graph.node:
+        node.output[:] = ["probabilities" if name == prefixed else name for name in node.output]
+
+
+>>>>>>> wip-evaluate
 def _clean_domains(model: onnx.ModelProto) -> None:
-    """Name each domain of operators once, and none that is not used: versions there may differ."""
+    """List each operator domain that is used once: merge_models refuses versions that differ."""
     used = {"", *(node.domain for node in model.graph.node)}
     kept = {each.domain: each for each in model.opset_import if each.domain in used}
     del model.opset_import[:]

@@ -1,12 +1,12 @@
-"""How good a head or an app is, on images it was not trained on.
+"""Metrics of a head or an app on images it was not trained on, and learning curves.
 
 - `evaluate`: runs the model on a codes file or on images
-- `selection`: which images count, and what is left out
+- `selection`: the images that are used, and notes on those left out
 - `metrics`: accuracy, F1, calibration and the confusion matrix
 - `evaluation`: the result, as dataclasses and as JSON
 - `report`: the result as an HTML page (extra ``report``)
-- `charts`: learning curve, reliability diagram and confusion matrix, drawn
+- `charts`: figures of learning curve, reliability diagram and confusion matrix
 - `learning_curve`: accuracy against the number of training images per class
-- `curve_plan`: the images that train and test each point of it
+- `curve_plan`: the training and test images of each of its points
 - `curve`: a learning curve and its JSON file
 """

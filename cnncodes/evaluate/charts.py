@@ -1,8 +1,8 @@
-"""The charts: learning curve, reliability diagram and heat map of a confusion matrix.
+"""Charts: learning curve, reliability diagram and heat map of a confusion matrix.
 
-They are drawn with matplotlib, of the extra ``report``, which is imported when a chart is asked
-for. Nothing global of matplotlib is touched, so a program that uses it too is left alone. The
-same figures give the same bytes.
+They need matplotlib, of the extra ``report``, which is imported by the first chart. Global
+settings of matplotlib are not changed, since the calling program may use it too. The same input
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 PNG_DPI = 150
-# In a page each of these becomes a variable of its style sheet, which knows light from dark.
+# In a page each becomes a variable of the style sheet, with values for light and dark.
 COLOURS = {"ink": "#1c252e", "muted": "#5c6873", "grid": "#d6dce2", "accent": "#0b63a5"}
-# Okabe and Ito's colours that stand out on white and on black, for eyes of every kind.
+# Okabe and Ito's colours for all kinds of colour vision, those visible on white and on black.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a7a00")
 MARKERS = "osD^vP"
 _NAMED_CLASSES = 40
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so text is measured alike everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
     "font.size": 9,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # names may have dollar signs
     "text.color": COLOURS["ink"],
     "axes.labelcolor": COLOURS["ink"],
     "axes.edgecolor": COLOURS["muted"],
@@ -64,12 +64,12 @@ _STYLE = {
 
 
 def require(purpose: str, *packages: str) -> None:
-    """Say now, before any work, that an optional package is missing.
+    """Refuse to start where an optional package is missing.
 
     Parameters
     ----------
     purpose : str
-        What the packages are for.
+        The use of the packages, for the error.
     *packages : str
         Packages of the extra ``report``.
 
@@ -85,14 +85,14 @@ def require(purpose: str, *packages: str) -> None:
 
 
 def check_figure(path: Path, *, overwrite: bool) -> None:
-    """Say now, before any work, that `save_figure` could not write `path`.
+    """Refuse, before any work, a path that `save_figure` could not write.
 
     Raises
     ------
     MissingDependencyError
         matplotlib is not installed.
     ParameterError
-        The path ends neither in .png nor in .svg.
+        The suffix is neither .png nor .svg.
     OutputError
         The file cannot be written.
     """
@@ -103,7 +103,7 @@ def check_figure(path: Path, *, overwrite: bool) -> None:
 
 
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
-    """Write a chart as PNG, of 150 dots an inch, or as SVG, as its name ends.
+    """Write a chart as PNG, of 150 dots per inch, or as SVG, by the suffix of the path.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
     path : Path
         The file to write.
     overwrite : bool
-        Whether a file that stands there may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
@@ -132,23 +132,23 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     figure : matplotlib.figure.Figure
         The chart.
     name : str
-        Tells the chart from others in the same page.
+        Unique among the charts of a page.
     description : str
-        What the chart shows, for who cannot see it.
+        Description for screen readers.
 
     Returns
     -------
     str
-        HTML. Size and colours are left to the page: the variables are ``--ink``, ``--muted``,
-        ``--grid`` and ``--accent``.
+        HTML. Size and colours are set by the page, the latter in the variables ``--ink``,
+        ``--muted``, ``--grid`` and ``--accent``.
     """
     svg = _drawn(figure, "svg", name, transparent=True).decode()
-    found = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', svg)
-    assert found is not None
+    opening = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', svg)
+    assert opening is not None
     label = f'role="img" aria-label="{escape(shown(description))}"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {label} {found[1]}>{svg[found.end() :]}'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {label} {opening[1]}>{svg[opening.end() :]}'
     svg = re.sub("<metadata>.*</metadata>", "", svg, flags=re.DOTALL).replace("xlink:", "")
-    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # never referred to, and not unique in a page
+    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # unused, and not unique in a page
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
     for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
@@ -156,7 +156,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
-    """Draw test accuracy against the number of training images a class.
+    """Draw test accuracy against the number of training images per class.
 
     Parameters
     ----------
@@ -199,11 +199,11 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
             )
         for majority in majorities:
             label = f"always naming the most common class: {majority:.1%} of the test images"
-            of = [each.majority for each in curves].index(majority)
-            colour = COLOURS["muted"] if len(majorities) == 1 else SERIES[of % len(SERIES)]
+            index = [each.majority for each in curves].index(majority)
+            colour = COLOURS["muted"] if len(majorities) == 1 else SERIES[index % len(SERIES)]
             axes.axhline(100 * majority, label=label, color=colour, linestyle="--", linewidth=1.1)
         _number_axis(axes, {point.per_class for curve in curves for point in curve.points})
-        axes.set_xlabel("training images a class (logarithmic)")
+        axes.set_xlabel("training images per class (logarithmic)")
         axes.set_ylabel("test accuracy in %")
         axes.grid(axis="y")
         axes.set_title(title)
@@ -213,12 +213,12 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
 
 
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Draw how often predictions are right against how sure they are, and how many there are.
+    """Draw the accuracy of predictions against their probability, and their number.
 
     Parameters
     ----------
     bins : sequence of Bin
-        As in `Figures.bins`.
+        As in `Metrics.bins`.
 
     Returns
     -------
@@ -232,23 +232,23 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
         figure = Figure(figsize=(4.8, 4.4))
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         filled = [each for each in bins if each.accuracy is not None]
-        places = [(each.lower + each.upper) / 2 for each in filled]
+        centres = [(each.lower + each.upper) / 2 for each in filled]
         width = 0.92 / len(bins)
         upper.bar(
-            places,
+            centres,
             [each.accuracy for each in filled],
             width,
             color=to_rgba(COLOURS["accent"], 0.4),
             edgecolor=COLOURS["accent"],
         )
         upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.2)
-        upper.set_ylabel("share that is right")
+        upper.set_ylabel("accuracy")
         upper.set(xlim=(0, 1), ylim=(0, 1))
-        lower.bar(places, [each.n_images for each in filled], width, color=COLOURS["muted"])
-        for place, each in zip(places, filled, strict=True):
+        lower.bar(centres, [each.n_images for each in filled], width, color=COLOURS["muted"])
+        for centre, each in zip(centres, filled, strict=True):
             lower.annotate(
                 _short_count(each.n_images),
-                (place, each.n_images),
+                (centre, each.n_images),
                 (0, 1.5),
                 textcoords="offset points",
                 ha="center",
@@ -256,7 +256,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
             )
         lower.margins(y=0.25)
         lower.set_ylabel("images")
-        lower.set_xlabel("probability given to the predicted class")
+        lower.set_xlabel("probability of the predicted class")
         upper.grid(axis="y")
         return figure
 
@@ -269,12 +269,12 @@ def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     matrix : ndarray of int64, shape (n_classes, n_classes)
         Images by true class (rows) and predicted class (columns).
     labels : sequence of str
-        The classes; they are written on the axes where there is room, else numbered from 1.
+        The classes; named on the axes up to 40 classes, else numbered from 1.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The chart. The root of a share is its depth of colour, so that single mistakes show.
+        The chart. The opacity grows with the root of the share, so that single mistakes show.
     """
     with _styled():
         from matplotlib.collections import PolyCollection
@@ -302,17 +302,17 @@ def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
 
 
 def _class_axes(axes: Axes, labels: Sequence[str]) -> None:
-    """Write names where they fit; else the number of each tenth class."""
+    """Label the axes with names where they fit; else with the number of each tenth class."""
     if len(labels) <= _NAMED_CLASSES:
-        places = list(range(len(labels)))
+        indices = list(range(len(labels)))
         names = [_shortened(label, 18) for label in labels]
     else:
         step = 10 * -(-len(labels) // 200)
-        places = [0, *range(step - 1, len(labels), step)]
-        names = [str(place + 1) for place in places]
+        indices = [0, *range(step - 1, len(labels), step)]
+        names = [str(index + 1) for index in indices]
         axes.set(xlabel="predicted class, by number", ylabel="true class, by number")
     size = 7 if len(labels) <= _NAMED_CLASSES else 8
-    centres = [place + 0.5 for place in places]
+    centres = [index + 0.5 for index in indices]
     rotation = 90 if len(labels) <= _NAMED_CLASSES else 0
     axes.set_xticks(centres, names, rotation=rotation, fontsize=size)
     axes.set_yticks(centres, names, fontsize=size)
@@ -324,7 +324,7 @@ def _class_axes(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _number_axis(axes: Axes, numbers: set[int]) -> None:
-    """Make x logarithmic, with these numbers as its ticks where they have room."""
+    """Make x logarithmic, with these numbers as ticks where they have room."""
     axes.set_xscale("log")
     span = np.log(max(numbers) / min(numbers)) or 1.0
     ticks: list[int] = []
@@ -336,12 +336,12 @@ def _number_axis(axes: Axes, numbers: set[int]) -> None:
 
 
 def _bar(point: CurvePoint) -> float:
-    """Return the length of a bar in percent: NaN for a single fit, which shows no spread."""
+    """Return the length of an error bar in percent; NaN for a single fit."""
     return 100 * point.deviation if len(point.accuracies) > 1 else float("nan")
 
 
 def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
-    """Return the title, and for each curve what tells it from the others."""
+    """Return the title, and a distinct name for each curve."""
     counts = sorted({curve.n_classes for curve in curves})
     title = f"{' and '.join(map(str, counts))} classes"
     networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve.weights)}" for curve in curves]
@@ -355,7 +355,7 @@ def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
 
 
 def _weights(weights: str) -> str:
-    """Say whose weights they are; a hash of 64 digits would say no more."""
+    """Return the origin of weights, without the seed or the 64 digits of a hash."""
     if weights.startswith("random"):
         return "random weights"
     return (
@@ -382,7 +382,7 @@ def _styled(**more: str) -> Iterator[None]:
 
 
 def _drawn(figure: Figure, kind: str, name: str, *, transparent: bool) -> bytes:
-    """Draw a figure; identifiers inside an SVG come from `name` and not from chance."""
+    """Draw a figure; identifiers inside an SVG are derived from `name`."""
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with _styled(**{"svg.hashsalt": name}):
         buffer = io.BytesIO()

@@ -1,6 +1,6 @@
-"""The learning curve: test accuracy against the number of training images a class.
+"""The learning curve: test accuracy against the number of training images per class.
 
-Its file is JSON; `docs/file-formats.md` tells what is in it. `curve_heads` measures one.
+Its file is JSON, described in `docs/file-formats.md`; `learning_curve` measures one.
 """
 
 from __future__ import annotations
@@ -10,35 +10,53 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.files import check_filled
 from cnncodes.output import replacing
-from cnncodes.parameters import COUNT, as_path
+from cnncodes.parameters import (
+    COUNT,
+    SEED,
+    STRENGTH,
+    TRAIN_FRACTION,
+    Real,
+    Whole,
+    as_path,
+    check_class_weight,
+)
 
 FORMAT = "1"
 MAX_BYTES = 10 * 2**20
-MAX_HEADS = 20_000  # of all curves of a file: 300 bytes each, at most, are well below that
+MAX_HEADS = 20_000  # of all curves of a file; one takes 300 bytes at most
 _REMEDY = "make one with: cnncodes curve"
 WORTHWHILE = 0.01  # of accuracy, for twice the images
 ABOUT_TWICE = (1.4, 3.0)
-
-Kind = TypeVar("Kind")
+_SHARE = Real(0, 1)
+_AT_LEAST_TWO = Whole(2, COUNT.most)
+_TEXTS = (
+    "codes",
+    "backbone",
+    "weights",
+    "backbone_sha256",
+    "images_sha256",
+    "split",
+    "created_with",
+)
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Heads trained on at most so many images a class.
+    """Heads trained on the same number of images per class.
 
     Attributes
     ----------
     per_class : int
-        Training images a class, at most.
+        Training images per class, at most.
     n_train : int
-        Training images in all.
+        Training images of all classes.
     C : float
         Inverse strength of the penalty.
     accuracies : tuple of float
@@ -70,13 +88,13 @@ class Curve:
     codes : str
         The codes file.
     backbone, weights : str
-        The network, and whose weights it has.
+        Name of the network and origin of its weights.
     backbone_sha256 : str
         SHA-256 of the network's file.
     images_sha256 : str
-        `digest_images` of all images that train a head of the curve or test.
+        `digest_images` of all images of the curve, training and test.
     split : {"stratified", "first"}
-        How the images were split.
+        As for `split_by_class`.
     train_fraction : float
         Share of each class from which the training images were drawn.
     seed : int
@@ -84,18 +102,18 @@ class Curve:
     class_weight : "balanced" or None
         Whether rare classes weigh as much as common ones.
     created_with : str
-        The versions of what made the curve.
+        Versions of the packages that measured it.
     n_classes : int
-        Classes.
+        Number of classes.
     n_test : int
-        Images of the test part, which is the same for all points.
+        Number of test images, which are the same for all points.
     points : tuple of CurvePoint
-        In the order of their number of images.
+        In increasing order of `per_class`.
     notes : tuple of str
-        What the user should know of the data.
+        Remarks on the data.
     majority : float or None
-        Test accuracy of always naming the class most common in training; None in files that do
-        not say.
+        Test accuracy of always naming the class most common in training; None in files of
+        earlier releases.
     """
 
     codes: str
@@ -116,14 +134,14 @@ class Curve:
 
     @property
     def summary(self) -> str:
-        """What the curve says about more images, in one sentence.
+        """Whether more images are likely to help, in one sentence.
 
         The accuracy of the largest size is compared with that of the size with about half its
-        images. The difference is uncertain by two standard errors, found from the spread over
-        the draws, and by one test image at least; a single fit on all images is taken to vary as
-        much as those of the smaller size. More images are likely to help where the accuracy rose
-        by more than that and by a point or more, and unlikely to help much where it rose by less
-        than two points even at the upper end. Else the curve does not tell.
+        images. The uncertainty of the difference is two standard errors, estimated from the draws,
+        and one test image at least; for a single fit on all images the variance of the smaller
+        size is assumed. More images are likely to help where the accuracy rose by more than the
+        uncertainty and by a point or more, and unlikely to help much where the upper end of the
+        rise is below two points. Otherwise the curve is inconclusive.
         """
         summary = _trend(self.points, self.n_test)
         if self.majority is not None and self.points[-1].mean <= self.majority:
@@ -135,7 +153,7 @@ class Curve:
 
 
 def _trend(points: Sequence[CurvePoint], n_test: int) -> str:
-    """Say what the last doubling of the training images did."""
+    """Describe the effect of the last doubling of the training images."""
     last = points[-1]
     half = min(points, key=lambda point: abs(math.log(2 * point.n_train / last.n_train)))
     if not ABOUT_TWICE[0] <= last.n_train / half.n_train <= ABOUT_TWICE[1]:
@@ -197,14 +215,14 @@ def save_curves(curves: Sequence[Curve], path: Path, *, overwrite: bool) -> None
     content = (json.dumps(curves_to_json(curves), indent=2) + "\n").encode()
     if len(content) > MAX_BYTES:
         raise OutputError(
-            f"{path}: would be larger than the 10 MiB that are read; name fewer files"
+            f"{path}: would be larger than the 10 MiB that can be read; name fewer files"
         )
     with replacing(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(content)
 
 
 def read_curves(path: str | Path) -> list[Curve]:
-    """Read the curves that ``cnncodes curve`` wrote.
+    """Read a file of ``cnncodes curve``.
 
     Parameters
     ----------
@@ -224,7 +242,7 @@ def read_curves(path: str | Path) -> list[Curve]:
     """
     path = as_path(path, "path")
     value = _read_json(path)
-    if not _says_curve(value):
+    if not _is_curve(value):
         raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
     version = value.get("format")
     if version != FORMAT:
@@ -233,22 +251,20 @@ def read_curves(path: str | Path) -> list[Curve]:
             "install a newer cnncodes"
         )
     try:
-        curves = [_curve(each) for each in _entry(value, "curves", list)]
-        _require(len(curves) > 0, "it holds no curves")
+        return [_curve(each) for each in _list(value, "curves")]
     except ValueError as error:
         raise FileFormatError(f"{path}: is damaged ({error}); {_REMEDY}") from error
-    return curves
 
 
 def is_curve(path: Path) -> bool:
-    """Tell whether a file says that it holds learning curves; it may be damaged all the same."""
+    """Return whether a file has the kind of learning curves; the rest may be damaged."""
     try:
-        return _says_curve(_read_json(path))
+        return _is_curve(_read_json(path))
     except FileFormatError:
         return False
 
 
-def _says_curve(value: Any) -> bool:
+def _is_curve(value: Any) -> bool:
     return isinstance(value, dict) and value.get("kind") == "curve"
 
 
@@ -268,80 +284,44 @@ def _read_json(path: Path) -> Any:
 
 
 def _curve(value: Any) -> Curve:
-    points = tuple(_point(each) for each in _entry(value, "points", list))
+    """Check a curve of a file from elsewhere as far as charts and summaries rely on it."""
+    points = tuple(_point(each) for each in _list(value, "points"))
     sizes = [point.per_class for point in points]
-    _require(len(points) > 0, "a curve has no points")
-    _require(sizes == sorted(set(sizes)), "the points do not increase")
-    n_seeds = {len(point.accuracies) for point in points} - {1}
-    _require(len(n_seeds) <= 1, "the points have different numbers of seeds")
-    seed, class_weight = value.get("seed"), value.get("class_weight")
-    _require(type(seed) is int and seed >= 0, "seed must be a whole number from 0 on")
-    _require(class_weight in (None, "balanced"), "class_weight must be balanced or null")
-    fraction = _number(value.get("train_fraction"), "train_fraction")
-    _require(0 < fraction < 1, "train_fraction is not between 0 and 1")
-    majority = value.get("majority")
-    if majority is not None:
-        majority = _number(majority, "majority")
-        _require(0 <= majority <= 1, "majority is not between 0 and 1")
-    notes = _entry(value, "notes", list)
-    _require(all(isinstance(note, str) for note in notes), "notes must be a list of texts")
+    if sizes != sorted(set(sizes)):
+        raise ValueError("the points do not increase")
+    texts = {name: value.get(name) for name in _TEXTS}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be a text")
+    notes, majority = value.get("notes"), value.get("majority")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise ValueError("notes must be a list of texts")
     return Curve(
-        codes=_entry(value, "codes", str),
-        backbone=_entry(value, "backbone", str),
-        weights=_entry(value, "weights", str),
-        backbone_sha256=_entry(value, "backbone_sha256", str),
-        images_sha256=_entry(value, "images_sha256", str),
-        split=_entry(value, "split", str),
-        train_fraction=fraction,
-        seed=seed,
-        class_weight=class_weight,
-        created_with=_entry(value, "created_with", str),
-        n_classes=_count(value, "n_classes", 2),
-        n_test=_count(value, "n_test"),
+        **texts,
+        train_fraction=TRAIN_FRACTION.check(value.get("train_fraction"), "train_fraction"),
+        seed=SEED.check(value.get("seed"), "seed"),
+        class_weight=check_class_weight(value.get("class_weight")),
+        n_classes=_AT_LEAST_TWO.check(value.get("n_classes"), "n_classes"),
+        n_test=COUNT.check(value.get("n_test"), "n_test"),
         points=points,
         notes=tuple(notes),
-        majority=majority,
+        majority=None if majority is None else _SHARE.check(majority, "majority"),
     )
 
 
 def _point(value: Any) -> CurvePoint:
-    accuracies = tuple(_number(each, "an accuracy") for each in _entry(value, "accuracies", list))
-    _require(len(accuracies) > 0, "a point has no accuracies")
-    _require(all(0 <= each <= 1 for each in accuracies), "an accuracy is not between 0 and 1")
-    point = CurvePoint(
-        per_class=_count(value, "per_class"),
-        n_train=_count(value, "n_train", 2),
-        C=_number(value.get("C"), "C"),
-        accuracies=accuracies,
+    accuracies = _list(value, "accuracies")
+    return CurvePoint(
+        per_class=COUNT.check(value.get("per_class"), "per_class"),
+        n_train=_AT_LEAST_TWO.check(value.get("n_train"), "n_train"),
+        C=STRENGTH.check(value.get("C"), "C"),
+        accuracies=tuple(_SHARE.check(each, "an accuracy") for each in accuracies),
     )
-    _require(point.C > 0, "C is not above 0")
-    for name, figure in (("mean", point.mean), ("deviation", point.deviation)):
-        stated = _number(value.get(name), name)
-        _require(math.isclose(stated, figure, abs_tol=1e-6), f"{name} is not that of accuracies")
-    return point
 
 
-def _entry(value: Any, name: str, kind: type[Kind]) -> Kind:
-    found = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(found, kind):
-        raise ValueError(f"{name} must be a {'text' if kind is str else 'list'}")
-    return found
-
-
-def _count(value: Any, name: str, least: int = 1) -> int:
-    found = value.get(name)
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= COUNT.most:
-        raise ValueError(f"{name} must be a whole number from {least} to {COUNT.most}")
-    return found
-
-
-def _number(value: Any, name: str) -> float:
-    # The bound keeps out infinity, NaN, and whole numbers too large for a float.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1e300:
-        raise ValueError(f"{name} must be a finite number")
-    return float(value)
-
-
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)
+def _list(value: Any, name: str) -> list[Any]:
+    """Return an entry of a JSON object; it must be a list that is not empty."""
+    entry = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(entry, list) or not entry:
+        raise ValueError(f"{name} must be a list that is not empty")
+    return entry

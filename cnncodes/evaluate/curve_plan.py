@@ -1,4 +1,4 @@
-"""Which images train and test the heads of a learning curve."""
+"""The training and test images of a learning curve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES_LISTED = 10  # in a note
 
 @dataclass(frozen=True)
 class Plan:
-    """What one curve is measured on; images are rows of the codes file.
+    """The images of one curve, as rows of the codes file.
 
     Attributes
     ----------
@@ -37,15 +37,15 @@ class Plan:
     test : ndarray of intp
         The test part.
     train : dict of int to list of ndarray of intp
-        For each number of images a class the training images of each draw.
+        For each number of images per class the training images of each draw.
     groups : ndarray of intp, shape (n_images,)
         Numbers that are equal for images which belong together.
     majority : float
         Test accuracy of always naming the class most common in training.
     split, train_fraction, seed
-        How they were split and drawn, as for `split_by_class`.
+        As for `split_by_class`.
     notes : list of str
-        What the user should know of the data.
+        Remarks on the data.
     """
 
     path: Path
@@ -91,23 +91,23 @@ def plan_curve(
     seeds: int,
     seed: int,
 ) -> Plan:
-    """Choose the images of one curve.
+    """Split and draw the images of one curve.
 
     Parameters
     ----------
     path : Path
         A codes file.
     sizes : sequence of int or None
-        Training images a class, increasing; None for `default_sizes`.
+        Training images per class, increasing; None for `default_sizes`.
     train_fraction, split, seeds, seed
         As for `draw_images`.
 
     Raises
     ------
     FileFormatError
-        The file is not one of codes.
+        The file is not a codes file.
     TrainingError
-        The codes have fewer than two classes, or nothing to test on.
+        The codes have fewer than two classes, or no image is left for the test part.
     ParameterError
         A parameter is out of range, or no class has as many images as the smallest size.
     """
@@ -158,19 +158,19 @@ def draw_images(
     y : ndarray of int32, shape (n_images,)
         Classes, negative for images without a label.
     sizes : sequence of int
-        Training images a class, at most.
+        Training images per class, at most.
     train_fraction, split, seed, groups
         As for `split_by_class`.
     seeds : int
         Number of draws. The first is that of `split_by_class`; in each, a larger size has all
-        the images of a smaller one. Where a size takes all images there is only the first.
+        the images of a smaller one. A size that takes all images has only the first.
 
     Returns
     -------
     parts : Split
-        What is drawn from, and what tests every head.
+        The images that are drawn from, and the test images of every head.
     draws : dict of int to list of ndarray of intp
-        For each size the training images of each draw, places in `y`, increasing.
+        For each size the training images of each draw, as increasing indices into `y`.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def _leading(order: NDArray[np.intp], y: NDArray[np.int32], size: int) -> NDArra
 def _notes_on_sizes(
     sizes: Sequence[int], available: NDArray[np.intp], names: list[str]
 ) -> list[str]:
-    """Tell which sizes cannot be had, and which classes have fewer training images than asked."""
+    """Name sizes that no class has, and classes with fewer training images than a size."""
     notes = []
     most = int(available.max())
     too_large = [f"{size:,}" for size in sizes if size > most]
@@ -215,23 +215,23 @@ def _notes_on_sizes(
     uneven = [size for size in sizes if available.min() < size <= most]
     if uneven:
         fewer = [np.flatnonzero(available < size) for size in uneven]
-        told = [
+        counts = [
             f"{len(few)} of {len(names)} have fewer than {size:,} "
             f"({listed([names[number] for number in few])})"
             for size, few in zip(uneven, fewer, strict=True)
         ]
         notes.append(
-            "classes with fewer images than a size train on all of theirs: "
-            f"{'; '.join(told[:SIZES_LISTED])}{'; …' if len(told) > SIZES_LISTED else ''}"
+            "classes with fewer images than a size train on all of them: "
+            f"{'; '.join(counts[:SIZES_LISTED])}{'; …' if len(counts) > SIZES_LISTED else ''}"
         )
     return notes
 
 
 def compare_plans(plans: list[Plan]) -> None:
-    """Refuse a file that is given twice, and note where classes differ."""
+    """Refuse a file that is named twice, and note where classes differ."""
     for plan, other in combinations(plans, 2):
         if plan.path.samefile(other.path):
-            raise ParameterError(f"{other.path}: is given twice; name each codes file once")
+            raise ParameterError(f"{other.path}: is named twice; name each codes file once")
     for plan in plans[1:]:
         if plan.names != plans[0].names:
             plan.notes.append(

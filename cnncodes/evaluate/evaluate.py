@@ -1,12 +1,11 @@
-"""How good a head or an app is, on labelled images it was not trained on.
+"""Evaluation of a head or an app on labelled images it was not trained on.
 
-The model runs in its own onnxruntime session, block by block, so what is measured is what the
-file computes, whatever is in its graph, and the codes are never in memory all at once.
+The model file runs in onnxruntime, block by block, so that its graph itself is measured and the
+codes are never in memory all at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from cnncodes.evaluate.metrics import measure
 from cnncodes.evaluate.selection import Selection
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.store import CodeStore
-from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal
+from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.rows import CodeRows
 from cnncodes.images.decoding import (
@@ -35,10 +34,16 @@ from cnncodes.images.decoding import (
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
-from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, check_same_network
+from cnncodes.models.metadata import (
+    PREFIX,
+    BackboneInfo,
+    HeadInfo,
+    check_same_network,
+    with_article,
+)
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
 from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
 BATCH_SIZE = 8
 N_MISTAKES = 24
@@ -68,55 +73,56 @@ def evaluate(
     backbone : str or Path, optional
         The backbone file that a head needs for images.
     include_training : bool
-        Whether images that the model was trained on count too. They are known by the digest of
-        their files, wherever these lie.
+        Whether training images of the model are included. They are recognised by the SHA-256 of
+        their files, whatever their paths.
     group_by : {"folder"}, optional
-        Which images of a folder belong together, as for `extract`: images of the groups that
-        trained the model are left out too. A codes file holds its groups.
+        Which images of a folder belong together, as for `extract`: images of the groups of
+        training images are left out too. A codes file has its own groups.
     allow_mixed : bool
-        Whether a head may meet codes of its network in another precision, float32 or int8.
+        Whether the codes may be of the head's network in another precision, float32 or int8.
     max_pixels : int
         An image with more pixels cannot be used.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     progress : Progress, optional
-        Told how far the work is.
+        Counts the images.
 
     Returns
     -------
     Evaluation
-        The figures, and all that belongs to them.
+        Metrics, mistakes and notes.
 
     Raises
     ------
     FileFormatError
-        A file is not what it should be, or model, codes and backbone do not belong together.
+        A file is of another kind or damaged, or model, codes and backbone do not belong together.
     SourceError
-        The images cannot be used, have no labels or none that the model knows, or nothing is
-        left of them without those that trained the model.
+        The images cannot be used, none has a label that the model knows, or all are training
+        images.
     TrainingError
         A code is not finite.
     ParameterError
-        Options contradict each other, a number is out of range, or the provider is not there or
+        Parameters contradict each other, a number is out of range, or the provider is missing or
         cannot start.
     """
+    progress = progress or NoProgress()
     model, data = as_path(model, "model"), as_path(data, "data")
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     if group_by is not None:
         check_choice(group_by, GROUPINGS, "group_by")
-    opened = _Model(model, provider, allow_mixed)
+    opened = _ModelSession(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if _is_codes_file(data):
         if group_by is not None:
-            raise ParameterError(f"{data}: holds its groups, if any; leave group_by out")
+            raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
         return _evaluate_codes(opened, data, backbone, selection, progress)
     classify = _classify(opened, backbone)
     source = find_images(data, group_by=group_by)
     return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
 
 
-class _Model:
+class _ModelSession:
     """A head or an app in a session."""
 
     def __init__(self, path: Path, provider: str, allow_mixed: bool) -> None:
@@ -129,37 +135,40 @@ class _Model:
         if self.kind == "app":
             warn_of_saturation(path, self.info.backbone)
         self._input = "codes" if self.kind == "head" else "images"
-        given = [each.name for each in self._session.get_inputs()]
-        taken = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
+        inputs = [each.name for each in self._session.get_inputs()]
+        outputs = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
         n_classes = len(self.info.labels)
-        if given != [self._input] or taken != [("probabilities", [n_classes])] or n_classes < 2:
+        is_ours = inputs == [self._input] and outputs == [("probabilities", [n_classes])]
+        if not is_ours or n_classes < 2:
             raise FileFormatError(
-                f"{path}: its input or output is not that of {_article(self.kind)}; make it again"
+                f"{path}: its input or output is not that of {with_article(self.kind)}; "
+                "make it again"
             )
         self.input_shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Run a batch; refuse what are no probabilities."""
-        found: NDArray[np.float32]
-        found = run_session(self._session, self.path, "probabilities", self._input, batch)
-        if not (np.abs(found.sum(axis=1) - 1) < 1e-3).all() or found.min(initial=0) < 0:
+        """Run a batch; refuse an output that is not of probabilities."""
+        output: NDArray[np.float32]
+        output = run_session(self._session, self.path, "probabilities", self._input, batch)
+        if not (np.abs(output.sum(axis=1) - 1) < 1e-3).all() or output.min(initial=0) < 0:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
-        return found
+        return output
 
-    def check_codes(self, of: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]) -> None:
+    def check_codes(
+        self, file: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]
+    ) -> None:
         """Refuse codes of another backbone than that of the training."""
-        check_same_network(self.path, self.info, of, info, sha256, allow_mixed=self._allow_mixed)
+        check_same_network(self.path, self.info, file, info, sha256, allow_mixed=self._allow_mixed)
         if tuple(shape) != self.input_shape:
             raise FileFormatError(
-                f"{self.path}: takes codes of another shape than {of} has; train it again"
+                f"{self.path}: takes codes of another shape than {file} has; train it again"
             )
 
     def describe(self) -> EvaluatedModel:
-        """Say what the file is."""
         return EvaluatedModel(
             path=str(self.path),
             kind=self.kind,
-            sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            sha256=sha256_of(self.path),
             training=self.info.training,
             created_with=self.info.created_with,
             n_training_images=len(self.info.training_images),
@@ -178,19 +187,19 @@ def _is_codes_file(path: Path) -> bool:
 
 
 def _evaluate_codes(
-    model: _Model,
+    model: _ModelSession,
     data: Path,
     backbone: str | Path | None,
     selection: Selection,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Evaluation:
     if model.kind == "app":
         raise ParameterError(
-            f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
+            f"{model.path}: is an app, which takes images; pass the folder or CSV file of the "
             f"images, or evaluate its head on {data}"
         )
     if backbone is not None:
-        raise ParameterError(f"{data}: holds codes already; leave backbone out")
+        raise ParameterError(f"{data}: has codes already; leave backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
         if store.white != model.info.white:
@@ -210,39 +219,37 @@ def _evaluate_codes(
         notes = selection.notes(y, store.skipped, images)
         rows = CodeRows(store, chosen)
         probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
-        if progress is not None:
-            progress.begin(len(rows))
-        for places, block in rows.blocks():
+        progress.begin(len(rows))
+        for indices, block in rows.blocks():
+            # (n, n_features) → (n, height, width, channels), or (n, channels)
             codes = block.reshape(len(block), *model.input_shape)
-            probabilities[places] = model.probabilities(codes)
-            if progress is not None:
-                progress.advance(len(block))
+            probabilities[indices] = model.probabilities(codes)
+            progress.advance(len(block))
         return _evaluation(model, selection, store.source, y, probabilities, images, notes)
 
 
 def _evaluate_images(
-    model: _Model,
+    model: _ModelSession,
     source: Source,
     classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     selection: Selection,
     max_pixels: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Evaluation:
     known = selection.known(np.array(source.labels, np.int32), source.class_names)
     wanted = np.flatnonzero(known >= 0)
     files = source.files()
     loaded = load_images(
-        [files[place] for place in wanted],
+        [files[index] for index in wanted],
         model.info.backbone.input_size,
         threads=available_threads(),
         ahead=2 * BATCH_SIZE,
         max_pixels=max_pixels,
         white=model.info.white,
     )
-    if progress is not None:
-        progress.begin(len(wanted))
-    rows, found, skipped, remarks = [], [], [], Counter[str]()
-    digests = list(source.paths)  # until they are known, and where they never are: all differ
+    progress.begin(len(wanted))
+    rows, outputs, skipped, remarks = [], [], [], Counter[str]()
+    digests = list(source.paths)  # replaced where the file can be read; else all differ
     with closing(loaded):
         for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
             usable = []
@@ -257,47 +264,46 @@ def _evaluate_images(
                     usable.append(image.pixels)
                     rows.append(row)
             if usable:
-                found.append(classify(np.stack(usable)))
+                outputs.append(classify(np.stack(usable)))
     chosen = np.array(rows, np.intp)
     if source.groups:
         chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
     images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
-    probabilities = np.concatenate(found)[np.isin(rows, chosen)]
-    of = str(selection.data)
-    return _evaluation(model, selection, of, targets, probabilities, images, notes)
+    probabilities = np.concatenate(outputs)[np.isin(rows, chosen)]
+    origin = str(selection.data)
+    return _evaluation(model, selection, origin, targets, probabilities, images, notes)
 
 
 def _classify(
-    model: _Model, backbone: str | Path | None
+    model: _ModelSession, backbone: str | Path | None
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return what turns pixels into probabilities: an app, or a head behind its backbone."""
+    """Return the function from pixels to probabilities: an app, or backbone and head."""
     if model.kind == "app":
         if backbone is not None:
-            raise ParameterError(f"{model.path}: an app holds its backbone; leave backbone out")
+            raise ParameterError(f"{model.path}: an app has its backbone; leave backbone out")
         size = model.info.backbone.input_size
         if model.input_shape != (size, size, 3):
             raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")
         return model.probabilities
     if backbone is None:
         raise ParameterError(
-            f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
-            "--backbone with the file of its network"
+            f"{model.path}: is a head, which takes codes; evaluate it on a codes file, or pass "
+            "the file of its network as backbone"
         )
     network = Backbone(backbone, provider=model.provider)
     model.check_codes(network.path, network.sha256, network.info, network.code_shape)
     return lambda pixels: model.probabilities(network.extract(pixels))
 
 
-def _counted(loaded: Iterable[LoadedImage], progress: Progress | None) -> Iterable[LoadedImage]:
+def _counted(loaded: Iterable[LoadedImage], progress: Progress) -> Iterable[LoadedImage]:
     for image in loaded:
         yield image
-        if progress is not None:
-            progress.advance(1)
+        progress.advance(1)
 
 
 def _evaluation(
-    model: _Model,
+    model: _ModelSession,
     selection: Selection,
     source: str,
     y: NDArray[np.intp],
@@ -314,7 +320,7 @@ def _evaluation(
             include_training=selection.include_training,
             images_sha256=digest_images(digest for _, digest in images),
         ),
-        figures=measure(probabilities, y, labels),
+        metrics=measure(probabilities, y, labels),
         mistakes=_mistakes(probabilities, y, labels, images),
         notes=notes,
     )
@@ -343,7 +349,3 @@ def _mistakes(
 
 def _shown_white(white: int | None) -> str:
     return "guessed from each image" if white is None else f"{white}"
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "app" else f"a {kind}"

@@ -1,4 +1,4 @@
-"""What an evaluation found: the model, the images, the figures and the mistakes; and as JSON."""
+"""The result of an evaluation: model, images, metrics and mistakes; and as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cnncodes.evaluate.metrics import Figures
+from cnncodes.evaluate.metrics import Metrics
 from cnncodes.models.metadata import BackboneInfo
 
 FORMAT = "1"
@@ -14,24 +14,24 @@ FORMAT = "1"
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """The model that was evaluated, as its file says.
+    """The model that was evaluated, from the metadata of its file.
 
     Attributes
     ----------
     path : str
         Its file.
     kind : {"head", "app"}
-        What it is.
+        The kind of file.
     sha256 : str
         SHA-256 of its file.
     training : dict
         How it was trained.
     created_with : str
-        The versions of what made the file.
+        Versions of the packages that made the file.
     n_training_images : int
-        Different images it was trained on.
+        Training images, copies counted once.
     backbone : BackboneInfo
-        The network whose codes it takes.
+        The network that computes its codes.
     backbone_sha256 : str
         SHA-256 of that network's file.
     """
@@ -55,12 +55,11 @@ class EvaluatedData:
     path : str
         Codes file, folder or CSV file.
     source : str
-        Where the images came from, as it was typed.
+        Folder or CSV file of the images, as it was typed.
     include_training : bool
-        Whether images that the model was trained on count too.
+        Whether training images of the model are included.
     images_sha256 : str
-        SHA-256 of the sorted SHA-256 of the images that count: where it is the same, two
-        evaluations were of the same images.
+        SHA-256 of the sorted SHA-256 of the images: equal for evaluations on the same images.
     """
 
     path: str
@@ -71,7 +70,7 @@ class EvaluatedData:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for another class.
+    """An image whose predicted class is wrong.
 
     Attributes
     ----------
@@ -80,9 +79,9 @@ class Mistake:
     digest : str
         SHA-256 of its file, hexadecimal.
     label, predicted : str
-        The true class, and the predicted one.
+        The true and the predicted class.
     probability : float
-        That of the predicted class.
+        Probability of the predicted class.
     """
 
     path: str
@@ -94,7 +93,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is.
+    """The result of `evaluate`.
 
     Attributes
     ----------
@@ -102,17 +101,17 @@ class Evaluation:
         The model.
     data : EvaluatedData
         The images.
-    figures : Figures
-        The figures.
+    metrics : Metrics
+        The metrics; ``figures`` in JSON.
     mistakes : list of Mistake
-        At most 24, those the model was surest of first.
+        At most 24, in decreasing order of probability.
     notes : list of str
-        What the user should know of the data.
+        Remarks on the data.
     """
 
     model: EvaluatedModel
     data: EvaluatedData
-    figures: Figures
+    metrics: Metrics
     mistakes: list[Mistake]
     notes: list[str]
 
@@ -122,6 +121,9 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
 
     Only the model's metadata can hold one: Python reads NaN there, other programs do not.
     """
-    described = {"format": FORMAT, "kind": "evaluation", **asdict(evaluation)}
+    fields = asdict(evaluation)
+    # The key is part of the format, which `docs/file-formats.md` describes.
+    renamed = {"figures" if key == "metrics" else key: value for key, value in fields.items()}
+    described = {"format": FORMAT, "kind": "evaluation", **renamed}
     plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
     return plain

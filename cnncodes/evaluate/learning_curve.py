@@ -1,10 +1,11 @@
 """The heads of a learning curve: many fits at little more than the cost of one.
 
-All heads of a curve are tested on the same images, and come from one Gram matrix: that of every
-image which trains any of them or tests. Each head is fitted on a part of it, as `logistic` does
-on the whole, and its test logits are read off the rows of the test images. Where there are more
-training images than features, that matrix would be larger than the codes, and each head is fitted
-on its own.
+All heads of a curve have the same test images, and come from one block of a Gram matrix: the
+products of all images with those that train any head. Each head is fitted on a part of its
+training rows, as `logistic` does on the whole, and its test logits follow from the test rows.
+The products of test images with each other are never computed: for 100,000 images of which 1,500
+train, the block takes 0.2 GB instead of 4.0. Where there are as many training images as features,
+it would be larger than the codes, and each head is fitted on the codes.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ from cnncodes.parameters import (
     check_choice,
     check_class_weight,
 )
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
-# Fits a head on a draw with some strength; returns its test accuracy and the strength it chose.
+_TEST_ROWS = 4096  # of a Gram matrix, copied at a time
+# Fits a head on a draw with a C or "auto"; returns its test accuracy and the C that was used.
 _Measure = Callable[[NDArray[np.intp], "float | str"], tuple[float, float]]
 
 
@@ -83,10 +85,10 @@ def learning_curves(
     plot : str or Path, optional
         The chart to write, a ``.png`` or ``.svg`` file.
     per_class : sequence of int, optional
-        Numbers of training images a class, in any order. Those that no class has are left out.
-        By default `default_sizes` of the class with the most.
+        Numbers of training images per class, in any order. Those that no class has are left out.
+        By default `default_sizes` of the largest class.
     seeds : int
-        How many times the training images of each number are drawn.
+        Draws of the training images for each number.
     seed : int
         Seed of the split and of the draws. The first draw is that of `train_head` with this
         seed; within a draw a larger number has all the images of a smaller one. Where all
@@ -94,7 +96,7 @@ def learning_curves(
     train_fraction : float
         Share of each class from which the training images are drawn; the rest tests.
     split : {"stratified", "first"}
-        As for `train_head`. With ``"first"`` there is nothing to draw, and one seed does.
+        As for `train_head`. With ``"first"`` there is nothing to draw, and one seed is used.
     C : float or "auto"
         As for `train_head`. ``"auto"`` chooses it for each number of images, by cross-validation
         on the first draw.
@@ -103,7 +105,7 @@ def learning_curves(
     overwrite : bool
         Whether files at `output` and `plot` may be replaced.
     progress : Progress, optional
-        Told how many heads are measured.
+        Counts the heads.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def learning_curves(
     Raises
     ------
     FileFormatError
-        A codes file is not one.
+        A file is not a codes file.
     TrainingError
         Codes have fewer than two classes, or nothing to test on, or are not finite.
     ParameterError
@@ -124,6 +126,7 @@ def learning_curves(
     OutputError
         A result cannot be written.
     """
+    progress = progress or NoProgress()
     sizes = None if per_class is None else COUNT.check_each(per_class, "per_class")
     seeds = DRAWS.check(seeds, "seeds")
     seed = SEED.check(seed, "seed")
@@ -147,10 +150,9 @@ def learning_curves(
     if n_heads > MAX_HEADS:
         raise ParameterError(
             f"{n_heads:,} heads are more than the {MAX_HEADS:,} that a file of curves can hold; "
-            "give fewer seeds, or fewer numbers per_class"
+            "pass fewer seeds, or fewer numbers per_class"
         )
-    if progress:
-        progress.begin(n_heads)
+    progress.begin(n_heads)
     curves = [_measure(plan, C, class_weight, progress) for plan in plans]
     save_curves(curves, output, overwrite=overwrite)
     if chart is not None:
@@ -158,17 +160,18 @@ def learning_curves(
     return curves
 
 
-def _measure(
-    plan: Plan, C: float | str, class_weight: str | None, progress: Progress | None
-) -> Curve:
+def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
-    rows = np.unique(np.concatenate([plan.test, *chain.from_iterable(plan.train.values())]))
-    largest = max(len(draws[0]) for draws in plan.train.values())
+    trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
     with CodeStore.open(plan.path) as store:
-        codes, backbone, sha256 = CodeRows(store, rows), store.backbone, store.backbone_sha256
+        codes = CodeRows(store, np.concatenate([trained, plan.test]))
+        backbone, sha256 = store.backbone, store.backbone_sha256
         images_sha256 = digest_images(codes.digests())
-        way = _on_gram_matrix if largest < codes.n_features else _on_codes
-        points = _points(plan, way(store, rows, plan, class_weight), C, progress)
+        if len(trained) < codes.n_features:
+            measure = _on_gram_matrix(codes, trained, plan, class_weight)
+        else:
+            measure = _on_codes(store, plan, class_weight)
+        points = _points(plan, measure, C, progress)
     return Curve(
         codes=str(plan.path),
         backbone=backbone.backbone,
@@ -189,28 +192,25 @@ def _measure(
 
 
 def _on_gram_matrix(
-    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
+    codes: CodeRows, trained: NDArray[np.intp], plan: Plan, class_weight: str | None
 ) -> _Measure:
-    """Prepare to measure heads by way of the Gram matrix of all images, which are `rows`."""
-    codes = CodeRows(store, rows)
+    """Prepare to measure heads by a Gram matrix; `codes` are those of `trained`, then the test."""
     block = rows_that_stay(codes.n_features)
-    K = gram_matrix(codes.read, len(rows), block=block, dtype=np.float32)
+    K = gram_matrix(codes.read, len(codes), block=block, dtype=np.float32, n_columns=len(trained))
     if not K.any():
         plan.notes.append(SAME_CODES)
-    test, truth = np.searchsorted(rows, plan.test), plan.y[plan.test]
+    test, truth = np.arange(len(trained), len(codes)), plan.y[plan.test]
     model = new_solver(class_weight=class_weight)
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
-        train, groups = np.searchsorted(rows, draw), plan.groups[draw]
+        train, groups = np.searchsorted(trained, draw), plan.groups[draw]
         logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed, groups=groups)
         return float((logits.argmax(axis=1) == truth).mean()), used
 
     return measure
 
 
-def _on_codes(
-    store: CodeStore, rows: NDArray[np.intp], plan: Plan, class_weight: str | None
-) -> _Measure:
+def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measure:
     """Prepare to measure heads that are each fitted as `train` does."""
     test, truth = CodeRows(store, plan.test), plan.y[plan.test]
 
@@ -225,16 +225,16 @@ def _on_codes(
         )
         n_right, head = 0, LinearHead(weights, bias)
         for _, X in CodeRows(store, draw).blocks():
-            head.logits(X)
-        for places, X in test.blocks():
-            n_right += int((head.logits(X).argmax(axis=1) == truth[places]).sum())
+            head.logits(X)  # refused where they overflow, as `train` does
+        for rows, X in test.blocks():
+            n_right += int((head.logits(X).argmax(axis=1) == truth[rows]).sum())
         return n_right / len(truth), fitted["C"]
 
     return measure
 
 
 def _points(
-    plan: Plan, measure: _Measure, C: float | str, progress: Progress | None
+    plan: Plan, measure: _Measure, C: float | str, progress: Progress
 ) -> tuple[CurvePoint, ...]:
     """Measure the heads of each size."""
     points = []
@@ -243,13 +243,12 @@ def _points(
     for size, draws in plan.train.items():
         first = measure(draws[0], C)
         strength, accuracies = first[1], []
-        # Two heads at a time in half the threads each are done before one by one.
+        # Two heads at a time in half the threads each take less time than one after the other.
         with threadpool_limits(threads // workers, "blas"), ThreadPoolExecutor(workers) as pool:
             others = pool.map(measure, draws[1:], repeat(strength))
             for accuracy, _ in chain([first], others):
                 accuracies.append(accuracy)
-                if progress:
-                    progress.advance(1)
+                progress.advance(1)
         points.append(CurvePoint(size, len(draws[0]), strength, tuple(accuracies)))
     return tuple(points)
 
@@ -268,14 +267,15 @@ def fit_part(
 
     Parameters
     ----------
-    K : ndarray of float32, shape (n_images, n_images)
-        Inner products of the codes, from which any one vector may be subtracted.
+    K : ndarray of float32, shape (n_images, n_columns)
+        Inner products of the codes, from which any one vector may be subtracted, with those of
+        the first `n_columns` images.
     train, test : ndarray of intp
-        Places in `K`.
+        Rows of `K`; those that train are below `n_columns`.
     y : ndarray of int32, shape (n_train,)
         Classes of the training images.
     model : LogisticRegression
-        What is fitted, but for its C.
+        The estimator; its C is replaced.
     C : float or "auto"
         Inverse strength of the penalty on standardised codes.
     seed : int
@@ -286,9 +286,9 @@ def fit_part(
     Returns
     -------
     logits : ndarray of float32, shape (n_test, n_classes)
-        What the head of `fit_logistic` on the same images gives for the test images.
+        Those of the head of `fit_logistic` on the same images.
     C : float
-        The strength that was used.
+        The C that was used.
 
     Raises
     ------
@@ -297,7 +297,7 @@ def fit_part(
 
     Notes
     -----
-    A head's weights are W = Xᵀα, where the rows of α add up to zero. So the logits of an image x
+    The weights are W = Xᵀα, where the columns of α have sum zero. So the logits of an image x
     are (Xx − Xm)ᵀα plus the intercept, with the mean m of the training images: Xx is a row of K,
     and Xm the mean of K over the training images.
     """
@@ -309,7 +309,12 @@ def fit_part(
     alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
     intercept = solution.intercept.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        logits = (K[np.ix_(test, train)] - mean) @ alpha + intercept
+        logits = np.concatenate(
+            [
+                (K[np.ix_(test[start : start + _TEST_ROWS], train)] - mean) @ alpha + intercept
+                for start in range(0, len(test), _TEST_ROWS)
+            ]
+        )
         trained = points @ solution.weights.astype(np.float32) + intercept
     for each in (trained, logits):  # as `train` does
         check_logits(each)

@@ -1,7 +1,7 @@
-"""How good a classifier is, in figures: from its probabilities and the true classes.
+"""Metrics of a classifier, from its probabilities and the true classes.
 
-scikit-learn's metrics where it has them; the expected calibration error is that of Guo, Pleiss,
-Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
+They are those of scikit-learn where it has them; the expected calibration error is that of Guo,
+Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """How a classifier does on one class.
+class ClassMetrics:
+    """The metrics of one class.
 
     Attributes
     ----------
     label : str
         The class.
     n_images : int
-        Images of the class, also called its support.
+        Images of the class: its support.
     n_predicted : int
-        Images for which it was predicted.
+        Images for which the class was predicted.
     precision : float or None
-        Share of the predictions of this class that are right; None where it was never predicted.
+        Share of its predictions that are right; None where there are none.
     recall : float or None
-        Share of the images of this class that were found; None where there are none.
+        Share of its images that were predicted as such; None where there are none.
     f1 : float or None
-        Harmonic mean of both; None where there are no images.
+        Harmonic mean of precision and recall; None where there are no images.
     """
 
     label: str
@@ -52,18 +52,18 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Bin:
-    """The predictions whose probability lies between two bounds.
+    """The predictions whose probability is between two bounds.
 
     Attributes
     ----------
     lower, upper : float
-        The bounds; `upper` belongs to the bin, `lower` to the one before.
+        The bounds; `upper` is in the bin, `lower` in the one before.
     n_images : int
-        Predictions in it.
+        Predictions in the bin.
     confidence : float or None
         Mean probability of the predicted class; None where the bin is empty.
     accuracy : float or None
-        Share that is right; None where the bin is empty.
+        Share of right predictions; None where the bin is empty.
     """
 
     lower: float
@@ -75,15 +75,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one class taken for another.
-
-    Attributes
-    ----------
-    label, predicted : str
-        The true class, and what it was taken for.
-    n_images : int
-        How often.
-    """
+    """The number of images of class `label` that were predicted as class `predicted`."""
 
     label: str
     predicted: str
@@ -91,31 +83,31 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """How a classifier does.
+class Metrics:
+    """The metrics of a classifier.
 
     Attributes
     ----------
     n_images : int
-        Images that were counted.
+        Number of images.
     accuracy : float
         Share of images whose likeliest class is the true one.
     top5_accuracy : float or None
-        Share of images whose true class is among the five likeliest; None where there are no
-        more than five classes, as it would be 1.
+        Share of images whose true class is among the five likeliest; None for five classes or
+        fewer, where it is always 1.
     balanced_accuracy : float
         Mean recall of the classes that have images.
     log_loss : float
-        Mean cross-entropy, in nats. A probability below 2.2e-16 counts as that.
+        Mean cross-entropy, in nats; probabilities are clipped at 2.2e-16.
     calibration_error : float
         Expected calibration error: the mean distance of `Bin.accuracy` from `Bin.confidence`,
-        each bin counting as its images do.
+        weighted by the images of each bin.
     majority : float
-        Accuracy of always naming `majority_label`.
+        Accuracy of always predicting `majority_label`.
     majority_label : str
         The class with most images.
-    classes : list of ClassFigures
-        One for each class, in the order of the probabilities.
+    classes : list of ClassMetrics
+        In the order of the probabilities.
     confusion_matrix : list of list of int
         Images by true class (rows) and predicted class (columns).
     bins : list of Bin
@@ -130,11 +122,11 @@ class Figures:
     calibration_error: float
     majority: float
     majority_label: str
-    classes: list[ClassFigures]
+    classes: list[ClassMetrics]
     confusion_matrix: list[list[int]]
     bins: list[Bin]
 
-    def worst_classes(self) -> list[ClassFigures]:
+    def worst_classes(self) -> list[ClassMetrics]:
         """Return the classes that have images, the lowest F1 first."""
         present = [each for each in self.classes if each.f1 is not None]
         return sorted(present, key=lambda each: each.f1 or 0.0)
@@ -152,25 +144,24 @@ class Figures:
         ]
 
 
-def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: list[str]) -> Figures:
-    """Compute all figures.
+def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: list[str]) -> Metrics:
+    """Compute all metrics.
 
     Parameters
     ----------
     probabilities : ndarray of float32, shape (n_images, n_classes)
-        Rows add up to 1 but for rounding; at least one image and two classes.
+        Rows have sum 1 but for rounding; at least one image and two classes.
     y : ndarray of intp, shape (n_images,)
-        The true classes, as columns of `probabilities`; classes may be missing.
+        The true classes, as columns of `probabilities`; some classes may have no images.
     labels : list of str
         Names of the classes.
 
     Returns
     -------
-    Figures
-        The figures.
+    Metrics
     """
     p = probabilities.astype(np.float64)
-    p /= p.sum(axis=1, keepdims=True)  # single precision rounds; scikit-learn looks closer
+    p /= p.sum(axis=1, keepdims=True)  # scikit-learn warns of sums that float32 rounded
     numbers = np.arange(len(labels))
     predicted = p.argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -179,7 +170,7 @@ def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: lis
     n_predicted = np.bincount(predicted, minlength=len(labels))
     bins = _bins(p.max(axis=1), predicted == y)
     top5 = top_k_accuracy_score(y, p, k=TOP, labels=numbers) if len(labels) > TOP else None
-    return Figures(
+    return Metrics(
         n_images=len(y),
         accuracy=float((predicted == y).mean()),
         top5_accuracy=None if top5 is None else float(top5),
@@ -189,7 +180,7 @@ def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: lis
         majority=float(support.max() / len(y)),
         majority_label=labels[support.argmax()],
         classes=[
-            ClassFigures(
+            ClassMetrics(
                 label=labels[number],
                 n_images=int(support[number]),
                 n_predicted=int(n_predicted[number]),
@@ -219,10 +210,10 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
     edges = np.linspace(0, 1, N_BINS + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
     bins = []
     for number in range(N_BINS):
-        inside = place == number
+        inside = bin_of == number
         n = int(inside.sum())
         bins.append(
             Bin(

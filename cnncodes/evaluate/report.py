@@ -1,4 +1,4 @@
-"""The report of an evaluation: one page that needs nothing but itself, and its figures as JSON."""
+"""The report of an evaluation: one self-contained page, and the result as JSON."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import Evaluation, Mistake, evaluation_to_json
 from cnncodes.files import exists, is_folder
 from cnncodes.images.decoding import load_image
-from cnncodes.inspect.info import value_text
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import shown
+from cnncodes.text import shown, value_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-PAGE, FIGURES = "index.html", "evaluation.json"
-THUMBNAIL_SIZE = 192  # pixels; shown at half of that or a little more, so it stays sharp
+PAGE, RESULT = "index.html", "evaluation.json"
+THUMBNAIL_SIZE = 192  # pixels; shown at about half of that, for sharp screens
 N_CONFUSIONS = 10
-_MAX_WRITTEN = 12  # classes up to which the confusion matrix is written out in numbers
+_MAX_WRITTEN = 12  # classes up to which the confusion matrix is a table of numbers
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ class Thumbnail:
     Attributes
     ----------
     mistake : Mistake
-        The image and what it was taken for.
+        The image and its classes.
     uri : str
-        A small JPEG as a ``data:`` URI; empty if there is none.
+        A small JPEG as a ``data:`` URI; empty if there is a problem.
     problem : str
-        Why there is none; empty if there is.
+        Why the image is not shown; else empty.
     """
 
     mistake: Mistake
@@ -63,20 +62,20 @@ class Thumbnail:
 
 
 class Report:
-    """A report that is going to be written; whatever stands in its way is said now.
+    """A report that is written after an evaluation; its parameters are checked before.
 
     Parameters
     ----------
     folder : str or Path
-        Where to write; made if it is not there.
+        Where to write; created if absent.
     curve : str or Path, optional
         A file of ``cnncodes curve``.
     images : str or Path, optional
-        Folder that the images' paths are relative to; by default as the evaluation says.
+        Folder that the images' paths are relative to; by default that of the evaluation.
     overwrite : bool
-        Whether a report that stands there may be replaced.
+        Whether an existing report may be replaced.
     inputs : iterable of str or Path
-        What the evaluation is made from, which is never replaced.
+        The files of the evaluation, which are never replaced.
 
     Raises
     ------
@@ -85,7 +84,7 @@ class Report:
     OutputError
         The report cannot be written.
     FileFormatError
-        `curve` is not what it should be.
+        `curve` is not a file of learning curves.
     SourceError
         `images` is not a folder.
     """
@@ -105,10 +104,10 @@ class Report:
         curve = None if curve is None else as_path(curve, "curve")
         sources = [*inputs, curve] if curve is not None else list(inputs)
         if is_folder(folder):
-            for name in (PAGE, FIGURES):
+            for name in (PAGE, RESULT):
                 check_output(folder / name, overwrite=overwrite, inputs=sources)
         elif exists(folder) or folder.is_symlink():  # one that leads nowhere
-            raise OutputError(f"{folder}: is no folder; name a folder for the report")
+            raise OutputError(f"{folder}: is not a folder; name a folder for the report")
         else:
             check_output(folder, overwrite=overwrite)
         self._images = None if images is None else as_path(images, "images")
@@ -122,22 +121,22 @@ class Report:
         Raises
         ------
         OutputError
-            They cannot be written; nothing new is left then.
+            They cannot be written; the folder is then as before.
         """
         root = self._images or _root(evaluation.data.source)
         page = render(evaluation, self._curves, thumbnails(evaluation.mistakes, root))
-        figures = json.dumps(evaluation_to_json(evaluation), indent=2, allow_nan=False)
+        result = json.dumps(evaluation_to_json(evaluation), indent=2, allow_nan=False)
         is_new = not self.folder.exists()
         try:
             self.folder.mkdir(exist_ok=True)
             with (
-                replacing(self.folder / FIGURES, overwrite=self._overwrite) as first,
+                replacing(self.folder / RESULT, overwrite=self._overwrite) as first,
                 replacing(self.folder / PAGE, overwrite=self._overwrite) as second,
             ):
-                first.write_text(figures + "\n", "utf-8")
+                first.write_text(result + "\n", "utf-8")
                 second.write_text(page, "utf-8")
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+            raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
         finally:
             if is_new:  # a folder with a report in it stays
                 with suppress(OSError):
@@ -150,26 +149,26 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     Parameters
     ----------
     evaluation : Evaluation
-        What is told.
+        The result to show.
     curves : sequence of Curve
-        Learning curves to show; there may be none.
+        Learning curves to show; may be empty.
     mistakes : sequence of Thumbnail
         The gallery.
 
     Returns
     -------
     str
-        HTML without scripts, which loads nothing. All that comes from files is escaped.
+        HTML without scripts or external resources. All text from files is escaped.
     """
     from markupsafe import Markup
 
-    figures = evaluation.figures
-    matrix = np.array(figures.confusion_matrix)
+    metrics = evaluation.metrics
+    matrix = np.array(metrics.confusion_matrix)
     is_written_out = len(matrix) <= _MAX_WRITTEN
-    labels = [each.label for each in figures.classes]
+    labels = [each.label for each in metrics.classes]
     charts = {
         "reliability": inline_svg(
-            reliability_figure(figures.bins),
+            reliability_figure(metrics.bins),
             "reliability",
             "Reliability diagram; its numbers are in the table below it.",
         )
@@ -188,7 +187,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         )
     return _template().render(
         evaluation=evaluation,
-        figures=figures,
+        metrics=metrics,
         model=evaluation.model,
         model_name=Path(evaluation.model.path).name,
         data_name=Path(evaluation.data.path).name,
@@ -198,14 +197,14 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         else None,
         labels=labels,
         has_tall_names=len(labels) > 4 and max(map(len, labels)) > 6,
-        numbers={label: place + 1 for place, label in enumerate(labels)},
-        confusions=figures.confusions(N_CONFUSIONS),
-        worst=figures.worst_classes(),
-        absent=[each for each in figures.classes if each.f1 is None],
+        numbers={label: number for number, label in enumerate(labels, 1)},
+        confusions=metrics.confusions(N_CONFUSIONS),
+        worst=metrics.worst_classes(),
+        absent=[each for each in metrics.classes if each.f1 is None],
         charts={name: Markup(svg) for name, svg in charts.items()},
         curves=curves,
         mistakes=mistakes,
-        n_wrong=round(figures.n_images * (1 - figures.accuracy)),
+        n_wrong=round(metrics.n_images * (1 - metrics.accuracy)),
         training=[
             (key.replace("_", " "), value_text(value))
             for key, value in evaluation.model.training.items()
@@ -216,7 +215,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
 
 
 def thumbnails(mistakes: Sequence[Mistake], root: Path) -> list[Thumbnail]:
-    """Find and shrink the images of mistakes; one that is not the evaluated file is not shown.
+    """Load and shrink the images of mistakes; files changed since the evaluation are not shown.
 
     Parameters
     ----------
@@ -228,7 +227,7 @@ def thumbnails(mistakes: Sequence[Mistake], root: Path) -> list[Thumbnail]:
     Returns
     -------
     list of Thumbnail
-        One for each mistake.
+        One per mistake.
     """
     return [_thumbnail(mistake, root / mistake.path) for mistake in mistakes]
 
@@ -248,7 +247,7 @@ def _thumbnail(mistake: Mistake, file: Path) -> Thumbnail:
 
 
 def _root(source: str) -> Path:
-    """Return what paths are relative to: the source, or the folder of a CSV file."""
+    """Return the folder that paths are relative to: the source, or that of a CSV file."""
     path = Path(source)
     return path if is_folder(path) else path.parent
 
@@ -266,13 +265,13 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_fit_to_show,
+        finalize=_escaped,
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     source = files("cnncodes.evaluate").joinpath("report.html").read_text("utf-8")
     return environment.from_string(source)
 
 
-def _fit_to_show(value: Any) -> Any:
-    """Escape control characters in all that a page shows; markup of our own is not of `str`."""
+def _escaped(value: Any) -> Any:
+    """Escape control characters in text from files; our own markup is of another type."""
     return shown(value) if type(value) is str else value

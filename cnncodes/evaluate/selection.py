@@ -1,4 +1,4 @@
-"""Which labelled images an evaluation counts, and why it leaves the others out."""
+"""The images that an evaluation uses, and notes on those it leaves out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cnncodes.text import counted, listed
 
 
 class Selection:
-    """The images that count.
+    """The images that are evaluated, chosen in steps.
 
     Parameters
     ----------
     data : Path
-        Where the images come from; named in errors.
+        The file or folder of the images; named in errors.
     info : HeadInfo
-        What the model says of itself.
+        The metadata of the model.
     include_training : bool
-        Whether images that the model was trained on count too.
+        Whether training images of the model are included.
     """
 
     def __init__(self, data: Path, info: HeadInfo, *, include_training: bool) -> None:
@@ -36,14 +36,19 @@ class Selection:
         self._n_related = 0
 
     def known(self, labels: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.intp]:
-        """Return each image's class as the model numbers it, −1 where it does not count.
+        """Return the index of each image's class among the model's, −1 where it has none.
 
         Parameters
         ----------
         labels : ndarray of int32, shape (n_images,)
-            Places in `names`, −1 for an image without a label.
+            Indices into `names`, −1 for an image without a label.
         names : sequence of str
             The classes of the images.
+
+        Returns
+        -------
+        ndarray of intp, shape (n_images,)
+            Indices into the model's labels.
 
         Raises
         ------
@@ -52,29 +57,29 @@ class Selection:
         """
         if not (labels >= 0).any():
             raise SourceError(
-                f"{self.data}: none of its images has a label; give a folder of class folders or "
+                f"{self.data}: none of its images has a label; use a folder of class folders or "
                 "a CSV file with the columns path and label"
             )
-        places = {name: place for place, name in enumerate(self._info.labels)}
-        columns = np.array([places.get(name, -1) for name in names] + [-1])  # the last: no label
+        indices = {name: index for index, name in enumerate(self._info.labels)}
+        columns = np.array([indices.get(name, -1) for name in names] + [-1])  # label -1 is the last
         y: NDArray[np.intp] = columns[labels]
         unlabelled = labels < 0
         if unlabelled.any():
             self._leave_out(int(unlabelled.sum()), "without a label")
-        strange = (y < 0) & ~unlabelled
-        unknown = listed([names[number] for number in np.unique(labels[strange])])
+        foreign = (y < 0) & ~unlabelled
+        unknown = listed([names[number] for number in np.unique(labels[foreign])])
         if not (y >= 0).any():
             raise SourceError(
                 f"{self.data}: its classes ({unknown}) are not those of the model "
-                f"({listed(self._info.labels)}); give images of these"
+                f"({listed(self._info.labels)}); use images of these"
             )
-        if strange.any():
+        if foreign.any():
             why = f"of classes that the model does not know: {unknown}"
-            self._leave_out(int(strange.sum()), why)
+            self._leave_out(int(foreign.sum()), why)
         return y
 
     def unseen(self, digest: str) -> bool:
-        """Tell whether an image counts; one that trained the model does only if asked for."""
+        """Return whether an image is used: a training image only with `include_training`."""
         trained = image_key(digest) in self._info.training_images
         self._n_training += trained
         return self.include_training or not trained
@@ -82,12 +87,12 @@ class Selection:
     def unrelated(
         self, chosen: NDArray[np.intp], digests: Sequence[str], groups: NDArray[np.intp]
     ) -> NDArray[np.intp]:
-        """Leave out images of a group of which an image trained the model, unless asked for.
+        """Leave out images of the groups of training images, unless these are included.
 
         Parameters
         ----------
         chosen : ndarray of intp
-            The images that count so far, as indices of the other two.
+            The images chosen so far, as indices into `digests` and `groups`.
         digests : sequence of str
             SHA-256 of each image's file.
         groups : ndarray of int, shape (n_images,)
@@ -96,7 +101,7 @@ class Selection:
         Returns
         -------
         ndarray of intp
-            The images that still count.
+            The images that remain.
         """
         if self.include_training:
             return chosen
@@ -111,16 +116,21 @@ class Selection:
         skipped: Sequence[tuple[str, str]],
         images: Sequence[tuple[str, str]],
     ) -> list[str]:
-        """Say what was left out and what is missing, once it is known what counts.
+        """Describe what was left out and what is missing.
 
         Parameters
         ----------
         y : ndarray of intp, shape (n_images,)
-            The classes of the images that count.
+            The classes of the chosen images.
         skipped : sequence of (str, str)
             Path and reason of each image that could not be used.
         images : sequence of (str, str)
-            Path and digest of each image that counts.
+            Path and digest of each chosen image.
+
+        Returns
+        -------
+        list of str
+            Notes for the user.
 
         Raises
         ------
@@ -139,15 +149,15 @@ class Selection:
             self._leave_out(self._n_related, "of the same groups as images that trained the model")
         if not len(y):
             remedy = (
-                "give images it has not seen, or pass --include-training"
+                "use images it has not seen, or pass include_training"
                 if self._n_training or self._n_related
-                else "give others"
+                else "use others"
             )
             raise SourceError(
                 f"{self.data}: has no image left to evaluate ({'; '.join(self._notes)}); {remedy}"
             )
         present = set(y.tolist())
-        absent = [name for place, name in enumerate(self._info.labels) if place not in present]
+        absent = [name for index, name in enumerate(self._info.labels) if index not in present]
         if absent:
             classes = counted(len(absent), "class", "classes")
             self._notes.append(f"no image of {classes} of the model: {listed(absent)}")

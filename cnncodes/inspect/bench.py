@@ -1,16 +1,17 @@
-"""How fast a backbone or an app is on this machine, and how much memory it takes.
+"""Speed and memory of a backbone or an app on this machine.
 
-Each file is measured in a process of its own, so that one does not inflate the memory of the
-next. The images are random noise: what a network computes does not depend on what is on them.
+Each file is measured in its own process, so that the peak memory of one does not count for the
+next. The images are random noise: the time of a network does not depend on its input.
 
-Many images can be computed in two ways: one after the other, each by all threads, or several at
-a time, each by one thread. Which is faster depends on network and machine, so both are measured,
-in several short rounds; the median of the rounds counts.
+Many images can be computed in two ways: one batch at a time by all threads, or several at a time
+by one thread each. Which is faster depends on network and machine, so both are measured, in
+several short rounds, of which the median counts.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
 import sys
 import time
@@ -28,9 +29,9 @@ from numpy.typing import NDArray
 from cnncodes.errors import CnncodesError, FileFormatError, ParameterError
 from cnncodes.machine import available_threads
 from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo
-from cnncodes.models.session import DEFAULT_PROVIDER, open_session
+from cnncodes.models.session import DEFAULT_PROVIDER, open_session, runtime_errors
 from cnncodes.parameters import NETWORK_BATCH, SECONDS, THREADS, as_paths
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -39,21 +40,22 @@ KINDS = ("backbone", "app")
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 DEFAULT_SECONDS = 1.0
 MIN_ROUNDS, MAX_ROUNDS = 2, 5
-MIN_LATENCIES = 20  # fewer would make no 95th percentile
+MIN_LATENCIES = 20  # for a 95th percentile
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second, computed in one way in batches of one size.
+    """Images per second, for one batch size and one number of concurrent batches.
 
     Attributes
     ----------
     batch_size : int
-        Images given to the network at a time.
+        Images per batch.
     callers : int
-        Batches computed at a time.
+        Batches computed at the same time.
     threads : int
-        Threads that compute each of them.
+        Threads per batch.
     images_per_second : float
         Median of the rounds.
     """
@@ -66,16 +68,16 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured of one file.
+    """The measurements of one file.
 
     Attributes
     ----------
     path : str
         The file, as it was named.
     kind : {"backbone", "app"}
-        What it is.
+        The kind of file.
     backbone, weights, precision : str
-        As the file says.
+        From the metadata of the file.
     input_size : int
         Height and width of the images, in pixels.
     provider : str
@@ -83,16 +85,16 @@ class Benchmark:
     file_bytes : int
         Size of the file.
     load_seconds : float
-        Time to open it; it was read before, so the disk does not count.
+        Time to open it, with its content in the disk cache.
     latency_p50, latency_p95 : float
-        Seconds for one image computed by all threads: median and 95th percentile.
+        Seconds for one image with all threads: median and 95th percentile.
     best : Throughput
         The fastest of `throughputs`.
     peak_bytes : int or None
-        Most memory the process ever had, Python and all batch sizes included; None where the
-        system does not tell.
+        Peak resident memory of the process, Python and all batch sizes included; None where the
+        system does not report it.
     throughputs : list of Throughput
-        Each batch size, in either way.
+        Each batch size, in both ways.
     """
 
     path: str
@@ -113,9 +115,9 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a process is to measure."""
+    """What a process measures."""
 
-    path: str | Path
+    path: Path
     batch_sizes: tuple[int, ...]
     threads: int
     provider: str
@@ -143,16 +145,16 @@ def benchmark(
     files : sequence of str or Path
         Backbones and apps.
     batch_sizes : sequence of int
-        Images given to the network at a time; each is measured once, in increasing order.
+        Images per batch; each size is measured once, in increasing order.
     threads : int, optional
-        Threads that compute; by default all the processors there are.
+        Threads that compute; by default one per available processor.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     seconds : float
         How long to measure each batch size in each way, and the latency; longer where the
-        fewest runs that make a median take longer.
+        least number of runs takes longer.
     progress : Progress, optional
-        Told how far the work is.
+        Counts the measurements.
 
     Returns
     -------
@@ -164,39 +166,39 @@ def benchmark(
     FileFormatError
         A file is neither a backbone nor an app.
     ParameterError
-        A parameter is out of range, the provider is not there or cannot start, or memory does
-        not suffice.
+        A parameter is out of range, the provider is missing or cannot start, or memory does not
+        suffice.
 
     Notes
     -----
-    It starts new Python processes, so a script must call it below
-    ``if __name__ == "__main__":``, as `multiprocessing` asks.
+    New Python processes are started, so a script must call this below
+    ``if __name__ == "__main__":``, as `multiprocessing` requires.
     """
-    files = list(as_paths(files, "files"))
+    progress = progress or NoProgress()
+    paths = list(as_paths(files, "files"))
     threads = THREADS.check_or_none(threads, "threads") or available_threads()
     seconds = SECONDS.check(seconds, "seconds")
     sizes = NETWORK_BATCH.check_each(batch_sizes, "batch_sizes")
-    if not files:
+    if not paths:
         raise ParameterError("there is no file to measure; name one or more")
-    requests = [_Request(path, sizes, threads, provider, seconds) for path in files]
-    for request in requests:  # all are looked at before the first is measured
+    requests = [_Request(path, sizes, threads, provider, seconds) for path in paths]
+    for request in requests:  # a bad file is refused before the first is measured
         _open(request, threads)
-    if progress is not None:
-        progress.begin(len(files) * (1 + len(requests[0].ways)))
-    found = []
+    progress.begin(len(paths) * (1 + len(requests[0].ways)))
+    benchmarks = []
     for request in requests:
         with closing(_in_own_process(request)) as messages:
             for message in messages:
                 if isinstance(message, Benchmark):
-                    found.append(message)
-                elif progress is not None:
+                    benchmarks.append(message)
+                else:
                     progress.advance(1)
-    return found
+    return benchmarks
 
 
 def _in_own_process(request: _Request) -> Generator[Benchmark | None, None, None]:
-    """Give None as often as something was measured, then the result."""
-    context = multiprocessing.get_context("spawn")  # a fork would start with our memory
+    """Yield None after each measurement, then the result."""
+    context = multiprocessing.get_context("spawn")  # a fork would start with this one's memory
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_measurements, args=(sender, request), daemon=True)
     try:
@@ -211,7 +213,7 @@ def _in_own_process(request: _Request) -> Generator[Benchmark | None, None, None
     except EOFError:
         raise ParameterError(
             f"{request.path}: measuring it ended early, most likely for lack of memory; pass "
-            "smaller --batch-sizes"
+            "smaller batch_sizes"
         ) from None
     finally:
         if process.pid is not None:
@@ -221,18 +223,18 @@ def _in_own_process(request: _Request) -> Generator[Benchmark | None, None, None
 
 
 def _send_measurements(sender: Connection, request: _Request) -> None:
-    """Measure, in the process made for it; tell of each step, and of the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits is interrupted
+    """Measure, in the new process, and send each of the messages of `_in_own_process`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends this process
     try:
-        for message in _measure(request):
-            sender.send(message)
+        with runtime_errors(
+            lambda reason: ParameterError(
+                f"{request.path}: cannot be run ({reason}); pass other batch_sizes"
+            )
+        ):
+            for message in _measure(request):
+                sender.send(message)
     except CnncodesError as error:
         sender.send(error)
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        reason = str(error).strip().partition("\n")[0]
-        sender.send(
-            ParameterError(f"{request.path}: cannot be run ({reason}); pass other --batch-sizes")
-        )
 
 
 def _measure(request: _Request) -> Iterator[Benchmark | None]:
@@ -263,19 +265,19 @@ def _measure(request: _Request) -> Iterator[Benchmark | None]:
         precision=info.precision,
         input_size=info.input_size,
         provider=provider,
-        file_bytes=Path(request.path).stat().st_size,
+        file_bytes=request.path.stat().st_size,
         load_seconds=load_seconds,
         latency_p50=float(np.percentile(latencies, 50)),
         latency_p95=float(np.percentile(latencies, 95)),
         best=max(throughputs, key=lambda each: each.images_per_second),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
         throughputs=throughputs,
     )
 
 
 def _open(request: _Request, threads: int) -> tuple[InferenceSession, str, BackboneInfo]:
-    """Open a file, and say what it is and which network is in it."""
-    path = Path(request.path)
+    """Open a file; return its session, its kind and its network."""
+    path = request.path
     session, metadata = open_session(path, *KINDS, threads=threads, provider=request.provider)
     kind = metadata[PREFIX + "kind"]
     info = (
@@ -283,37 +285,39 @@ def _open(request: _Request, threads: int) -> tuple[InferenceSession, str, Backb
         if kind == "app"
         else BackboneInfo.from_metadata(metadata, path)
     )
-    given = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
-    if given != [("images", "tensor(uint8)", [info.input_size, info.input_size, 3])]:
+    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    if inputs != [("images", "tensor(uint8)", [info.input_size, info.input_size, 3])]:
         raise FileFormatError(f"{path}: its input is not that of our files; make it again")
     return session, kind, info
 
 
-def _noise(n_images: int, size: int) -> NDArray[np.uint8]:
+def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:
+    """Return the same random images each time, of shape (n_images, size, size, 3)."""
     return np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), dtype=np.uint8)
 
 
 def _latencies(session: InferenceSession, size: int, seconds: float) -> list[float]:
-    """Time one image again and again; the first run, which sets things up, does not count."""
-    image = {"images": _noise(1, size)}
+    """Time single images, after a first run, which allocates memory."""
+    image = {"images": noise_images(1, size)}
     session.run(None, image)
-    found: list[float] = []
+    latencies: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < MIN_LATENCIES or time.perf_counter() < end:
+    while len(latencies) < MIN_LATENCIES or time.perf_counter() < end:
         started = time.perf_counter()
         session.run(None, image)
-        found.append(time.perf_counter() - started)
-    return found
+        latencies.append(time.perf_counter() - started)
+    return latencies
 
 
 def _medians(session: InferenceSession, size: int, callers: int, request: _Request) -> list[float]:
-    """Give the images a second of each batch size, median of rounds that have all of them.
+    """Return the images per second of each batch size, the median over the rounds.
 
-    So what else the machine does strikes all batch sizes alike. A slow network has fewer rounds.
+    Each round has all batch sizes, so that other load on the machine affects them alike. A slow
+    network has fewer rounds.
     """
-    batches = [{"images": _noise(number, size)} for number in request.batch_sizes]
+    batches = [{"images": noise_images(number, size)} for number in request.batch_sizes]
     end = time.perf_counter() + request.seconds * len(batches)
-    _images_per_second(session, batches[-1], callers, 0)  # the memory of the largest will do
+    _images_per_second(session, batches[-1], callers, 0)  # allocates memory for every size
     rounds: list[list[float]] = []
     while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and time.perf_counter() < end):
         rounds.append(
@@ -329,7 +333,7 @@ def _medians(session: InferenceSession, size: int, callers: int, request: _Reque
 def _images_per_second(
     session: InferenceSession, batch: dict[str, NDArray[np.uint8]], callers: int, seconds: float
 ) -> float:
-    """Let callers compute a batch again and again, at the same time, each at least once."""
+    """Compute a batch repeatedly in concurrent callers, each at least once."""
     with ThreadPoolExecutor(callers) as pool:
         started = time.perf_counter()
         runs = [pool.submit(_run_until, session, batch, started + seconds) for _ in range(callers)]
@@ -345,12 +349,15 @@ def _run_until(session: InferenceSession, batch: dict[str, NDArray[np.uint8]], e
     return n_images
 
 
-def _peak_bytes() -> int | None:
-    """Return the most memory this process ever had resident."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux; getrusage would count the process that started this one
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+def peak_bytes(status: Path = _STATUS) -> int | None:
+    """Return the peak resident memory of this process; None where the system does not report it.
+
+    On Linux it is read from `status`, since getrusage counts the parent process too. Sandboxes
+    such as gVisor leave the line out.
+    """
+    if status.exists():
+        line = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        return int(line[1]) * 1024 if line else None
     if sys.platform == "darwin":
         import resource
 

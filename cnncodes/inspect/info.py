@@ -1,4 +1,4 @@
-"""What is this file? A description of any of ours, and a plain word on any other."""
+"""Description of any file of cnncodes, and the kind of some others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnncodes.images.sources import find_images
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import shown
+from cnncodes.text import first_line, shown, value_text
 
 UNFINISHED_CODES = {
     "what": "unfinished codes",
@@ -32,13 +32,13 @@ def describe(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict of str to JSON types
-        ``what`` says in a few words what it is; the rest depends on that.
+        ``what`` is the kind in a few words; the other keys depend on it.
 
     Raises
     ------
     FileFormatError
-        There is no such file, it is a FIFO, socket or device, cannot be read, or is a model of
-        cnncodes that may not be opened.
+        The file is absent, a FIFO, socket or device, cannot be read, or is a model of cnncodes
+        that `check_model` refuses.
     SourceError
         A folder holds no images, or contradicts itself.
     """
@@ -46,7 +46,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if is_folder(path):
         return _describe_source(path)
     n_bytes = check_regular(path).st_size
-    if not n_bytes:  # not read: a file of /proc has this size too, and may be waited for
+    if not n_bytes:  # a file of /proc has this size too, and reading it may never end
         return {"what": "an empty file", "bytes": 0}
     if path.suffix.lower() == ".csv":
         return _describe_source(path)
@@ -82,6 +82,7 @@ def _describe_source(path: Path) -> dict[str, Any]:
 def _describe_hdf5(path: Path) -> dict[str, Any]:
     import numpy as np
 
+    from cnncodes.extract.store import FORMAT as CODES_FORMAT
     from cnncodes.extract.store import CodeStore
     from cnncodes.hdf5 import PlainFile
 
@@ -89,8 +90,8 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
         with PlainFile(path) as file:
             kind, complete = file.text_attribute("kind"), file.number_attribute("complete")
             keras = file.has_attribute("layer_names") or "layers" in file or "model_weights" in file
-    except Exception as error:  # HDF5 tells of damage in several ways
-        reason = str(error).partition("\n")[0].removeprefix(f"{path}: ")
+    except Exception as error:  # h5py has no common base class for damage
+        reason = first_line(error).removeprefix(f"{path}: ")
         return {"what": "an HDF5 file that cannot be opened", "reason": reason}
     if kind != "codes":
         return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}
@@ -102,7 +103,7 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
         counts = dict(zip(names, n_images, strict=True))
         return {
             "what": "codes",
-            "format": FORMAT,
+            "format": CODES_FORMAT,
             "images": len(store),
             "images_by_class": counts or "no labels",
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
@@ -119,7 +120,8 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
 
 
 def _describe_curve(path: Path) -> dict[str, Any]:
-    """Describe learning curves; {} if the file is none of them."""
+    """Describe learning curves; {} if the file holds none."""
+    from cnncodes.evaluate.curve import FORMAT as CURVE_FORMAT
     from cnncodes.evaluate.curve import is_curve, read_curves
 
     if not is_curve(path):
@@ -127,7 +129,7 @@ def _describe_curve(path: Path) -> dict[str, Any]:
     curves = read_curves(path)
     return {
         "what": "a learning curve",
-        "format": FORMAT,
+        "format": CURVE_FORMAT,
         "codes": [curve.codes for curve in curves],
         "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
         "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
@@ -141,7 +143,7 @@ def _describe_curve(path: Path) -> dict[str, Any]:
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
-    """Describe an ONNX file without running it; {} if it is not one."""
+    """Describe an ONNX file without running it; {} if it is something else."""
     header = read_header(path)
     if header is None:
         return {}
@@ -193,7 +195,7 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
 
 
 def _shape_text(message: bytes | None) -> str:
-    """Write name, type and shape of an input or output, a message ``ValueInfoProto``."""
+    """Format name, type and shape of an input or output, a message ``ValueInfoProto``."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -216,7 +218,7 @@ def _shape_text(message: bytes | None) -> str:
 
 
 def as_text(described: dict[str, Any]) -> str:
-    """Lay a description out in aligned lines, for reading."""
+    """Format a description as aligned lines."""
     rows = []
     for key, value in described.items():
         if key == "skipped":
@@ -231,20 +233,3 @@ def as_text(described: dict[str, Any]) -> str:
     return "\n".join(
         f"{shown(key.replace('_', ' ')):{width}}  {value_text(value)}" for key, value in rows
     )
-
-
-def value_text(value: Any) -> str:
-    """Write a value of JSON types in a line, for reading; control characters are escaped."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{shown(key)} ({value_text(each)})"
-            if isinstance(each, dict)
-            else f"{shown(key)} {value_text(each)}"
-            for key, each in value.items()
-            if each is not None
-        )
-    if isinstance(value, list):
-        return ", ".join(value_text(each) for each in value)
-    return shown(value) if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,7 @@
-"""Our ONNX files: what they say of themselves, opening them, and whether they are whole.
+"""Our ONNX files: metadata, sessions, safety and checksum.
 
-- `metadata`: what backbone, head and app carry in their ``metadata_props``
-- `safety`: an ONNX file from a stranger is looked at before onnxruntime opens it
-- `checksum`: a checksum of the weights, written with the file and compared by `inspect.verify`
+- `metadata`: the ``metadata_props`` of backbone, head and app
+- `safety`: checks of an ONNX file from a stranger before onnxruntime opens it
+- `checksum`: a checksum of the graph, written with the file and compared by `inspect.verify`
 - `session`: a checked model in an onnxruntime session
 """

@@ -1,10 +1,9 @@
 """The checksum of a model: written with every file, compared by ``cnncodes verify``.
 
-It is a SHA-256 over the bytes of the graph as they are in the file, weights and operators alike,
-over the versions of ONNX and of the operators, and over the other metadata entries of cnncodes;
-``docs/file-formats.md`` defines it. Writing and verifying share the function that computes it, and
-that reads the file. A wrong bit may leave a model that runs well and classifies badly, so nothing
-but such a checksum can find it.
+It is a SHA-256 of the graph's bytes in the file, weights and operators alike, of the versions of
+ONNX and of the operators, and of the other metadata entries of cnncodes; ``docs/file-formats.md``
+defines it. Writer and reader compute it from the file with the same function. With a wrong bit a
+model may run and classify badly, which only a checksum shows.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ _IR_VERSION, _GRAPH, _OPSET, _METADATA = 1, 7, 8, 14  # fields of a ModelProto
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:
-    """Check a model's structure and write it with its checksum; every writer ends here.
+    """Check a model's structure and write it with its checksum.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        A model with all its metadata but the checksum.
+        A model with all its metadata except the checksum.
     path : Path
         The file to write.
 
@@ -43,8 +42,8 @@ def save_checked(model: onnx.ModelProto, path: Path) -> None:
 
     Notes
     -----
-    The checksum is appended to the file, since messages of protobuf that follow each other are
-    one. So the graph is serialized once, and what is hashed is what was written.
+    The checksum is appended to the file, since protobuf merges messages that follow each other.
+    So the graph is serialized once, and the written bytes are hashed.
     """
     import onnx
 
@@ -57,7 +56,7 @@ def save_checked(model: onnx.ModelProto, path: Path) -> None:
 
 
 def read_checksum(path: Path) -> tuple[str | None, str]:
-    """Read the checksum in a model's metadata, and compute the one it should be.
+    """Read the checksum in a model's metadata, and compute that of the file.
 
     Parameters
     ----------
@@ -67,9 +66,9 @@ def read_checksum(path: Path) -> tuple[str | None, str]:
     Returns
     -------
     recorded : str or None
-        The checksum in the metadata; None where there is none, as in files of releases before it.
+        The checksum in the metadata; None where there is none, as in files of older releases.
     computed : str
-        The checksum of the file as it is, hexadecimal.
+        The checksum of the file, hexadecimal.
 
     Raises
     ------
@@ -87,7 +86,7 @@ def read_checksum(path: Path) -> tuple[str | None, str]:
                 continue
             if number == _OPSET:
                 versions.append(model[value])
-            elif number == _GRAPH:  # in a file with several, protobuf takes them together
+            elif number == _GRAPH:  # there may be several, which protobuf merges
                 with memoryview(model) as content, content[value] as graph:
                     digest.update(graph)
             elif number == _METADATA:
@@ -98,14 +97,14 @@ def read_checksum(path: Path) -> tuple[str | None, str]:
         for key, text in sorted(entries):
             if key.startswith(PREFIX.encode()) and key != CHECKSUM.encode():
                 digest.update(b"%b\0%b\0" % (key, text))
-        # A file with two of them is none of ours, and equals neither.
+        # A file with two checksums is foreign, and equals neither.
         return b" ".join(recorded).decode() if recorded else None, digest.hexdigest()
 
 
-def _entry(model: mmap.mmap, place: slice) -> tuple[bytes, bytes]:
+def _entry(model: mmap.mmap, span: slice) -> tuple[bytes, bytes]:
     """Return key and value of a metadata entry, in UTF-8."""
     texts = {1: b"", 2: b""}
-    for number, kind, value in read_fields(model, place):
+    for number, kind, value in read_fields(model, span):
         if kind == BYTES and isinstance(value, slice) and number in texts:
             texts[number] = model[value]
     return texts[1], texts[2]

@@ -1,11 +1,11 @@
-"""The metadata of our ONNX files: what a backbone, a head or an app says of itself.
+"""The metadata of our ONNX files: backbone, head and app.
 
-Every model cnncodes writes carries ``metadata_props`` whose keys start with ``cnncodes.``; their
-meaning is documented in ``docs/file-formats.md``. They are read and written here only, with
-nothing but the standard library.
+Every model of cnncodes has ``metadata_props`` whose keys start with ``cnncodes.``; they are
+documented in ``docs/file-formats.md``, and read and written only here, with the standard library
+alone.
 
-To change the format: raise `FORMAT`, teach `check_kind` to read the former one, and describe
-both in ``docs/file-formats.md``.
+To change the format: raise `FORMAT`, let `check_kind` accept the former one, and describe both in
+``docs/file-formats.md``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What a backbone file says of itself.
+    """The metadata of a backbone.
 
     Attributes
     ----------
@@ -54,11 +54,11 @@ class BackboneInfo:
     parity_images : str
         The images on which `parity` was measured.
     created_with : str
-        The versions of what made the file.
+        Versions of the packages that made the file.
     parent_sha256 : str
-        SHA-256 of the float32 file that an int8 one was made from, else empty.
+        Of an int8 file: SHA-256 of the float32 file it was made from; else empty.
     quantization : str
-        How an int8 file was made and how near its codes are, as JSON, else empty.
+        Of an int8 file: its settings and the closeness of its codes, as JSON; else empty.
     """
 
     backbone: str
@@ -74,7 +74,7 @@ class BackboneInfo:
     quantization: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the ``metadata_props`` of a backbone file; those of int8 only where it is."""
+        """Return the ``metadata_props`` of a backbone file."""
         described = {
             PREFIX + field.name: str(getattr(self, field.name))
             for field in fields(self)
@@ -89,11 +89,11 @@ class BackboneInfo:
         Raises
         ------
         FileFormatError
-            An entry is missing or not a number where one belongs.
+            An entry is missing or of the wrong type.
         """
         try:
-            if not isinstance(metadata, Mapping):  # JSON of a stranger
-                raise TypeError("they are no object")
+            if not isinstance(metadata, Mapping):  # JSON from a codes file or a head
+                raise TypeError("they are not an object")
             text = {
                 field.name: metadata[PREFIX + field.name]
                 for field in fields(cls)
@@ -118,14 +118,14 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What a head or an app says of itself.
+    """The metadata of a head or an app.
 
     Attributes
     ----------
     labels : tuple of str
         The classes, in the order of the probabilities.
     training : dict
-        How the head was trained and what it reached; JSON types only.
+        Settings and results of the training; JSON types only.
     backbone : BackboneInfo
         The network whose codes the head takes.
     backbone_sha256 : str
@@ -133,9 +133,9 @@ class HeadInfo:
     training_images : frozenset of str
         The `image_key` of each image the head was trained on.
     created_with : str
-        The versions of what made the file.
+        Versions of the packages that made the file.
     white : int, optional
-        The value of white in 16-bit grey; by default it is guessed from each image.
+        The value of white in 16-bit grey; None where it is guessed for each image.
     """
 
     labels: tuple[str, ...]
@@ -152,7 +152,7 @@ class HeadInfo:
         Raises
         ------
         OutputError
-            They are more than `from_metadata` reads.
+            They exceed what `from_metadata` reads.
         """
         keys = bytes.fromhex("".join(sorted(self.training_images)))
         metadata = {
@@ -216,7 +216,7 @@ class HeadInfo:
 
 
 def _white(value: str | None) -> int | None:
-    """Read the value of white in 16-bit grey, which need not be there."""
+    """Read the value of white in 16-bit grey."""
     if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) < 2**16):
@@ -225,7 +225,7 @@ def _white(value: str | None) -> int | None:
 
 
 def _check_object(value: Any, name: str) -> None:
-    """Refuse what is no JSON object, or one nested so deep that it could not be printed."""
+    """Refuse a value that is not a JSON object, or is nested too deeply to be printed."""
     if not isinstance(value, dict):
         raise ValueError(f"the {name} is not an object")
     if is_nested_deeply(value):
@@ -233,7 +233,7 @@ def _check_object(value: Any, name: str) -> None:
 
 
 def image_key(digest: str) -> str:
-    """Return by what a head remembers an image: its file's SHA-256, cut off, hexadecimal."""
+    """Return the key by which a head knows an image: the first bytes of its SHA-256, as hex."""
     return digest[: 2 * KEY_BYTES]
 
 
@@ -246,22 +246,22 @@ def check_same_network(
     *,
     allow_mixed: bool = False,
 ) -> None:
-    """Refuse a head with codes of another network than that of its training.
+    """Refuse a head for codes of another network than that of its training.
 
     Parameters
     ----------
     path : Path
         The head; named in errors, as is `other`.
     head : HeadInfo
-        What it says of itself.
+        Its metadata.
     other : Path
-        A backbone file, or a codes file.
+        A backbone file or a codes file.
     info : BackboneInfo
-        What that file says of the network.
+        The network of that file.
     sha256 : str
         SHA-256 of the backbone's file.
     allow_mixed : bool
-        Whether the same network will do in another precision, float32 or int8.
+        Whether the same network in another precision, float32 or int8, is accepted.
 
     Raises
     ------
@@ -270,19 +270,19 @@ def check_same_network(
     """
     if sha256 == head.backbone_sha256:
         return
-    ours, theirs = head.backbone, info
-    if (ours.parent_sha256 or head.backbone_sha256) != (theirs.parent_sha256 or sha256):
+    trained = head.backbone
+    if (trained.parent_sha256 or head.backbone_sha256) != (info.parent_sha256 or sha256):
         raise FileFormatError(
             f"{path}: was trained on codes of another backbone "
-            f"({_network(ours, head.backbone_sha256)}) than that of {other} "
-            f"({_network(theirs, sha256)}); use files that belong together"
+            f"({_network(trained, head.backbone_sha256)}) than that of {other} "
+            f"({_network(info, sha256)}); use files that belong together"
         )
     if not allow_mixed:
         raise FileFormatError(
-            f"{path}: was trained on {ours.precision} codes of {ours.backbone} "
-            f"({head.backbone_sha256[:8]}…), {other} is {theirs.precision} ({sha256[:8]}…): the "
+            f"{path}: was trained on {trained.precision} codes of {trained.backbone} "
+            f"({head.backbone_sha256[:8]}…), {other} is {info.precision} ({sha256[:8]}…): the "
             "same network, but the codes differ a little; train on codes of that file, or pass "
-            "--allow-mixed"
+            "allow_mixed"
         )
 
 
@@ -300,25 +300,23 @@ def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
     path : Path
         Named in the error.
     *kinds : {"backbone", "head", "app"}
-        What the caller needs; any of them will do.
+        The kinds that the caller accepts.
 
     Raises
     ------
     FileFormatError
-        The model cannot serve as any of `kinds`.
+        The model is of none of `kinds`.
     """
     remedy = REMEDIES[kinds[0]]
     if PREFIX + "format" not in metadata:
         raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
     if metadata[PREFIX + "format"] != FORMAT:
-        made_with = metadata.get(PREFIX + "created_with", "")
-        raise later_format(path, metadata[PREFIX + "format"], made_with)
-    found = metadata.get(PREFIX + "kind", "file of no kind")
-    if found not in kinds:
-        needed = " or ".join(map(_with_article, kinds))
-        raise FileFormatError(
-            f"{path}: is {_with_article(found)}, but {needed} is needed; {remedy}"
-        )
+        created_with = metadata.get(PREFIX + "created_with", "")
+        raise later_format(path, metadata[PREFIX + "format"], created_with)
+    kind = metadata.get(PREFIX + "kind", "file of no kind")
+    if kind not in kinds:
+        needed = " or ".join(map(with_article, kinds))
+        raise FileFormatError(f"{path}: is {with_article(kind)}, but {needed} is needed; {remedy}")
 
 
 def later_format(path: Path, version: str, created_with: str) -> FileFormatError:
@@ -331,21 +329,22 @@ def later_format(path: Path, version: str, created_with: str) -> FileFormatError
     version : str
         Its format.
     created_with : str
-        What it says of the versions it was made with; may be empty.
+        Versions of the packages that made it; may be empty.
 
     Returns
     -------
     FileFormatError
-        It names a release that reads the file, if the file does.
+        It names the release that made the file, where the file does.
     """
-    made_with = created_with.partition(",")[0]
-    named = re.fullmatch(r"cnncodes [0-9][0-9A-Za-z.+]{0,40}", made_with)
-    release = f"{made_with}, with which it was made, or later" if named else "a newer cnncodes"
+    maker = created_with.partition(",")[0]
+    named = re.fullmatch(r"cnncodes [0-9][0-9A-Za-z.+]{0,40}", maker)
+    release = f"{maker}, with which it was made, or later" if named else "a newer cnncodes"
     return FileFormatError(
         f"{path}: is in format {version[:40]!r}, this release reads format {FORMAT}; install "
         f"{release}"
     )
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
+    """Return the name of a kind of file with its article."""
     return f"an {noun}" if noun == "app" else f"a {noun}"

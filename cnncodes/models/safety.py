@@ -1,13 +1,14 @@
-"""An ONNX file looked through before onnxruntime opens it: it may come from a stranger.
+"""Checks of an ONNX file, which may come from a stranger, before onnxruntime opens it.
 
-An ONNX file is a message of protobuf, which is read here as far as needed and without copying:
-numbers of fields, lengths, and what stands in some of them. The names of the messages and the
-numbers of their fields are those of ``onnx.proto``. It needs nothing but the standard library.
+An ONNX file is a protobuf message, which is parsed here as far as needed and without copying:
+field numbers, lengths, and the values of some fields. The names of the messages and the numbers of
+their fields are those of ``onnx.proto``. Only the standard library is needed. For InceptionV3
+(87 MB) the checks take 0.06 s and 39 MB, ``import onnx`` and ``onnx.load`` 0.3 s and 178 MB.
 
-Only operators are let through whose results are of a size that follows from that of their inputs.
-Others, such as Expand or Resize, make gigabytes of one number in a small file, and a Loop need not
-end. The list is of those allowed and not of those refused, so that it stays right when ONNX gets
-new ones. It is longer than what our own files need, so that a network from elsewhere can be used.
+An operator is allowed if the size of its results follows from that of its inputs. Others, such as
+Expand or Resize, make gigabytes of one number in a small file, and a Loop may never end. The list
+names allowed operators, not refused ones, so that it stays right when ONNX gets new ones. It has
+more than our own files need, so that networks from elsewhere can be used.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from cnncodes.errors import FileFormatError
 from cnncodes.files import check_filled
 
 MAX_VALUE = 100_000  # bytes of the description of an input or output
-MAX_PARTS = 200_000  # nodes, tensors and so on, each some hundred bytes while it waits
+MAX_PARTS = 200_000  # nodes, tensors and so on; each takes some hundred bytes in the queue
 MAX_PADDING = 1024  # on one side
-MAX_PADDED = 256  # bytes of a tensor that tells how much to pad: two numbers for each dimension
+MAX_PADDED = 256  # bytes of a tensor of paddings: two numbers for each dimension
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 OPERATORS = frozenset(
     """
@@ -52,7 +53,7 @@ OPERATORS = frozenset(
     TreeEnsembleClassifier TreeEnsembleRegressor
     """.split()  # noqa: SIM905
 )
-# For each message the fields that hold others of interest, and which. All of a graph is in it.
+# For each message the numbers of the fields that contain other messages of interest.
 MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 8: "OperatorSet", 14: "Entry", 20: "Training", 25: "Function"},
     "Graph": {1: "Node", 5: "Initializer", 11: "Input", 15: "SparseTensor"},
@@ -75,7 +76,7 @@ MESSAGES: dict[str, dict[int, str]] = {
     "Input": {},
 }
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
-# Which input tells an operator a size, and what must have made that input.
+# Index of the input that determines the size of the result, and the required origin of it.
 SIZED = {"ConstantOfShape": (0, "Shape"), "Pad": (1, "small numbers")}
 # Trees and support vectors are millions of numbers, each a field (7 and 8 of an attribute).
 _NUMBERS = re.compile(rb"(?:\x3d.{4}){1,1000}|(?:\x40[\x80-\xff]{0,9}[\0-\x7f]){1,1000}", re.DOTALL)
@@ -85,16 +86,16 @@ Scalars = dict[tuple[int, int], "int | slice"]
 
 @dataclass(frozen=True)
 class ModelOutline:
-    """What an ONNX file says of itself.
+    """Metadata and versions of an ONNX file.
 
     Attributes
     ----------
     metadata : dict of str to str
         The ``metadata_props``.
     ir_version : int
-        Version of the format ONNX.
+        Version of the ONNX format.
     opset : int
-        Version of ONNX's own operators.
+        Version of the default domain's operators.
     """
 
     metadata: dict[str, str]
@@ -104,15 +105,15 @@ class ModelOutline:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """What any ONNX file says of itself, one that may not be opened included.
+    """Metadata and interface of any ONNX file, also of one that `check_model` refuses.
 
     Attributes
     ----------
     metadata : dict of str to str
         The ``metadata_props``, up to `MAX_ENTRIES_BYTES` bytes of them.
     input, output : bytes or None
-        The first of the graph, a message ``ValueInfoProto``; None where there is none, or it has
-        more than `MAX_VALUE` bytes.
+        The graph's first input and output, messages ``ValueInfoProto``; None where absent or
+        larger than `MAX_VALUE` bytes.
     """
 
     metadata: dict[str, str]
@@ -121,7 +122,7 @@ class ModelHeader:
 
 
 def read_header(path: Path) -> ModelHeader | None:
-    """Read what a file says of itself, passing over its nodes and weights.
+    """Read the metadata and the interface of a file, skipping its nodes and weights.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def read_header(path: Path) -> ModelHeader | None:
     Returns
     -------
     ModelHeader or None
-        None if it is not an ONNX model, or one without a node.
+        None if it is not an ONNX model, or has no node.
 
     Raises
     ------
@@ -161,7 +162,7 @@ def _header(model: mmap.mmap) -> ModelHeader | None:
     for graph in graphs:
         for number, part in _parts(model, graph):
             first.setdefault(number, part)
-    if 1 not in first:  # many a file passes for a message without nodes
+    if 1 not in first:  # many other files are valid messages without nodes
         return None
     ends = [first.get(number, slice(0, 0)) for number in (11, 12)]
     return ModelHeader(
@@ -169,24 +170,24 @@ def _header(model: mmap.mmap) -> ModelHeader | None:
     )
 
 
-def _parts(model: mmap.mmap, place: slice) -> Iterator[tuple[int, slice]]:
-    """Give number and place of the fields that hold bytes, of few enough fields in all."""
-    # Numbers are not skipped unseen, since most of any file would pass for numbers.
-    for n_fields, (number, _, value) in enumerate(read_fields(model, place, skip=False)):
+def _parts(model: mmap.mmap, span: slice) -> Iterator[tuple[int, slice]]:
+    """Yield number and span of the fields of bytes; refuse too many fields."""
+    # Numbers are not skipped, since most of any other file would look like numbers.
+    for n_fields, (number, _, value) in enumerate(read_fields(model, span, skip=False)):
         if n_fields > MAX_PARTS:
             raise ValueError(f"more than {MAX_PARTS:,} parts")
         if isinstance(value, slice):
             yield number, value
 
 
-def _size(place: slice) -> int:
-    size: int = place.stop - place.start
+def _size(span: slice) -> int:
+    size: int = span.stop - span.start
     return size
 
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Give the content of a file, of which only what is looked at is read."""
+    """Map the content of a file, so that only the accessed parts are read."""
     check_filled(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
@@ -196,12 +197,12 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def check_model(path: Path) -> ModelOutline:
-    """Refuse an ONNX file that reaches outside of itself, or could make much of little.
+    """Refuse an ONNX file that refers to other files, or could need unbounded memory or time.
 
-    Its weights must all be inside, and its operators among `OPERATORS`: onnxruntime has others
-    that open files. Where an operator is told a size after all, it must be a small number, or
-    the size of another value. There must be no functions, which can call each other without
-    measure, and no sparse tensors, which claim any size.
+    All its weights must be inside, and its operators among `OPERATORS`: onnxruntime has others
+    that open files. An input that determines a size must be a small number, or the size of
+    another value. Functions are refused, which can call each other without limit, and sparse
+    tensors, which claim any size.
 
     Parameters
     ----------
@@ -211,12 +212,12 @@ def check_model(path: Path) -> ModelOutline:
     Returns
     -------
     ModelOutline
-        What it says of itself.
+        Its metadata and versions.
 
     Raises
     ------
     FileFormatError
-        The file cannot be read, is not an ONNX model, or one that may not be opened.
+        The file cannot be read, is not an ONNX model, or is refused.
     """
     with mapped(path) as model:
         return _outline(model, path)
@@ -224,7 +225,7 @@ def check_model(path: Path) -> ModelOutline:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file to be read as an ONNX model.
+    """Map a file that is parsed as an ONNX model.
 
     Parameters
     ----------
@@ -239,7 +240,7 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
     Raises
     ------
     FileFormatError
-        The file cannot be read, or a ValueError in the block showed that it is no ONNX model.
+        The file cannot be read, or parsing in the block raised ValueError.
     """
     try:
         with _mapped(path) as model:
@@ -253,7 +254,7 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
     ir_version = opset = metadata_bytes = 0
     has_graph = False
     sizes = _Sizes(model)
-    for name, scalars, place in _messages(model):
+    for name, scalars, span in _messages(model):
         if name == "Model":
             ir_version = _number(scalars, 1)
         elif name == "OperatorSet" and _text(model, scalars, 1) in DOMAINS[:2]:
@@ -269,28 +270,28 @@ def _outline(model: mmap.mmap, path: Path) -> ModelOutline:
                     f"{path}: has more than {MAX_ENTRIES_BYTES / 1e6:.0f} MB of metadata; cnncodes "
                     "never writes that many: make the file again"
                 )
-            # Parts come last to first: of a key that stands twice the last counts, as elsewhere.
+            # Parts come last to first: of a repeated key the last value counts, as in protobuf.
             metadata.setdefault(_text(model, scalars, 1), _text(model, scalars, 2))
         else:
-            _check_part(model, name, scalars, place, path)
-            sizes.add(name, scalars, place)
+            _check_part(model, name, scalars, span, path)
+            sizes.add(name, scalars, span)
     if not has_graph:
         raise ValueError("it has no graph")
     for operator in sizes.unknown():
-        _refuse(path, f"tells the operator {operator!r} a size that is not known beforehand")
+        _refuse(path, f"gives the operator {operator!r} a size that is not known beforehand")
     return ModelOutline(metadata, ir_version, opset)
 
 
-def _check_part(model: mmap.mmap, name: str, scalars: Scalars, place: slice, path: Path) -> None:
-    """Refuse what is not opened wherever it stands."""
+def _check_part(model: mmap.mmap, name: str, scalars: Scalars, span: slice, path: Path) -> None:
+    """Refuse a message that is not allowed anywhere in a model."""
     if name in ("Tensor", "Initializer"):
         _refuse_external(model, scalars, path)
     elif name == "SparseTensor":
         _refuse(path, "has sparse tensors, which claim any size")
     elif name == "Function":
-        _refuse(path, "has functions, which can call each other without measure")
+        _refuse(path, "has functions, which can call each other without limit")
     elif name == "Attribute" and _text(model, scalars, 1) in ("pads", "paddings"):
-        if not all(map(_is_small, _integers(model, place))):
+        if not all(map(_is_small, _integers(model, span))):
             _refuse(path, f"pads by more than {MAX_PADDING:,} on a side")
     elif name == "Node":
         _refuse_domain(_text(model, scalars, 7), path)
@@ -306,7 +307,7 @@ def _refuse(path: Path, fault: str) -> NoReturn:
 
 
 class _Sizes:
-    """What makes the values that tell operators a size.
+    """The origins of values that determine the size of an operator's result.
 
     Parameters
     ----------
@@ -316,11 +317,11 @@ class _Sizes:
 
     def __init__(self, model: mmap.mmap) -> None:
         self._model = model
-        self._makers: dict[str, str] = {}
-        self._told: list[tuple[str, str]] = []
+        self._origins: dict[str, str] = {}
+        self._sized: list[tuple[str, str]] = []  # operator and value
 
-    def add(self, name: str, scalars: Scalars, place: slice) -> None:
-        """Note which values a part of the file makes, and which tell it a size."""
+    def add(self, name: str, scalars: Scalars, span: slice) -> None:
+        """Record the values that a message defines, and those that determine a size."""
         if name == "Input":
             self._note(_text(self._model, scalars, 1), "input")
         elif name == "Initializer":
@@ -329,23 +330,23 @@ class _Sizes:
             self._note(_text(self._model, scalars, 8), "small numbers" if small else "numbers")
         elif name == "Node":
             operator = _text(self._model, scalars, 4)
-            inputs, outputs = _ends(self._model, place)
+            inputs, outputs = _ends(self._model, span)
             for output in outputs:
                 self._note(output, operator)
             if operator in SIZED:
-                which = SIZED[operator][0]
-                self._told.extend((operator, each) for each in inputs[which : which + 1])
+                index = SIZED[operator][0]
+                self._sized.extend((operator, each) for each in inputs[index : index + 1])
 
     def unknown(self) -> Iterator[str]:
-        """Give the operators that are told a size by anything else than they should be."""
-        for operator, value in self._told:
-            if self._makers.get(value) != SIZED[operator][1]:
+        """Yield the operators whose size has another origin than required."""
+        for operator, value in self._sized:
+            if self._origins.get(value) != SIZED[operator][1]:
                 yield operator
 
-    def _note(self, value: str, maker: str) -> None:
-        """Note what makes a value; graphs inside each other may have two of a name."""
-        if self._makers.setdefault(value, maker) != maker:
-            self._makers[value] = "either"
+    def _note(self, value: str, origin: str) -> None:
+        """Record the origin of a value; nested graphs may have two of the same name."""
+        if self._origins.setdefault(value, origin) != origin:
+            self._origins[value] = "either"
 
 
 def _refuse_external(model: mmap.mmap, scalars: Scalars, path: Path) -> None:
@@ -365,35 +366,35 @@ def _refuse_domain(domain: str, path: Path) -> None:
 
 
 def _messages(model: mmap.mmap) -> Iterator[tuple[str, Scalars, slice]]:
-    """Give the messages of `MESSAGES`, the outer ones first: name, what else is in it, place."""
+    """Yield the messages of `MESSAGES`, outer ones first: name, other fields and span."""
     waiting = [("Model", slice(0, len(model)))]
     while waiting:
-        name, place = waiting.pop()
+        name, span = waiting.pop()
         scalars: Scalars = {}
         inner = MESSAGES[name]
-        for number, kind, value in read_fields(model, place):
+        for number, kind, value in read_fields(model, span):
             if kind == BYTES and number in inner and isinstance(value, slice):
                 waiting.append((inner[number], value))
                 if len(waiting) > MAX_PARTS:
                     raise ValueError(f"more than {MAX_PARTS:,} parts")
             else:
-                scalars[number, kind] = value  # where a field comes twice the last counts
-        yield name, scalars, place
+                scalars[number, kind] = value  # of a repeated field the last value counts
+        yield name, scalars, span
 
 
 def read_fields(
-    model: mmap.mmap, place: slice, *, skip: bool = True
+    model: mmap.mmap, span: slice, *, skip: bool = True
 ) -> Iterator[tuple[int, int, int | slice]]:
-    """Give number, kind and value of the fields of a message; of bytes where they are.
+    """Yield number, kind and value of the fields of a message; for bytes their span.
 
     Parameters
     ----------
     model : mmap.mmap
         The file.
-    place : slice
-        Where the message is in it.
+    span : slice
+        The span of the message.
     skip : bool
-        Whether to pass over the numbers of trees and support vectors.
+        Whether to skip the numbers of trees and support vectors.
 
     Yields
     ------
@@ -405,9 +406,9 @@ def read_fields(
     Raises
     ------
     ValueError
-        It is no message.
+        It is not a message.
     """
-    start, end = place.start, place.stop
+    start, end = span.start, span.stop
     while start < end:
         numbers = _NUMBERS.match(model, start, end) if skip else None
         if numbers:
@@ -433,13 +434,13 @@ def read_fields(
 
 
 def _varint(model: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """Return a number of protobuf, seven bits a byte and the lowest first, and its end."""
+    """Return a varint, seven bits per byte and the lowest first, and its end."""
     value = shift = 0
-    for place in range(start, min(end, start + 10)):
-        byte = model[place]
+    for index in range(start, min(end, start + 10)):
+        byte = model[index]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, place + 1
+            return value, index + 1
         shift += 7
     raise ValueError("cut off")
 
@@ -450,7 +451,7 @@ def _number(scalars: Scalars, number: int) -> int:
 
 
 def _is_small(number: int) -> bool:
-    """Whether a number of 64 bits, read without its sign, is no more than may be padded."""
+    """Return whether a number of 64 bits, read as unsigned, is at most `MAX_PADDING`."""
     number %= 2**64
     return min(number, 2**64 - number) <= MAX_PADDING
 
@@ -461,26 +462,26 @@ def _text(model: mmap.mmap, scalars: Scalars, number: int) -> str:
 
 
 def _raw_integers(model: mmap.mmap, scalars: Scalars) -> list[int]:
-    """Return what a tensor of int64 tells that may be how much to pad; else nothing."""
-    place = scalars.get((9, BYTES))
-    if not isinstance(place, slice) or place.stop - place.start > MAX_PADDED:
+    """Return the values of an int64 tensor that is small enough to be paddings; else []."""
+    span = scalars.get((9, BYTES))
+    if not isinstance(span, slice) or span.stop - span.start > MAX_PADDED:
         return []
-    content = model[place]
+    content = model[span]
     return [int.from_bytes(content[at : at + 8], "little") for at in range(0, len(content), 8)]
 
 
-def _ends(model: mmap.mmap, place: slice) -> tuple[list[str], list[str]]:
+def _ends(model: mmap.mmap, span: slice) -> tuple[list[str], list[str]]:
     """Return the names of a node's inputs and outputs."""
     names: tuple[list[str], list[str]] = [], []
-    for number, kind, value in read_fields(model, place):
+    for number, kind, value in read_fields(model, span):
         if kind == BYTES and number in (1, 2) and isinstance(value, slice):
             names[number - 1].append(model[value].decode("utf-8"))
     return names
 
 
-def _integers(model: mmap.mmap, place: slice) -> Iterator[int]:
-    """Give the integers of an attribute, which stand one by one or packed."""
-    for number, _, value in read_fields(model, place, skip=False):
+def _integers(model: mmap.mmap, span: slice) -> Iterator[int]:
+    """Yield the integers of an attribute, packed or not."""
+    for number, _, value in read_fields(model, span, skip=False):
         if number == 8 and isinstance(value, int):
             yield value
         elif number == 8 and isinstance(value, slice):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnncodes.errors import FileFormatError, ParameterError, SaturationWarning
+from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SaturationWarning
 from cnncodes.files import check_filled
 from cnncodes.machine import available_threads
 from cnncodes.models.metadata import REMEDIES, BackboneInfo, check_kind
 from cnncodes.models.safety import check_model
 from cnncodes.parameters import THREADS
+from cnncodes.text import first_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -33,14 +36,32 @@ DEFAULT_PROVIDER = "cpu"
 PROVIDER_SUFFIX = "ExecutionProvider"
 
 
+@contextmanager
+def runtime_errors(report: Callable[[str], CnncodesError]) -> Iterator[None]:
+    """Turn errors of onnx and onnxruntime, which have no common base class, into one of ours.
+
+    Parameters
+    ----------
+    report : callable
+        Returns the error to raise, from the first line of the original one. Errors of cnncodes
+        and of the operating system pass unchanged.
+    """
+    try:
+        yield
+    except (CnncodesError, OSError):
+        raise
+    except Exception as error:
+        raise report(first_line(error)) from error
+
+
 def warn_of_saturation(path: Path, info: BackboneInfo) -> None:
     """Warn if a network's int8 weights are too large for this processor's sums."""
     described = json.loads(info.quantization or "{}")
     if described.get("weight_limit") == FULL_WEIGHTS and kernels_saturate():
         warnings.warn(
             f"{path}: its int8 weights use 8 bits, but this processor's 16-bit sums overflow "
-            "with more than 7: codes will be wrong at times; quantize it here, or with "
-            "--weights reduced, or use the float32 file",
+            "with more than 7, so some codes are wrong; quantize it on this machine, or with "
+            "reduced weights, or use the float32 file",
             SaturationWarning,
             stacklevel=3,
         )
@@ -48,10 +69,10 @@ def warn_of_saturation(path: Path, info: BackboneInfo) -> None:
 
 @cache
 def kernels_saturate() -> bool:
-    """Tell whether onnxruntime's products of uint8 and int8 overflow on this processor.
+    """Return whether onnxruntime's products of uint8 and int8 overflow on this processor.
 
     Its kernels for AVX2 without VNNI add two products in 16 bits, which saturate; those for VNNI,
-    AMX and ARM do not. The largest numbers are multiplied to see.
+    AMX and ARM do not. A product of the largest numbers shows which ones run.
     """
     import numpy as np
     import onnxruntime
@@ -66,13 +87,13 @@ def kernels_saturate() -> bool:
 
 
 def find_provider(name: str) -> str:
-    """Return what onnxruntime calls an execution provider.
+    """Return the full name of an execution provider of onnxruntime.
 
     Parameters
     ----------
     name : str
-        Its full name, such as ``OpenVINOExecutionProvider``, or the first part alone; upper and
-        lower case are the same.
+        Its full name, such as ``OpenVINOExecutionProvider``, or the first part alone, in upper
+        or lower case.
 
     Returns
     -------
@@ -105,19 +126,18 @@ def find_provider(name: str) -> str:
 def open_session(
     path: Path, *kinds: str, threads: int | None = None, provider: str = DEFAULT_PROVIDER
 ) -> tuple[InferenceSession, dict[str, str]]:
-    """Open one of our models in onnxruntime, after looking at what is in it.
+    """Open one of our models in onnxruntime, after `check_model` and `check_kind`.
 
     Parameters
     ----------
     path : Path
         The ONNX file.
     *kinds : {"backbone", "head", "app"}
-        What the caller needs; any of them will do.
+        The kinds that the caller accepts.
     threads : int, optional
-        Threads of the session; by default all the processors there are.
+        Threads of the session; by default one per available processor.
     provider : str
-        The execution provider, as `find_provider` takes it. What it cannot compute is computed
-        on the CPU.
+        The execution provider, as for `find_provider`. Operators that it lacks run on the CPU.
 
     Returns
     -------
@@ -130,9 +150,9 @@ def open_session(
     ------
     FileFormatError
         The file is absent, not regular, empty, unreadable, foreign, of a later format or of
-        another kind; or it needs other files or operators, as `check_model` says.
+        another kind; or `check_model` refuses it.
     ParameterError
-        The provider is not there or cannot start, or `threads` is out of range.
+        The provider is missing or cannot start, or `threads` is out of range.
     """
     import onnxruntime
 
@@ -142,25 +162,24 @@ def open_session(
     check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Not a format of its own, of which `check_model` knows nothing, whatever the file is called.
+    # Whatever the file's name: `check_model` knows nothing of onnxruntime's own format, ORT.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
+    options.log_severity_level = 4  # errors are raised as exceptions too
     full_name = find_provider(provider)
     how = "" if full_name == "CPUExecutionProvider" else f" with the provider {provider}"
-    try:
+    is_later = outline.opset > WRITTEN_OPSET or outline.ir_version > WRITTEN_IR
+    remedy = is_later * (
+        f"; it is of opset {outline.opset} and IR version {outline.ir_version}, and "
+        f"onnxruntime {onnxruntime.__version__} may be too old for it: install a newer one"
+    )
+    with runtime_errors(
+        lambda reason: FileFormatError(
+            f"{path}: cannot be opened as an ONNX model{how} ({reason}){remedy}"
+        )
+    ):
         session = onnxruntime.InferenceSession(
-            _named_or_read(path), options, providers=[full_name], enable_fallback=0
+            _path_or_content(path), options, providers=[full_name], enable_fallback=0
         )
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        reason = str(error).strip().partition("\n")[0]
-        is_later = outline.opset > WRITTEN_OPSET or outline.ir_version > WRITTEN_IR
-        remedy = (
-            f"; it is of opset {outline.opset} and IR version {outline.ir_version}, and "
-            f"onnxruntime {onnxruntime.__version__} may be too old for it: install a newer one"
-        )
-        raise FileFormatError(
-            f"{path}: cannot be opened as an ONNX model{how} ({reason}){remedy * is_later}"
-        ) from error
     if full_name not in session.get_providers():  # onnxruntime goes on without it
         raise ParameterError(
             f"provider {provider}: is built into this onnxruntime, but cannot start here; "
@@ -169,30 +188,29 @@ def open_session(
     return session, outline.metadata
 
 
-def _named_or_read(path: Path) -> str | bytes:
-    """Return the path of a model, or its content where onnxruntime cannot be given the path."""
+def _path_or_content(path: Path) -> str | bytes:
+    """Return the path of a model, or its content where onnxruntime does not accept the path."""
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # it has bytes that are no UTF-8, and onnxruntime takes text only
+    except UnicodeEncodeError:  # onnxruntime accepts UTF-8 only
         return path.read_bytes()
     return str(path)
 
 
 def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
-    """Run a session on one input; return one output, which is of numbers.
+    """Run a session on the input `name`; return one output, an array.
 
     Raises
     ------
     FileFormatError
         The model at `path` opens but cannot be computed.
     """
-    if len(values) == 0:  # some operators refuse it
+    if len(values) == 0:  # some operators refuse an empty batch
         import numpy as np
 
         (shape,) = (each.shape for each in session.get_outputs() if each.name == output)
         return np.empty((0, *shape[1:]), np.float32)
-    try:
+    with runtime_errors(
+        lambda reason: FileFormatError(f"{path}: cannot be run ({reason}); make the file again")
+    ):
         return session.run([output], {name: values})[0]
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        reason = str(error).strip().partition("\n")[0]
-        raise FileFormatError(f"{path}: cannot be run ({reason}); make the file again") from error

@@ -93,43 +93,38 @@ def test_file_tells_mean_and_deviation():
 @pytest.mark.parametrize(
     ("place", "new", "said"),
     [
-        (("curves",), [], "it holds no curves"),
+        (("curves",), [], "curves must be a list that is not empty"),
         (("curves",), {}, "curves must be a list"),
         (("curves", 0), 7, "points must be a list"),
-        (("curves", 0, "points"), [], "a curve has no points"),
+        (("curves", 0, "points"), [], "points must be a list that is not empty"),
         (("curves", 0, "points", 1, "per_class"), 5, "the points do not increase"),
         (("curves", 0, "points", 0, "per_class"), True, "per_class must be a whole number"),
-        (("curves", 0, "points", 0, "per_class"), 0, "per_class must be a whole number"),
+        (("curves", 0, "points", 0, "per_class"), 0, "per_class must be from 1"),
         (("curves", 0, "points", 0, "per_class"), 5.0, "per_class must be a whole number"),
-        (("curves", 0, "points", 0, "n_train"), 10**30, "n_train must be a whole number"),
-        (("curves", 0, "points", 0, "C"), 0, "C is not above 0"),
-        (("curves", 0, "points", 0, "C"), math.nan, "C must be a finite number"),
-        (("curves", 0, "points", 0, "C"), math.inf, "C must be a finite number"),
-        (("curves", 0, "points", 0, "C"), 10**400, "C must be a finite number"),
-        (("curves", 0, "points", 0, "C"), "auto", "C must be a finite number"),
-        (("curves", 0, "points", 0, "accuracies"), [], "a point has no accuracies"),
-        (("curves", 0, "points", 0, "accuracies"), [0.5] * 2, "different numbers of seeds"),
-        (("curves", 0, "points", 0, "accuracies", 1), 1.5, "not between 0 and 1"),
-        (("curves", 0, "points", 0, "accuracies", 1), True, "an accuracy must be a finite"),
-        (("curves", 0, "points", 0, "mean"), 0.6, "mean is not that of accuracies"),
-        (("curves", 0, "points", 0, "deviation"), 0, "deviation is not that of accuracies"),
-        (("curves", 0, "n_classes"), 1, "n_classes must be a whole number"),
+        (("curves", 0, "points", 0, "n_train"), 10**30, "n_train must be from 2"),
+        (("curves", 0, "points", 0, "C"), 0, "C must be at least"),
+        (("curves", 0, "points", 0, "C"), math.nan, "C must be at least"),
+        (("curves", 0, "points", 0, "C"), math.inf, "C must be at least"),
+        (("curves", 0, "points", 0, "C"), 10**400, "C must be at least"),
+        (("curves", 0, "points", 0, "C"), "auto", "C must be a number"),
+        (("curves", 0, "points", 0, "accuracies"), [], "accuracies must be a list"),
+        (("curves", 0, "points", 0, "accuracies", 1), 1.5, "an accuracy must be at least 0"),
+        (("curves", 0, "points", 0, "accuracies", 1), True, "an accuracy must be a number"),
+        (("curves", 0, "n_classes"), 1, "n_classes must be from 2"),
         (("curves", 0, "n_test"), ..., "n_test must be a whole number"),
-        (("curves", 0, "seed"), -1, "seed must be a whole number from 0 on"),
-        (("curves", 0, "seed"), True, "seed must be a whole number from 0 on"),
-        (("curves", 0, "class_weight"), [], "class_weight must be balanced or null"),
-        (("curves", 0, "train_fraction"), 1, "train_fraction is not between 0 and 1"),
+        (("curves", 0, "seed"), -1, "seed must be from 0"),
+        (("curves", 0, "seed"), True, "seed must be a whole number"),
+        (("curves", 0, "class_weight"), [], "class_weight must be"),
+        (("curves", 0, "train_fraction"), 1, "train_fraction must be above 0 and below 1"),
         (("curves", 0, "split"), ..., "split must be a text"),
         (("curves", 0, "notes", 0), 5, "notes must be a list of texts"),
-        (("curves", 0, "majority"), 1.5, "majority is not between 0 and 1"),
-        (("curves", 0, "majority"), "0.5", "majority must be a finite number"),
+        (("curves", 0, "majority"), 1.5, "majority must be at least 0"),
+        (("curves", 0, "majority"), "0.5", "majority must be a number"),
         (("curves", 0, "codes"), None, "codes must be a text"),
     ],
 )
 def test_damage_is_named(tmp_path, place, new, said):
     value = changed(place, new)
-    if place[-1] == "accuracies" and new:
-        value["curves"][0]["points"][0] |= {"mean": 0.5, "deviation": 0}
     told = refusal(tmp_path / "curve.json", json.dumps(value).encode())
     assert told.startswith("is damaged (")
     assert said in told
@@ -152,7 +147,7 @@ def test_a_point_may_be_a_single_fit(tmp_path):
 
 
 def curve_of(*accuracies, n_test=1000, majority=None):
-    """A curve of doubling sizes, from 10 images a class on, and two classes."""
+    """A curve of doubling sizes, from 10 images per class on, and two classes."""
     points = [
         CurvePoint(10 * 2**power, 20 * 2**power, 1.0, each) for power, each in enumerate(accuracies)
     ]

@@ -280,7 +280,7 @@ def test_nothing_is_left(codes, head, photos, tmp_path):
     said = error_of("evaluate", small, all_seen)
     assert said == (
         f"Error: {all_seen}: has no image left to evaluate (left out: 3 images that trained the "
-        "model); give images it has not seen, or pass --include-training"
+        "model); use images it has not seen, or pass --include-training"
     )
 
 
@@ -298,7 +298,7 @@ def test_all_images_of_a_folder_were_seen(app, codes, photos, tmp_path):
 def test_no_class_is_known(small, tmp_path):
     codes = write_labelled_codes(tmp_path / "other.h5", logits_of([0], 3), [0], ["zebra"])
     said = error_of("evaluate", small[0], codes)
-    assert f"{codes}: its classes (zebra) are not those of the model (a, b, c); give" in said
+    assert f"{codes}: its classes (zebra) are not those of the model (a, b, c); use" in said
 
 
 def test_images_without_labels(small, app, photos, tmp_path):
@@ -330,22 +330,22 @@ def test_images_by_another_backbone(small, small_backbone, photos):
 
 def test_app_does_not_take_codes(app, codes):
     assert error_of("evaluate", app, codes) == (
-        f"Error: {app}: is an app, which takes images; give it the folder or CSV file of the "
+        f"Error: {app}: is an app, which takes images; pass the folder or CSV file of the "
         f"images, or evaluate its head on {codes}"
     )
 
 
 def test_head_does_not_take_images_alone(head, photos):
     assert error_of("evaluate", head, photos) == (
-        f"Error: {head}: is a head, which takes codes; give it a codes file, or pass --backbone "
-        "with the file of its network"
+        f"Error: {head}: is a head, which takes codes; evaluate it on a codes file, or pass "
+        "the file of its network as backbone"
     )
 
 
 def test_backbone_that_is_not_needed(app, head, codes, photos, small_backbone):
     option = ("--backbone", small_backbone)
-    assert "holds codes already; leave backbone out" in error_of("evaluate", head, codes, *option)
-    assert "holds its backbone; leave backbone" in error_of("evaluate", app, photos, *option)
+    assert "has codes already; leave backbone out" in error_of("evaluate", head, codes, *option)
+    assert "has its backbone; leave backbone" in error_of("evaluate", app, photos, *option)
 
 
 @pytest.mark.parametrize("name", ["codes.h5", "photos"])

@@ -82,8 +82,8 @@ def test_page_tells_the_figures(small, tmp_path, run):
         "Evaluated on 4 images of codes.h5, in 3 classes. It was trained on none of them.",
         "Accuracy 75.0%",
         "Balanced accuracy 83.3%",
-        "Not told: with 3 classes",
-        "Always answering c, the most common class, would give 50.0%",
+        "Not defined: with 3 classes",
+        "Always predicting c, the most common class, would give 50.0%",
         "c taken for a: 1 image",
         "left out: 2 images that trained the model",
         "logistic",
@@ -169,17 +169,17 @@ def test_many_classes(tmp_path, n_classes):
     assert len(page.all("svg")) == 2
     assert "class 11 taken for class 7: 1 image" in page.text
     assert ("The numbers of the classes are in the table below" in page.text) == (n_classes > 40)
-    rows = re.findall(r"(\d+) (class \d+) (\d+\.\d%)", page.text.split("Class by class")[1])
+    rows = re.findall(r"(\d+) (class \d+) (\d+\.\d%)", page.text.split("Metrics of each class")[1])
     assert rows[0] == ("8", "class 7", "80.0%")
     assert len(rows) == n_classes
     assert [float(row[2][:-1]) for row in rows] == sorted(float(row[2][:-1]) for row in rows)
     assert page.text.count("Top-5 accuracy") == 1
-    assert "Not told" not in page.text
+    assert "Not defined" not in page.text
 
 
 def test_class_without_images_comes_last_without_figures(tmp_path):
     page = page_of_case(tmp_path, ["a", "b", "c"], [1, 1, 2], [1, 1, 2])
-    table = page.text.split("Class by class")[1].split("Calibration")[0]
+    table = page.text.split("Metrics of each class")[1].split("Calibration")[0]
     assert table.rstrip().endswith("1 a – – – 0 0")
 
 
@@ -196,7 +196,7 @@ def test_random_weights_are_marked(codes, head, small, tmp_path):
     text = page_of(tmp_path / "random").text
     for name in ("Accuracy", "Balanced accuracy", "Log loss", "Calibration error"):
         assert f"{name} (random weights)" in text
-    assert "say nothing about a network that was trained" in text
+    assert "say nothing about a trained network" in text
     assert "random weights" not in page_of(tmp_path / "trained").text
 
 
@@ -361,7 +361,7 @@ def test_report_that_is_there_is_kept_unless_overwritten(small, tmp_path, run, n
 def test_report_where_none_can_be(small, tmp_path):
     (tmp_path / "file").write_text("mine")
     said = error_of("evaluate", *small, "--report", tmp_path / "file", "--overwrite")
-    assert said == f"Error: {tmp_path / 'file'}: is no folder; name a folder for the report"
+    assert said == f"Error: {tmp_path / 'file'}: is not a folder; name a folder for the report"
     said = error_of("evaluate", *small, "--report", tmp_path / "absent" / "report")
     assert "does not exist; create it first" in said
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from cnncodes.errors import ParameterError
-from cnncodes.inspect.bench import benchmark
+from cnncodes.inspect.bench import benchmark, peak_bytes
 from tests.conftest import Run
 from tests.helpers import BACKBONE_INFO, BACKBONE_SIZE, error_of, run_process, write_backbone
 
@@ -98,6 +98,22 @@ def test_memory_is_that_of_a_process_of_its_own(tiny: Path) -> None:
     (found,) = benchmark([tiny], batch_sizes=[1], threads=1, seconds=0.001)
     assert found.peak_bytes is not None
     assert 10_000_000 < found.peak_bytes < ours.nbytes
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Name:\tpython\nVmPeak:\t9999 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 99 kB\n", 1234 * 1024),
+        ("Name:\tpython\nVmPeak:\t9999 kB\n", None),
+        ("", None),
+    ],
+)
+def test_peak_memory_is_unknown_where_the_system_does_not_report_it(
+    tmp_path: Path, content: str, expected: int | None
+) -> None:
+    status = tmp_path / "status"
+    status.write_text(content)
+    assert peak_bytes(status) == expected
 
 
 def test_files_that_cannot_be_measured(head: Path, codes: Path, tiny: Path, tmp_path: Path) -> None:

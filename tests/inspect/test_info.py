@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cnncodes.evaluate import curve
 from cnncodes.evaluate.curve import read_curves
-from tests.helpers import error_of, run_command
+from cnncodes.extract import store
+from tests.helpers import error_of, make_curve, run_command
 
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 
@@ -451,6 +453,19 @@ def test_learning_curve(codes, tmp_path):
         "created_with": read_curves(path)[0].created_with,
     }
     assert info_text(path)["images a class"] == "2, 3"
+
+
+def test_format_is_that_of_the_kind_of_file(head, codes, tmp_path, monkeypatch):
+    """The formats of models, codes and curves change independently."""
+    curves, copied = tmp_path / "curve.json", tmp_path / "codes.h5"
+    shutil.copy(codes, copied)
+    with h5py.File(copied, "r+") as file:
+        file.attrs["format"] = "8"
+    monkeypatch.setattr(store, "FORMAT", "8")
+    monkeypatch.setattr(curve, "FORMAT", "9")
+    curve.save_curves([make_curve()], curves, overwrite=False)
+    formats = [info_json(path)["format"] for path in (head, copied, curves)]
+    assert formats == ["1", "8", "9"]
 
 
 def test_damaged_learning_curve(tmp_path):

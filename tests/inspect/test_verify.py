@@ -8,12 +8,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
 from cnncodes import CodeStore
+from cnncodes.inspect.verify import verify
 from tests.conftest import Run
-from tests.helpers import error_of, run_command, write_backbone
+from tests.helpers import BACKBONE_SIZE, error_of, run_command, write_backbone
 
 
 @pytest.fixture
@@ -55,6 +57,30 @@ def test_models_of_ours(
     ).stdout
     assert printed.startswith(f"{path}: {kind.removeprefix('small_')}\n")
     assert printed.endswith("  nothing is wrong\n")
+
+
+@pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
+def test_model_is_opened_once(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(onnxruntime.InferenceSession):
+        def __init__(self, path: str, *arguments: object, **options: object) -> None:
+            opened.append(path)
+            super().__init__(path, *arguments, **options)
+
+    path = request.getfixturevalue(kind)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Counted)
+    assert verify(path).faults == []
+    assert opened == [str(path)]
+
+
+def test_model_that_cannot_be_run(tmp_path: Path) -> None:
+    path = write_backbone(tmp_path / "x.onnx", shape=(2, BACKBONE_SIZE, BACKBONE_SIZE, 3))
+    (problem,) = (each.problem for each in verify(path).faults)
+    assert problem.startswith("cannot be run (")
+    assert "\n" not in problem
 
 
 def test_images_that_are_not_those_of_the_codes(copied: tuple[Path, Path]) -> None:
@@ -225,7 +251,10 @@ def test_model_that_gives_no_numbers(
     onnx.save(model, str(path))
     (_, altered), (_, problem) = faults(path)
     assert altered.startswith("its weights, operators or metadata are not those")
-    assert problem in ("gives codes that are not finite", "gives numbers that are no probabilities")
+    assert problem in (
+        "gives codes that are not finite",
+        "gives numbers that are not probabilities",
+    )
 
 
 def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_constant_is_as_large_as_something_that_is_there(tmp_path: Path) -> None
     ],
 )
 def test_constant_of_any_size_is_refused(model: Callable[[], ModelProto], tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match="tells the operator 'ConstantOfShape' a size that"):
+    with pytest.raises(FileFormatError, match="gives the operator 'ConstantOfShape' a size that"):
         check_model(save(model(), tmp_path))
 
 
@@ -273,7 +273,7 @@ def test_padding_by_much_is_refused(number: int, tmp_path: Path) -> None:
         node = helper.make_node(operator, ["x"], ["y"], pads=[1, number])
         with pytest.raises(FileFormatError, match="pads by more than 1,024 on a side"):
             check_model(save(model_of(node), tmp_path))
-    with pytest.raises(FileFormatError, match="tells the operator 'Pad' a size that is not known"):
+    with pytest.raises(FileFormatError, match="gives the operator 'Pad' a size that is not known"):
         check_model(save(model_of(PAD, initializer=numbers("pads", 1, number)), tmp_path))
 
 
@@ -289,7 +289,7 @@ def test_padding_is_found_in_the_other_way_that_protobuf_reads(tmp_path: Path) -
 
 def test_padding_that_is_computed_is_refused(tmp_path: Path) -> None:
     model = model_of(helper.make_node("Mul", ["x", "x"], ["pads"]), PAD)
-    with pytest.raises(FileFormatError, match="tells the operator 'Pad' a size that is not known"):
+    with pytest.raises(FileFormatError, match="gives the operator 'Pad' a size that is not known"):
         check_model(save(model, tmp_path))
 
 

@@ -339,7 +339,7 @@ def test_saturation_is_told_where_the_file_is_opened(
 ) -> None:
     # No such processor is at hand, so what is known of it is put in place of what is seen.
     monkeypatch.setattr(session, "kernels_saturate", lambda: True)
-    with pytest.warns(SaturationWarning, match="--weights reduced"):
+    with pytest.warns(SaturationWarning, match="with reduced weights"):
         Backbone(int8)
     result = run_command("extract", int8, photos, "-o", tmp_path / "codes.h5")
     warned = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]

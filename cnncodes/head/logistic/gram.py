@@ -67,6 +67,7 @@ def gram_matrix(
     *,
     block: int,
     dtype: Any = np.float64,
+    n_columns: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[Any]:
     """Sum up the inner products of all pairs of rows, one pair of blocks at a time.
@@ -85,25 +86,28 @@ def gram_matrix(
         Rows that stay in memory while all later ones pass by, a few at a time.
     dtype : numpy dtype
         Of the result.
+    n_columns : int, optional
+        Only the inner products with the first `n_columns` rows are computed; by default all.
     progress : Progress, optional
         Counts the rows.
 
     Returns
     -------
-    ndarray of `dtype`, shape (n_samples, n_samples)
+    ndarray of `dtype`, shape (n_samples, n_columns)
         The inner products of the rows, less the one vector.
     """
-    K = np.empty((n_samples, n_samples), dtype)
+    n_columns = n_samples if n_columns is None else n_columns
+    K = np.empty((n_samples, n_columns), dtype)
     threads = available_threads()
     few = max(1, block // (_PASSING * threads))
     if progress is not None:
-        progress.begin(sum(n_samples - first for first in range(0, n_samples, block)))
+        progress.begin(sum(n_samples - first for first in range(0, n_columns, block)))
     # Products in several threads wait for each other when one more thread reads. So each
     # thread reads for itself, and multiplies alone.
     reference: NDArray[Any] | None = None
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
-        for first in range(0, n_samples, block):
-            last = min(first + block, n_samples)
+        for first in range(0, n_columns, block):
+            last = min(first + block, n_columns)
             starts, stops = _spans(first, last, few)
             staying = np.empty((0, 0))
             for start, X in zip(starts, workers.map(read, starts, stops), strict=True):
@@ -166,7 +170,8 @@ def _pass(
             own = staying[start - first : stop - first]
             product = _product(own, staying[: other.stop - first])
         K[start:stop, other] = product
-        K[other, start:stop] = product.T
+        mirrored = K[other, start:stop]  # empty beyond the columns
+        mirrored[:] = product.T[:, : mirrored.shape[1]]
     if progress is not None:
         progress.advance(stop - start)
 

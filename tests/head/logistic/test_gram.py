@@ -71,6 +71,27 @@ def test_gram_matrix_is_that_of_all_rows(n, d, block, seed):
         assert sum(start <= row < stop for start, stop in asked) == row // block + 1
 
 
+@given(data=st.data(), n=st.integers(1, 40), block=st.integers(1, 12))
+def test_gram_matrix_of_the_first_columns(data, n, block):
+    n_columns = data.draw(st.integers(1, n))
+    X = np.random.default_rng(n).standard_normal((n, 5))
+    asked = []
+
+    def read(start, stop):
+        asked.append((start, stop))
+        return X[start:stop]
+
+    K = gram_matrix(read, n, block=block, n_columns=n_columns)
+    # Centring takes out the vector that was subtracted, here of the columns on both sides.
+    K -= K[:n_columns].mean(axis=0)
+    K -= K.mean(axis=1, keepdims=True)
+    centred = X - X[:n_columns].mean(axis=0)
+    np.testing.assert_allclose(K, centred @ centred[:n_columns].T, atol=1e-12)
+    for row in range(n):
+        n_reads = sum(start <= row < stop for start, stop in asked)
+        assert n_reads == min(row, n_columns - 1) // block + 1
+
+
 def test_failure_to_read_is_passed_on():
     def read(start, stop):
         raise OSError("no more")
