@@ -13,14 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnncodes.head.logistic.gram import GramLogisticRegression
+    from cnncodes.head.logistic.estimator import GramLogisticRegression
     from cnncodes.head.sgd.softmax import SGDSoftmax
 
 __all__ = ["GramLogisticRegression", "SGDSoftmax"]
 
 
 _HOMES = {
-    "GramLogisticRegression": "cnncodes.head.logistic.gram",
+    "GramLogisticRegression": "cnncodes.head.logistic.estimator",
     "SGDSoftmax": "cnncodes.head.sgd.softmax",
 }
 

@@ -19,10 +19,8 @@ from threadpoolctl import threadpool_limits
 from cnncodes.head.logistic.gram import (
     combine,
     gram_matrix,
-    rotate,
-    rotate_back,
     rows_that_stay,
-    standardise,
+    solve_gram,
 )
 from cnncodes.head.logistic.solve import MAX_ITERATIONS, Solution, new_solver, open_end, solve
 from cnncodes.head.rows import CodeRows
@@ -93,16 +91,12 @@ def fit_logistic(
     else:
         block = rows_that_stay(rows.n_features)
         K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
-        squared = standardise(K)
-        points = rotate(K)
+        fit = solve_gram(K, solved)
         del K
-        solution = solved(points)
-        alpha = rotate_back(points, solution.weights.astype(np.float32))
-        alpha /= np.float32(squared or 1.0)
-        del points
+        solution = fit.solution
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
-            weights, mean = combine(rows.blocks(), alpha)
-        spread, shift = math.sqrt(squared), mean @ weights.astype(np.float64)
+            weights, mean = combine(rows.blocks(), fit.alpha)
+        spread, shift = math.sqrt(fit.squared_length), mean @ weights.astype(np.float64)
         bias = (solution.intercept - shift).astype(np.float32)
     fitted: dict[str, Any] = {"C": solution.C, "n_iterations": solution.n_iterations}
     if solution.scores:
