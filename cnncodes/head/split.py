@@ -83,19 +83,70 @@ def split_by_class(
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     method = check_choice(method, METHODS, "method")
     per_class = COUNT.check_or_none(per_class, "per_class")
-    if groups is not None and groups.shape != labels.shape:
-        raise ParameterError(f"there must be {len(labels)} groups, one an image, not {len(groups)}")
+    groups = _checked_groups(groups, len(labels))
     generator = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
     if method == "stratified":
         classes = [generator.permutation(members) for members in classes]
-    if groups is None:
-        groups = np.arange(len(labels))
     trains = _trains(classes, groups, train_fraction, in_order=method == "first")
     none = np.empty(0, np.intp)
     train = [members[trains[members]][:per_class] for members in classes]
     test = [members[~trains[members]] for members in classes]
     return Split(np.sort(np.concatenate([none, *train])), np.sort(np.concatenate([none, *test])))
+
+
+def hold_out(
+    y: NDArray[np.intp], fraction: float, *, seed: int = 0, groups: NDArray[np.intp] | None = None
+) -> Split:
+    """Hold out at most a share of each class at random, to validate a training.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n_images,)
+        The classes, from 0 on.
+    fraction : float
+        Share of each class that is held out, from 0 to below 1; rounded down, so that small
+        classes only train.
+    seed : int
+        Seed of the choice.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers stay on one side; a group that is larger than the share of one
+        of its classes trains. By default each image is on its own.
+
+    Returns
+    -------
+    Split
+        What trains, and as `test` what is held out.
+
+    Raises
+    ------
+    ParameterError
+        `groups` is of another length.
+    """
+    group = np.unique(_checked_groups(groups, len(y)), return_inverse=True)[1]
+    generator = np.random.default_rng(seed)
+    # The tolerance keeps 0.29 of 100 at 29, though 0.29 * 100 is a little less in binary.
+    left = (fraction * np.bincount(y) + 1e-9).astype(np.intp)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    held_out = np.zeros(len(members), bool)
+    for label in range(len(left)):
+        for row in generator.permutation(np.flatnonzero(y == label))[::-1]:
+            if left[label] == 0:
+                break
+            counts = np.bincount(y[members[group[row]]], minlength=len(left))
+            if not held_out[group[row]] and (counts <= left).all():
+                held_out[group[row]] = True
+                left -= counts
+    return Split(np.flatnonzero(~held_out[group]), np.flatnonzero(held_out[group]))
+
+
+def _checked_groups(groups: NDArray[np.intp] | None, n_images: int) -> NDArray[np.intp]:
+    """Return the groups, by default one for each image."""
+    if groups is None:
+        return np.arange(n_images)
+    if groups.shape != (n_images,):
+        raise ParameterError(f"there must be {n_images} groups, one per image, not {len(groups)}")
+    return groups
 
 
 def _trains(
