@@ -32,7 +32,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.head_onnx import build_head
-from cnncodes.head.linear import REMEDY, LogitsError, check_logits, log_softmax
+from cnncodes.head.linear import REMEDY, check_logits, log_softmax
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.rows import CodeRows
@@ -225,7 +225,6 @@ def train_head(
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite, inputs=[codes])
-    checkpoint = output.with_name(output.name + ".partial") if estimator == "sgd" else None
     with CodeStore.open(codes) as store, warnings.catch_warnings():
         # Told where there are few images a class; these targets are classes for certain.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
@@ -259,7 +258,6 @@ def train_head(
                 seed=seed,
                 groups=own,
                 parameters=sgd,
-                checkpoint=checkpoint,
                 on_epoch=on_epoch,
                 progress=progress,
             )
@@ -273,14 +271,9 @@ def train_head(
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
-        try:
-            scores = [
-                _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
-            ]
-        except LogitsError:
-            if checkpoint is not None:  # it would overflow again from there
-                checkpoint.unlink(missing_ok=True)
-            raise
+        scores = [
+            _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
+        ]
         training = Training(
             path=output,
             estimator=name_of(estimator),
@@ -316,8 +309,6 @@ def train_head(
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return training
 
 
