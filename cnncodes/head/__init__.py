@@ -1,10 +1,14 @@
-"""Codes become a classifier, and the classifier one file to ship.
+"""From codes to a classifier: one ONNX file that turns codes into probabilities.
 
-The heart is `train.train_head`. `split` (with `groups`), `logistic` (with `gram` and `solve`),
-`softmax` and `estimators` are what it is made of; `evaluate` measures it (with `selection` and
-`metrics`), and `report` writes a page about it; `bundle` joins the head to its backbone;
-`classifier.Classifier` is what a small program imports, and needs numpy, onnxruntime and Pillow
-only.
+- `train`: `train_head`, which does it all: split, fit, measure, write
+- `split`: the training and the test images, class by class
+- `groups`: copies of a file and images of one group, which no split separates
+- `rows`: codes of some images of a file, read in blocks
+- `scaling`: centring and scaling of codes
+- `logistic`, `sgd`: the two linear heads
+- `estimators`: any scikit-learn classifier, converted to a graph
+- `linear`: logits and softmax of linear heads
+- `head_onnx`: the graph of a head
 """
 
 from __future__ import annotations
@@ -19,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["GramLogisticRegression", "SGDSoftmax"]
 
 
-_HOMES = {
+_MODULES = {
     "GramLogisticRegression": "cnncodes.head.logistic.estimator",
     "SGDSoftmax": "cnncodes.head.sgd.softmax",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:  # scikit-learn is slow to import: only for who asks
+    if name not in _MODULES:  # scikit-learn is slow to import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

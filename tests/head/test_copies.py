@@ -136,7 +136,7 @@ def test_svm_needs_two_files_of_each_class(tmp_path, output, run):
     path = write(tmp_path / "codes.h5", X, np.repeat([0, 1], [5, 15]), digests)
     said = run("train", path, "-o", output, "--estimator", "svm", exit_code=1).stderr
     assert "svm: the training images of a class are all copies of one or of one group" in said
-    assert "take knn or logistic" in said
+    assert "use knn or logistic" in said
     notes = trained(run, path, output)["notes"]
     assert notes[1:3] == [
         "copies and groups leave 25% of the images to test on",

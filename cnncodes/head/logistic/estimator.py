@@ -48,16 +48,15 @@ class GramLogisticRegression(LinearSoftmax):
     C : float or "auto"
         Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
     Cs : sequence of float
-        The strengths that ``"auto"`` tries at first. Where the best of them is the least or the
-        greatest, it goes on from there, as `solve` says.
+        The strengths that ``"auto"`` tries first, as in `solve`.
     n_folds : int
         Folds of the cross-validation.
     class_weight : dict, "balanced" or None
         As in scikit-learn.
     max_iter : int
-        Iterations at most.
+        Maximum number of iterations.
     tol : float
-        Where the solver stops, as in scikit-learn, whose default is ten times as much.
+        Tolerance of the solver, as in scikit-learn, whose default is ten times as much.
     random_state : int, RandomState or None
         Seed of the folds.
 

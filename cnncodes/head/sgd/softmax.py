@@ -385,7 +385,7 @@ class SGDSoftmax(LinearSoftmax):
     def _discard(self) -> None:
         """Discard fitted state."""
         for name in ("coef_", "intercept_", "_descent"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
 
     def _check_finite(self, descent: Descent, loss: float, stage: str) -> None:
         # The loss of the last step is measured before it, so its result is checked too.
