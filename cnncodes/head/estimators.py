@@ -306,17 +306,10 @@ def check_size(name: str, model: Any) -> None:
 
     A conversion would first need many times its size in memory.
 
-    Parameters
-    ----------
-    name : str
-        Named in the error.
-    model : estimator
-        A fitted estimator.
-
     Raises
     ------
     TrainingError
-        The file would exceed 2 GB.
+        The file would exceed 2 GB; the error begins with `name`.
     """
     n_bytes = 0
 

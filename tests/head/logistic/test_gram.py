@@ -155,9 +155,9 @@ def test_fit_on_inner_products_is_that_on_the_rows(wide, scaled):
     fit = solve_gram(
         wide @ wide.T, partial(solve, y=y, estimator=new_solver(tol=1e-9), C=0.1), scaled=scaled
     )
-    theirs = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(centred / divisor, y)
+    reference = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(centred / divisor, y)
     weights, mean = combine([(slice(0, 90), wide)], fit.alpha)
-    np.testing.assert_allclose(weights, theirs.coef_.T / divisor, atol=1e-5)
+    np.testing.assert_allclose(weights, reference.coef_.T / divisor, atol=1e-5)
     np.testing.assert_allclose(mean, wide.mean(axis=0))
     np.testing.assert_allclose(fit.means, wide @ mean)
     assert fit.squared_length == pytest.approx(length**2)

@@ -126,14 +126,14 @@ def test_minimum_is_that_of_logistic_regression(iris, parameters, n_classes, bin
     # scikit-learn's binary weights are the difference of our two columns: half the penalty.
     l2 = binary / (C * len(y))
     ours = on_all_images(500, l2=l2, **parameters).fit(X, y)
-    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X, y)
-    coef, intercept = theirs.coef_, theirs.intercept_
+    reference = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X, y)
+    coef, intercept = reference.coef_, reference.intercept_
     if n_classes == 2:
         coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
     best = objective(X, y, coef, intercept, l2)
     assert objective(X, y, ours.coef_, ours.intercept_, l2) == pytest.approx(best, rel=1e-5)
     assert ours.coef_ == pytest.approx(coef, abs=2e-3)
-    assert ours.predict_proba(X) == pytest.approx(theirs.predict_proba(X), abs=1e-3)
+    assert ours.predict_proba(X) == pytest.approx(reference.predict_proba(X), abs=1e-3)
 
 
 def test_best_epoch_is_kept(noisy):
