@@ -25,7 +25,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test
 from cnncodes.evaluate.learning_curve import fit_part
 from cnncodes.evaluate.metrics import measure
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.logistic.gram import gram_matrix, rotate, rows_that_stay, standardise
+from cnncodes.head.logistic.gram import centre, gram_matrix, rotate, rows_that_stay, scale
 from cnncodes.head.logistic.solve import DEFAULT_CS, FALLBACK_C, new_solver
 from cnncodes.head.rows import CodeRows
 
@@ -36,7 +36,8 @@ RULES = ("accuracy", "log loss")
 def by_accuracy(K: NDArray[np.float32], y: NDArray[np.int32], seed: int) -> float:
     """Return the smallest C of the highest accuracy, over the folds that `solve` would use."""
     own = K.copy()
-    standardise(own)
+    centre(own)
+    scale(own)
     n_folds = min(N_FOLDS, int(np.bincount(y).max()))
     if n_folds < 2:
         return FALLBACK_C

@@ -445,8 +445,8 @@ def train(
 ) -> None:
     """Train a classifier on codes, and measure it on images it has not seen.
 
-    logistic and sgd read the codes a part at a time, the other estimators all at once. An
-    interrupted training by sgd goes on where it was when the same command is given again.
+    sgd reads the codes a part at a time, as does logistic with fewer training images than codes
+    per image; otherwise all training codes are in memory, as float32.
     """
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress

@@ -271,9 +271,6 @@ class InMemory:
             places = order[start : start + size]
             yield places, self.X[places]
 
-    def shuffled(self, places, random):
-        return random.permutation(places)
-
 
 def info_of(head):
     metadata = {entry.key: entry.value for entry in onnx.load(str(head)).metadata_props}

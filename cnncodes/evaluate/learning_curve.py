@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -29,10 +30,8 @@ from cnncodes.head.linear import check_logits
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.gram import (
     gram_matrix,
-    rotate,
-    rotate_back,
     rows_that_stay,
-    standardise,
+    solve_gram,
 )
 from cnncodes.head.logistic.solve import check_strength, new_solver, solve
 from cnncodes.head.rows import CodeRows
@@ -301,21 +300,16 @@ def fit_part(
     are (Xx − Xm)ᵀα plus the intercept, with the mean m of the training images: Xx is a row of K,
     and Xm the mean of K over the training images.
     """
-    own = K[np.ix_(train, train)]
-    mean = own.mean(axis=0, dtype=np.float64).astype(np.float32)
-    length = standardise(own)
-    points = rotate(own)
-    solution = solve(points, y, model, C=C, random_state=seed, groups=groups)
-    alpha = rotate_back(points, solution.weights.astype(np.float32)) / np.float32(length or 1.0)
-    intercept = solution.intercept.astype(np.float32)
+    solver = partial(solve, y=y, estimator=model, C=C, random_state=seed, groups=groups)
+    fit = solve_gram(K[np.ix_(train, train)], solver)
+    means, intercept = fit.means.astype(np.float32), fit.solution.intercept.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         logits = np.concatenate(
             [
-                (K[np.ix_(test[start : start + _TEST_ROWS], train)] - mean) @ alpha + intercept
+                (K[np.ix_(test[start : start + _TEST_ROWS], train)] - means) @ fit.alpha + intercept
                 for start in range(0, len(test), _TEST_ROWS)
             ]
         )
-        trained = points @ solution.weights.astype(np.float32) + intercept
-    for each in (trained, logits):  # as `train` does
+    for each in (fit.logits, logits):  # as `train` does
         check_logits(each)
-    return logits, solution.C
+    return logits, fit.solution.C

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Codes become a linear classifier, or any other of scikit-learn.
 
 - `train`: `train_head`, the steps of a training
@@ -10,6 +11,19 @@
 - `head_onnx`: a head as an ONNX graph
 
 `logistic` and `sgd` are folders of their own.
+=======
+"""From codes to a classifier: one ONNX file that turns codes into probabilities.
+
+- `train`: `train_head`, which does it all: split, fit, measure, write
+- `split`: the training and the test images, class by class
+- `groups`: copies of a file and images of one group, which no split separates
+- `rows`: codes of some images of a file, read in blocks
+- `scaling`: centring and scaling of codes
+- `logistic`, `sgd`: the two linear heads
+- `estimators`: any scikit-learn classifier, converted to a graph
+- `linear`: logits and softmax of linear heads
+- `head_onnx`: the graph of a head
+>>>>>>> wip-head
 """
 
 from __future__ import annotations
@@ -18,19 +32,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnncodes.head.logistic.gram import GramLogisticRegression
+    from cnncodes.head.logistic.estimator import GramLogisticRegression
     from cnncodes.head.sgd.softmax import SGDSoftmax
 
 __all__ = ["GramLogisticRegression", "SGDSoftmax"]
 
 
-_HOMES = {
-    "GramLogisticRegression": "cnncodes.head.logistic.gram",
+_MODULES = {
+    "GramLogisticRegression": "cnncodes.head.logistic.estimator",
     "SGDSoftmax": "cnncodes.head.sgd.softmax",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:  # scikit-learn is slow to import: only for who asks
+    if name not in _MODULES:  # scikit-learn is slow to import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,8 +1,8 @@
-"""Any scikit-learn classifier as a head: fitted, converted by skl2onnx, compared with itself.
+"""Any scikit-learn classifier as a head: fitted, converted by skl2onnx, compared with its graph.
 
-The estimator is given flattened codes as they are stored, as float32 and all in memory, and the
-classes as integers from 0 on. The graph that skl2onnx makes of it is run on some images before
-it is trusted: there are parameters which a conversion overlooks.
+The estimator is fitted to flattened codes as they are stored, as float32 and all in memory, and to
+classes as integers from 0 on. The graph of skl2onnx is run on some images and compared with the
+estimator, since a conversion may ignore parameters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from cnncodes.text import counted, shortened
 N_COMPONENTS = 256
 N_FOLDS = 5
 N_NEIGHBORS = 10
-MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and an image a second
+MAX_SVM_CLASSES = 40  # beyond it conversion takes minutes, and inference a second per image
 TOLERANCE = 1e-3  # of a probability: the graph computes in float32, most estimators do not
 TOLERATED = 0.01  # share of images beyond it: neighbours equally near, a threshold of a tree
 MAX_PARAMETER_LENGTH = 1000  # in a head's metadata
@@ -60,12 +60,12 @@ def _svm(y: NDArray[np.int32], groups: NDArray[np.intp], n_features: int, seed: 
     if len(counts) > MAX_SVM_CLASSES:
         raise TrainingError(
             f"svm: {len(counts)} classes are more than {MAX_SVM_CLASSES}, and its graph compares "
-            "each pair of them; take knn or logistic"
+            "each pair of them; use knn or logistic"
         )
     if counts.min() < 2:
         raise TrainingError(
             "svm: a class has one training image, and its probabilities are calibrated by "
-            "cross-validation; add images, or take knn or logistic"
+            "cross-validation; add images, or use knn or logistic"
         )
     # Shuffled, since images that follow each other are often alike.
     folds = StratifiedKFold(int(min(N_FOLDS, counts.min())), shuffle=True, random_state=seed)
@@ -77,14 +77,14 @@ def _svm(y: NDArray[np.int32], groups: NDArray[np.intp], n_features: int, seed: 
 
 
 class _Folds(list[tuple[NDArray[np.intp], NDArray[np.intp]]]):
-    """Folds that were cut before; a head's metadata say how many, not which images they have."""
+    """Folds as lists of rows, whose repr in a head's metadata is their number."""
 
     def __repr__(self) -> str:
         return f"{len(self)} folds that keep groups together"
 
 
 def _grouped_folds(y: NDArray[np.int32], groups: NDArray[np.intp], seed: int) -> _Folds:
-    """Cut training images into folds that separate no group and leave each class in training."""
+    """Return folds that keep groups together and have each class in their training part."""
     cells = np.unique(np.stack([y, groups], axis=1), axis=0)
     n_groups = int(np.bincount(cells[:, 0]).min())
     for n_folds in range(min(N_FOLDS, n_groups), 1, -1):
@@ -95,7 +95,7 @@ def _grouped_folds(y: NDArray[np.int32], groups: NDArray[np.intp], seed: int) ->
             return parts
     raise TrainingError(
         "svm: the training images of a class are all copies of one or of one group, and its "
-        "probabilities are calibrated by cross-validation; add images, or take knn or logistic"
+        "probabilities are calibrated by cross-validation; add images, or use knn or logistic"
     )
 
 
@@ -107,7 +107,7 @@ def _pca(y: NDArray[np.int32], n_features: int) -> PCA:
     return PCA(min(N_COMPONENTS, len(y) - 1, n_features))
 
 
-# Each is built for the classes and groups of the training images, so many features, and a seed.
+# Functions of the classes and groups of the training images, the number of features and a seed.
 NAMED: dict[str, Callable[[NDArray[np.int32], NDArray[np.intp], int, int], Any]] = {
     "svm": _svm,
     "knn": _knn,
@@ -122,7 +122,7 @@ class EstimatorHead:
     model : onnx.ModelProto
         A head without metadata.
     parameters : dict
-        Those of the estimator; JSON types only.
+        Parameters of the estimator; JSON types only.
     """
 
     def __init__(self, model: onnx.ModelProto, parameters: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class EstimatorHead:
         self._model = model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = available_threads()
-        options.log_severity_level = 4  # errors reach us as exceptions too, the rest is chatter
+        options.log_severity_level = 4  # errors are raised as exceptions too
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -140,9 +140,9 @@ class EstimatorHead:
     def probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probabilities, (n_images, n_classes), for codes (n_images, n_features)."""
         (codes,) = self._session.get_inputs()
-        found: NDArray[np.float32]
-        found = self._session.run(None, {"codes": X.reshape(len(X), *codes.shape[1:])})[0]
-        return found
+        probabilities: NDArray[np.float32]
+        probabilities = self._session.run(None, {"codes": X.reshape(len(X), *codes.shape[1:])})[0]
+        return probabilities
 
     def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return their logarithms; a probability of 0 counts as the float32 epsilon."""
@@ -156,12 +156,12 @@ class EstimatorHead:
 
 
 def name_of(estimator: Any) -> str:
-    """Return an estimator's name, which for an object is that of its class."""
+    """Return an estimator's name; of an object, that of its class."""
     return estimator if isinstance(estimator, str) else type(estimator).__name__
 
 
 def check_estimator(estimator: Any) -> None:
-    """Say before any training that an estimator cannot become a head.
+    """Refuse an estimator that cannot become a head, before any training.
 
     Parameters
     ----------
@@ -190,12 +190,11 @@ def check_estimator(estimator: Any) -> None:
     elif not _may_give_probabilities(estimator):
         raise ParameterError(f"{name} {WITHOUT_PROBABILITIES}")
     if find_spec("skl2onnx") is None:
-        asked = f"--estimator {name}" if isinstance(estimator, str) else name
-        raise MissingDependencyError(f"{asked} needs skl2onnx; pip install 'cnncodes[estimators]'")
+        raise MissingDependencyError(f"{name} needs skl2onnx; pip install 'cnncodes[estimators]'")
 
 
 def _may_give_probabilities(estimator: Any) -> bool:
-    """Whether an estimator has ``predict_proba``, or may have it once it is fitted."""
+    """Return whether an estimator has ``predict_proba``, or may have it once it is fitted."""
     if isinstance(estimator, VotingClassifier):
         parts = [part for _, part in estimator.estimators if not isinstance(part, str)]
         return estimator.voting == "soft" and all(map(_may_give_probabilities, parts))
@@ -209,7 +208,7 @@ def _may_give_probabilities(estimator: Any) -> bool:
     part = getattr(estimator, "estimator", None)
     if part is not None and hasattr(type(estimator), "predict_proba"):
         return _may_give_probabilities(part)
-    # Those of scikit-learn have it from the start; of others that is not known.
+    # Classifiers of scikit-learn have it before they are fitted; of others that is not known.
     return not type(estimator).__module__.startswith("sklearn.")
 
 
@@ -231,7 +230,7 @@ def fit_estimator(
         One of `NAMED`, or a scikit-learn classifier, of which a clone is fitted. ``svm`` is an
         SVM with an RBF kernel whose decisions become probabilities by a sigmoid (Platt,
         "Probabilistic outputs for support vector machines", 1999), ``knn`` a vote of the
-        nearest training images; both on 256 principal components. ``svm`` takes 40 classes at
+        nearest training images; both on 256 principal components. ``svm`` accepts 40 classes at
         most.
     rows : CodeRows
         The training images.
@@ -242,48 +241,48 @@ def fit_estimator(
     code_shape : sequence of int
         Shape of one image's codes.
     seed : int
-        Given to the estimator, and to each step of a Pipeline, whose ``random_state`` is not set.
+        For the estimator, and each step of a Pipeline, whose ``random_state`` is not set.
     groups : ndarray of int, shape (n_images,), optional
         Images with equal numbers are in one fold where ``svm`` calibrates its probabilities.
 
     Returns
     -------
     EstimatorHead
-        What can be written.
+        The graph.
 
     Raises
     ------
     TrainingError
-        The estimator cannot be fitted or converted, its graph would be too large or gives other
-        probabilities than the estimator.
+        The estimator cannot be fitted or converted, or its graph is too large or differs in its
+        probabilities.
     """
     name = name_of(estimator)
     with _as_training_errors(f"{name}: cannot be trained"), warnings.catch_warnings():
-        # Of numpy, where codes do not differ; what comes out is compared below.
+        # numpy warns where codes do not differ; the result is compared below.
         warnings.simplefilter("ignore", RuntimeWarning)
         if isinstance(estimator, str):
-            together = np.arange(len(y)) if groups is None else groups
-            model = NAMED[estimator](y, together, rows.n_features, seed)
+            numbers = np.arange(len(y)) if groups is None else groups
+            model = NAMED[estimator](y, numbers, rows.n_features, seed)
         else:
             model = clone(estimator)
         model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64))
         if not hasattr(model, "predict_proba"):
             raise TrainingError(f"{name}: once fitted, it {WITHOUT_PROBABILITIES}")
         X = read_all(sample)
-        wanted = model.predict_proba(X)
+        expected = model.predict_proba(X)
     shape = (len(sample), int(y.max()) + 1)
-    if np.shape(wanted) != shape:
+    if np.shape(expected) != shape:
         raise TrainingError(
-            f"{name}: its probabilities are of shape {np.shape(wanted)}, not {shape}: a number for "
-            "each image and class"
+            f"{name}: its probabilities are of shape {np.shape(expected)}, not {shape}: one per "
+            "image and class"
         )
     check_size(name, model)
     with _as_training_errors(f"{name}: skl2onnx cannot convert it"):
         parameters = {key: _plain(value) for key, value in model.get_params(deep=False).items()}
         head = EstimatorHead(_convert(model, rows.n_features, shape[1], code_shape), parameters)
-        found = head.probabilities(X)
+        computed = head.probabilities(X)
     try:
-        check_agreement(name, found, wanted)
+        check_agreement(name, computed, expected)
     except TrainingError as error:
         n_twice = 0 if groups is None else _n_of_several_classes(y, groups)
         if estimator != "knn" or not n_twice:
@@ -291,33 +290,26 @@ def fit_estimator(
         raise TrainingError(
             f"knn: {counted(n_twice, 'training image')} of several classes, whose copies are "
             "equally near, so that chance decides which of them count; give each image one class, "
-            "or take logistic"
+            "or use logistic"
         ) from error
     return head
 
 
 def _n_of_several_classes(y: NDArray[np.int32], groups: NDArray[np.intp]) -> int:
-    """Count the groups, such as copies of a file, that have images of more than one class."""
+    """Return the number of groups with images of more than one class."""
     cells = np.unique(np.stack([y, groups], axis=1), axis=0)
     return int((np.unique(cells[:, 1], return_counts=True)[1] > 1).sum())
 
 
 def check_size(name: str, model: Any) -> None:
-    """Refuse a fitted estimator whose arrays are more than an ONNX file can hold.
+    """Refuse a fitted estimator whose arrays are larger than an ONNX file can be.
 
-    Converting it would first take many times its size.
-
-    Parameters
-    ----------
-    name : str
-        Named in the error.
-    model : estimator
-        A fitted estimator.
+    A conversion would first need many times its size in memory.
 
     Raises
     ------
     TrainingError
-        The file would exceed 2 GB.
+        The file would exceed 2 GB; the error begins with `name`.
     """
     n_bytes = 0
 
@@ -331,40 +323,40 @@ def check_size(name: str, model: Any) -> None:
     if n_bytes > MAX_MODEL_BYTES:
         raise TrainingError(
             f"{name}: its file would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; put a "
-            "PCA before it, use fewer images or extract with a backbone exported with --pool avg"
+            "PCA before it, use fewer images or extract with a backbone exported with pool avg"
         )
 
 
-def check_agreement(name: str, found: NDArray[Any], wanted: NDArray[Any]) -> None:
-    """Refuse a graph that gives other probabilities than the estimator.
+def check_agreement(name: str, computed: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Refuse a graph whose probabilities differ from those of the estimator.
 
-    A class that differs where two are equally likely is no difference.
+    Different classes are allowed where two are equally probable.
 
     Parameters
     ----------
     name : str
         Named in the error.
-    found, wanted : ndarray, shape (n_images, n_classes)
-        What the graph gives, and what the estimator gives.
+    computed, expected : ndarray, shape (n_images, n_classes)
+        Probabilities of the graph and of the estimator.
 
     Raises
     ------
     TrainingError
         They differ, or do not add up to 1.
     """
-    if found.shape != wanted.shape:
+    if computed.shape != expected.shape:
         raise TrainingError(
-            f"{name}: its graph gives probabilities of shape {found.shape}, not {wanted.shape}; "
-            "choose another estimator"
+            f"{name}: its graph computes probabilities of shape {computed.shape}, not "
+            f"{expected.shape}; choose another estimator"
         )
-    if not np.abs(found.sum(axis=1) - 1).max() <= TOLERANCE:
+    if not np.abs(computed.sum(axis=1) - 1).max() <= TOLERANCE:
         raise TrainingError(f"{name}: its probabilities do not add up to 1; calibrate it")
-    difference = np.abs(found - wanted).max(axis=1)
+    difference = np.abs(computed - expected).max(axis=1)
     apart = ~(difference <= TOLERANCE)
-    n_other = int((apart & (found.argmax(axis=1) != wanted.argmax(axis=1))).sum())
+    n_other = int((apart & (computed.argmax(axis=1) != expected.argmax(axis=1))).sum())
     if n_other or apart.sum() > max(1, TOLERATED * len(apart)):
         raise TrainingError(
-            f"{name}: skl2onnx makes another classifier of it: of {len(apart)} images, "
+            f"{name}: its conversion by skl2onnx differs: of {len(apart)} images, "
             f"{apart.sum()} get probabilities that differ by up to {difference.max():.2g}, "
             f"{n_other} another class; choose other parameters or another estimator"
         )
@@ -389,7 +381,7 @@ def _convert(
 
     opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it looks at attributes that scikit-learn gives up
+        warnings.simplefilter("ignore")  # it uses deprecated attributes of scikit-learn
         converted = convert_sklearn(
             model,
             initial_types=[("flat", FloatTensorType([None, n_features]))],
@@ -410,7 +402,7 @@ def _convert(
 
 
 def _renumber(graph: onnx.GraphProto) -> None:
-    """Count from 0 in names that skl2onnx counts through a process: equal heads, equal bytes."""
+    """Renumber the names that skl2onnx counts per process: equal heads have equal bytes."""
     numbers: dict[str, int] = {}
 
     def renamed(name: str) -> str:
@@ -431,7 +423,7 @@ def _renumber(graph: onnx.GraphProto) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as a JSON type, where it is one."""
+    """Return a parameter as a JSON type; of other types its repr."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, int):
@@ -444,7 +436,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _as_training_errors(what: str) -> Iterator[None]:
-    """Tell in one line what an estimator or its conversion raised."""
+    """Raise as a one-line error what an estimator or its conversion raised."""
     try:
         yield
     except (CnncodesError, MemoryError):

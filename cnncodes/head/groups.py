@@ -1,7 +1,7 @@
 """Images that belong together: copies of one file, and those of one group.
 
-They must not be on both sides of a split: a head that saw one knows the other, and its accuracy
-on it says nothing about new images.
+They must not be on both sides of a split: the accuracy on copies of training images is not that
+on new images.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.text import listed
 
-UNEVEN = 0.05  # of the images: a test part that differs by more from what is wanted is noted
+UNEVEN = 0.05  # of the images: a test part that differs by more from the wanted one is noted
 
 
 def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[np.intp]:
-    """Give the images numbers that are equal for those which belong together.
+    """Return a number for each image, equal for images of one group.
 
-    Images belong together that have the same digest or the same name of a group, and images
-    that belong together with a third one.
+    Images with the same digest or the same group name are in one group, as are those that share
+    a group with a third one.
 
     Parameters
     ----------
     digests : sequence of str
-        For each image the SHA-256 of its file.
+        SHA-256 of each image's file.
     names : sequence of str
-        For each image the name of its group, "" where it has none; empty without groups.
+        Name of each image's group, "" where it has none; empty without groups.
 
     Returns
     -------
@@ -58,33 +58,33 @@ def groups_of(store: CodeStore) -> NDArray[np.intp]:
 
 
 def n_copies(digests: Sequence[str]) -> int:
-    """Return how many images are copies of another one."""
+    """Return the number of images that are copies of another one."""
     return len(digests) - len(set(digests))
 
 
 def notes_on_copies(
     paths: Sequence[str], digests: Sequence[str], labels: Sequence[str], consequence: str
 ) -> list[str]:
-    """Say how many images are copies of others, and name files with more than one label.
+    """Report the number of copies, and files with more than one label.
 
     Parameters
     ----------
     paths, digests, labels : sequence of str
-        Of each image that counts.
+        Of each image that is used.
     consequence : str
-        What is done with copies.
+        Treatment of copies, the end of the note.
     """
     copies = n_copies(digests)
     if not copies:
         return []
     are = "is a copy of another" if copies == 1 else "are copies of others"
     notes = [f"{copies} of {len(digests)} images {are} (the same file); {consequence}"]
-    found: dict[str, dict[str, str]] = {}
+    paths_of: dict[str, dict[str, str]] = {}  # by digest and label
     for path, digest, label in zip(paths, digests, labels, strict=True):
-        found.setdefault(digest, {}).setdefault(label, path)
+        paths_of.setdefault(digest, {}).setdefault(label, path)
     several = [
         " and ".join(f"{path} ({label})" for label, path in each.items())
-        for each in found.values()
+        for each in paths_of.values()
         if len(each) > 1
     ]
     if several:
@@ -94,7 +94,7 @@ def notes_on_copies(
 
 
 def notes_on_groups(names: Iterable[str]) -> list[str]:
-    """Say how many groups images have, given each image's name of its group."""
+    """Report the number of groups, given the name of each image's group."""
     names = list(names)
     n_groups, n_without = len({*names} - {""}), names.count("")
     if not n_groups:
@@ -112,14 +112,14 @@ def notes_on_split(
     train_fraction: float,
     per_class: int | None = None,
 ) -> list[str]:
-    """Tell of copies, groups, and classes that train only or have few images.
+    """Report copies, groups, and classes that are not tested or have few images.
 
     Parameters
     ----------
     store : CodeStore
         An open codes file.
     classes, y : ndarray
-        What `train.labelled_classes` returns.
+        As returned by `train.labelled_classes`.
     parts : Split
         The split of all images.
     train_fraction, per_class
@@ -150,7 +150,7 @@ def notes_on_split(
 
 
 def _notes_on_groups(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
-    """Tell of copies and groups among the labelled images."""
+    """Report copies and groups among the labelled images."""
     rows, paths, digests, groups = np.flatnonzero(y >= 0), store.paths, store.digests, store.groups
     notes = notes_on_copies(
         [paths[row] for row in rows],

@@ -2,7 +2,7 @@
 
 A linear head is three core operators: Flatten, Gemm and Softmax. Nothing else is in it, so it
 runs in every ONNX runtime, those in browsers and phones included. A head made from another
-scikit-learn estimator is Flatten and whatever graph the estimator was converted to.
+scikit-learn estimator is Flatten and the graph that the estimator was converted to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def build_head(
     code_shape : sequence of int
         Shape of one image's codes; its product is n_features.
     info : HeadInfo
-        What the file says of itself.
+        Metadata of the file.
 
     Returns
     -------
@@ -73,13 +73,13 @@ def make_head(
     Parameters
     ----------
     nodes : iterable of onnx.NodeProto
-        What follows Flatten, in an order in which it can be run.
+        Nodes after Flatten, in topological order.
     initializers : iterable of onnx.TensorProto
         The constants of the nodes.
     code_shape : sequence of int
         Shape of one image's codes.
     n_classes : int
-        Length of a row of probabilities.
+        Number of classes.
     opsets : mapping of str to int
         The version of each domain of operators.
 

@@ -1,8 +1,10 @@
-"""What both heads are once trained: logits = codes · weights + bias, and a softmax."""
+"""Linear heads: logits = codes · weights + bias, and a softmax."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,12 +13,17 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cnncodes.errors import TrainingError
 
-REMEDY = "remove images whose codes are unlike all others, or take another layer of the network"
+if TYPE_CHECKING:
+    import onnx
+
+    from cnncodes.models.metadata import HeadInfo
+
+REMEDY = "remove images whose codes are unlike all others, or use another layer of the network"
 Float = TypeVar("Float", np.float32, np.float64)
 
 
 class LogitsError(TrainingError):
-    """A head cannot be used, since its logits overflow."""
+    """The logits of a head overflow."""
 
 
 def check_logits(logits: NDArray[Any], remedy: str = REMEDY) -> None:
@@ -25,14 +32,14 @@ def check_logits(logits: NDArray[Any], remedy: str = REMEDY) -> None:
     Parameters
     ----------
     logits : ndarray, shape (n_images, n_classes)
-        What a head gives, computed without regard to overflow.
+        Logits of a head; may be infinite or NaN.
     remedy : str
-        What to do about it, the end of the error's message.
+        Advice, the end of the error's message.
 
     Raises
     ------
     LogitsError
-        They are.
+        They overflow.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         spread = logits.max(axis=-1) - logits.min(axis=-1)
@@ -48,8 +55,44 @@ def log_softmax(logits: NDArray[Float]) -> NDArray[Float]:
     return logarithms
 
 
+@dataclass(frozen=True)
+class LinearHead:
+    """A matrix and a bias on flattened codes, and a softmax.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (n_features, n_classes)
+        Weights of the logits.
+    bias : ndarray of float32, shape (n_classes,)
+        Bias of the logits.
+    remedy : str
+        Advice of the error where logits overflow.
+    """
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    remedy: str = REMEDY
+
+    def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return log probabilities, (n_images, n_classes), of codes (n_images, n_features)."""
+        return log_softmax(self.logits(X))
+
+    def logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, (n_images, n_classes), checked by `check_logits`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits: NDArray[np.float32] = X @ self.weights + self.bias
+        check_logits(logits, self.remedy)
+        return logits
+
+    def to_onnx(self, code_shape: Sequence[int], info: HeadInfo) -> onnx.ModelProto:
+        """Build the graph, as `build_head`."""
+        from cnncodes.head.head_onnx import build_head
+
+        return build_head(self.weights, self.bias, code_shape, info)
+
+
 class LinearSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of the scikit-learn classifiers that end as a matrix and a bias.
+    """Base of the scikit-learn classifiers whose fit is a matrix and a bias.
 
     Attributes
     ----------
@@ -89,7 +132,7 @@ class LinearSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the likeliest classes, shape (n_samples,), for codes `X`."""
+        """Return the most probable classes, shape (n_samples,), for codes `X`."""
         logits = self._logits(X)
         likeliest: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
         return likeliest

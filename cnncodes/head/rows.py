@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 256
 
-Asked = TypeVar("Asked")
-Read = TypeVar("Read")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
 class CodeRows:
@@ -29,12 +29,12 @@ class CodeRows:
     store : CodeStore
         An open codes file.
     rows : ndarray of intp, shape (n_images,)
-        Places in the file, increasing.
+        Rows of the file.
 
     Attributes
     ----------
     n_features : int
-        Numbers an image.
+        Numbers per image.
     """
 
     def __init__(self, store: CodeStore, rows: NDArray[np.intp]) -> None:
@@ -47,7 +47,7 @@ class CodeRows:
         return len(self._rows)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Read images `start` to `stop` of these, of shape (stop − start, n_features).
+        """Read images `start` to `stop` of these rows, of shape (stop − start, n_features).
 
         Raises
         ------
@@ -56,8 +56,8 @@ class CodeRows:
         """
         return self.pick(np.arange(start, stop))
 
-    def pick(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Read the images at some places among these, of shape (n_places, n_features).
+    def pick(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read the images with some indices among these rows, of shape (n_indices, n_features).
 
         Raises
         ------
@@ -66,18 +66,18 @@ class CodeRows:
         FileFormatError
             Codes cannot be decoded.
         """
-        X = np.empty((len(places), self.n_features), np.float32)
-        for row, codes in zip(X, self._store.rows(self._rows[places]), strict=True):
+        X = np.empty((len(indices), self.n_features), np.float32)
+        for row, codes in zip(X, self._store.rows(self._rows[indices]), strict=True):
             row[:] = _as_float32(codes)
         # The sum is quick, and not finite if a code is not; it may also just overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
-        for place in suspicious:
-            if not np.isfinite(X[place]).all():
-                path = self._store.paths[self._rows[places[place]]]
+        for index in suspicious:
+            if not np.isfinite(X[index]).all():
+                path = self._store.paths[self._rows[indices[index]]]
                 raise TrainingError(
                     f"{self._store.path}: the codes of {path} are not finite; extract them "
-                    "again, with --dtype float32 if they overflow"
+                    "again, with dtype float32 if they overflow"
                 )
         return X
 
@@ -87,36 +87,50 @@ class CodeRows:
         return [digests[row] for row in self._rows]
 
     def blocks(self, size: int = _BLOCK) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Give all images, `size` at a time, each time with their places."""
+        """Yield the span of rows and the codes of each block of `size` images."""
         n = len(self)
         spans = [slice(start, min(start + size, n)) for start in range(0, n, size)]
         return read_ahead(lambda span: self.read(span.start, span.stop), spans)
 
 
 def read_ahead(
-    read: Callable[[Asked], Read], asked: Iterable[Asked]
-) -> Iterator[tuple[Asked, Read]]:
-    """Give what `read` returns for each of `asked`, in order, while the next two are being read.
+    read: Callable[[Request], Result], requests: Iterable[Request]
+) -> Iterator[tuple[Request, Result]]:
+    """Yield each request with its result, in order, while the next two are being read.
 
     Parameters
     ----------
     read : callable
-        Reads one of `asked`; called in threads of its own.
-    asked : iterable
-        What to read.
+        Returns the result of a request; called in two threads.
+    requests : iterable
+        Arguments of `read`.
 
     Yields
     ------
     tuple
-        One of `asked`, and what was read.
+        A request and its result.
     """
+<<<<<<< HEAD
     return ordered_map(lambda item: (item, read(item)), asked, threads=2, ahead=2, name="read")
+=======
+    with ThreadPoolExecutor(2, thread_name_prefix="read") as readers:
+        ahead: deque[tuple[Request, Future[Result]]] = deque()
+        for each in requests:
+            ahead.append((each, readers.submit(read, each)))
+            if len(ahead) == 3:
+                first, result = ahead.popleft()
+                yield first, result.result()
+                del result
+        while ahead:
+            first, result = ahead.popleft()
+            yield first, result.result()
+>>>>>>> wip-head
 
 
 def _as_float32(X: NDArray[Any]) -> NDArray[np.float32]:
     if X.dtype != np.float16:
         return X.astype(np.float32, copy=False)
-    # numpy converts float16 one number at a time: looking each up is twice as quick.
+    # numpy converts float16 one number at a time: a table is twice as fast.
     return np.take(_float16_values(), X.view(np.uint16))
 
 

@@ -1,8 +1,8 @@
 """Centring and scaling of codes, and folding both into a linear head.
 
 Codes are centred by the mean of the training images and divided by one number, which gives a
-training image a mean squared length of one. One number, not one a feature: dividing each
-feature by its own deviation would raise the noise of features that are nearly always zero.
+training image a mean squared length of one. One number, not one per feature: dividing each
+feature by its own deviation would amplify the noise of features that are nearly always zero.
 With that length the strength of the penalty (C) and the learning rate mean the same for every
 backbone, whatever the number and size of its codes.
 """
@@ -26,14 +26,14 @@ SAME_CODES = (
     "is; look at the images, or extract codes as float32"
 )
 TOO_LARGE = (
-    "the codes are so large that their squares overflow; take another layer of the network, or "
+    "the codes are so large that their squares overflow; use another layer of the network, or "
     "divide its output by a number"
 )
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the training images show of the codes' place and size.
+    """Mean and spread of the codes of the training images.
 
     Attributes
     ----------
@@ -48,25 +48,25 @@ class Scaling:
 
     @property
     def scale(self) -> float:
-        """What centred codes are divided by."""
+        """Divisor of centred codes."""
         return self.spread or 1.0
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[np.float32]]) -> Scaling:
-        """Measure codes that come in blocks, each of shape (n, n_features), in one pass.
+        """Compute mean and spread in one pass over blocks of shape (n, n_features).
 
         Raises
         ------
         TrainingError
             A squared length overflows.
         """
-        near, total = np.zeros((), np.float32), np.zeros(())
+        reference, total = np.zeros((), np.float32), np.zeros(())
         n_images, squares = 0, 0.0
         for X in blocks:
             if n_images == 0:
-                near = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+                reference = X.mean(axis=0, dtype=np.float64).astype(np.float32)
             with np.errstate(over="ignore", invalid="ignore"):  # the squares show it
-                centred = X - near  # sums of squares around the mean lose no digits
+                centred = X - reference  # near the mean, so that squares lose no digits
                 total = total + centred.sum(axis=0, dtype=np.float64)
                 lengths = np.einsum("ij,ij->i", centred, centred)
             n_images += len(X)
@@ -75,18 +75,18 @@ class Scaling:
             raise TrainingError(TOO_LARGE)
         shift = total / n_images
         variance = max(squares / n_images - float(np.square(shift).sum()), 0.0)
-        return cls((near + shift).astype(np.float32), float(np.sqrt(variance)))
+        return cls((reference + shift).astype(np.float32), float(np.sqrt(variance)))
 
     def apply(self, X: NDArray[np.float32]) -> None:
         """Centre and scale codes in place."""
-        for row in X:  # which fits in the processor's cache
+        for row in X:  # one row fits in the processor's cache
             row -= self.mean
             row /= self.scale
 
     def fold(
         self, weights: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Turn a linear map of standardised codes into the same map of codes as they are.
+        """Fold centring and scaling into a linear map of standardised codes.
 
         Parameters
         ----------
@@ -100,20 +100,20 @@ class Scaling:
         weights : ndarray of float32, shape (n_features, n_classes)
             Weights on codes.
         bias : ndarray of float32, shape (n_classes,)
-            Bias on codes. What float32 cannot hold is infinite, as are the logits then.
+            Bias on codes. Numbers beyond float32 are infinite, as are the logits then.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = (np.asarray(weights, np.float64) / self.scale).astype(np.float32)
-            # Of the rounded weights, so that the bias makes up for the rounding at the mean.
+            # Of the rounded weights, so that the bias corrects their rounding at the mean.
             shift = self.mean.astype(np.float64) @ rounded.astype(np.float64)
             return rounded, (bias - shift).astype(np.float32)
 
 
 def notes_on_spread(mean: NDArray[np.floating[Any]], spread: float) -> list[str]:
-    """Name what a head cannot know where training codes differ by little or nothing.
+    """Report training codes that differ by too little for a head in float32.
 
     A linear head computes codes · weights + bias in float32. Where codes differ by a millionth
-    of their size, both terms are a million times their sum, which is then all rounding.
+    of their size, both terms are a million times their sum, which is then mostly rounding error.
 
     Parameters
     ----------
@@ -141,6 +141,6 @@ def notes_on_spread(mean: NDArray[np.floating[Any]], spread: float) -> list[str]
 def read_all(rows: CodeRows) -> NDArray[np.float32]:
     """Read codes into one float32 array of shape (n_images, n_features)."""
     X = np.empty((len(rows), rows.n_features), np.float32)
-    for places, block in rows.blocks():
-        X[places] = block
+    for span, block in rows.blocks():
+        X[span] = block
     return X

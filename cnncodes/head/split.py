@@ -4,13 +4,13 @@ Both splits take the same share of every class, so a rare class is tested too. `
 the split of the experiment this project grew from (yoavz/transfer-learning-keras): the first
 images of each class, in the order of their names.
 
-Images of one group, such as copies of a file, stay on one side. The groups come in the order of
-their first images among the shuffled ones. Each trains that fits into the wanted share of its
-classes, then each that brings these shares nearer to what is wanted, and those that have become
-needless are given back; with ``first`` a class ends at the first group that takes its share
-further off. A group may have images of several classes; without such groups, each class ends
-within half of its largest group of the wanted number. Where every image is a group of its own,
-the split is the same as without groups.
+Images of one group, such as copies of a file, stay on one side. Groups are ordered by their first
+image in the shuffled classes. First each group is added to the training part that fits into the
+share of its classes, then each that brings these shares nearer to the train fraction; then groups
+without which the shares are nearer are removed. With ``first`` a class ends at the first group
+that takes its share further off. A group may have images of several classes; without such groups,
+each class ends within half of its largest group of the train fraction. Where every image is a
+group of its own, the split is the same as without groups.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Split:
     Attributes
     ----------
     train, test : ndarray of intp
-        Places in the labels, increasing and disjoint.
+        Rows of the labels, increasing and disjoint.
     """
 
     train: NDArray[np.intp]
@@ -56,19 +56,19 @@ def split_by_class(
     labels : ndarray of int32, shape (n_images,)
         The classes; images with a negative label are in neither part.
     train_fraction : float
-        Share of each class that trains, above 0 and below 1, rounded down but at least one
-        image; a class of two or more groups keeps at least one for the test, unless each of
-        them is needed to train another class.
+        Share of each class that is trained on, above 0 and below 1, rounded down but at least
+        one image; a class of two or more groups has at least one in the test part, unless each
+        of them is needed to train another class.
     method : {"stratified", "first"}
-        Whether each class is shuffled first, or taken in order.
+        Whether each class is shuffled first, or kept in order.
     per_class : int, optional
-        At most this many images of each class train. The test part does not depend on it, so
-        that accuracies can be compared.
+        Maximum number of training images per class. The test part does not depend on it, so that
+        accuracies can be compared.
     seed : int
         Seed of the shuffling.
     groups : ndarray of int, shape (n_images,), optional
-        Images with equal numbers stay on one side; by default each image is on its own. A class
-        of one group trains only.
+        Images with equal numbers stay on one side; by default each image is its own group. A
+        class of one group is in the training part only.
 
     Returns
     -------
@@ -83,19 +83,70 @@ def split_by_class(
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     method = check_choice(method, METHODS, "method")
     per_class = COUNT.check_or_none(per_class, "per_class")
-    if groups is not None and groups.shape != labels.shape:
-        raise ParameterError(f"there must be {len(labels)} groups, one an image, not {len(groups)}")
+    groups = _checked_groups(groups, len(labels))
     generator = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
     if method == "stratified":
         classes = [generator.permutation(members) for members in classes]
-    if groups is None:
-        groups = np.arange(len(labels))
     trains = _trains(classes, groups, train_fraction, in_order=method == "first")
     none = np.empty(0, np.intp)
     train = [members[trains[members]][:per_class] for members in classes]
     test = [members[~trains[members]] for members in classes]
     return Split(np.sort(np.concatenate([none, *train])), np.sort(np.concatenate([none, *test])))
+
+
+def hold_out(
+    y: NDArray[np.intp], fraction: float, *, seed: int = 0, groups: NDArray[np.intp] | None = None
+) -> Split:
+    """Hold out at most a share of each class at random, to validate a training.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n_images,)
+        The classes, from 0 on.
+    fraction : float
+        Share of each class that is held out, from 0 to below 1; rounded down, so that small
+        classes only train.
+    seed : int
+        Seed of the choice.
+    groups : ndarray of int, shape (n_images,), optional
+        Images with equal numbers stay on one side; a group that is larger than the share of one
+        of its classes trains. By default each image is on its own.
+
+    Returns
+    -------
+    Split
+        What trains, and as `test` what is held out.
+
+    Raises
+    ------
+    ParameterError
+        `groups` is of another length.
+    """
+    group = np.unique(_checked_groups(groups, len(y)), return_inverse=True)[1]
+    generator = np.random.default_rng(seed)
+    # The tolerance keeps 0.29 of 100 at 29, though 0.29 * 100 is a little less in binary.
+    left = (fraction * np.bincount(y) + 1e-9).astype(np.intp)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    held_out = np.zeros(len(members), bool)
+    for label in range(len(left)):
+        for row in generator.permutation(np.flatnonzero(y == label))[::-1]:
+            if left[label] == 0:
+                break
+            counts = np.bincount(y[members[group[row]]], minlength=len(left))
+            if not held_out[group[row]] and (counts <= left).all():
+                held_out[group[row]] = True
+                left -= counts
+    return Split(np.flatnonzero(~held_out[group]), np.flatnonzero(held_out[group]))
+
+
+def _checked_groups(groups: NDArray[np.intp] | None, n_images: int) -> NDArray[np.intp]:
+    """Return the groups, by default one for each image."""
+    if groups is None:
+        return np.arange(n_images)
+    if groups.shape != (n_images,):
+        raise ParameterError(f"there must be {n_images} groups, one per image, not {len(groups)}")
+    return groups
 
 
 def _trains(
@@ -105,7 +156,7 @@ def _trains(
     *,
     in_order: bool,
 ) -> NDArray[np.bool_]:
-    """Return for each image of `groups` whether it trains, given each class in its order."""
+    """Return for each image whether it trains; `classes` are the ordered rows of each class."""
     trains = np.zeros(len(groups), bool)
     if not classes:
         return trains
@@ -143,7 +194,7 @@ class _Sides:
     sizes : list of int
         Images of each class.
     train_fraction : float
-        Share of each class that is wanted to train.
+        Share of each class that is to be trained on.
     """
 
     def __init__(
@@ -161,13 +212,13 @@ class _Sides:
         self._n_training = [0] * len(sizes)
 
     def keep_undivided_classes(self) -> None:
-        """Have a class of one group train."""
+        """Train on the classes of one group."""
         for members in self._members:
             if len(members) == 1 and not self.trains[members[0]]:
                 self._move(members[0])
 
     def fill(self, order: list[int]) -> None:
-        """Have groups train that fit, and then those without which the shares are further off."""
+        """Train on groups that fit, and then on those that reduce the cost."""
         for group in order:
             fits = all(n <= self._missing[label] for label, n in self._counts[group])
             if fits and not self.trains[group]:
@@ -175,12 +226,12 @@ class _Sides:
         for group in order:
             if not self.trains[group] and self._cost(group) < 0:
                 self._move(group)
-        for group in reversed(order):  # a large one, taken last, may have made others needless
+        for group in reversed(order):  # a large one, added last, may have made others needless
             if self.trains[group] and self._spares(group) and self._cost(group) < 0:
                 self._move(group)
 
     def fill_in_order(self, order: list[int]) -> None:
-        """Have groups train up to the first of each class that takes its share further off."""
+        """Train on groups up to the first of each class that does not reduce the cost."""
         ended = [False] * len(self._sizes)
         for group in order:
             if self.trains[group]:
@@ -193,7 +244,7 @@ class _Sides:
                 ended[label] |= n >= 2 * self._missing[label]
 
     def train_and_test_each_class(self) -> None:
-        """Move groups so that each class trains, and is tested where that leaves all training."""
+        """Move groups so that each class is trained on, and tested where that is possible too."""
         for members in self._members:
             if not any(self.trains[group] for group in members):
                 spare = [group for group in members if self._spares(group)]
@@ -205,7 +256,7 @@ class _Sides:
                     self._move(min(spare, key=self._cost))
 
     def _cost(self, group: int) -> float:
-        """Return by how much a move adds to the squared differences to the wanted shares."""
+        """Return what a move adds to the squared differences from the train fraction."""
         sign = -1 if self.trains[group] else 1
         return sum(
             n * (n - sign * 2 * self._missing[label]) / self._sizes[label] ** 2
@@ -213,7 +264,7 @@ class _Sides:
         )
 
     def _spares(self, group: int) -> bool:
-        """Whether each class of a group has another one on the same side."""
+        """Return whether each class of a group has another group on the same side."""
         n_others = (
             self._n_training[label] if self.trains[group] else self._n_testing(label)
             for label, _ in self._counts[group]
@@ -224,7 +275,7 @@ class _Sides:
         return len(self._members[label]) - self._n_training[label]
 
     def _move(self, group: int) -> None:
-        """Put a group on the other side."""
+        """Move a group to the other side."""
         self.trains[group] = not self.trains[group]
         sign = 1 if self.trains[group] else -1
         for label, n in self._counts[group]:

@@ -1,7 +1,7 @@
 """Training a head: split, standardise, fit, fold, measure, write.
 
-``logistic`` and ``sgd`` end as a matrix and a bias on plain codes, any other estimator as the
-graph that was converted from it, so what is measured here is just what the written file computes.
+``logistic`` and ``sgd`` become a matrix and a bias on codes as they are stored, any other
+estimator the graph that it is converted to, so what is measured is what the written file computes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import sklearn
 from numpy.typing import NDArray
 
-from cnncodes._version import __version__
+from cnncodes._version import created_with
 from cnncodes.bounds import (
     MAX_ENTRIES_BYTES,
     MAX_MODEL_BYTES,
@@ -31,8 +28,7 @@ from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
-from cnncodes.head.head_onnx import build_head
-from cnncodes.head.linear import REMEDY, LogitsError, check_logits, log_softmax
+from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.rows import CodeRows
@@ -50,58 +46,24 @@ from cnncodes.parameters import (
     check_choice,
     check_class_weight,
 )
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
 LINEAR = ("logistic", "sgd")
 N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
 
 
 @dataclass(frozen=True)
-class LinearHead:
-    """A matrix and a bias on flattened codes, and a softmax.
-
-    Attributes
-    ----------
-    weights : ndarray of float32, shape (n_features, n_classes)
-        Weights of the logits.
-    bias : ndarray of float32, shape (n_classes,)
-        Bias of the logits.
-    remedy : str
-        What to do where logits overflow.
-    """
-
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    remedy: str = REMEDY
-
-    def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logarithms, (n_images, n_classes), for codes (n_images, n_features)."""
-        return log_softmax(self.logits(X))
-
-    def logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits, (n_images, n_classes), refusing those that `check_logits` does."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            logits: NDArray[np.float32] = X @ self.weights + self.bias
-        check_logits(logits, self.remedy)
-        return logits
-
-    def to_onnx(self, code_shape: Sequence[int], info: HeadInfo) -> onnx.ModelProto:
-        """Build the graph, as `build_head`."""
-        return build_head(self.weights, self.bias, code_shape, info)
-
-
-@dataclass(frozen=True)
 class Score:
-    """How a head does on some images.
+    """Loss and accuracy of a head on some images.
 
     Attributes
     ----------
     n_images : int
-        How many there are.
+        Number of images.
     loss : float or None
         Mean cross-entropy; None without images.
     accuracy : float or None
-        Share of images whose likeliest class is the true one; None without images.
+        Share of images whose most probable class is the true one; None without images.
     """
 
     n_images: int
@@ -118,21 +80,21 @@ class Training:
     path : Path
         The head's file.
     estimator : str
-        What was trained: a name, or the class of an object.
+        The name of the estimator, or the class of an object.
     weights : str
-        Whose weights the backbone has, as it says itself.
+        Origin of the backbone's weights, such as ``"imagenet"``.
     labels : list of str
         The classes.
     train, test : Score
-        How the head does on the part it was trained on, and on the other.
+        On the training and the test images.
     majority : float or None
-        Test accuracy of always naming the class most common in training.
+        Test accuracy of always predicting the class most common in training.
     seconds : float
         Duration of the fit, reading the codes and, if there is one, the conversion included.
     fitted : dict
-        What the fit tells; of a scikit-learn estimator its ``parameters``.
+        Results of the fit; of a scikit-learn estimator its ``parameters``.
     notes : list of str
-        What the user should know of the data.
+        Notes on the data and the fit, for the user.
     """
 
     path: Path
@@ -173,16 +135,17 @@ def train_head(
         The head to write.
     estimator : {"logistic", "sgd", "svm", "knn"} or estimator
         Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
-        the nearest neighbours, as `fit_estimator` says; or any scikit-learn classifier, or
-        Pipeline that ends in one, which has ``predict_proba``, once fitted at the latest, and
-        which skl2onnx can convert. It is cloned, not changed. All but the first reads all
-        training codes into memory.
+        nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn classifier, or
+        Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
+        convert. ``"sgd"`` reads the codes in parts, as does ``"logistic"`` where there are fewer
+        training images than codes per image; otherwise all training codes are in memory, as
+        float32.
     train_fraction : float
-        Share of each class that trains; the rest tests.
+        Share of each class that is trained on; the rest is the test part.
     split : {"stratified", "first"}
-        Whether the training images of a class are drawn, or the first in the order of names.
+        Whether the training images of a class are random, or the first in the order of names.
     per_class : int, optional
-        At most this many training images a class.
+        Maximum number of training images per class.
     seed : int
         Seed of the split and of the estimator.
     overwrite : bool
@@ -195,29 +158,30 @@ def train_head(
     sgd : dict, optional
         Parameters of `SGDSoftmax`, for ``"sgd"``.
     on_epoch : callable, optional
-        Given each `Epoch` of SGD when it ends.
+        Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
-        Told how far a logistic head or SGD is.
+        Counts the work of a logistic head or SGD.
 
     Returns
     -------
     Training
-        What was trained and how well it does.
+        The head and its metrics.
 
     Raises
     ------
     FileFormatError
         The codes file is not one.
     TrainingError
-        The codes have fewer than two classes, or hold values that are not finite; the estimator
+        The codes have fewer than two classes or are not finite; the estimator
         cannot be fitted or converted.
     ParameterError
-        A parameter is out of range, or is one of another estimator.
+        A parameter is out of range, or belongs to another estimator.
     MissingDependencyError
         The estimator needs skl2onnx, which is not installed.
     OutputError
         The head cannot be written.
     """
+    progress = progress or NoProgress()
     codes, output = as_path(codes, "codes"), as_path(output, "output")
     _check_parameters(estimator, C, class_weight, sgd)
     split = check_choice(split, METHODS, "split")
@@ -225,9 +189,8 @@ def train_head(
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite, inputs=[codes])
-    checkpoint = output.with_name(output.name + ".partial") if estimator == "sgd" else None
     with CodeStore.open(codes) as store, warnings.catch_warnings():
-        # Told where there are few images a class; these targets are classes for certain.
+        # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classes, y, notes = labelled_classes(store)
         groups = groups_of(store)
@@ -259,7 +222,6 @@ def train_head(
                 seed=seed,
                 groups=own,
                 parameters=sgd,
-                checkpoint=checkpoint,
                 on_epoch=on_epoch,
                 progress=progress,
             )
@@ -273,14 +235,9 @@ def train_head(
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
-        try:
-            scores = [
-                _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
-            ]
-        except LogitsError:
-            if checkpoint is not None:  # it would overflow again from there
-                checkpoint.unlink(missing_ok=True)
-            raise
+        scores = [
+            _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
+        ]
         training = Training(
             path=output,
             estimator=name_of(estimator),
@@ -293,6 +250,7 @@ def train_head(
             fitted=fitted,
             notes=notes,
         )
+        converters = ("skl2onnx",) if isinstance(head, EstimatorHead) else ()
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -310,14 +268,12 @@ def train_head(
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
-            created_with=versions("skl2onnx") if isinstance(head, EstimatorHead) else versions(),
+            created_with=created_with("sklearn", *converters),
             white=store.white,
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return training
 
 
@@ -337,31 +293,30 @@ def _check_parameters(
 
 
 def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: bool) -> None:
-    """Refuse codes whose head could be trained, but not opened.
+    """Refuse codes whose head could be trained, but not written or opened.
 
     Raises
     ------
     TrainingError
-        There are more training images than a head remembers, or it would be too large.
+        There are more training images than a head can list, or it would be too large.
     """
     if len(rows) > MAX_TRAINING_IMAGES:
         raise TrainingError(
             f"{store.path}: {len(rows):,} training images are more than the "
-            f"{MAX_TRAINING_IMAGES:,} that a head remembers; train on fewer per_class, or on a "
-            "smaller train_fraction"
+            f"{MAX_TRAINING_IMAGES:,} that a head can list; lower per_class or train_fraction"
         )
     n_bytes = 4 * n_classes * (rows.n_features + 1)
     if linear and n_bytes + MAX_ENTRIES_BYTES > MAX_MODEL_BYTES:
         raise TrainingError(
             f"{store.path}: its head would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; "
-            "extract with a backbone exported with --pool avg, or use fewer classes"
+            "extract with a backbone exported with pool avg, or use fewer classes"
         )
 
 
 def labelled_classes(
     store: CodeStore,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
-    """Find the classes that have images.
+    """Return the classes that have images.
 
     Parameters
     ----------
@@ -371,16 +326,16 @@ def labelled_classes(
     Returns
     -------
     classes : ndarray of int32, shape (n_classes,)
-        Places in the store's `class_names`, increasing.
+        Indices of the store's `class_names`, increasing.
     y : ndarray of int32, shape (n_images,)
-        For each image its place in `classes`, −1 where it has no label.
+        For each image the index of its class in `classes`, −1 where it has no label.
     notes : list of str
-        What the user should know of images and classes that are left out.
+        Reports images and classes that are left out.
 
     Raises
     ------
     TrainingError
-        There are fewer than two classes, or their names cannot stand in a head.
+        There are fewer than two classes, or their names cannot be stored in a head.
     """
     labels = store.labels
     classes, y = np.unique(labels[labels >= 0], return_inverse=True)
@@ -409,7 +364,7 @@ def labelled_classes(
 
 
 def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
-    """Warn of an estimator that cuts the training images into folds of its own."""
+    """Warn of an estimator that splits the training images into folds itself."""
     has_folds = not isinstance(estimator, str) and any(
         name.rpartition("__")[2] == "cv" for name in estimator.get_params()
     )
@@ -422,35 +377,28 @@ def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
 
 
 def _sample(parts: Split) -> NDArray[np.intp]:
-    """Choose images of both parts, evenly over the classes, since they are in that order."""
+    """Choose rows of both parts, evenly over the classes, by which rows are ordered."""
     some = [part[:: math.ceil(len(part) / N_COMPARED) or 1] for part in (parts.train, parts.test)]
     return np.sort(np.concatenate(some))
-
-
-def versions(*packages: str) -> str:
-    """Name the versions of this package, of scikit-learn and of others."""
-    # As the modules have it: in a frozen program the packages' metadata are missing.
-    named = [f"{package} {import_module(package).__version__}" for package in packages]
-    return ", ".join([f"cnncodes {__version__}", f"scikit-learn {sklearn.__version__}", *named])
 
 
 def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:
     if len(rows) == 0:
         return Score(0, None, None)
     loss, correct = 0.0, 0
-    for places, block in rows.blocks():
+    for span, block in rows.blocks():
         logarithms = head.log_probabilities(block)
-        loss -= float(logarithms[np.arange(len(block)), y[places]].sum())
-        correct += int((logarithms.argmax(axis=1) == y[places]).sum())
+        loss -= float(logarithms[np.arange(len(block)), y[span]].sum())
+        correct += int((logarithms.argmax(axis=1) == y[span]).sum())
     if not math.isfinite(loss):
-        raise TrainingError("the head gives probabilities that are not finite; take another one")
+        raise TrainingError("the head gives probabilities that are not finite; choose another one")
     return Score(len(rows), loss / len(rows), correct / len(rows))
 
 
 def majority_accuracy(y: NDArray[np.int32], parts: Split) -> float | None:
-    """Return the test accuracy of always naming the class most common in training.
+    """Return the test accuracy of always predicting the class most common in training.
 
-    It is None where there is nothing to test on.
+    It is None where the test part is empty.
     """
     if len(parts.test) == 0:
         return None

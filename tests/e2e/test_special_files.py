@@ -62,7 +62,7 @@ OUTPUTS = (
     "bundle BACKBONE HEAD -o X --overwrite",
     "demo X",
 )
-UNFINISHED = ("extract BACKBONE PHOTOS -o NEW", "train CODES -o NEW --estimator sgd --epochs 1")
+UNFINISHED = ("extract BACKBONE PHOTOS -o NEW",)
 KINDS = ("FIFO", "socket", "folder", "device", "lost", "loop", "empty", "long", "hole")
 
 

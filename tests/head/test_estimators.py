@@ -338,7 +338,7 @@ def test_few_images(plain_codes, output, run):
         *("--estimator", "svm", "--per-class", "1"),
     )
     assert "svm: a class has one training image" in said
-    assert "take knn or logistic" in said
+    assert "use knn or logistic" in said
 
 
 @pytest.mark.parametrize("n_classes", [40, 41])
@@ -356,7 +356,7 @@ def test_skl2onnx_is_missed_before_any_training(codes, tmp_path, output, monkeyp
     monkeypatch.setitem(sys.modules, "skl2onnx", None)
     absent = tmp_path / "absent.h5"  # not even the codes are looked at
     said = error_of("train", absent, "-o", output, "--estimator", "svm")
-    assert said == "Error: --estimator svm needs skl2onnx; pip install 'cnncodes[estimators]'"
+    assert said == "Error: svm needs skl2onnx; pip install 'cnncodes[estimators]'"
     with pytest.raises(MissingDependencyError, match=r"^GaussianNB needs skl2onnx"):
         train_head(absent, output, estimator=GaussianNB())
     run("train", codes, "-o", output)

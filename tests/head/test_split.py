@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes.errors import CnncodesError, ParameterError
-from cnncodes.head.split import METHODS, split_by_class
+from cnncodes.head.split import METHODS, hold_out, split_by_class
 
 LABELS = st.lists(st.integers(-1, 4), max_size=60).map(lambda labels: np.array(labels, np.int32))
 PERCENTS = st.integers(1, 99)
@@ -245,3 +245,21 @@ def test_bad_parameters_are_refused(fraction, options, said):
         split_by_class(np.zeros(4, np.int32), fraction, **options)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, CnncodesError)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=80),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.99]),
+    st.integers(0, 9),
+)
+def test_no_more_than_the_share_of_any_class_is_held_out(images, fraction, seed):
+    y, groups = np.array(images).T
+    split = hold_out(y, fraction, seed=seed, groups=groups)
+    assert sorted([*split.train, *split.test]) == list(range(len(y)))
+    assert not set(groups[split.train]) & set(groups[split.test])
+    sizes, held_out = (np.bincount(part, minlength=4) for part in (y, y[split.test]))
+    assert (held_out <= fraction * sizes + 1e-9).all()
+    alone = hold_out(y, fraction, seed=seed)
+    assert list(np.bincount(y[alone.test], minlength=4)) == [
+        int(fraction * n + 1e-9) for n in sizes
+    ]

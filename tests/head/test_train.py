@@ -10,15 +10,20 @@ import h5py
 import numpy as np
 import onnx
 import pytest
+from sklearn.datasets import load_digits
 
 from cnncodes import CodeStore, progress
 from cnncodes.errors import ParameterError
 from cnncodes.head.split import split_by_class
 from cnncodes.head.train import train_head
-from tests.helpers import error_of, info_of, labels_in, measure_head, train_json
+from tests.helpers import error_of, info_of, labels_in, measure_head, train_json, write_codes
 
 SGD = ("--estimator", "sgd")
 ADAM = (*SGD, "--optimizer", "adam", "--learning-rate", "0.01")
+NOTHING_HELD_OUT = (
+    "too few training images per class to hold out a share of 0.1: the last epoch is kept, and "
+    "patience has no effect"
+)
 METHODS = [pytest.param(each, id=" ".join(each)) for each in ((), SGD, ADAM)]
 
 
@@ -66,7 +71,7 @@ def test_json_tells_all(codes, output, run, options):
     assert result["labels"] == list("0123456789")
     assert result["estimator"] == ("sgd" if options else "logistic")
     assert result["weights"] == "random:0"
-    assert result["notes"] == []
+    assert result["notes"] == ([NOTHING_HELD_OUT] if options else [])
     assert 0 < result["majority"] < 0.2
 
 
@@ -82,7 +87,9 @@ def test_table_tells_the_same_figures(codes, output, run, options):
             f"accuracy {score['accuracy']:.1%}  (random weights)"
         )
     assert f"{result['majority']:.1%} of the test" in lines[3]
-    assert "note" not in "".join(lines)
+    assert [line for line in lines if "note" in line] == [
+        f"  note: {note}" for note in result["notes"]
+    ]
 
 
 def test_most_common_class_is_that_of_the_training_images(edited, output, run):
@@ -105,8 +112,18 @@ def test_trained_weights_are_not_called_random(edited, output, run):
     assert "random" not in printed
 
 
-def test_epochs_are_told_on_standard_error(codes, output, run):
-    result = run("train", codes, "-o", output, *SGD, "--epochs", "3", "--json")
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Codes of 30 images per class, of which sgd holds out some."""
+    X, y = load_digits(n_class=4, return_X_y=True)
+    chosen = np.concatenate([np.flatnonzero(y == label)[:30] for label in range(4)])
+    X += np.random.default_rng(0).normal(0, 8, X.shape)
+    path = tmp_path_factory.mktemp("many") / "many.h5"
+    return write_codes(path, X[chosen].astype(np.float32), y[chosen].astype(np.int32))
+
+
+def test_epochs_are_told_on_standard_error(many, output, run):
+    result = run("train", many, "-o", output, *SGD, "--epochs", "3", "--json")
     told = [line.split()[:2] for line in result.stderr.splitlines() if "train loss" in line]
     assert told == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
     fitted = json.loads(result.stdout)["fitted"]
@@ -141,9 +158,9 @@ def test_schedule_and_penalty_make_another_head(codes, output, run):
     assert np.square(penalised).sum() < np.square(plain).sum() / 2
 
 
-def test_patience_stops_the_training(codes, output, run):
+def test_patience_stops_the_training(many, output, run):
     options = (*SGD, "--epochs", "60", "--patience", "2", "--json")
-    result = run("train", codes, "-o", output, *options)
+    result = run("train", many, "-o", output, *options)
     told = [line for line in result.stderr.splitlines() if "train loss" in line]
     best = json.loads(result.stdout)["fitted"]["best_epoch"]
     assert len(told) == best + 2 < 60

@@ -1,6 +1,7 @@
 """Multinomial logistic regression by way of the Gram matrix.
 
-- `gram`: the method, and `GramLogisticRegression`, the estimator on arrays
+- `gram`: the method, from the Gram matrix to the weights (`solve_gram`)
 - `solve`: the fit by scikit-learn in the rotated space, and the choice of C by cross-validation
+- `estimator`: `GramLogisticRegression`, the estimator on arrays
 - `fit`: the same on the rows of a codes file, in blocks
 """

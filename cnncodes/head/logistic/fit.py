@@ -1,8 +1,8 @@
 """The logistic head: multinomial logistic regression on the codes of a file.
 
 Codes are centred by the mean of the training images and scaled to a mean squared length of one,
-as `scaling` does; here both happen to the Gram matrix, so that the codes themselves are only
-ever read a block at a time.
+as in `scaling`; here both are done to the Gram matrix, so that the codes are read in blocks.
+With n ≥ d all codes are read into memory, and the problem is solved on them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from threadpoolctl import threadpool_limits
 from cnncodes.head.logistic.gram import (
     combine,
     gram_matrix,
-    rotate,
-    rotate_back,
     rows_that_stay,
-    standardise,
+    solve_gram,
 )
 from cnncodes.head.logistic.solve import MAX_ITERATIONS, Solution, new_solver, open_end, solve
 from cnncodes.head.rows import CodeRows
@@ -58,7 +56,7 @@ def fit_logistic(
     seed : int
         Seed of the folds.
     progress : Progress, optional
-        Told how far the work is.
+        Counts rows of the Gram matrix, then fits of the cross-validation.
 
     Returns
     -------
@@ -68,7 +66,7 @@ def fit_logistic(
         Bias of the logits.
     fitted : dict
         ``C`` and ``n_iterations``; ``C_scores``, the mean log loss of each C, where it was chosen;
-        ``notes``, a list of what the user should know.
+        ``notes``, a list of text for the user.
 
     Raises
     ------
@@ -79,7 +77,7 @@ def fit_logistic(
     def solved(points: NDArray[Any]) -> Solution:
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a note of ours
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
             return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
 
     mean: NDArray[np.floating[Any]]
@@ -93,16 +91,12 @@ def fit_logistic(
     else:
         block = rows_that_stay(rows.n_features)
         K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
-        squared = standardise(K)
-        points = rotate(K)
+        fit = solve_gram(K, solved)
         del K
-        solution = solved(points)
-        alpha = rotate_back(points, solution.weights.astype(np.float32))
-        alpha /= np.float32(squared or 1.0)
-        del points
+        solution = fit.solution
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
-            weights, mean = combine(rows.blocks(), alpha)
-        spread, shift = math.sqrt(squared), mean @ weights.astype(np.float64)
+            weights, mean = combine(rows.blocks(), fit.alpha)
+        spread, shift = math.sqrt(fit.squared_length), mean @ weights.astype(np.float64)
         bias = (solution.intercept - shift).astype(np.float32)
     fitted: dict[str, Any] = {"C": solution.C, "n_iterations": solution.n_iterations}
     if solution.scores:
@@ -112,7 +106,7 @@ def fit_logistic(
 
 
 def _notes_on_fit(solution: Solution) -> list[str]:
-    """Report a fit that did not converge, and a search that ended where C was still best."""
+    """Report a fit that did not converge, and a C that is best at an end of the search."""
     notes = []
     if solution.n_iterations >= MAX_ITERATIONS:
         notes.append(

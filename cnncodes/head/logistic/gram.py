@@ -6,57 +6,47 @@ spline functions", J. Math. Anal. Appl. 33, 1971; Schölkopf, Herbrich and Smola
 representer theorem", COLT 2001). So n images in d ≫ n dimensions are n points in at most n
 dimensions, and the problem is solved there:
 
-1. K = X Xᵀ, the n × n Gram matrix, is summed up block by block (`gram_matrix`); nothing of size
-   n × d is ever in memory. X is first moved near the origin: products of images that have much
-   in common and differ by little would otherwise round the difference away.
+1. K = X Xᵀ, the n × n Gram matrix, is computed block by block (`gram_matrix`); nothing of size
+   n × d is ever in memory. X is first moved near the origin: otherwise rounding removes the
+   differences between images that have much in common.
 2. K is centred exactly, which is what centring X does to it (`centre`).
-3. K + εI = R Rᵀ (Cholesky). The rows of R have the same inner products as the images, so a
-   penalised linear problem has the same optimum on R as on X. ε makes room for rounding, and for
-   images that are there twice; it is `_JITTERS` of the mean of K's diagonal.
-4. scikit-learn's LogisticRegression is fitted on R, with weights V (`new_solver`). Then
-   α = R⁻ᵀ V.
+3. K + εI = R Rᵀ (Cholesky, `rotate`). The rows of R have the same inner products as the images,
+   so a penalised linear problem has the same optimum on R as on X. ε keeps K positive definite
+   despite rounding and duplicate images; it is `_JITTERS` of the mean of K's diagonal.
+4. scikit-learn's LogisticRegression is fitted on R, with weights V. Then α = R⁻ᵀ V.
 
-Folds of a cross-validation are rows of R, and every strength of the penalty uses the same R, so
-both come at the cost of a fit in n dimensions.
+`solve_gram` does steps 2 to 4. Folds of a cross-validation are rows of R, and every strength of
+the penalty uses the same R, so both come at the cost of a fit in n dimensions.
 
-Limits: n² numbers must fit in memory twice over, and with n ≥ d there is nothing to gain.
+Limits: n² numbers must fit in memory twice, and with n ≥ d there is nothing to gain: then the
+problem is solved on X itself.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cnncodes.errors import TrainingError
-from cnncodes.head.linear import LinearSoftmax
-from cnncodes.head.logistic.solve import (
-    DEFAULT_CS,
-    MAX_ITERATIONS,
-    SOLVER_TOLERANCE,
-    check_strength,
-    new_solver,
-    solve,
-)
+from cnncodes.head.logistic.solve import Solution
 from cnncodes.head.scaling import TOO_LARGE
 from cnncodes.machine import available_threads
-from cnncodes.parameters import COUNT, STRENGTH_UNSCALED
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
 Read = Callable[[int, int], NDArray[Any]]
 
-BLOCK_BYTES = 384 * 2**20
-_PASSING = 3  # the rows that pass take a third of the room of those that stay
-_STRIP = 4096
+BLOCK_BYTES = 384 * 2**20  # of the stationary block
+_STREAMED = 3  # streamed rows use a third of the memory of the stationary ones
+_STRIP = 4096  # features multiplied at once
 _N_REFERENCE = 64
 _JITTERS = {"float64": (1e-9, 1e-7, 1e-5, 1e-3), "float32": (1e-5, 1e-4, 1e-3)}
 
@@ -66,11 +56,11 @@ def gram_matrix(
     n_samples: int,
     *,
     block: int,
-    dtype: Any = np.float64,
     n_columns: int | None = None,
+    dtype: Any = np.float64,
     progress: Progress | None = None,
 ) -> NDArray[Any]:
-    """Sum up the inner products of all pairs of rows, one pair of blocks at a time.
+    """Compute the inner products of rows with each other, one pair of blocks at a time.
 
     One vector, `reference_of` the first rows, is subtracted from every row. Neither centring nor
     coefficients that add up to zero depend on it, but rounding does.
@@ -78,16 +68,17 @@ def gram_matrix(
     Parameters
     ----------
     read : callable
-        ``read(start, stop)`` gives rows `start` to `stop`, of shape (stop − start, n_features)
-        and dtype float32 or float64, which stay as they are. Several threads call it.
+        ``read(start, stop)`` returns rows `start` to `stop`, of shape (stop − start, n_features)
+        and dtype float32 or float64, which are not changed. Several threads call it.
     n_samples : int
         Number of rows.
     block : int
-        Rows that stay in memory while all later ones pass by, a few at a time.
+        Rows that stay in memory while all later ones are streamed past them.
+    n_columns : int, optional
+        Multiply all rows with the first `n_columns` only, such as training and test rows with
+        the training rows; by default with all.
     dtype : numpy dtype
         Of the result.
-    n_columns : int, optional
-        Only the inner products with the first `n_columns` rows are computed; by default all.
     progress : Progress, optional
         Counts the rows.
 
@@ -96,12 +87,12 @@ def gram_matrix(
     ndarray of `dtype`, shape (n_samples, n_columns)
         The inner products of the rows, less the one vector.
     """
+    progress = progress or NoProgress()
     n_columns = n_samples if n_columns is None else n_columns
     K = np.empty((n_samples, n_columns), dtype)
     threads = available_threads()
-    few = max(1, block // (_PASSING * threads))
-    if progress is not None:
-        progress.begin(sum(n_samples - first for first in range(0, n_columns, block)))
+    few = max(1, block // (_STREAMED * threads))
+    progress.begin(sum(n_samples - first for first in range(0, n_columns, block)))
     # Products in several threads wait for each other when one more thread reads. So each
     # thread reads for itself, and multiplies alone.
     reference: NDArray[Any] | None = None
@@ -109,28 +100,30 @@ def gram_matrix(
         for first in range(0, n_columns, block):
             last = min(first + block, n_columns)
             starts, stops = _spans(first, last, few)
-            staying = np.empty((0, 0))
+            stationary = np.empty((0, 0))
             for start, X in zip(starts, workers.map(read, starts, stops), strict=True):
                 if reference is None:
                     reference = reference_of(X)
                 if start == first:
-                    staying = np.empty((last - first, X.shape[1]), X.dtype)
+                    stationary = np.empty((last - first, X.shape[1]), X.dtype)
+                part = stationary[start - first : start - first + len(X)]
                 with np.errstate(over="ignore"):  # the diagonal of K shows it
-                    np.subtract(X, reference, out=staying[start - first : start - first + len(X)])
+                    np.subtract(X, reference, out=part)
                 del X
-            passing = partial(_pass, read, staying, reference, first, K, progress)
-            # What stays passes itself too: only up to each image, the rest is symmetric.
-            deque(workers.map(passing, starts, stops), maxlen=0)
-            deque(workers.map(passing, *_spans(last, n_samples, few)), maxlen=0)
-            del staying, passing  # before the next ones are read
+            stream = partial(_stream, read, stationary, reference, first, K, progress)
+            # The stationary rows are streamed too: only up to each row, the rest is symmetric.
+            deque(workers.map(stream, starts, stops), maxlen=0)
+            for begin, end in ((last, n_columns), (n_columns, n_samples)):
+                deque(workers.map(stream, *_spans(begin, end, few)), maxlen=0)
+            del stationary, part, stream  # before the next ones are read
     return K
 
 
 def reference_of(X: NDArray[Any]) -> NDArray[Any]:
-    """Return a vector amid some rows, of their dtype; of equal rows it is the row itself.
+    """Return the mean of the first rows, in their dtype; of equal rows it is the row itself.
 
-    The distance to it must be that between images, not between images and the origin. A few
-    rows do for that; one row may be unlike all others.
+    Distances to it are of the size of those between images. That needs a few rows, since one row
+    may be unlike all others.
     """
     some = X[:_N_REFERENCE]
     with np.errstate(over="ignore", invalid="ignore"):  # the diagonal of K shows it
@@ -140,7 +133,7 @@ def reference_of(X: NDArray[Any]) -> NDArray[Any]:
 
 
 def rows_that_stay(n_features: int, itemsize: int = 4) -> int:
-    """Return how many rows of so many numbers may stay in memory for `gram_matrix`."""
+    """Return the `block` of `gram_matrix` for rows of `n_features` numbers."""
     return max(1, BLOCK_BYTES // (n_features * itemsize))
 
 
@@ -150,30 +143,29 @@ def _spans(start: int, stop: int, size: int) -> tuple[Sequence[int], Sequence[in
     return starts, [*starts[1:], stop] if len(starts) else []
 
 
-def _pass(
+def _stream(
     read: Read,
-    staying: NDArray[Any],
+    stationary: NDArray[Any],
     reference: NDArray[Any] | None,
     first: int,
     K: NDArray[Any],
-    progress: Progress | None,
+    progress: Progress,
     start: int,
     stop: int,
 ) -> None:
-    """Multiply some rows by those that stay, from row `first` on, and enter it in K."""
-    last = first + len(staying)
+    """Multiply rows `start` to `stop` with the stationary ones, whose first is `first`."""
+    last = first + len(stationary)
     other = slice(first, min(stop, last))
     with np.errstate(over="ignore", invalid="ignore"):  # the diagonal of K shows it
         if start >= last:
-            product = _product(read(start, stop), staying, reference)
+            product = _product(read(start, stop), stationary, reference)
         else:
-            own = staying[start - first : stop - first]
-            product = _product(own, staying[: other.stop - first])
+            own = stationary[start - first : stop - first]
+            product = _product(own, stationary[: other.stop - first])
         K[start:stop, other] = product
-        mirrored = K[other, start:stop]  # empty beyond the columns
-        mirrored[:] = product.T[:, : mirrored.shape[1]]
-    if progress is not None:
-        progress.advance(stop - start)
+        if start < K.shape[1]:
+            K[other, start:stop] = product.T
+    progress.advance(stop - start)
 
 
 def _product(
@@ -181,7 +173,7 @@ def _product(
 ) -> NDArray[np.float64]:
     """Multiply two blocks, the first less a reference, a strip of features at a time.
 
-    Strips bound the rounding, and the room that the differences need.
+    Strips bound the rounding, and the memory of the differences.
     """
     total = np.zeros((len(X), len(other)))
     for start in range(0, X.shape[1], _STRIP):
@@ -191,26 +183,99 @@ def _product(
     return total
 
 
-def standardise(K: NDArray[Any]) -> float:
-    """Centre a Gram matrix and scale it to a mean squared length of one, in place.
+@dataclass(frozen=True)
+class GramFit:
+    """A linear model fitted to rows X of which only the inner products are known.
+
+    Attributes
+    ----------
+    solution : Solution
+        The fit on the points of `rotate`.
+    alpha : ndarray, shape (n_samples, n_classes)
+        The weights on X are Xᵀα. The rows of α add up to zero, so that it does not matter
+        whether X is centred.
+    logits : ndarray, shape (n_samples, n_classes)
+        Of the rows; may overflow.
+    means : ndarray of float64, shape (n_samples,)
+        Inner product of each row with the mean row.
+    squared_length : float
+        Mean squared length of a centred row; 0.0 where the rows do not differ.
+    """
+
+    solution: Solution
+    alpha: NDArray[Any]
+    logits: NDArray[Any]
+    means: NDArray[np.float64]
+    squared_length: float
+
+
+def solve_gram(
+    K: NDArray[Any], solver: Callable[[NDArray[Any]], Solution], *, scaled: bool = True
+) -> GramFit:
+    """Fit a linear model with an L2 penalty to rows of which the inner products are known.
 
     Parameters
     ----------
     K : ndarray of float32 or float64, shape (n_samples, n_samples)
-        The inner products.
+        The inner products, from whose rows any one vector may be subtracted; overwritten.
+    solver : callable
+        Fits points of shape (n_samples, n_dimensions), as `solve` does.
+    scaled : bool
+        Whether the penalty is that on rows of mean squared length one, as `Scaling` makes them;
+        otherwise on the rows as they are. α applies to the rows as they are in both cases.
+
+    Returns
+    -------
+    GramFit
+        The model.
+
+    Raises
+    ------
+    TrainingError
+        An inner product overflows, or no rows have these inner products.
+    """
+    means = centre(K)
+    squared_length = scale(K) if scaled else _mean_squared_length(K)
+    points = rotate(K)
+    solution = solver(points)
+    weights = solution.weights.astype(K.dtype)
+    alpha = rotate_back(points, weights)
+    if scaled:
+        alpha /= K.dtype.type(squared_length or 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = points @ weights + solution.intercept.astype(K.dtype)
+    return GramFit(solution, alpha, logits, means, squared_length)
+
+
+def centre(K: NDArray[Any]) -> NDArray[np.float64]:
+    """Subtract the mean row of X from its rows, in the Gram matrix of X and in place.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples,)
+        The mean of each column before, which is the inner product of a row with the mean row.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # the diagonal shows it
+        means: NDArray[np.float64] = K.mean(axis=0, dtype=np.float64)
+        K -= means.astype(K.dtype)
+        K -= (means - means.mean()).astype(K.dtype)[:, np.newaxis]
+    return means
+
+
+def scale(K: NDArray[Any]) -> float:
+    """Scale a centred Gram matrix to a mean squared length of one, in place.
 
     Returns
     -------
     float
-        The mean squared length of a centred row before; 0.0 where the rows do not differ, and K
-        is all zero.
+        The mean squared length of a row before; 0.0 where the rows do not differ, and K is all
+        zero.
 
     Raises
     ------
     TrainingError
         An inner product overflows.
     """
-    centre(K)
     length = _mean_squared_length(K)
     if length > _least_length(K.dtype):
         K /= length
@@ -232,32 +297,24 @@ def _least_length(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).tiny / np.finfo(dtype).eps)
 
 
-def centre(K: NDArray[Any]) -> None:
-    """Do to a Gram matrix, in place, what subtracting the mean row does to its rows."""
-    with np.errstate(over="ignore", invalid="ignore"):  # the diagonal shows it
-        means = K.mean(axis=0, dtype=np.float64)
-        K -= means.astype(K.dtype)
-        K -= (means - means.mean()).astype(K.dtype)[:, np.newaxis]
-
-
 def rotate(K: NDArray[Any]) -> NDArray[Any]:
-    """Find points in n dimensions that have the inner products of the images.
+    """Compute points in n dimensions that have the inner products K.
 
     Parameters
     ----------
     K : ndarray of float32 or float64, shape (n_samples, n_samples)
-        The inner products; the diagonal is overwritten.
+        The inner products; the points overwrite them, so that a fit needs n² numbers only.
 
     Returns
     -------
     ndarray of the same dtype and shape
-        R of the module's text, lower triangular; or one column of zeros where the images do not
-        differ.
+        K, now R of the module's text, lower triangular; or one column of zeros where the rows do
+        not differ.
 
     Raises
     ------
     TrainingError
-        An inner product overflows, or no images have these inner products.
+        An inner product overflows, or no rows have these inner products.
     """
     mean = _mean_squared_length(K)
     if mean <= _least_length(K.dtype):
@@ -266,11 +323,12 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
     for jitter in _JITTERS[K.dtype.name]:
         np.fill_diagonal(K, diagonal + jitter * mean)
         try:
-            # The transpose of an upper factor lies in memory by rows, as the solver wants it.
+            # The transpose of an upper factor is contiguous by rows, as the solver needs it.
             points: NDArray[Any] = scipy.linalg.cholesky(K, lower=False, check_finite=False).T
         except scipy.linalg.LinAlgError:
             continue
-        return points
+        K[...] = points
+        return K
     raise TrainingError(
         "the codes differ too unevenly: some are so large that rounding hides how the others "
         "differ; remove images whose codes are unlike all others, or train by sgd"
@@ -278,11 +336,8 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
 
 
 def rotate_back(points: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    """Turn weights on `points`, a column a class, into α, of shape (n_samples, n_classes).
-
-    The rows add up to zero, so that it does not matter whether the images are centred.
-    """
-    if points.shape[1] < len(points):  # the images do not differ
+    """Convert weights on the points of `rotate`, (n_dimensions, n_classes), to α of `GramFit`."""
+    if points.shape[1] < len(points):  # the rows do not differ
         return np.zeros((len(points), weights.shape[1]), points.dtype)
     alpha: NDArray[Any] = scipy.linalg.solve_triangular(
         points, weights, lower=True, trans="T", check_finite=False
@@ -301,7 +356,7 @@ def combine(
     blocks : iterable of tuple of slice and ndarray
         All rows of X, with their indices. They are not changed.
     alpha : ndarray, shape (n_samples, n_classes)
-        Of `rotate_back`: its rows add up to zero.
+        Of `GramFit`: its rows add up to zero.
 
     Returns
     -------
@@ -318,150 +373,3 @@ def combine(
         weights = weights + differences.T @ alpha[rows]
         total = total + differences.sum(axis=0, dtype=np.float64)
     return weights, reference + total / len(alpha)
-
-
-def _pieces(X: NDArray[Any], size: int = 256) -> Iterator[tuple[slice, NDArray[Any]]]:
-    for start in range(0, len(X), size):
-        rows = slice(start, start + size)
-        yield rows, X[rows]
-
-
-class GramLogisticRegression(LinearSoftmax):
-    """Multinomial logistic regression with an L2 penalty, quick on many features.
-
-    With fewer samples than features the problem is solved in the space of the samples, which is
-    exact; otherwise scikit-learn's LogisticRegression solves it as it is. The module's text
-    tells how.
-
-    Parameters
-    ----------
-    C : float or "auto"
-        Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
-    Cs : sequence of float
-        The strengths that ``"auto"`` tries at first. Where the best of them is the least or the
-        greatest, it goes on from there, as `solve` says.
-    n_folds : int
-        Folds of the cross-validation.
-    class_weight : dict, "balanced" or None
-        As in scikit-learn.
-    max_iter : int
-        Iterations at most.
-    tol : float
-        Where the solver stops, as in scikit-learn, whose default is ten times as much.
-    random_state : int, RandomState or None
-        Seed of the folds.
-
-    Attributes
-    ----------
-    classes_ : ndarray, shape (n_classes,)
-        The classes.
-    coef_ : ndarray, shape (n_classes, n_features)
-        Weights of the logits.
-    intercept_ : ndarray, shape (n_classes,)
-        Bias of the logits.
-    C_ : float
-        The strength that was used.
-    scores_ : dict of float to float
-        Mean log loss of each strength in cross-validation; empty unless C is ``"auto"``.
-    n_iter_ : int
-        Iterations of the last fit.
-    n_features_in_ : int
-        Features seen in training.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> X, y = load_digits(return_X_y=True)
-    >>> bool(GramLogisticRegression(C=1e-3).fit(X[:50], y[:50]).score(X[50:], y[50:]) > 0.7)
-    True
-    """
-
-    def __init__(
-        self,
-        *,
-        C: float | str = 1.0,
-        Cs: Sequence[float] = DEFAULT_CS,
-        n_folds: int = 5,
-        class_weight: Any = None,
-        max_iter: int = MAX_ITERATIONS,
-        tol: float = SOLVER_TOLERANCE,
-        random_state: Any = None,
-    ) -> None:
-        self.C = C
-        self.Cs = Cs
-        self.n_folds = n_folds
-        self.class_weight = class_weight
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
-
-    def fit(
-        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
-    ) -> GramLogisticRegression:
-        """Train.
-
-        Parameters
-        ----------
-        X : array-like, shape (n_samples, n_features)
-            Codes.
-        y : array-like, shape (n_samples,)
-            Classes.
-        groups : array-like, shape (n_samples,), optional
-            Samples of the same group are in the same fold of the cross-validation.
-
-        Returns
-        -------
-        GramLogisticRegression
-            This estimator.
-
-        Raises
-        ------
-        ValueError
-            A parameter is out of range, there is one class only, or X is not finite.
-        TrainingError
-            X is so large that its inner products overflow.
-        """
-        check_strength(self.C, STRENGTH_UNSCALED)
-        for each in self.Cs:
-            STRENGTH_UNSCALED.check(each, "each of Cs")
-        COUNT.check(self.n_folds, "n_folds")
-        features: NDArray[Any]
-        targets: NDArray[Any]
-        features, targets = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(targets)
-        self.classes_ = np.unique(targets)
-        if len(self.classes_) < 2:
-            raise ValueError(f"{len(self.classes_)} class in the data; two or more are needed")
-        wide = len(features) < features.shape[1]
-        if wide:
-            K = gram_matrix(
-                lambda start, stop: features[start:stop],
-                len(features),
-                block=rows_that_stay(features.shape[1], features.itemsize),
-                dtype=features.dtype,
-            )
-            centre(K)
-            points = rotate(K)
-            del K
-        else:
-            origin = reference_of(features)
-            points = features - origin
-        solution = solve(
-            points,
-            targets,
-            new_solver(class_weight=self.class_weight, max_iter=self.max_iter, tol=self.tol),
-            C=self.C,
-            Cs=self.Cs,
-            n_folds=self.n_folds,
-            random_state=self.random_state,
-            groups=groups,
-        )
-        weights = solution.weights
-        if wide:
-            weights, origin = combine(_pieces(features), rotate_back(points, weights))
-        shift = origin.astype(np.float64) @ weights.astype(np.float64)
-        self.coef_ = weights.T
-        self.intercept_ = (solution.intercept - shift).astype(weights.dtype)
-        self.C_, self.scores_ = solution.C, solution.scores
-        self.n_iter_ = solution.n_iterations
-        return self

@@ -25,7 +25,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from cnncodes.errors import ParameterError
 from cnncodes.head.linear import log_softmax
 from cnncodes.parameters import STRENGTH, Real
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 
 DEFAULT_CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 FALLBACK_C = 10.0  # where every class has one image, and nothing to validate on
@@ -68,7 +68,7 @@ def check_strength(C: Any, among: Real = STRENGTH) -> None:
 
 @dataclass(frozen=True)
 class Solution:
-    """A fitted logistic regression, on whatever points it was fitted on.
+    """A fitted logistic regression.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def solve(
     groups: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Fit a logistic regression, and choose the strength of its penalty if asked to.
+    """Fit a logistic regression, and choose the strength of its penalty for ``"auto"``.
 
     Parameters
     ----------
@@ -115,21 +115,21 @@ def solve(
     y : ndarray, shape (n_samples,)
         Classes.
     estimator : LogisticRegression
-        What is fitted, but for its C.
+        Its parameters, but for C, are those of the fit.
     C : float or "auto"
         Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
     Cs : sequence of float
-        The strengths that ``"auto"`` tries at first. Where the best of them is the least or the
-        greatest, it goes on from there, `MAX_STEPS` steps at most.
+        The strengths that ``"auto"`` tries first. Where the best of them is the least or the
+        greatest, up to `MAX_STEPS` more are tried beyond it.
     n_folds : int
-        Folds of the cross-validation, at most as many as the most common class has images, or
-        groups.
+        Folds of the cross-validation; at most the number of images, or groups, of the most
+        common class.
     random_state : int, RandomState or None
         Seed of the folds.
     groups : array-like, shape (n_samples,), optional
         Images of the same group are in the same fold. By default each image is its own group.
     progress : Progress, optional
-        Told of the fits of the cross-validation.
+        Counts the fits of the cross-validation.
 
     Returns
     -------
@@ -140,13 +140,13 @@ def solve(
     eligible: frozenset[float] = frozenset()
     if C == "auto":
         folds = _folds(y, n_folds, random_state, groups)
-        # Where rare classes weigh more in the fit, they do in what it is judged by.
+        # Classes weigh as much in the score as in the fit.
         weights = compute_sample_weight(estimator.class_weight, y)
-        validation = _Validation(points, y, weights, estimator, folds, progress)
+        validation = _Validation(points, y, weights, estimator, folds, progress or NoProgress())
         scores, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
     # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
-    # and few images a fit from zero ends elsewhere, and the scores would not be those of this one.
+    # and few images a fit from zero ends elsewhere, and the scores would be those of another fit.
     model = clone(estimator).set_params(warm_start=bool(scores))
     for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
         model.set_params(C=each).fit(points, y)
@@ -177,9 +177,9 @@ def open_end(scores: dict[float, float], eligible: Collection[float]) -> float |
 
 
 def _beyond(scores: dict[float, float], end: float) -> float:
-    """Continue the strengths that were tried at one of their ends, at their own pace.
+    """Return the strength that continues the grid beyond one of its ends.
 
-    The steps of 0.1, 0.3, 1 … are of two sizes in turn: the last but one is repeated.
+    The ratios of 0.1, 0.3, 1 … alternate, so the last but one is repeated.
     """
     Cs = sorted(scores, reverse=end == max(scores))
     near, far = Cs[1:3] if len(Cs) > 2 else Cs
@@ -189,10 +189,9 @@ def _beyond(scores: dict[float, float], end: float) -> float:
 def _folds(
     y: NDArray[Any], n_folds: int, random_state: Any, groups: ArrayLike | None
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Split points into a part that trains and one that is held out, for each fold.
+    """Return the training and the held-out points of each stratified fold.
 
-    The shares of the classes are equal as far as possible. A fold without two classes to train
-    on, or without points, is left out.
+    A fold without two classes to train on, or without held-out points, is left out.
     """
     numbers = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     classes = np.unique(y, return_inverse=True)[1]
@@ -216,14 +215,14 @@ def _folds(
 
 @dataclass(frozen=True)
 class _Validation:
-    """The cross-validation of a fit, over a growing number of strengths.
+    """The cross-validation of a fit, over a grid of strengths that may grow.
 
     Attributes
     ----------
     points, y, estimator, progress
         As for `solve`.
     weights : ndarray of float64, shape (n_samples,)
-        How much the log loss of each point counts.
+        Weights of the log losses.
     folds : list of tuple of two ndarray of intp
         Points that train, and points held out.
     """
@@ -233,10 +232,10 @@ class _Validation:
     weights: NDArray[np.float64]
     estimator: LogisticRegression
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
-    progress: Progress | None
+    progress: Progress
 
     def search(self, Cs: Sequence[float]) -> tuple[dict[float, float], frozenset[float]]:
-        """Score those Cs that are given, and others beyond while an end is best.
+        """Score `Cs`, and others beyond while an end is best.
 
         Returns
         -------
@@ -276,16 +275,15 @@ class _Validation:
     ) -> tuple[dict[float, float], dict[float, float]]:
         """Return mean log loss and accuracy of each C, which increase.
 
-        A C at which no fit moves is left out: the one before has converged for it too.
+        A C at which no fit makes a step is left out: the one before has converged for it too.
         """
         losses, hits, total = np.zeros(len(Cs)), np.zeros(len(Cs)), 0.0
         moved = np.zeros(len(Cs), bool)
-        if self.progress is not None:
-            n_folds = len(self.folds)
-            self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
+        n_folds = len(self.folds)
+        self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
         for (train, held_out), model in zip(self.folds, models, strict=True):
             fold, targets = self.points[train], self.y[train]
-            # No strength gets a class right that is not in the other folds: it does not count.
+            # Classes that are not in the other folds are wrong at any strength: not scored.
             scored = held_out[np.isin(self.y[held_out], targets)]
             weights, points = self.weights[scored], self.points[scored]
             total += weights.sum()
@@ -296,8 +294,7 @@ class _Validation:
                 loss, hit = _losses(model, points, self.y[scored])
                 losses[index] += weights @ loss
                 hits[index] += weights @ hit
-                if self.progress is not None:
-                    self.progress.advance(1)
+                self.progress.advance(1)
         if not total:
             return {}, {}
         kept = [index for index in range(len(Cs)) if moved[index] or n_before == 0]

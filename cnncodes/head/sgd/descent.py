@@ -5,10 +5,10 @@ of initialization and momentum in deep learning", ICML 2013) and Adam (Kingma an
 method for stochastic optimization", ICLR 2015).
 
 A step costs more in moving weights through memory than in arithmetic: with tens of thousands of
-features the weights, the gradient and the optimizer's own numbers are each larger than the
-processor's cache. So a step goes through them in stretches that fit in it (`_STRETCH`). Several
-threads do a part of the stretches each (`_PART`), and each product stays in one thread: shared
-out among threads, products this small take longer. What comes out does not depend on the threads.
+features the weights, the gradient and the optimizer's slots are each larger than the processor's
+cache. So a step processes them in stretches that fit in it (`_STRETCH`). Several threads process
+a part of the stretches each (`_PART`), and each product stays in one thread: divided among
+threads, products this small take longer. The result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Run = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
 
 @contextmanager
 def in_all_threads() -> Iterator[Run]:
-    """Give a `map` that has the parts of a step done at once, for `Descent`."""
+    """Yield a `map` that runs the parts of a step of `Descent` in parallel."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as workers:
         yield workers.map
 
 
 class Nesterov:
-    """Gradient descent with Nesterov momentum, at the point where the gradient is taken.
+    """Gradient descent with Nesterov momentum; the weights are those at the look-ahead point.
 
-    Like `Adam` it keeps `n_slots` numbers of its own for each parameter.
+    Like `Adam` it keeps `n_slots` numbers for each parameter.
     """
 
     n_slots = 1
@@ -51,7 +51,7 @@ class Nesterov:
         self._momentum = np.float32(momentum)
 
     def begin(self, rate: float, number: int) -> None:
-        """Begin step `number`, from 1 on, of which `update` is called for each stretch."""
+        """Begin step `number`, from 1 on, before `update` for each stretch."""
         self._rate = np.float32(rate)
 
     def update(
@@ -60,7 +60,7 @@ class Nesterov:
         gradient: NDArray[np.float32],
         slots: NDArray[np.float32],
     ) -> None:
-        """Change a stretch of parameters and its slots in place; `gradient` is used up."""
+        """Change a stretch of parameters and its slots in place, and overwrite `gradient`."""
         kept = slots[0]  # the velocity times the momentum
         gradient *= self._rate
         kept -= gradient
@@ -75,7 +75,7 @@ class Adam:
     n_slots = 2
 
     def begin(self, rate: float, number: int) -> None:
-        """Begin step `number`, from 1 on, of which `update` is called for each stretch."""
+        """Begin step `number`, from 1 on, before `update` for each stretch."""
         unbiased = np.sqrt(1 - 0.999**number) / (1 - 0.9**number)
         self._rate = np.float32(rate * unbiased)
 
@@ -85,7 +85,7 @@ class Adam:
         gradient: NDArray[np.float32],
         slots: NDArray[np.float32],
     ) -> None:
-        """Change a stretch of parameters and its slots in place; `gradient` is used up."""
+        """Change a stretch of parameters and its slots in place, and overwrite `gradient`."""
         mean, square = slots
         mean *= np.float32(0.9)
         mean += np.float32(0.1) * gradient
@@ -101,14 +101,14 @@ class Adam:
 
 
 class Descent:
-    """Weights and bias on their way down.
+    """Weights and bias in training.
 
     Parameters
     ----------
     n_features, n_classes : int
         Shape of the weights, which begin as zeros.
     optimizer : Adam or Nesterov
-        How a gradient becomes a step.
+        Computes a step from a gradient.
     l2 : float
         Weight of the penalty on squared weights.
 
@@ -127,7 +127,7 @@ class Descent:
         self.bias = np.zeros(n_classes, np.float32)
         self._slots = np.zeros((optimizer.n_slots, n_features, n_classes), np.float32)
         self._bias_slots = np.zeros((optimizer.n_slots, n_classes), np.float32)
-        self._steps = np.zeros((), np.int64)
+        self._n_steps = 0
         self._optimizer = optimizer
         self._l2 = np.float32(l2)
         self._stretch = max(1, _STRETCH // n_classes)
@@ -138,7 +138,7 @@ class Descent:
         """Compute the logits, (n, n_classes), of codes (n, n_features)."""
 
         def part_of_logits(part: slice) -> NDArray[np.float32]:
-            with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+            with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
                 product: NDArray[np.float32] = X[:, part] @ self.weights[part]
             return product
 
@@ -158,8 +158,8 @@ class Descent:
             np.exp(residual, out=residual)
         residual[each, targets] -= 1
         residual /= len(X)
-        self._steps += 1
-        self._optimizer.begin(rate, int(self._steps))
+        self._n_steps += 1
+        self._optimizer.begin(rate, self._n_steps)
 
         def update(part: slice) -> None:
             stop = min(part.stop, len(self.weights))
@@ -177,15 +177,5 @@ class Descent:
         return loss
 
     def _do(self, work: Callable[[slice], Any], run: Run) -> Iterable[Any]:
-        # A single part is not worth the way to another thread.
+        # A single part is quicker without another thread.
         return run(work, self._parts) if len(self._parts) > 1 else map(work, self._parts)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all that a later step depends on, by name; not copies."""
-        return {
-            "weights": self.weights,
-            "bias": self.bias,
-            "slots": self._slots,
-            "bias_slots": self._bias_slots,
-            "steps": self._steps,
-        }

@@ -5,13 +5,13 @@ The loss is the cross-entropy of softmax(XW + b), averaged over the batch, plus
 each epoch, and the weights of the best epoch are kept.
 
 The learning rate may fall along half a cosine (Loshchilov and Hutter, "SGDR: stochastic gradient
-descent with warm restarts", ICLR 2017). `descent` makes the steps.
+descent with warm restarts", ICLR 2017). `descent` computes the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,19 +21,19 @@ from sklearn.utils.validation import check_random_state, column_or_1d, validate_
 
 from cnncodes.head.linear import LinearSoftmax, log_softmax
 from cnncodes.head.sgd.descent import Adam, Descent, Nesterov, Run, in_all_threads
-from cnncodes.head.split import split_by_class
+from cnncodes.head.split import hold_out
 from cnncodes.parameters import DESCENT_BATCH, EPOCHS, L2, LEARNING_RATE, SHARE
 
 OPTIMIZERS = ("momentum", "adam")
 LARGE_L2 = 1.0  # beyond it the penalty alone may make steps overshoot
 SCHEDULES = ("constant", "cosine")
 DEFAULT_LEARNING_RATES = {"momentum": 3.0, "adam": 1e-3}
-_VALIDATED = 256  # images looked at together
+_VALIDATED = 256  # images per batch of the validation
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How one epoch ended.
+    """Loss and accuracy of one epoch.
 
     Attributes
     ----------
@@ -56,15 +56,12 @@ class Images(Protocol):
 
     @property
     def n_features(self) -> int:
-        """Numbers an image."""
+        """Numbers per image."""
 
     def batches(
         self, order: NDArray[np.intp], size: int
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-        """Give the images at some places, `size` at a time, each time with their places."""
-
-    def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
-        """Return the places in a random order."""
+        """Yield the indices of `order` and their codes, `size` at a time."""
 
 
 class _Array:
@@ -78,12 +75,8 @@ class _Array:
         self, order: NDArray[np.intp], size: int
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
         for start in range(0, len(order), size):
-            places = order[start : start + size]
-            yield places, self._X[places]
-
-    def shuffled(self, places: NDArray[np.intp], random: np.random.RandomState) -> NDArray[np.intp]:
-        order: NDArray[np.intp] = random.permutation(places)
-        return order
+            batch = order[start : start + size]
+            yield batch, self._X[batch]
 
 
 class SGDSoftmax(LinearSoftmax):
@@ -92,22 +85,24 @@ class SGDSoftmax(LinearSoftmax):
     Parameters
     ----------
     epochs : int
-        Passes over the training images, at most.
+        Times that each training image is used, at most.
     batch_size : int
-        Images a step.
+        Images per step.
     learning_rate : float, optional
         By default 3.0 with momentum and 0.001 with Adam, for codes of mean squared length one.
     schedule : {"constant", "cosine"}
-        Whether the learning rate stays, or falls to zero over the epochs. `partial_fit`, which
-        knows of no end, leaves it as it is.
+        Whether the learning rate is constant or falls to zero over the epochs. In `partial_fit`
+        it is constant.
     optimizer : {"momentum", "adam"}
-        How a gradient becomes a step.
+        Gradient descent with Nesterov momentum, or Adam.
     momentum : float
-        Share of the last step that is kept, with ``"momentum"``.
+        Factor of the last step, with ``"momentum"``.
     l2 : float
         Weight of the penalty on squared weights.
     validation_fraction : float
-        Share of each class held out to choose the best epoch; 0 keeps the last epoch.
+        Share of each class held out to choose the best epoch, rounded down: of a tenth, a class
+        of fewer than ten images holds out none. Where no class holds out any, the last epoch is
+        kept.
     patience : int, optional
         Stop after this many epochs without improvement; by default never.
     random_state : int, RandomState or None
@@ -122,7 +117,7 @@ class SGDSoftmax(LinearSoftmax):
     intercept_ : ndarray of float32, shape (n_classes,)
         Bias of the logits.
     history_ : list of Epoch
-        How each epoch ended.
+        Loss and accuracy of each epoch.
     best_epoch_ : int
         Number of the epoch whose weights are kept.
     n_features_in_ : int
@@ -181,7 +176,7 @@ class SGDSoftmax(LinearSoftmax):
         y : array-like, shape (n_samples,)
             Classes.
         on_epoch : callable, optional
-            Given each `Epoch` when it ends.
+            Called with each `Epoch` when it ends.
         groups : array-like of int, shape (n_samples,), optional
             Images with equal numbers are held out together or not at all.
 
@@ -196,7 +191,7 @@ class SGDSoftmax(LinearSoftmax):
             A parameter is out of range, there is one class only, X is not finite, `groups` is
             of another length, or the training diverged.
         """
-        self._forget()
+        self._discard()
         features: NDArray[np.float32]
         features, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
@@ -212,10 +207,10 @@ class SGDSoftmax(LinearSoftmax):
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
     ) -> SGDSoftmax:
-        """Go once through some images, in their order, from where the last call ended.
+        """Train on some images once, in their order, from the weights of the last call on.
 
-        Nothing is held out, and what the last step gives is kept. After `fit` it goes on from
-        the weights of the best epoch; after a call that diverged it starts anew.
+        Nothing is held out, and the weights after the last step are kept. After `fit`, training
+        continues from the best epoch; after a call that diverged, from zero.
 
         Parameters
         ----------
@@ -224,7 +219,7 @@ class SGDSoftmax(LinearSoftmax):
         y : array-like, shape (n_samples,)
             Classes.
         classes : array-like, shape (n_classes,), optional
-            All classes there will be; needed in the first call.
+            All classes of this call and later ones; required in the first call.
 
         Returns
         -------
@@ -244,7 +239,7 @@ class SGDSoftmax(LinearSoftmax):
         features, names = validate_data(self, X, y, dtype=np.float32, reset=first)
         check_classification_targets(names)
         if first and classes is None:
-            raise ValueError("the first call of partial_fit needs classes, all there will be")
+            raise ValueError("the first call of partial_fit needs classes, those of all calls")
         known = self.classes_ if classes is None else np.unique(np.asarray(classes))
         if len(known) < 2:
             raise ValueError(f"{len(known)} class given; two or more are needed")
@@ -255,17 +250,17 @@ class SGDSoftmax(LinearSoftmax):
         self.classes_ = known
         if first or not hasattr(self, "_descent"):
             self._descent = self._start(features.shape[1], len(known))
-            if not first:  # fitted, and nothing of its optimizer was kept
+            if not first:  # after `fit`, which does not keep the state of its optimizer
                 self._descent.weights[...] = self.coef_.T
                 self._descent.bias[...] = self.intercept_
-        places = np.arange(len(features))
         loss = 0.0
         with in_all_threads() as run:
-            for batch, inputs in _Array(features).batches(places, self.batch_size):
-                wanted = np.searchsorted(self.classes_, names[batch])
-                loss += self._descent.step(inputs, wanted, self._rate(), run)
-        self._check_finite(loss, "this part")
-        # Views: what later calls do shows in them.
+            order = np.arange(len(features))
+            for batch, inputs in _Array(features).batches(order, self.batch_size):
+                targets = np.searchsorted(self.classes_, names[batch])
+                loss += self._descent.step(inputs, targets, self._rate(), run)
+        self._check_finite(self._descent, loss, "this part")
+        # Views, which later calls update.
         self.coef_, self.intercept_ = self._descent.weights.T, self._descent.bias
         return self
 
@@ -274,13 +269,12 @@ class SGDSoftmax(LinearSoftmax):
         images: Images,
         targets: NDArray[np.intp],
         n_classes: int,
-        state: dict[str, NDArray[Any]] | None = None,
         *,
         groups: NDArray[np.intp] | None = None,
     ) -> Iterator[Epoch]:
-        """Train on images from anywhere, and tell of each epoch when it ends.
+        """Train on images from any source, and yield each epoch when it ends.
 
-        What was learned so far is in the attributes between two epochs.
+        Between two epochs the attributes are those of the best epoch so far.
 
         Parameters
         ----------
@@ -289,16 +283,14 @@ class SGDSoftmax(LinearSoftmax):
         targets : ndarray of int, shape (n_images,)
             Their classes, from 0 on.
         n_classes : int
-            How many classes there are.
-        state : dict of str to ndarray, optional
-            What `state` gave after an epoch of the same training: it goes on from there.
+            Number of classes.
         groups : ndarray of int, shape (n_images,), optional
             Images with equal numbers are held out together or not at all.
 
         Yields
         ------
         Epoch
-            How each epoch ended, those before `state` not among them.
+            Loss and accuracy of each epoch.
 
         Raises
         ------
@@ -308,67 +300,41 @@ class SGDSoftmax(LinearSoftmax):
         self.check_parameters()
         random = check_random_state(self.random_state)
         train, held_out = self._hold_out(targets, random, groups)
-        self._descent = self._start(images.n_features, n_classes)
+        descent = self._start(images.n_features, n_classes)
         self.history_: list[Epoch] = []
         self.best_epoch_ = 0
-        if state is not None:
-            self._restore(state)
-        try:
-            for number in range(1, self.epochs + 1):
-                order = images.shuffled(train, random)
-                if number <= len(self.history_):
-                    continue  # done before; only its random numbers are drawn again
-                if self._out_of_patience():
-                    break
-                with in_all_threads() as run:
-                    epoch = self._epoch(number, images, targets, order, held_out, run)
-                yield epoch
-        finally:
-            self.__dict__.pop("_descent", None)  # a later partial_fit goes on from the best epoch
+        for number in range(1, self.epochs + 1):
+            if self._out_of_patience():
+                break
+            order = random.permutation(train)
+            with in_all_threads() as run:
+                epoch = self._epoch(number, descent, images, targets, order, held_out, run)
+            yield epoch
 
     def _epoch(
         self,
         number: int,
+        descent: Descent,
         images: Images,
         targets: NDArray[np.intp],
         order: NDArray[np.intp],
         held_out: NDArray[np.intp],
         run: Run,
     ) -> Epoch:
-        descent, loss = self._descent, 0.0
+        loss = 0.0
         n_batches = -(-len(order) // self.batch_size)
-        for index, (places, inputs) in enumerate(images.batches(order, self.batch_size)):
+        for index, (batch, inputs) in enumerate(images.batches(order, self.batch_size)):
             rate = self._rate((number - 1 + index / n_batches) / self.epochs)
-            loss += descent.step(inputs, targets[places], rate, run)
-        self._check_finite(loss, f"epoch {number}")
+            loss += descent.step(inputs, targets[batch], rate, run)
+        self._check_finite(descent, loss, f"epoch {number}")
         measured = _loss_and_accuracy(images, held_out, targets, descent, run)
-        self._check_finite(measured[0] or 0.0, f"epoch {number}")
+        self._check_finite(descent, measured[0] or 0.0, f"epoch {number}")
         epoch = Epoch(number, loss / len(order), *measured)
         if not len(held_out) or all(_rank(epoch) > _rank(each) for each in self.history_):
             self.best_epoch_ = number
             self.coef_, self.intercept_ = descent.weights.T.copy(), descent.bias.copy()
         self.history_.append(epoch)
         return epoch
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Return all that `train` needs to go on after the epoch that just ended."""
-        history = [tuple(asdict(epoch).values()) for epoch in self.history_]
-        return {
-            "history": np.array(history, np.float64),  # None becomes NaN
-            "best_epoch": np.array(self.best_epoch_),
-            "best_weights": self.coef_.T,
-            "best_bias": self.intercept_,
-            **self._descent.arrays(),
-        }
-
-    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
-        for name, array in self._descent.arrays().items():
-            array[...] = state[name]
-        for number, loss, *measured in state["history"].tolist():
-            validated = (None if np.isnan(each) else each for each in measured)
-            self.history_.append(Epoch(int(number), loss, *validated))
-        self.best_epoch_ = int(state["best_epoch"])
-        self.coef_, self.intercept_ = state["best_weights"].T, state["best_bias"]
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and len(self.history_) - self.best_epoch_ >= self.patience
@@ -400,12 +366,10 @@ class SGDSoftmax(LinearSoftmax):
         random: np.random.RandomState,
         groups: NDArray[np.intp] | None,
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Hold out a share of each class that has enough groups to spare one."""
         if self.validation_fraction == 0:
             return np.arange(len(targets)), np.empty(0, np.intp)
         seed = int(random.randint(2**31 - 1))
-        labels = targets.astype(np.int32)
-        split = split_by_class(labels, 1 - self.validation_fraction, seed=seed, groups=groups)
+        split = hold_out(targets, self.validation_fraction, seed=seed, groups=groups)
         return split.train, split.test
 
     def _start(self, n_features: int, n_classes: int) -> Descent:
@@ -418,22 +382,22 @@ class SGDSoftmax(LinearSoftmax):
             rate *= (1 + np.cos(np.pi * progress)) / 2
         return float(rate)
 
-    def _forget(self) -> None:
-        """Be as never trained: what an earlier or a diverged training left is not a result."""
+    def _discard(self) -> None:
+        """Discard fitted state."""
         for name in ("coef_", "intercept_", "_descent"):
             self.__dict__.pop(name, None)
 
-    def _check_finite(self, loss: float, where: str) -> None:
-        # The last step is not in the loss, so its result is looked at too.
-        result = (self._descent.weights, self._descent.bias)
-        if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in result)):
-            self._forget()
+    def _check_finite(self, descent: Descent, loss: float, stage: str) -> None:
+        # The loss of the last step is measured before it, so its result is checked too.
+        arrays = (descent.weights, descent.bias)
+        if not (np.isfinite(loss) and all(np.isfinite(each).all() for each in arrays)):
+            self._discard()
             or_l2 = " or l2" if self.l2 > LARGE_L2 else ""
-            raise ValueError(f"diverged in {where}; lower the learning rate{or_l2}")
+            raise ValueError(f"diverged in {stage}; lower the learning rate{or_l2}")
 
 
 def _rank(epoch: Epoch) -> tuple[float, ...]:
-    """Order epochs: the higher accuracy is better, and of equal ones the lower loss."""
+    """Return the sort key of epochs: accuracy, and for equal ones the lower loss."""
     if epoch.validation_accuracy is None or epoch.validation_loss is None:
         return (0.0,)
     return epoch.validation_accuracy, -epoch.validation_loss
@@ -441,17 +405,17 @@ def _rank(epoch: Epoch) -> tuple[float, ...]:
 
 def _loss_and_accuracy(
     images: Images,
-    places: NDArray[np.intp],
+    held_out: NDArray[np.intp],
     targets: NDArray[np.intp],
     descent: Descent,
     run: Run,
 ) -> tuple[float, float] | tuple[None, None]:
-    if len(places) == 0:
+    if len(held_out) == 0:
         return None, None
     loss, correct = 0.0, 0
-    for batch, X in images.batches(places, _VALIDATED):
+    for batch, X in images.batches(held_out, _VALIDATED):
         logits = descent.logits(X, run)
-        with np.errstate(over="ignore", invalid="ignore"):  # told as divergence
+        with np.errstate(over="ignore", invalid="ignore"):  # reported as divergence
             loss -= float(log_softmax(logits)[np.arange(len(batch)), targets[batch]].sum())
         correct += int((logits.argmax(axis=1) == targets[batch]).sum())
-    return loss / len(places), correct / len(places)
+    return loss / len(held_out), correct / len(held_out)

@@ -1,55 +1,31 @@
-"""The detour by the Gram matrix against scikit-learn on the features themselves."""
+"""The Gram matrix, and the fit on it."""
 
 from __future__ import annotations
 
-from unittest import SkipTest
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.errors import TrainingError
-from cnncodes.head import GramLogisticRegression
-from cnncodes.head.logistic.gram import centre, gram_matrix, reference_of, rotate
-
-CHECKS = list(estimator_checks_generator(GramLogisticRegression()))
+from cnncodes.head.logistic.gram import (
+    centre,
+    combine,
+    gram_matrix,
+    reference_of,
+    rotate,
+    solve_gram,
+)
+from cnncodes.head.logistic.solve import new_solver, solve
 
 
 @pytest.fixture(scope="module")
-def wide() -> tuple[np.ndarray, np.ndarray]:
-    """90 images with 640 features of uneven size, not centred, in six classes."""
-    digits, y = load_digits(n_class=6, return_X_y=True)
-    mixed = np.maximum(digits[:90] @ np.random.default_rng(0).standard_normal((64, 640)), 0)
-    return (mixed / 30 + 1).astype(np.float64), y[:90]
-
-
-def objective(
-    coef: np.ndarray, intercept: np.ndarray, X: np.ndarray, y: np.ndarray, C: float
-) -> float:
-    """The function that scikit-learn's multinomial LogisticRegression minimises."""
-    logits = X @ coef.T + intercept
-    logits -= logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
-    return float(C * losses.sum() + (coef**2).sum() / 2)
-
-
-@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[c.func.__name__ for _, c in CHECKS])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_estimator_check_of_scikit_learn(estimator, check):
-    try:
-        check(estimator)
-    except SkipTest as skip:
-        # It checks what it can, and leaves the rest to those who set the variable.
-        if not str(skip).startswith("SCIPY_ARRAY_API is not set"):
-            raise AssertionError(f"a check was skipped: {skip}") from skip
+def wide() -> np.ndarray:
+    """90 rows with 640 features, not centred."""
+    return np.random.default_rng(0).standard_normal((90, 640)) + 3
 
 
 @given(n=st.integers(1, 40), d=st.integers(1, 9), block=st.integers(1, 12), seed=st.integers(0, 99))
@@ -148,103 +124,63 @@ def test_reference_of_equal_rows_is_the_row(n, d, value, dtype):
 
 
 def test_centring_is_that_of_the_rows(wide):
-    X, _ = wide
+    X = wide
     K = X @ X.T
-    centre(K)
+    means = centre(K)
+    np.testing.assert_allclose(means, X @ X.mean(axis=0))
     centred = X - X.mean(axis=0)
     np.testing.assert_allclose(K, centred @ centred.T, atol=1e-9 * np.abs(X @ X.T).max())
 
 
-@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("n_classes", [2, 6])
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_optimum_is_that_of_scikit_learn(wide, C, n_classes, class_weight):
-    X, y = (each[wide[1] < n_classes] for each in wide)
-    ours = GramLogisticRegression(C=C, tol=1e-8, class_weight=class_weight).fit(X, y)
-    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=5000, class_weight=class_weight)
-    theirs.fit(X - X.mean(axis=0), y)
-    centred = X - X.mean(axis=0)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(centred), atol=2e-4)
-    if class_weight is None and n_classes > 2:
-        best = objective(theirs.coef_, theirs.intercept_, centred, y, C)
-        shifted = ours.intercept_ + ours.coef_ @ X.mean(axis=0)
-        assert objective(ours.coef_, shifted, centred, y, C) <= best * (1 + 1e-4)
-
-
-def test_images_that_are_there_twice(wide):
-    X, y = wide
-    twice, labels = np.concatenate([X, X, X[:5]]), np.concatenate([y, y, y[:5]])
-    ours = GramLogisticRegression(C=1.0, tol=1e-8).fit(twice, labels)
-    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(
-        twice - twice.mean(axis=0), labels
-    )
-    np.testing.assert_allclose(
-        ours.predict_proba(X), theirs.predict_proba(X - twice.mean(axis=0)), atol=2e-4
-    )
-
-
-def test_images_that_are_all_the_same_train_something():
-    X = np.ones((4, 9))
-    model = GramLogisticRegression().fit(X, [0, 0, 0, 1])
-    np.testing.assert_allclose(model.predict_proba(X)[:, 1], 0.25, atol=1e-3)
-
-
 def test_rotation_keeps_inner_products(wide):
-    X = wide[0] - wide[0].mean(axis=0)
-    points = rotate(X @ X.T)
+    X = wide - wide.mean(axis=0)
+    K = X @ X.T
+    points = rotate(K)
+    assert points is K  # no second matrix stays in memory during the fit
     np.testing.assert_allclose(points @ points.T, X @ X.T, atol=1e-5 * np.trace(X @ X.T) / len(X))
 
 
-def test_matrix_that_no_images_have_is_refused():
+def test_matrix_that_no_rows_have_is_refused():
     with pytest.raises(TrainingError, match="differ too unevenly"):
         rotate(np.array([[1.0, 2.0], [2.0, 1.0]]))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_codes_that_cannot_be_squared_are_refused(dtype):
-    X = np.random.default_rng(0).standard_normal((8, 30)) * np.finfo(dtype).max ** 0.8
-    with pytest.raises(TrainingError, match="so large"):
-        GramLogisticRegression().fit(X.astype(dtype), [0, 1] * 4)
+@given(
+    n=st.integers(1, 30),
+    n_columns=st.integers(1, 30),
+    block=st.integers(1, 12),
+    d=st.integers(1, 9),
+)
+def test_columns_of_the_first_rows_alone(n, n_columns, block, d):
+    n_columns = min(n, n_columns)
+    X = np.random.default_rng(n).standard_normal((n, d))
+    most = 0
+
+    def read(start, stop):
+        nonlocal most
+        most = max(most, stop - start)
+        return X[start:stop]
+
+    part = gram_matrix(read, n, block=block, n_columns=n_columns)
+    shifted = X - reference_of(X[: min(n_columns, most)])
+    assert part.shape == (n, n_columns)
+    np.testing.assert_allclose(part, shifted @ shifted[:n_columns].T, atol=1e-12)
 
 
-@pytest.mark.parametrize("spread", [1e-2, 1e-8])
-@pytest.mark.parametrize("n_classes", [2, 6])
-@pytest.mark.parametrize("n_features", [50, 640])
-def test_optimum_on_codes_of_one_scene_is_that_of_scikit_learn(wide, spread, n_classes, n_features):
-    X, y = (each[wide[1] < n_classes] for each in wide)
-    X = X[:, :n_features] + 1 / spread
-    centred = (X - X[0]) - (X - X[0]).mean(axis=0)
-    ours = GramLogisticRegression(C=1.0, tol=1e-6).fit(X, y)
-    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(centred, y)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(centred), atol=1e-3)
-    assert ours.score(X, y) == theirs.score(centred, y)
-    if n_classes > 2:
-        best = objective(theirs.coef_, theirs.intercept_, centred, y, 1.0)
-        shifted = ours.decision_function(X[:1])[0] - ours.coef_ @ centred[0]
-        assert objective(ours.coef_, shifted, centred, y, 1.0) <= best * (1 + 1e-3)
-
-
-def test_same_seed_same_model(wide):
-    X, y = wide
-    first, second = (GramLogisticRegression(C="auto", random_state=3).fit(X, y) for _ in range(2))
-    assert first.scores_ == second.scores_
-    np.testing.assert_array_equal(first.coef_, second.coef_)
-
-
-def test_works_where_scikit_learn_puts_it(wide):
-    X, y = wide
-    model = make_pipeline(StandardScaler(), GramLogisticRegression(C=0.01))
-    assert cross_val_score(model, X, y, cv=3).mean() > 0.8
-
-
-def test_more_images_than_features_are_left_to_scikit_learn():
-    X, y = (each[:200] for each in load_digits(return_X_y=True))
-    ours = GramLogisticRegression(C=0.01, tol=1e-8).fit(X, y)
-    theirs = LogisticRegression(C=0.01, solver="newton-cg", tol=1e-8).fit(X, y)
-    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning")
-def test_too_few_iterations_are_told(wide):
-    with pytest.warns(ConvergenceWarning):
-        GramLogisticRegression(C=100.0, max_iter=1).fit(*wide)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_fit_on_inner_products_is_that_on_the_rows(wide, scaled):
+    y = np.arange(90) % 3
+    centred = wide - wide.mean(axis=0)
+    length = np.sqrt(np.square(centred).sum(axis=1).mean())
+    divisor = length if scaled else 1.0
+    fit = solve_gram(
+        wide @ wide.T, partial(solve, y=y, estimator=new_solver(tol=1e-9), C=0.1), scaled=scaled
+    )
+    reference = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(centred / divisor, y)
+    weights, mean = combine([(slice(0, 90), wide)], fit.alpha)
+    np.testing.assert_allclose(weights, reference.coef_.T / divisor, atol=1e-5)
+    np.testing.assert_allclose(mean, wide.mean(axis=0))
+    np.testing.assert_allclose(fit.means, wide @ mean)
+    assert fit.squared_length == pytest.approx(length**2)
+    expected = centred @ weights + fit.solution.intercept
+    np.testing.assert_allclose(fit.logits, expected, atol=1e-6)

@@ -47,8 +47,8 @@ def test_scores_are_scikit_learns_log_loss(digits, n_classes, class_weight):
     for C in (0.1, 1.0, 10.0):
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
         model.set_params(C=C)
-        theirs = cross_val_predict(model, X, y, cv=folds, method="predict_proba")
-        assert scores[C] == pytest.approx(log_loss(y, theirs, sample_weight=weights), rel=1e-4)
+        reference = cross_val_predict(model, X, y, cv=folds, method="predict_proba")
+        assert scores[C] == pytest.approx(log_loss(y, reference, sample_weight=weights), rel=1e-4)
 
 
 def test_strongest_penalty_of_those_as_good_as_the_best_is_taken(digits):
