@@ -34,7 +34,7 @@ _VALUES = _bin_values()
 
 
 @dataclass
-class Range:
+class Observer:
     """The values of one tensor of shape (n_images, n_channels, height, width).
 
     Attributes
@@ -55,7 +55,7 @@ class Range:
     _n_images: int = 0
 
     @classmethod
-    def empty(cls, n_channels: int, shape: tuple[int, ...]) -> Range:
+    def empty(cls, n_channels: int, shape: tuple[int, ...]) -> Observer:
         """Return the range of no images."""
         return cls(
             high=np.full(n_channels, -np.inf, np.float32),
@@ -128,14 +128,14 @@ class Range:
         return np.where(counts.any(axis=1), _VALUES[error.argmin(axis=1)], 0)
 
 
-def measure_ranges(
+def calibrate(
     graph: Graph,
     tensors: Sequence[str],
     images: NDArray[np.uint8],
     *,
     threads: int,
     advance: Callable[[int], None],
-) -> dict[str, Range]:
+) -> dict[str, Observer]:
     """Run a network on images and see which values some of its tensors take.
 
     Parameters
@@ -153,17 +153,17 @@ def measure_ranges(
 
     Returns
     -------
-    dict of str to Range
+    dict of str to Observer
         The range of each tensor.
     """
     session = run_graph(graph, threads=threads, outputs=tensors)
     rng = np.random.default_rng(0)
-    ranges: dict[str, Range] = {}
+    ranges: dict[str, Observer] = {}
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         for name, values in zip(tensors, session.run(None, {graph.input: batch}), strict=True):
             if name not in ranges:
-                ranges[name] = Range.empty(values.shape[1], values.shape[2:])
+                ranges[name] = Observer.empty(values.shape[1], values.shape[2:])
             ranges[name].add(values, rng)
         advance(len(batch))
     return ranges

@@ -45,9 +45,10 @@ from cnncodes.models.session import FULL_WEIGHTS, REDUCED_WEIGHTS, kernels_satur
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import Progress
-from cnncodes.quantize.calibration import METHODS, Range, measure_ranges, run_graph
+from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
 from cnncodes.quantize.layout import fold_batch, group_pixels
-from cnncodes.quantize.qdq import Settings, convolutions, observed_tensors, quantize_graph
+from cnncodes.quantize.plan import Settings, convolutions, observed_tensors
+from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
 
 DEFAULT_N_IMAGES = 256
@@ -341,7 +342,7 @@ def _choose(
         for method, equalization in product(METHODS, EQUALIZATIONS)
     ]
     progress.begin(len(calibration) + (2 + len(tried)) * len(choice), unit="images")
-    ranges = measure_ranges(
+    ranges = calibrate(
         graph,
         observed_tensors(graph),
         calibration,
@@ -364,7 +365,7 @@ class _Trial:
     def __init__(
         self,
         graph: Graph,
-        ranges: dict[str, Range],
+        ranges: dict[str, Observer],
         images: NDArray[np.uint8],
         expected: NDArray[np.float32],
         progress: Progress,

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from cnncodes.quantize.calibration import METHODS, Range, measure_ranges, run_graph
+from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
 from tests.export.networks import Network, images
 
 HALF_A_BIN = 0.5 / 64
 
 
-def range_of(values: NDArray[np.float32], portions: int = 1) -> Range:
-    found = Range.empty(values.shape[1], values.shape[2:])
+def range_of(values: NDArray[np.float32], portions: int = 1) -> Observer:
+    found = Observer.empty(values.shape[1], values.shape[2:])
     rng = np.random.default_rng(0)
     for portion in np.array_split(values, portions):
         found.add(portion, rng)
@@ -161,7 +161,7 @@ def test_ranges_of_a_network() -> None:
     graph = network.graph(second)
     pixels = images(10, 12)
     done: list[int] = []
-    ranges = measure_ranges(graph, [second, first], pixels, threads=1, advance=done.append)
+    ranges = calibrate(graph, [second, first], pixels, threads=1, advance=done.append)
     assert list(ranges) == [second, first]
     assert sum(done) == 10
     values = run_graph(graph, threads=1, outputs=[second, first]).run(None, {"images": pixels})
@@ -178,7 +178,7 @@ def test_same_images_give_the_same_limits() -> None:
     network = Network(16)
     last = network.conv_relu(network.pixels(), 4)
     found = [
-        measure_ranges(network.graph(last), [last], images(), threads=1, advance=int)[last]
+        calibrate(network.graph(last), [last], images(), threads=1, advance=int)[last]
         for _ in range(2)
     ]
     for method in METHODS:

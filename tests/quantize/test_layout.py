@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes.export.graph import Graph
-from cnncodes.quantize.calibration import measure_ranges
+from cnncodes.quantize.calibration import calibrate
 from cnncodes.quantize.layout import FEW_PLACES, fold_batch, group_pixels
-from cnncodes.quantize.qdq import Settings, observed_tensors, quantize_graph
+from cnncodes.quantize.plan import Settings, observed_tensors
+from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import fold_preprocessing
 from tests.export.networks import Network, codes_of, images, optimized
 
@@ -21,7 +22,7 @@ def integer(graph: Graph, size: int, floats: frozenset[str] = frozenset()) -> Gr
     fold_preprocessing(graph, size)
     chosen = Settings("max", 0.0, False, 63, floats)
     tensors = observed_tensors(graph)
-    ranges = measure_ranges(graph, tensors, images(8, size), threads=1, advance=int)
+    ranges = calibrate(graph, tensors, images(8, size), threads=1, advance=int)
     return quantize_graph(graph, ranges, chosen)
 
 

@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from cnncodes.export.graph import Graph
 from cnncodes.models.session import FULL_WEIGHTS, REDUCED_WEIGHTS, kernels_saturate
-from cnncodes.quantize.calibration import METHODS, measure_ranges
-from cnncodes.quantize.qdq import Settings, observed_tensors, quantize_graph
+from cnncodes.quantize.calibration import METHODS, calibrate
+from cnncodes.quantize.plan import Settings, observed_tensors
+from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
 from tests.export.networks import Network, codes_of, images, operators, optimized
 
@@ -38,7 +39,7 @@ def quantized(
     graph: Graph, chosen: Settings = PLAIN, calibration: NDArray[np.uint8] | None = None
 ) -> Graph:
     pixels = images(32, SIZE, seed=2) if calibration is None else calibration
-    ranges = measure_ranges(graph, observed_tensors(graph), pixels, threads=1, advance=int)
+    ranges = calibrate(graph, observed_tensors(graph), pixels, threads=1, advance=int)
     return quantize_graph(graph, ranges, chosen)
 
 
