@@ -234,18 +234,9 @@ def export(
     from cnncodes.export.keras_onnx import export_backbone
 
     click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
-<<<<<<< HEAD
-    exported = export_backbone(backbone, output or Path(f"{backbone}.onnx"), **options)
-    emit(exported, as_json, print_export, to_json=export_to_json)
-=======
     path = output or Path(f"{backbone}.onnx")
     exported = export_backbone(backbone, path, on_note=print_note, **options)
-    info = exported.info
-    if as_json:
-        print_json({"path": exported.path, "code_shape": exported.code_shape, **asdict(info)})
-        return
-    print_export(exported)
->>>>>>> wip-export
+    emit(exported, as_json, print_export, to_json=export_to_json)
 
 
 @main.command(

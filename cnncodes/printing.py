@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cnncodes.app.classifier import Classifier, FilePrediction
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
-    from cnncodes.evaluate.metrics import ClassFigures
+    from cnncodes.evaluate.metrics import ClassMetrics
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
     from cnncodes.extract.pipeline import Extraction
@@ -187,11 +187,10 @@ def print_note(note: str) -> None:
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes = len(extraction.class_names)
-    n_done = extraction.n_images + len(extraction.skipped) - extraction.n_resumed
     click.echo(
         f"{shown(str(extraction.path))}: {extraction.n_images} images, "
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
-        f"{_shape(extraction.code_shape)}; {n_done / extraction.seconds:.1f} images per second"
+        f"{_shape(extraction.code_shape)}; {extraction.images_per_second:.1f} images per second"
     )
     workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
     images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
@@ -289,7 +288,7 @@ def print_training(training: Training) -> None:
 
 def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     """Print the metrics, the worst classes, the commonest confusions and the report's path."""
-    figures, model = evaluation.figures, evaluation.model
+    figures, model = evaluation.metrics, evaluation.model
     caution = _caution(model.backbone.weights)
     n_classes = len(figures.classes)
     click.echo(
@@ -412,7 +411,7 @@ def _cell(text: str) -> str:
     return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
-def _print_classes(classes: list[ClassFigures], caution: str) -> None:
+def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
     some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
     heading = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
     width = max(len(shown(each.label)) for each in some)

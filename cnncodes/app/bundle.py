@@ -134,17 +134,6 @@ def _in_versions(
     return model
 
 
-<<<<<<< HEAD
-=======
-def _rename_output(model: onnx.ModelProto) -> None:
-    """Rename the output, which has the prefix, to `probabilities`."""
-    prefixed = model.graph.output[0].name
-    model.graph.output[0].name = "probabilities"
-    for node in model.graph.node:
-        node.output[:] = ["probabilities" if name == prefixed else name for name in node.output]
-
-
->>>>>>> wip-evaluate
 def _clean_domains(model: onnx.ModelProto) -> None:
     """List each operator domain that is used once: merge_models refuses versions that differ."""
     used = {"", *(node.domain for node in model.graph.node)}

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from cnncodes._version import created_with
 from cnncodes.errors import ParameterError
 from cnncodes.evaluate.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
 from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.linear import check_logits
+from cnncodes.head.linear import LinearHead, check_logits
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.gram import (
     gram_matrix,
@@ -37,7 +38,6 @@ from cnncodes.head.logistic.solve import check_strength, new_solver, solve
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
-from cnncodes.head.train import LinearHead, versions
 from cnncodes.images.decoding import digest_images
 from cnncodes.machine import available_threads
 from cnncodes.output import check_output
@@ -181,7 +181,7 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         train_fraction=plan.train_fraction,
         seed=plan.seed,
         class_weight=class_weight,
-        created_with=versions(),
+        created_with=created_with("sklearn"),
         n_classes=len(plan.names),
         n_test=len(plan.test),
         points=points,

@@ -1,13 +1,3 @@
-<<<<<<< HEAD
-"""Images become codes; this part knows nothing of heads.
-
-- `pipeline`: `extract`, the whole extraction, from a source to a codes file
-- `workers`: threads that turn image files into codes
-- `backbone`: the network in onnxruntime
-- `store`: the codes file, written and read
-- `journal`: what an extraction has written so far, and how it resumes
-- `transformer`: the same for a scikit-learn Pipeline
-=======
 """From images to codes.
 
 - `pipeline`: `extract`, the whole extraction
@@ -18,7 +8,6 @@
 - `transformer`: `CodeExtractor` for scikit-learn
 
 It imports nothing of `head`.
->>>>>>> wip-extract
 """
 
 from __future__ import annotations

@@ -1,17 +1,3 @@
-<<<<<<< HEAD
-"""Codes become a linear classifier, or any other of scikit-learn.
-
-- `train`: `train_head`, the steps of a training
-- `split`: the images that train and those that test
-- `groups`: images that stay on one side of a split, and notes about them
-- `rows`: the codes of some images, a block at a time
-- `scaling`: centring and scaling, folded into the weights
-- `linear`: what both kinds of linear head share
-- `estimators`: any scikit-learn classifier as a head
-- `head_onnx`: a head as an ONNX graph
-
-`logistic` and `sgd` are folders of their own.
-=======
 """From codes to a classifier: one ONNX file that turns codes into probabilities.
 
 - `train`: `train_head`, which does it all: split, fit, measure, write
@@ -19,11 +5,11 @@
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
 - `scaling`: centring and scaling of codes
-- `logistic`, `sgd`: the two linear heads
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads
 - `head_onnx`: the graph of a head
->>>>>>> wip-head
+
+The folders `logistic` and `sgd` have the two linear heads.
 """
 
 from __future__ import annotations

@@ -110,21 +110,7 @@ def read_ahead(
     tuple
         A request and its result.
     """
-<<<<<<< HEAD
-    return ordered_map(lambda item: (item, read(item)), asked, threads=2, ahead=2, name="read")
-=======
-    with ThreadPoolExecutor(2, thread_name_prefix="read") as readers:
-        ahead: deque[tuple[Request, Future[Result]]] = deque()
-        for each in requests:
-            ahead.append((each, readers.submit(read, each)))
-            if len(ahead) == 3:
-                first, result = ahead.popleft()
-                yield first, result.result()
-                del result
-        while ahead:
-            first, result = ahead.popleft()
-            yield first, result.result()
->>>>>>> wip-head
+    return ordered_map(lambda item: (item, read(item)), requests, threads=2, ahead=2, name="read")
 
 
 def _as_float32(X: NDArray[Any]) -> NDArray[np.float32]:

@@ -422,11 +422,7 @@ def test_several_files(codes, edited, output, run):
         f"has other classes than {codes}: the accuracies cannot be compared"
     )
     text = run("curve", codes, merged, "-o", output, "--overwrite", *options).stdout
-<<<<<<< HEAD
-    assert text.count("images per class") == 2
-=======
     assert text.count("images per class  in all") == 2
->>>>>>> wip-evaluate
 
 
 def test_file_given_twice(codes, tmp_path, output):

@@ -269,8 +269,4 @@ def test_folders_group_images_of_an_evaluation_too(run, small_backbone, photos, 
     assert grouped["data"]["images_sha256"] == by_codes["data"]["images_sha256"]
     assert alone["figures"]["n_images"] > grouped["figures"]["n_images"]
     said = run("evaluate", head, codes, "--group-by", "folder", exit_code=1).stderr
-<<<<<<< HEAD
-    assert "holds its groups, if any; leave --group-by out" in said
-=======
     assert "has its own groups, if any; leave --group-by out" in said
->>>>>>> wip-evaluate
