@@ -14,7 +14,7 @@ Data moves one way, and so do imports::
 the options of `cli_options`, the output of `printing`, the standard streams of `streams` and the
 signals of `interrupts`; `demo` runs them all. Below everything else lie `errors`, `text`,
 `parameters` and `bounds` (the ranges of what is passed and of what files hold), `files`, `hdf5` and
-`output` (looking at paths, reading HDF5, replacing files), `progress` and `machine`.
+`output` (looking at paths, reading HDF5, replacing files), `progress`, `concurrency` and `machine`.
 
 The names below are imported when first used, so that a program which only classifies needs
 nothing beyond numpy, onnxruntime and Pillow.

@@ -69,6 +69,7 @@ ALLOWED = {
 # Modules and folders of the package; each imports from those before it only.
 LAYERS = (
     *("_version", "errors", "text", "files", "output", "bounds", "hdf5", "parameters", "machine"),
+    "concurrency",
     *("progress", "streams", "interrupts", "models", "images", "export", "extract", "quantize"),
     *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
 )

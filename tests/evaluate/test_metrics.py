@@ -15,6 +15,7 @@ from cnncodes.evaluate.metrics import Confusion, measure
 def random_case(seed, n, n_classes, sharpness=1.0):
     generator = np.random.default_rng(seed)
     logits = sharpness * generator.normal(size=(n, n_classes))
+    logits -= logits.max(axis=1, keepdims=True)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return p.astype(np.float32), generator.integers(n_classes, size=n).astype(np.intp)
 
