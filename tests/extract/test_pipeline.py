@@ -213,7 +213,9 @@ def test_skips_a_path_with_a_null_byte(
 
 def test_fails_on_an_image_when_asked_to(backbone: Path, odd: Path, output: Path) -> None:
     message = error_of("extract", backbone, odd, "-o", output, "--on-error", "fail")
-    assert message == "Error: a empty.jpg: empty file; mend or remove it, or skip it with on_error"
+    assert (
+        message == "Error: a empty.jpg: empty file; mend or remove it, or skip it with --on-error"
+    )
     assert names_in(output.parent) == []
 
 
@@ -600,7 +602,7 @@ def test_update_refuses_codes_of_another_kind(
     for arguments, what in (
         ((other,), "another backbone"),
         ((backbone, "--dtype", "float32"), "another dtype (float16, not float32)"),
-        ((backbone, "--max-pixels", "77"), "another max_pixels (100000000, not 77)"),
+        ((backbone, "--max-pixels", "77"), "another --max-pixels (100000000, not 77)"),
     ):
         said = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
         assert f"{output}: was made with {what}" in said
