@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,13 @@ def int8_codes(tmp_path_factory: pytest.TempPathFactory, int8: Path, photos: Pat
     path = tmp_path_factory.mktemp("int8-codes") / "codes.h5"
     run_command("extract", int8, photos, "-o", path)
     return path
+
+
+class Terminal(io.StringIO):
+    """A stream on which a progress bar is drawn."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
@@ -264,6 +273,16 @@ def test_images_are_drawn_as_ever(convolution: Path, photos: Path, tmp_path: Pat
     assert len(quantize_backbone(convolution, photos, tmp_path / "y.onnx").notes) == 0  # 120 of 256
 
 
+def test_library_call_without_progress_writes_nothing(
+    convolution: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    quantize_backbone(convolution, photos, tmp_path / "x.onnx", n_images=16)
+    assert terminal.getvalue() == ""
+
+
 def test_copies_count_once(convolution: Path, photos: Path, tmp_path: Path) -> None:
     """Be they the same file or the same picture in another format."""
     source = tmp_path / "copies"
@@ -279,7 +298,7 @@ def test_copies_count_once(convolution: Path, photos: Path, tmp_path: Path) -> N
     assert told["closeness"]["n_images"] == 3
     assert told["notes"] == [
         "of the images drawn, 108 are repeated; these are not used",
-        "12 images are few, where up to 256 would make it surer",
+        "12 images are few, use up to 256 for a better calibration",
     ]
     assert [f"  note: {note}" for note in told["notes"]] == printed.splitlines()[-2:]
 
