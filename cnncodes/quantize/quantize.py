@@ -45,7 +45,7 @@ from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
-from cnncodes.quantize.layout import fold_batch, group_pixels
+from cnncodes.quantize.layout import fold_batch
 from cnncodes.quantize.plan import Settings, convolutions, observed_tensors
 from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
@@ -209,7 +209,6 @@ def quantize_backbone(
         fold_preprocessing(graph, network.info.input_size)
         limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
         quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
-        group_pixels(quantized)
         fold_batch(quantized)
         with replacing(output, overwrite=overwrite) as temporary:
             codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
