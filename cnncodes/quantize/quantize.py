@@ -8,7 +8,7 @@
 5. The chosen graph gets shapes that onnxruntime is quick with (`layout`).
 6. The last quarter of the images measures what is printed and stored.
 
-Images per second beside float32: 3.0 × for InceptionV3, 2.3 × for VGG16 (docs/benchmarks.md).
+Images per second beside float32: 3.0 × for InceptionV3, 2.4 × for VGG16 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
