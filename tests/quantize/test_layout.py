@@ -40,8 +40,8 @@ def tail(size: int = 8, height: int = 1, width: int = 1, **attributes: object) -
     first = network.conv_relu(network.pixels(), 16)
     weights = network.random.normal(0, 0.1, (8, 16, height, width))
     pads = [height // 2, width // 2] * 2
-    given: dict[str, object] = {"weights": weights, "pads": pads}
-    second = network.conv(first, 8, **{**given, **attributes})  # type: ignore[arg-type]
+    usual: dict[str, object] = {"weights": weights, "pads": pads}
+    second = network.conv(first, 8, **{**usual, **attributes})  # type: ignore[arg-type]
     return integer(network.graph(network.conv_relu(network.node("Relu", second), 8)), size)
 
 
