@@ -1,4 +1,8 @@
-"""What values the tensors of a network take on some images, channel by channel."""
+"""Calibration: observers record the values of tensors, and choose a range for each channel.
+
+Beside minimum and maximum alone (method ``max``), onnxruntime's default, the histogram allows to
+clip rare large values; `quantize` keeps the method whose codes are nearest.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from cnncodes.export.graph import Graph
 
 METHODS = ("max", "mse", "99.99")
 _BATCH = 4
-_POSITIONS = 64  # places of an image that enter the histogram; the extremes take all
+_POSITIONS = 64  # of a feature map, that enter the histogram; minimum and maximum see all
 # A histogram's bins are the float16 numbers without their last four bits: 2,048 of them,
-# 1.6 % apart whatever the scale, so that nothing need be known of the range in advance. A channel
-# whose largest value is no normal float16 number is not resolved, and limited by that value.
+# 1.6 % apart at any scale, so that the range need not be known in advance. A channel whose
+# largest value is no normal float16 number is not resolved: its limit is that value.
 _HALF = np.finfo(np.float16)
 _SHIFT = 4
 _BINS = 2**15 >> _SHIFT
@@ -35,14 +39,13 @@ _VALUES = _bin_values()
 
 @dataclass
 class Observer:
-    """The values of one tensor of shape (n_images, n_channels, height, width).
+    """A histogram observer of one tensor of shape (n_images, n_channels, height, width).
 
     Attributes
     ----------
     high, low : ndarray of float32, shape (n_channels,)
-        Largest and smallest value.
+        Maximum and minimum.
     mean : ndarray of float64, shape (n_channels,)
-        Mean value.
     shape : tuple of int
         Height and width.
     """
@@ -56,7 +59,7 @@ class Observer:
 
     @classmethod
     def empty(cls, n_channels: int, shape: tuple[int, ...]) -> Observer:
-        """Return the range of no images."""
+        """Return an observer that has seen no images."""
         return cls(
             high=np.full(n_channels, -np.inf, np.float32),
             low=np.full(n_channels, np.inf, np.float32),
@@ -65,9 +68,9 @@ class Observer:
             _counts=np.zeros((n_channels, _BINS), np.int64),
         )
 
-    def add(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Take the values of some more images into account."""
-        flat = values.reshape(*values.shape[:2], -1)
+    def update(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Record the values of more images."""
+        flat = values.reshape(*values.shape[:2], -1)  # (n_images, n_channels, positions)
         n = len(flat)
         self.high = np.maximum(self.high, flat.max(axis=(0, 2)))
         self.low = np.minimum(self.low, flat.min(axis=(0, 2)))
@@ -77,22 +80,23 @@ class Observer:
         if flat.shape[2] > _POSITIONS:
             flat = flat[:, :, rng.choice(flat.shape[2], _POSITIONS, replace=False)]
         bits = np.minimum(np.abs(flat), _HALF.max).astype(np.float16).view(np.uint16) >> _SHIFT
-        places = bits + np.arange(len(self.mean), dtype=np.int64)[:, None] * _BINS
-        counted = np.bincount(places.ravel(), minlength=self._counts.size)
-        self._counts += counted.reshape(self._counts.shape)
+        # One histogram of n_channels × _BINS bins, channel after channel.
+        bins = bits + np.arange(len(self.mean), dtype=np.int64)[:, None] * _BINS
+        counts = np.bincount(bins.ravel(), minlength=self._counts.size)
+        self._counts += counts.reshape(self._counts.shape)
 
     @property
     def is_signed(self) -> bool:
-        """Whether there are values below zero."""
+        """Whether a value is below zero."""
         return bool((self.low < 0).any())
 
     def limit(self, method: str) -> NDArray[np.float64]:
-        """Return for each channel the largest magnitude to represent.
+        """Return the largest magnitude to represent, for each channel.
 
         Parameters
         ----------
         method : str
-            ``max``: all. ``mse``: the one for which rounding to 8 bits and clipping together
+            ``max``: the largest. ``mse``: that for which rounding to 8 bits and clipping together
             give the smallest mean squared error. A number: that percentile of the magnitudes.
 
         Returns
@@ -104,14 +108,14 @@ class Observer:
         if method == "max":
             return largest
         if method == "mse":
-            wanted = self._least_squares()
+            limit = self._least_squares()
         else:
             above = self._counts[:, ::-1].cumsum(axis=1)[:, ::-1]
             share = 1 - float(method) / 100
             reached = (above > share * self._counts.sum(axis=1, keepdims=True)).sum(axis=1)
-            wanted = _VALUES[np.maximum(reached - 1, 0)]
+            limit = _VALUES[np.maximum(reached - 1, 0)]
         resolved = (largest >= _HALF.smallest_normal) & (largest <= _HALF.max)
-        return np.where(resolved & (wanted > 0), np.minimum(wanted, largest), largest)
+        return np.where(resolved & (limit > 0), np.minimum(limit, largest), largest)
 
     def _least_squares(self) -> NDArray[np.float64]:
         counts = self._counts.astype(np.float64)
@@ -136,7 +140,7 @@ def calibrate(
     threads: int,
     advance: Callable[[int], None],
 ) -> dict[str, Observer]:
-    """Run a network on images and see which values some of its tensors take.
+    """Run a network on images and observe some of its tensors.
 
     Parameters
     ----------
@@ -149,24 +153,24 @@ def calibrate(
     threads : int
         Threads of the session.
     advance : callable
-        Told the number of images done.
+        Called with the number of images of each batch.
 
     Returns
     -------
     dict of str to Observer
-        The range of each tensor.
+        The observer of each tensor.
     """
     session = run_graph(graph, threads=threads, outputs=tensors)
     rng = np.random.default_rng(0)
-    ranges: dict[str, Observer] = {}
+    observers: dict[str, Observer] = {}
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         for name, values in zip(tensors, session.run(None, {graph.input: batch}), strict=True):
-            if name not in ranges:
-                ranges[name] = Observer.empty(values.shape[1], values.shape[2:])
-            ranges[name].add(values, rng)
+            if name not in observers:
+                observers[name] = Observer.empty(values.shape[1], values.shape[2:])
+            observers[name].update(values, rng)
         advance(len(batch))
-    return ranges
+    return observers
 
 
 def run_graph(

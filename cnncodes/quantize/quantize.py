@@ -1,14 +1,14 @@
-"""float32 to int8: a backbone that is several times quicker, on the user's own images.
+"""float32 to int8: a backbone that is several times quicker, calibrated on the user's own images.
 
 1. The float graph is rewritten without changing its function (`rewrites`).
-2. Some images tell the range of every tensor (`calibration`).
-3. The graph is written in integers (`integer`) with several settings; other images choose the
-   one whose codes are nearest to the float ones.
-4. Should even that be too far away, the convolutions that cost most stay float.
-5. What is chosen gets shapes that onnxruntime is quick with (`kernels`).
-6. Images that took no part in 2 to 4 measure what is printed and stored.
+2. Half of the images calibrate: observers record the range of every tensor (`calibration`).
+3. The graph is written in integers (`plan`, `qdq`) with several settings; a quarter of the images
+   choose the one whose codes are nearest to the float ones.
+4. If even that is too far away, the convolutions that cost most stay float.
+5. The chosen graph gets shapes that onnxruntime is quick with (`layout`).
+6. The last quarter of the images measures what is printed and stored.
 
-onnx and onnxruntime are all it needs.
+Images per second beside float32: 3.0 × for InceptionV3, 2.4 × for VGG16 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -30,7 +29,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from cnncodes._version import __version__
+from cnncodes._version import __version__, created_with
 from cnncodes.errors import CnncodesError, FileFormatError, SourceError
 from cnncodes.export.graph import Graph
 from cnncodes.export.winograd import restore_convolutions
@@ -44,21 +43,22 @@ from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import FULL_WEIGHTS, REDUCED_WEIGHTS, kernels_saturate
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
-from cnncodes.progress import Progress
+from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
-from cnncodes.quantize.layout import fold_batch, group_pixels
+from cnncodes.quantize.layout import fold_batch
 from cnncodes.quantize.plan import Settings, convolutions, observed_tensors
 from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
+from cnncodes.text import first_line
 
 DEFAULT_N_IMAGES = 256
 MIN_IMAGES = CALIBRATION_IMAGES.least
 EQUALIZATIONS = (0.0, 0.5)
 # Below this mean cosine, convolutions go back to float until it is reached.
 WANTED_COSINE = 0.99
-# An image is blank whose channels all vary less than that, in their standard deviation of 255.
+# An image is blank if the standard deviation of each channel, of 255 levels, is below this.
 BLANK_DEVIATION = 1.0
-# Fewer images than this part of what was asked for are worth a note.
+# Fewer images than this fraction of `n_images` are reported.
 FEW = 0.25
 _BATCH = 4
 _ROUNDS = 5
@@ -71,11 +71,11 @@ class Closeness:
     Attributes
     ----------
     cosine, min_cosine : float
-        Cosine of the angle between the two codes of an image: mean and smallest.
+        Cosine similarity of the two codes of an image: mean and smallest.
     relative_error : float
-        Length of their difference by that of the float32 codes, mean.
+        Mean norm of their difference divided by that of the float32 codes.
     n_images : int
-        On how many images.
+        Number of images compared.
     """
 
     cosine: float
@@ -91,21 +91,20 @@ class Quantization:
     Attributes
     ----------
     path : Path
-        The file.
     info : BackboneInfo
-        What the file says of itself.
+        The metadata of the file.
     settings : Settings
-        What was chosen.
+        The ones chosen.
     n_calibration : int
-        Images that told the ranges.
+        Number of images the observers saw.
     closeness : Closeness
-        On images that took no part.
+        On images used neither to calibrate nor to choose.
     images_per_second : tuple of float
-        Of the float32 and of the int8 file, here and now.
+        Of the float32 and of the int8 file, on this machine.
     file_sizes : tuple of int
         Of the float32 and of the int8 file, in bytes.
     notes : tuple of str
-        What was left out, and whether few images remained.
+        Images left out, and whether few remained.
     """
 
     path: Path
@@ -119,11 +118,11 @@ class Quantization:
 
     @property
     def is_close(self) -> bool:
-        """Whether the codes are as near as is wanted."""
+        """Whether the mean cosine reaches `WANTED_COSINE`."""
         return self.closeness.cosine >= WANTED_COSINE
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it in JSON's types."""
+        """Return all attributes as JSON types."""
         return {
             **asdict(self),
             "path": str(self.path),
@@ -142,7 +141,7 @@ def quantize_backbone(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Make an int8 backbone from a float32 one.
+    """Quantize a float32 backbone to int8.
 
     Parameters
     ----------
@@ -154,23 +153,23 @@ def quantize_backbone(
     output : str or Path
         The file to write.
     n_images : int
-        How many of them to use at most, drawn at random: half for the ranges, a quarter to
-        choose the settings, a quarter to measure. Of equal images one is used, and none that is
-        blank: no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
+        How many of them to use at most, drawn at random: half to calibrate, a quarter to choose
+        the settings, a quarter to measure. Of equal images one is used, and none that is blank:
+        no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
     weights : {"auto", "full", "reduced"}
         Full weights use 8 bits. Reduced ones use 7, for processors without VNNI instructions or
-        their like, whose 16-bit sums saturate; ``auto`` tries this processor.
+        their like, whose 16-bit sums saturate; ``auto`` tests this processor.
     seed : int
-        Draws the images.
+        Seed of the draw of images.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
-        Told how far the work is.
+        Counts the work; by default nothing is written.
 
     Returns
     -------
     Quantization
-        What was chosen, and how well it does.
+        The chosen settings, closeness, speed and notes.
 
     Raises
     ------
@@ -179,7 +178,7 @@ def quantize_backbone(
     SourceError
         There are too few usable images that differ and are not blank.
     ParameterError
-        A number is out of range, or `weights` is none of these.
+        A number is out of range, or `weights` is another word.
     OutputError
         The file cannot be written.
     """
@@ -194,7 +193,7 @@ def quantize_backbone(
         raise FileFormatError(
             f"{backbone}: is {network.info.precision} already; quantize the float32 file"
         )
-    progress = progress or Progress("quantize", "images")
+    progress = progress or NoProgress()
     listing = find_images(images)
     check_output(output, overwrite=overwrite, inputs=listing.files())
     sample = _draw(images, listing, network.info.input_size, n_images, seed, progress)
@@ -210,12 +209,11 @@ def quantize_backbone(
         fold_preprocessing(graph, network.info.input_size)
         limit = REDUCED_WEIGHTS if reduced else FULL_WEIGHTS
         quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
-        group_pixels(quantized)
         fold_batch(quantized)
         with replacing(output, overwrite=overwrite) as temporary:
             codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
             closeness = compare_codes(network.extract(parts[2]), codes)
-            info = _describe(network, settings, half, closeness, sample.described)
+            info = _describe(network, settings, half, closeness, sample.metadata)
             model = quantized.model()
             model.producer_version = __version__
             onnx.helper.set_model_props(model, info.to_metadata())
@@ -227,30 +225,30 @@ def quantize_backbone(
 
 @contextmanager
 def _as_format_errors(backbone: Path) -> Iterator[None]:
-    """Tell in one line that a network which can be run cannot be rewritten."""
+    """Report in one line that a network which can be run cannot be rewritten."""
     try:
         yield
     except (CnncodesError, MemoryError, OSError):
         raise
     except Exception as error:  # onnx and onnxruntime have no common base class for their errors
-        reason = str(error).strip().partition("\n")[0]
         raise FileFormatError(
-            f"{backbone}: cannot be quantized ({reason}); export it again, or use it as it is"
+            f"{backbone}: cannot be quantized ({first_line(error)}); export it again, or use it "
+            "as it is"
         ) from error
 
 
 def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> Closeness:
-    """Compare the codes that two networks give for the same images.
+    """Compare the codes of two networks for the same images.
 
     Parameters
     ----------
     expected, codes : ndarray of float32, shape (n_images, ...)
-        Codes of the same images, `expected` being the right ones.
+        Codes of the same images, `expected` being the reference.
 
     Returns
     -------
     Closeness
-        How near they are; a code of zeros is as near as can be to another, and to nothing else.
+        Two codes of zeros have the cosine 1; one of zeros and another have the cosine 0.
     """
     one = expected.reshape(len(expected), -1).astype(np.float64)
     two = codes.reshape(len(codes), -1).astype(np.float64)
@@ -269,10 +267,10 @@ def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Images that all differ, how they are described in the file, and notes on the others."""
+    """Distinct images, their description in the file's metadata, and notes on those left out."""
 
     pixels: NDArray[np.uint8]
-    described: dict[str, Any]
+    metadata: dict[str, Any]
     notes: tuple[str, ...]
 
 
@@ -289,7 +287,7 @@ def _draw(
     unusable: list[str] = []
     n_blank = n_copies = 0
     loaded = load_images(
-        [files[place] for place in order],
+        [files[index] for index in order],
         size,
         threads=available_threads(),
         ahead=2 * available_threads(),
@@ -323,9 +321,9 @@ def _draw(
     if unusable:
         notes.append(f"the first unusable image, {unusable[0]}")
     if len(drawn) < FEW * n_images:
-        notes.append(f"{len(drawn)} images are few, where up to {n_images} would make it surer")
-    described = {"seed": seed, "images": len(drawn), "images_sha256": digest_images(digests)}
-    return _Sample(np.stack(list(drawn.values())), described, tuple(notes))
+        notes.append(f"{len(drawn)} images are few, use up to {n_images} for a better calibration")
+    metadata = {"seed": seed, "images": len(drawn), "images_sha256": digest_images(digests)}
+    return _Sample(np.stack(list(drawn.values())), metadata, tuple(notes))
 
 
 def _choose(
@@ -336,13 +334,13 @@ def _choose(
     weight_limit: int,
     progress: Progress,
 ) -> tuple[Graph, Settings]:
-    """Return the integer graph that comes nearest to the float one on images for the choice."""
-    tried = [
+    """Return the integer graph whose codes of the images `choice` are nearest to the float ones."""
+    candidates = [
         Settings(method, equalization, True, weight_limit)
         for method, equalization in product(METHODS, EQUALIZATIONS)
     ]
-    progress.begin(len(calibration) + (2 + len(tried)) * len(choice), unit="images")
-    ranges = calibrate(
+    progress.begin(len(calibration) + (2 + len(candidates)) * len(choice), unit="images")
+    observers = calibrate(
         graph,
         observed_tensors(graph),
         calibration,
@@ -351,43 +349,45 @@ def _choose(
     )
     expected = np.concatenate([network.extract(batch) for batch in _batches(choice)])
     progress.advance(len(choice))
-    trial = _Trial(graph, ranges, choice, expected, progress)
-    best = max(tried, key=trial.cosine)
+    trial = _Trial(graph, observers, choice, expected, progress)
+    best = max(candidates, key=trial.cosine)
     best = max(best, replace(best, bias_correction=False), key=trial.cosine)
     if trial.cosine(best) < WANTED_COSINE:
         best = _spare_convolutions(best, trial, progress)
-    return quantize_graph(graph, ranges, best), best
+    return quantize_graph(graph, observers, best), best
 
 
 class _Trial:
-    """Quantizes with some settings and measures how near the codes come."""
+    """Quantizes with some settings and measures the closeness of the codes."""
 
     def __init__(
         self,
         graph: Graph,
-        ranges: dict[str, Observer],
+        observers: dict[str, Observer],
         images: NDArray[np.uint8],
         expected: NDArray[np.float32],
         progress: Progress,
     ) -> None:
         self.graph = graph
-        self._ranges = ranges
+        self._observers = observers
         self._images = images
         self._expected = expected
         self._progress = progress
-        self._known: dict[tuple[Settings, int], float] = {}
+        self._cosines: dict[tuple[Settings, int], float] = {}
 
     def cosine(self, settings: Settings, n_images: int | None = None) -> float:
         """Return the mean cosine on the first images, or on all."""
         n_images = n_images or len(self._images)
-        if (settings, n_images) not in self._known:
+        if (settings, n_images) not in self._cosines:
             session = run_graph(
-                quantize_graph(self.graph, self._ranges, settings), threads=available_threads()
+                quantize_graph(self.graph, self._observers, settings), threads=available_threads()
             )
             codes = _codes(session, self._images[:n_images])
-            self._known[settings, n_images] = compare_codes(self._expected[:n_images], codes).cosine
+            self._cosines[settings, n_images] = compare_codes(
+                self._expected[:n_images], codes
+            ).cosine
             self._progress.advance(n_images)
-        return self._known[settings, n_images]
+        return self._cosines[settings, n_images]
 
 
 def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -> Settings:
@@ -414,20 +414,20 @@ def _describe(
     closeness: Closeness,
     sample: dict[str, Any],
 ) -> BackboneInfo:
-    described = {
+    quantization = {
         **asdict(settings),
         "floats": len(settings.floats),
         **sample,
         "calibration_images": n_calibration,
         **{key: round(value, 6) for key, value in asdict(closeness).items()},
     }
-    packages = ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxruntime", "numpy"))
+    packages = created_with("onnx", "onnxruntime", "numpy")
     return replace(
         network.info,
         precision="int8",
         parent_sha256=network.sha256,
-        quantization=json.dumps(described),
-        created_with=f"cnncodes {__version__}, {packages}; from {network.info.created_with}",
+        quantization=json.dumps(quantization),
+        created_with=f"{packages}; from {network.info.created_with}",
     )
 
 
@@ -444,13 +444,13 @@ def _codes(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> 
 def _compare_speeds(
     first: Backbone, second: Backbone, images: NDArray[np.uint8]
 ) -> tuple[float, float]:
-    """Return the images a second of two networks, in turn, medians of some rounds."""
+    """Return the images per second of two networks: medians of alternating rounds."""
     batch = images[:_BATCH]
     times: tuple[list[float], list[float]] = ([], [])
     for round_ in range(_ROUNDS + 1):
-        for network, taken in zip((first, second), times, strict=True):
+        for network, seconds in zip((first, second), times, strict=True):
             started = time.perf_counter()
             network.extract(batch)
             if round_:  # the first warms up
-                taken.append(time.perf_counter() - started)
+                seconds.append(time.perf_counter() - started)
     return len(batch) / median(times[0]), len(batch) / median(times[1])

@@ -1,7 +1,13 @@
 """Rewrites of a float graph that keep its function and make it fit for integers.
 
-Each takes a `Graph` and changes it in place. They are exact but for float32 rounding and, at an
-image's edge, half a grey level.
+Each changes a `Graph` in place. They are exact but for float32 rounding and, at an image's edge,
+half a grey level.
+
+Measured gain in int8, CPU time without a rewrite by that with it, one thread, batches of 8:
+
+- `fold_preprocessing`: InceptionV3 1.03 ×, MobileNetV2 1.04 ×, VGG16 1.02 ×
+- `convolve_before_pooling`: InceptionV3 1.03 × (9 pools); the others have no such pool
+- `pad_in_pooling`: none of the three has such a pad; a ResNet's first pool has one
 """
 
 from __future__ import annotations
@@ -20,10 +26,9 @@ AFFINE_TOLERANCE = 1e-4
 
 
 def pad_in_pooling(graph: Graph) -> int:
-    """Let a max pool pad for itself where zeros are padded in front of it.
+    """Merge a pad with zeros into the max pool behind it.
 
-    Behind a Relu nothing is below zero, so it makes no difference whether zeros or nothing are
-    padded.
+    Behind a Relu no value is below zero, so padding with zeros equals the padding of a max pool.
 
     Returns
     -------
@@ -121,14 +126,14 @@ def _is_pointwise(graph: Graph, convolution: onnx.NodeProto) -> bool:
 
 
 def fold_preprocessing(graph: Graph, input_size: int) -> bool:
-    """Let the first convolution take the pixels as they are.
+    """Fold the preprocessing into the first convolution, which then reads bytes.
 
-    1. What stands before the first convolution is run on five images; it must be an affine map
+    1. The nodes before the first convolution are run on five images; it must be an affine map
        of each pixel, x ↦ Ax + b, in NCHW.
     2. A goes into the convolution's weights, and b into its bias.
     3. Where the convolution pads with zeros, that would count b outside the image too. If one
        grey level stands for zero in all channels, to half a level, pixels are counted from that
-       level. Otherwise a fourth channel is given to the image, 255 inside, whose weights hold b.
+       level. Otherwise the image gets a fourth channel, 255 inside, whose weights hold b.
 
     Returns
     -------
@@ -140,21 +145,24 @@ def fold_preprocessing(graph: Graph, input_size: int) -> bool:
         return False
     convolution = graph.nodes[at]
     before = graph.nodes[:at]
-    made = {name for node in before for name in node.output}
-    read_later = Counter(name for node in graph.nodes[at:] for name in node.input if name in made)
+    before_outputs = {name for node in before for name in node.output}
+    read_later = Counter(
+        name for node in graph.nodes[at:] for name in node.input if name in before_outputs
+    )
     if (
         read_later != Counter([convolution.input[0]])
         or graph.constants[convolution.input[1]].shape[1] != 3
         or attribute(convolution, "auto_pad", b"NOTSET") != b"NOTSET"
     ):
         return False
-    found = _affine_map(graph.with_nodes(before), convolution.input[0], input_size)
-    if found is None:
+    affine = _affine_map(graph.with_nodes(before), convolution.input[0], input_size)
+    if affine is None:
         return False
-    matrix, offset = found
+    matrix, offset = affine
     weights = graph.constants[convolution.input[1]].astype(np.float64)
     n_out = len(weights)
     bias = graph.constants[convolution.input[2]] if len(convolution.input) > 2 else np.zeros(n_out)
+    # (n_out, 3, height, width); o: output, k: channel after A, c: channel of the pixel
     weights = np.einsum("okij,kc->ocij", weights, matrix)
     through = np.einsum("okij,k->oij", graph.constants[convolution.input[1]], offset)
     prepared, nodes, zero = graph.input, [], 0

@@ -6,21 +6,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cnncodes.export.graph import Graph
 from cnncodes.quantize.calibration import calibrate
-from cnncodes.quantize.layout import FEW_PLACES, fold_batch, group_pixels
+from cnncodes.quantize.layout import FEW_PIXELS, fold_batch
 from cnncodes.quantize.plan import Settings, observed_tensors
 from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import fold_preprocessing
 from tests.export.networks import Network, codes_of, images, optimized
 
 
-def integer(graph: Graph, size: int, floats: frozenset[str] = frozenset()) -> Graph:
+def integer(graph: Graph, size: int) -> Graph:
     fold_preprocessing(graph, size)
-    chosen = Settings("max", 0.0, False, 63, floats)
+    chosen = Settings("max", 0.0, False, 63)
     tensors = observed_tensors(graph)
     ranges = calibrate(graph, tensors, images(8, size), threads=1, advance=int)
     return quantize_graph(graph, ranges, chosen)
@@ -31,76 +29,19 @@ def kinds(graph: Graph) -> Counter[str]:
     return Counter(node.op_type for node in optimized(graph).graph.node)
 
 
-def stem(
-    size: int = 16, kernel: int = 3, n_out: int = 16, scale: float = 1 / 127.5, **attributes: object
-) -> Graph:
-    network = Network(size)
-    source = network.pixels(scale, -1.0)
-    given: dict[str, object] = {"strides": [2, 2], "pads": [0, 0, 0, 0], **attributes}
-    first = network.conv_relu(source, n_out, kernel, **given)
-    return integer(network.graph(network.conv_relu(first, 8)), size)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    size=st.sampled_from([8, 12, 16, 20, 32]),
-    kernel=st.integers(1, 7),
-    n_out=st.sampled_from([4, 16, 20]),
-)
-def test_grouped_pixels_give_the_same_bytes(size: int, kernel: int, n_out: int) -> None:
-    graph = stem(size, kernel, n_out)
-    pixels = images(3, size)
-    expected = codes_of(graph, pixels)
-    assert group_pixels(graph)
-    np.testing.assert_array_equal(codes_of(graph, pixels), expected)
-
-
-def test_grouping_moves_nothing_but_the_cut() -> None:
-    graph = stem()
-    before = kinds(graph)
-    group_pixels(graph)
-    assert kinds(graph) - before == Counter({"Reshape": 2, "Slice": 1})
-
-
-@pytest.mark.parametrize(
-    "graph",
-    [
-        stem(18),
-        stem(strides=[1, 1]),
-        stem(strides=[1, 2]),
-        stem(dilations=[2, 2]),
-        stem(pads=[0, 0, 1, 1]),
-        stem(scale=1.0, pads=[1, 1, 1, 1]),  # has a fourth channel
-        stem(auto_pad="SAME_UPPER"),
-    ],
-)
-def test_other_first_convolutions_stay(graph: Graph) -> None:
-    model = graph.model().SerializeToString()
-    assert not group_pixels(graph)
-    assert graph.model().SerializeToString() == model
-
-
-def test_first_convolution_in_float_stays() -> None:
-    network = Network(16)
-    first = network.conv(network.pixels(), 16, strides=[2, 2], pads=[0] * 4)
-    graph = network.graph(network.conv_relu(network.node("Relu", first), 8))
-    assert not group_pixels(integer(graph, 16, frozenset([first])))
-
-
 def test_graph_without_convolution_stays() -> None:
     graph = Network(16).graph("images", transpose=False)
-    assert not group_pixels(graph)
     assert fold_batch(graph) == 0
 
 
 def tail(size: int = 8, height: int = 1, width: int = 1, **attributes: object) -> Graph:
-    """Return a network whose second convolution looks at `height` × `width` places."""
+    """Return a network whose second convolution has a window of `height` × `width`."""
     network = Network(size)
     first = network.conv_relu(network.pixels(), 16)
     weights = network.random.normal(0, 0.1, (8, 16, height, width))
     pads = [height // 2, width // 2] * 2
-    given: dict[str, object] = {"weights": weights, "pads": pads}
-    second = network.conv(first, 8, **{**given, **attributes})  # type: ignore[arg-type]
+    usual: dict[str, object] = {"weights": weights, "pads": pads}
+    second = network.conv(first, 8, **{**usual, **attributes})  # type: ignore[arg-type]
     return integer(network.graph(network.conv_relu(network.node("Relu", second), 8)), size)
 
 
@@ -131,7 +72,7 @@ def test_stacking_moves_nothing() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        tail(size=int(FEW_PLACES**0.5) + 1),
+        tail(size=int(FEW_PIXELS**0.5) + 1),
         tail(height=3, width=1),
         tail(height=3, width=3),
         tail(strides=[2, 1]),

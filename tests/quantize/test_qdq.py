@@ -210,7 +210,7 @@ def test_average_pool_is_right_at_the_edges(n_channels: int, behind: str, kernel
 
 
 @pytest.mark.parametrize(
-    "given",
+    "attributes",
     [
         {"count_include_pad": 1},
         {"strides": [2, 2]},
@@ -219,9 +219,9 @@ def test_average_pool_is_right_at_the_edges(n_channels: int, behind: str, kernel
         {"pads": [0, 0, 0, 0]},
     ],
 )
-def test_average_pools_of_other_kinds(given: dict[str, object]) -> None:
+def test_average_pools_of_other_kinds(attributes: dict[str, object]) -> None:
     network = Network(SIZE)
-    pooled = network.pool("AveragePool", network.conv_relu(network.pixels(), 16), **given)  # type: ignore[arg-type]
+    pooled = network.pool("AveragePool", network.conv_relu(network.pixels(), 16), **attributes)  # type: ignore[arg-type]
     check(network.graph(network.conv_relu(pooled, 16)))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,13 @@ def int8_codes(tmp_path_factory: pytest.TempPathFactory, int8: Path, photos: Pat
     return path
 
 
+class Terminal(io.StringIO):
+    """A stream on which a progress bar is drawn."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def weights_of(path: Path) -> list[np.ndarray]:
     return [
         onnx.numpy_helper.to_array(each)
@@ -71,7 +80,7 @@ def test_codes_are_near_and_the_file_small(
 
 
 def test_every_convolution_is_in_integers(int8: Path) -> None:
-    # 94 of the network, and seven average pools; the last two pool a single place.
+    # 94 of the network, and seven average pools; the last two pool a single pixel.
     assert len(weights_of(int8)) == 94 + 7
     assert all(np.abs(each).max() == 127 for each in weights_of(int8))
 
@@ -118,16 +127,16 @@ def convolution(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("convolution")
 def test_seed_draws_other_images(photos: Path, tmp_path: Path) -> None:
-    contents, told = [], []
+    contents, metadata = [], []
     for seed in (0, 0, 1):
         arguments = ("--images", photos, "--n-images", 64, "--seed", seed, "--overwrite")
         run_command("quantize", tmp_path / "network.onnx", *arguments)
         contents.append((tmp_path / "network.int8.onnx").read_bytes())
-        told.append(json.loads(Backbone(tmp_path / "network.int8.onnx").info.quantization))
+        metadata.append(json.loads(Backbone(tmp_path / "network.int8.onnx").info.quantization))
     assert contents[0] == contents[1] != contents[2]
-    assert [each["seed"] for each in told] == [0, 0, 1]
-    assert [each["images"] for each in told] == [64, 64, 64]
-    assert told[0]["images_sha256"] != told[2]["images_sha256"]
+    assert [each["seed"] for each in metadata] == [0, 0, 1]
+    assert [each["images"] for each in metadata] == [64, 64, 64]
+    assert metadata[0]["images_sha256"] != metadata[2]["images_sha256"]
 
 
 def test_reduced_weights_use_seven_bits_and_output_has_a_name_of_its_own(
@@ -143,11 +152,11 @@ def test_reduced_weights_use_seven_bits_and_output_has_a_name_of_its_own(
     printed = run_command("quantize", backbone, *arguments).stdout
     assert "weights of 7 bits" in printed
     assert all(np.abs(each).max() == 63 for each in weights_of(path))
-    told = json.loads(Backbone(path).info.quantization)
-    assert told["weight_limit"] == 63
+    metadata = json.loads(Backbone(path).info.quantization)
+    assert metadata["weight_limit"] == 63
     digests = sorted(hashlib.sha256(each.read_bytes()).hexdigest() for each in some.iterdir())
-    assert told["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
-    assert told["images"] == 16
+    assert metadata["images_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert metadata["images"] == 16
 
 
 def test_whole_chain_in_int8(int8: Path, int8_codes: Path, photos: Path, tmp_path: Path) -> None:
@@ -196,7 +205,7 @@ def test_int8_is_not_quantized_again(int8: Path, photos: Path, tmp_path: Path) -
 
 
 def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
-    """It can be run, since onnxruntime does not heed what it says of its codes."""
+    """It can be run, since onnxruntime ignores the metadata."""
     path = Chain.make(tmp_path).backbone
     there = sorted(tmp_path.iterdir())
     model = onnx.load(str(path))
@@ -264,6 +273,16 @@ def test_images_are_drawn_as_ever(convolution: Path, photos: Path, tmp_path: Pat
     assert len(quantize_backbone(convolution, photos, tmp_path / "y.onnx").notes) == 0  # 120 of 256
 
 
+def test_library_call_without_progress_writes_nothing(
+    convolution: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    quantize_backbone(convolution, photos, tmp_path / "x.onnx", n_images=16)
+    assert terminal.getvalue() == ""
+
+
 def test_copies_count_once(convolution: Path, photos: Path, tmp_path: Path) -> None:
     """Be they the same file or the same picture in another format."""
     source = tmp_path / "copies"
@@ -274,14 +293,14 @@ def test_copies_count_once(convolution: Path, photos: Path, tmp_path: Path) -> N
         Image.open(path).save(source / f"{number}.bmp")
     words = ("quantize", convolution, "--images", source, "--overwrite")
     printed = run_command(*words).stdout
-    told = json.loads(run_command(*words, "--json").stdout)
-    assert json.loads(told["info"]["quantization"])["images"] == 12
-    assert told["closeness"]["n_images"] == 3
-    assert told["notes"] == [
+    result = json.loads(run_command(*words, "--json").stdout)
+    assert json.loads(result["info"]["quantization"])["images"] == 12
+    assert result["closeness"]["n_images"] == 3
+    assert result["notes"] == [
         "of the images drawn, 108 are repeated; these are not used",
-        "12 images are few, where up to 256 would make it surer",
+        "12 images are few, use up to 256 for a better calibration",
     ]
-    assert [f"  note: {note}" for note in told["notes"]] == printed.splitlines()[-2:]
+    assert [f"  note: {note}" for note in result["notes"]] == printed.splitlines()[-2:]
 
 
 def test_blank_images_are_left_out(convolution: Path, photos: Path, tmp_path: Path) -> None:
@@ -337,7 +356,7 @@ def test_comparison_of_codes() -> None:
 def test_saturation_is_told_where_the_file_is_opened(
     int8: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # No such processor is at hand, so what is known of it is put in place of what is seen.
+    # No such processor is at hand, so its known behaviour replaces the measured one.
     monkeypatch.setattr(session, "kernels_saturate", lambda: True)
     with pytest.warns(SaturationWarning, match="with reduced weights"):
         Backbone(int8)

@@ -52,8 +52,8 @@ def padded_pool(
     if value is not None:
         inputs.append(network.constant(np.float32(value)))
     padded = network.node("Pad", *inputs, mode=mode)
-    given = {"kernel_shape": [3, 3], "strides": [2, 2], **attributes}
-    return network.graph(network.node(kind, padded, **given))
+    options = {"kernel_shape": [3, 3], "strides": [2, 2], **attributes}
+    return network.graph(network.node(kind, padded, **options))
 
 
 @pytest.mark.parametrize("value", [0.0, None])
@@ -193,8 +193,8 @@ def prepared(
         source = network.node("Gather", source, network.constant(np.array(order)), axis=1)
     if mixed is not None:
         source = network.conv(source, 3, 1, weights=np.array(mixed))
-    given = {"bias": np.linspace(-1, 1, 5), **conv}
-    return network.graph(network.conv(source, 5, 3, **given))  # type: ignore[arg-type]
+    options = {"bias": np.linspace(-1, 1, 5), **conv}
+    return network.graph(network.conv(source, 5, 3, **options))  # type: ignore[arg-type]
 
 
 FORMS: list[dict[str, object]] = [
@@ -298,9 +298,9 @@ def read_twice() -> Graph:
     return network.graph(network.node("Add", source, network.conv(source, 3)))
 
 
-def with_first_convolution(**given: object) -> Graph:
+def with_first_convolution(**attributes: object) -> Graph:
     network = Network(SIZE)
-    return network.graph(network.conv(network.pixels(), 3, **given))  # type: ignore[arg-type]
+    return network.graph(network.conv(network.pixels(), 3, **attributes))  # type: ignore[arg-type]
 
 
 def without_convolution() -> Graph:
