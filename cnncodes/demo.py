@@ -14,6 +14,7 @@ from cnncodes.evaluate.charts import require
 from cnncodes.extract.store import CodeStore
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
+from cnncodes.printing import print_note
 
 N_IMAGES = 600
 N_SHOWN = 5
@@ -49,7 +50,7 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
 
     _make_empty(folder)
     try:
-        fetch_imagenet_weights("inception_v3", on_note=click.echo)
+        fetch_imagenet_weights("inception_v3", on_note=print_note)
         weights = "imagenet"
         click.echo("InceptionV3 with its ImageNet weights, on handwritten digits.")
     except WeightsError:

@@ -195,7 +195,7 @@ def _evaluate_codes(
 ) -> Evaluation:
     if model.kind == "app":
         raise ParameterError(
-            f"{model.path}: is an app, which takes images; pass the folder or CSV file of the "
+            f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
             f"images, or evaluate its head on {data}"
         )
     if backbone is not None:
@@ -288,8 +288,8 @@ def _classify(
         return model.probabilities
     if backbone is None:
         raise ParameterError(
-            f"{model.path}: is a head, which takes codes; evaluate it on a codes file, or pass "
-            "the file of its network as backbone"
+            f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
+            "backbone='FILE' with the file of its network"
         )
     network = Backbone(backbone, provider=model.provider)
     model.check_codes(network.path, network.sha256, network.info, network.code_shape)

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["GramLogisticRegression", "SGDSoftmax"]
 
 
-_MODULES = {
+_HOMES = {
     "GramLogisticRegression": "cnncodes.head.logistic.estimator",
     "SGDSoftmax": "cnncodes.head.sgd.softmax",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:  # scikit-learn is slow to import
+    if name not in _HOMES:  # scikit-learn is slow to import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -330,15 +330,15 @@ def test_images_by_another_backbone(small, small_backbone, photos):
 
 def test_app_does_not_take_codes(app, codes):
     assert error_of("evaluate", app, codes) == (
-        f"Error: {app}: is an app, which takes images; pass the folder or CSV file of the "
+        f"Error: {app}: is an app, which takes images; give it the folder or CSV file of the "
         f"images, or evaluate its head on {codes}"
     )
 
 
 def test_head_does_not_take_images_alone(head, photos):
     assert error_of("evaluate", head, photos) == (
-        f"Error: {head}: is a head, which takes codes; evaluate it on a codes file, or pass "
-        "the file of its network as backbone"
+        f"Error: {head}: is a head, which takes codes; give it a codes file, or pass "
+        "--backbone FILE with the file of its network"
     )
 
 
