@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -30,8 +30,9 @@ from cnncodes.cli_options import (
     penalty_option,
     provider_option,
     seed_option,
-    split_options,
+    split_option,
     threads_option,
+    train_fraction_option,
     whole,
     with_option_names,
 )
@@ -90,7 +91,6 @@ OPTIONS_OF = {
     "logistic": ("C", "class_weight"),
     "sgd": ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "l2", "patience"),
 }
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Program(click.Group):
@@ -375,7 +375,8 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     help="Logistic regression to convergence, a softmax by mini-batch SGD, a support vector "
     "machine, or the nearest neighbours. The last two need skl2onnx.",
 )
-@split_options
+@train_fraction_option
+@split_option
 @click.option("--per-class", type=whole(COUNT), help="Train on at most N images per class.")
 @penalty_option("logistic: ")
 @class_weight_option("logistic: ")
@@ -555,7 +556,8 @@ def evaluate(
     help="Number of draws of the training images.",
 )
 @seed_option("the split and the draws")
-@split_options
+@train_fraction_option
+@split_option
 @penalty_option()
 @class_weight_option()
 @overwrite_option

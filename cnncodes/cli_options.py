@@ -145,6 +145,20 @@ group_option = click.option(
 threads_option = click.option(
     "--threads", type=whole(THREADS), help="Number of threads, by default one per processor."
 )
+train_fraction_option = click.option(
+    "--train-fraction",
+    type=Number(TRAIN_FRACTION),
+    default=0.7,
+    show_default=True,
+    help="Share of each class for training; the rest is for testing.",
+)
+split_option = click.option(
+    "--split",
+    type=click.Choice(["stratified", "first"]),
+    default="stratified",
+    show_default=True,
+    help="Draw the training images of a class at random, or take the first by name.",
+)
 
 
 def seed_option(what: str) -> Callable[[Command], Command]:
@@ -152,28 +166,6 @@ def seed_option(what: str) -> Callable[[Command], Command]:
     return click.option(
         "--seed", type=whole(SEED), default=0, show_default=True, help=f"Seed of {what}."
     )
-
-
-def split_options(command: Command) -> Command:
-    """Add ``--train-fraction`` and ``--split``."""
-    for option in (
-        click.option(
-            "--split",
-            type=click.Choice(["stratified", "first"]),
-            default="stratified",
-            show_default=True,
-            help="Draw the training images of a class at random, or take the first by name.",
-        ),
-        click.option(
-            "--train-fraction",
-            type=Number(TRAIN_FRACTION),
-            default=0.7,
-            show_default=True,
-            help="Share of each class for training; the rest is for testing.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def penalty_option(prefix: str = "") -> Callable[[Command], Command]:
@@ -203,19 +195,22 @@ def with_option_names(message: str, command: click.Command) -> str:
     Parameters
     ----------
     message : str
-        A message that may name parameters of more than one word (``max_pixels``), or flags that
-        are set (``overwrite=True``).
+        A message that may name parameters of more than one word (``max_pixels``), or values of
+        any parameter (``overwrite=True``, ``dtype='float32'``).
     command : click.Command
         The command that was run.
 
     Returns
     -------
     str
-        The same message with ``--max-pixels`` and ``--overwrite``.
+        The same message with ``--max-pixels``, ``--overwrite`` and ``--dtype float32``.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name:
-            words = re.escape(parameter.name) + ("(=True)?" if "_" in parameter.name else "=True")
+            name, option = re.escape(parameter.name), parameter.opts[0]
+            alone = "(?:=True)?" if "_" in name else "=True"
             # Not inside a path that has the same letters.
-            message = re.sub(rf"(?<![\w./\\-]){words}(?![\w./\\-])", parameter.opts[0], message)
+            before, after = r"(?<![\w./\\-])", r"(?![\w./\\-])"
+            message = re.sub(rf"{before}{name}='(\w+)'", rf"{option} \1", message)
+            message = re.sub(f"{before}{name}{alone}{after}", option, message)
     return message

@@ -229,6 +229,7 @@ def test_reader_that_leaves_early_is_no_failure(app: Path, photos: Path) -> None
     [
         ("x: too large; raise max_pixels", "x: too large; raise --max-pixels"),
         ("x: exists; pass overwrite=True", "x: exists; pass --overwrite"),
+        ("x: too large; pass dtype='float32'", "x: too large; pass --dtype float32"),
         ("max_pixels/max_pixels.png: overwrite it", "max_pixels/max_pixels.png: overwrite it"),
         ("group_by, on_error: odd", "--group-by, --on-error: odd"),
         ("train_fraction: of another command", "train_fraction: of another command"),

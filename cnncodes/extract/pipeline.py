@@ -316,7 +316,7 @@ def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlie
             if old != new:
                 raise OutputError(
                     f"{output}: was made with another {parameter} ({_short(old)}, not "
-                    f"{_short(new)}); pass the same, or overwrite in place of update"
+                    f"{_short(new)}); pass the same, or overwrite=True instead of update=True"
                 )
         yield _Earlier(store)
 

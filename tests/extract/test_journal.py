@@ -284,7 +284,7 @@ def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: 
         if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
             with pytest.raises(OutputError) as caught:
                 append_rows(journal, codes)
-            told = "codes up to 1000000 do not fit float16; store them with dtype float32"
+            told = "codes up to 1000000 do not fit float16; store them with dtype='float32'"
             assert told in str(caught.value)
             assert journal.n_images == 0
         else:
