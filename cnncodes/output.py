@@ -93,7 +93,7 @@ def not_ours(path: Path, kind: str) -> OutputError:
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary file beside `path`; rename it to `path` when the block succeeds.
 
     A failure or an interrupt inside the block removes the temporary file and leaves `path` as it
@@ -106,9 +106,6 @@ def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator
         Where the result goes.
     overwrite : bool
         Whether an existing file may be replaced.
-    private : bool
-        Whether only the owner may read or write the result, whatever the umask and the
-        permissions of the replaced file.
 
     Yields
     ------
@@ -125,14 +122,13 @@ def replacing(path: Path, *, overwrite: bool, private: bool = False) -> Iterator
     # Named before it is there, so that an interrupt at any moment finds it to remove.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
     try:
-        # A new file has the permissions that the umask leaves; one that replaces a file, or is
-        # private, is nobody else's while it is written.
+        # A new file has the permissions that the umask leaves; one that replaces another is
+        # nobody else's while it is written.
         replaced = _status(target)
-        is_new = replaced is None and not private
-        temporary.touch(mode=0o666 if is_new else 0o600, exist_ok=False)
+        temporary.touch(mode=0o666 if replaced is None else 0o600, exist_ok=False)
         yield temporary
         _sync(temporary)
-        if replaced is not None and not private:
+        if replaced is not None:
             _set_permissions(temporary, replaced)
         temporary.replace(target)
         with suppress(OSError):  # not every system lets a folder be opened; it is renamed anyhow

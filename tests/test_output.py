@@ -41,13 +41,10 @@ def test_replaces_a_file_at_the_end_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no permission bits")
-@pytest.mark.parametrize("existing", [True, False])
-def test_private_file_is_the_owners_alone(tmp_path: Path, existing: bool) -> None:
-    if existing:
-        (tmp_path / "file").touch(0o644)
-    with replacing(tmp_path / "file", overwrite=True, private=True) as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+def test_replacement_is_private_until_it_is_renamed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(0o644)
+    with replacing(tmp_path / "file", overwrite=True) as temporary:
+        assert temporary.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit, OutputError])
