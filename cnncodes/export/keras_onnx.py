@@ -38,7 +38,7 @@ from cnncodes.export.keras_weights import load_weights
 from cnncodes.files import check_filled, exists, is_folder, sha256_of
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
-from cnncodes.models.session import open_session
+from cnncodes.models.session import noise_images, open_session
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 
@@ -341,9 +341,7 @@ def _parity_images(input_size: int) -> tuple[NDArray[np.uint8], str]:
         Image.fromarray(pixels).resize((input_size, input_size), Image.Resampling.BILINEAR)
         for pixels in photographs.images
     ]
-    noise = np.random.default_rng(0).integers(
-        0, 256, (N_NOISE_IMAGES, input_size, input_size, 3), dtype=np.uint8
-    )
+    noise = noise_images(N_NOISE_IMAGES, input_size)
     images = np.concatenate([np.stack([np.asarray(image) for image in resized]), noise])
     return images, f"{', '.join(names)} and {N_NOISE_IMAGES} of noise"
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from cnncodes.errors import CnncodesError, FileFormatError, ParameterError
 from cnncodes.machine import available_threads
 from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo
-from cnncodes.models.session import DEFAULT_PROVIDER, open_session, runtime_errors
+from cnncodes.models.session import DEFAULT_PROVIDER, noise_images, open_session, runtime_errors
 from cnncodes.parameters import NETWORK_BATCH, SECONDS, THREADS, as_paths
 from cnncodes.progress import NoProgress, Progress
 
@@ -289,11 +289,6 @@ def _open(request: _Request, threads: int) -> tuple[InferenceSession, str, Backb
     if inputs != [("images", "tensor(uint8)", [info.input_size, info.input_size, 3])]:
         raise FileFormatError(f"{path}: its input is not that of our files; make it again")
     return session, kind, info
-
-
-def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:
-    """Return the same random images each time, of shape (n_images, size, size, 3)."""
-    return np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), dtype=np.uint8)
 
 
 def _latencies(session: InferenceSession, size: int, seconds: float) -> list[float]:

@@ -24,11 +24,10 @@ from cnncodes.files import check_filled, is_file, is_hdf5, sha256_of
 from cnncodes.images.decoding import load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
-from cnncodes.inspect.bench import noise_images
 from cnncodes.models.checksum import read_checksum
 from cnncodes.models.metadata import PREFIX, HeadInfo, check_kind
 from cnncodes.models.safety import check_model
-from cnncodes.models.session import open_session, run_session
+from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import listed

@@ -20,6 +20,8 @@ from cnncodes.parameters import THREADS
 from cnncodes.text import first_line
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
 WRITTEN_OPSET, WRITTEN_IR = 18, 8  # those of our own files
@@ -214,3 +216,10 @@ def run_session(session: InferenceSession, path: Path, output: str, name: str, v
         lambda reason: FileFormatError(f"{path}: cannot be run ({reason}); make the file again")
     ):
         return session.run([output], {name: values})[0]
+
+
+def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:
+    """Return the same random images each time, of shape (n_images, size, size, 3)."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), dtype=np.uint8)
