@@ -22,14 +22,13 @@ nothing beyond numpy, onnxruntime and Pillow.
 
 import os
 
-from cnncodes._version import __version__
-
 # As typing's, whose import would take longer than all else here, and so would __future__'s: until
 # this package is imported its program cannot handle Ctrl-C.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cnncodes._version import __version__
     from cnncodes.app.classifier import Classifier, Prediction
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
@@ -47,6 +46,7 @@ _HOMES = {
     "CnncodesError": "cnncodes.errors",
     "CodeStore": "cnncodes.extract.store",
     "Prediction": "cnncodes.app.classifier",
+    "__version__": "cnncodes._version",
 }
 
 

@@ -111,6 +111,18 @@ def test_imports_go_one_way() -> None:
     assert not upward
 
 
+def test_package_imports_nothing_before_signals_are_handled() -> None:
+    """Ctrl-C in that time would end in a traceback."""
+    code = """
+import sys
+before = {*sys.modules}
+import cnncodes
+print(*sorted({*sys.modules} - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cnncodes"]
+
+
 def test_list_of_networks_needs_nothing() -> None:
     code = "from cnncodes.cli import main\nmain.main(['export', '--list'], standalone_mode=False)"
     assert imported_by(code) == {"click"}
