@@ -75,7 +75,7 @@ def test_leaves_what_took_no_work_out_of_the_rate(
             clock.now += 0.5
             told.skip(1)
             told.advance(1)
-    assert capfd.readouterr().err == "extract: 120 of 200 images, 2.0 a second, 0:40 left\n"
+    assert capfd.readouterr().err == "extract: 120 of 200 images, 2.0 per second, 0:40 left\n"
 
 
 def test_can_write_a_line_each_time(

@@ -331,7 +331,7 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; similar: mixed8"),
-        (["--input-size", "74"], "needs an input_size of 75 pixels or more"),
+        (["--input-size", "74"], "needs an --input-size of 75 pixels or more"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],
 )
