@@ -127,8 +127,8 @@ def test_white_goes_from_the_extraction_to_the_app(
     by_hand = decode_image(image.read_bytes(), classifier.input_size, white=4095)
     expected = classifier.predict_proba(by_hand[None])[0].max()
     with Image.open(image) as opened:
-        for given in (image, image.read_bytes(), opened):
-            assert classifier.predict(given, top=1)[0].probability == pytest.approx(expected)
+        for source in (image, image.read_bytes(), opened):
+            assert classifier.predict(source, top=1)[0].probability == pytest.approx(expected)
     (many,) = classifier.predict_files([image], top=1)
     assert many.predictions[0].probability == pytest.approx(expected)
     accuracy = json.loads(run("evaluate", app, microscope, "--include-training", "--json").stdout)
@@ -143,8 +143,8 @@ def test_codes_and_heads_of_another_white_do_not_meet(
     run("extract", small_backbone, microscope, "-o", codes, "--white", "4095")
     run("extract", small_backbone, microscope, "-o", others)
     run("train", codes, "-o", head)
-    said = error_of("evaluate", head, others)
-    assert "white" in said
-    assert "4095" in said
-    said = error_of("extract", small_backbone, microscope, "-o", codes, "--update")
-    assert "was made with another white (4095, not guessed)" in said
+    message = error_of("evaluate", head, others)
+    assert "white" in message
+    assert "4095" in message
+    message = error_of("extract", small_backbone, microscope, "-o", codes, "--update")
+    assert "was made with another white (4095, not guessed)" in message
