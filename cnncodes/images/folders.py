@@ -106,22 +106,22 @@ class Omissions:
 def images_below(folder: Path, omitted: Omissions | None = None) -> list[Path]:
     """List the images in a folder and in all folders below it, in the order of their names.
 
-        Parameters
-        ----------
-        folder : Path
-            The folder.
-        omitted : Omissions, optional
-    Receives the names of folders that are left out.
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    omitted : Omissions, optional
+        Receives the names of folders that are left out.
 
-        Returns
-        -------
-        list of Path
-            The images.
+    Returns
+    -------
+    list of Path
+        The images.
 
-        Raises
-        ------
-        SourceError
-            A folder cannot be read.
+    Raises
+    ------
+    SourceError
+        A folder cannot be read.
     """
     return sorted(_walk(folder, omitted or Omissions()))
 

@@ -1,6 +1,7 @@
 """Turn an opened image into a backbone's input: depth, transparency, orientation, size.
 
-`decoding` lists the rules; this module applies the sixth and later ones. Needs numpy and Pillow only.
+`decoding` lists the rules; this module applies the sixth and later
+ones. Needs numpy and Pillow only.
 """
 
 from __future__ import annotations

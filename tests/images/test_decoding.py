@@ -411,7 +411,7 @@ def test_lack_of_memory_is_not_reported_as_damage() -> None:
         def load(self) -> NoReturn:
             raise MemoryError
 
-    with pytest.raises(ImageError, match="^not enough memory to decode it$"):
+    with pytest.raises(ImageError, match=r"^not enough memory to decode it$"):
         prepare_image(TooLarge(), 24)
 
 
