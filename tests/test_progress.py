@@ -208,12 +208,12 @@ def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
 
 def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     with Progress("train", "images") as told:
-        told.say("before it begins")
+        told.print_line("before it begins")
         told.begin(100)
         clock.now += 30
         told.advance(60)
-        told.say("at once, whenever the last line was")
-        told.say("and again")
+        told.print_line("at once, whenever the last line was")
+        told.print_line("and again")
     assert capfd.readouterr() == (
         "",
         "before it begins\n"
@@ -230,7 +230,7 @@ def test_says_a_line_above_the_bar(clock: Clock) -> None:
         for line in ("one", "two"):
             clock.now += 0.5
             told.advance(1)
-            told.say(line)
+            told.print_line(line)
     start, first, one, second, two, end = terminal.states()
     assert first.endswith(" train: 1 of 4 images, 2.0 per second, 0:02 left")
     assert second.endswith(" train: 2 of 4 images, 2.0 per second, 0:01 left")

@@ -212,7 +212,7 @@ def test_progress_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress("extract", "images") as progress:
         progress.begin(3)
         progress.advance(3)
-        progress.say("done")
+        progress.print_line("done")
 
 
 def test_streams_of_a_caller_stay_its_own() -> None:

@@ -127,7 +127,7 @@ class HeadInfo:
     training : dict
         Settings and results of the training; JSON types only.
     backbone : BackboneInfo
-        The network whose codes the head takes.
+        The network whose codes the head reads.
     backbone_sha256 : str
         SHA-256 of that network's file.
     training_images : frozenset of str
@@ -233,7 +233,7 @@ def _check_object(value: Any, name: str) -> None:
 
 
 def image_key(digest: str) -> str:
-    """Return the key by which a head knows an image: the first bytes of its SHA-256, as hex."""
+    """Return the key of an image in a head's metadata: the first bytes of its SHA-256, as hex."""
     return digest[: 2 * KEY_BYTES]
 
 

@@ -66,7 +66,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Closeness:
-    """How near int8 codes are to the float32 codes of the same images.
+    """Similarity of int8 codes to the float32 codes of the same images.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Quantization:
     settings : Settings
         The ones chosen.
     n_calibration : int
-        Number of images the observers saw.
+        Number of images passed to the observers.
     closeness : Closeness
         On images used neither to calibrate nor to choose.
     images_per_second : tuple of float
@@ -157,8 +157,8 @@ def quantize_backbone(
         the settings, a quarter to measure. Of equal images one is used, and none that is blank:
         no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
     weights : {"auto", "full", "reduced"}
-        Full weights use 8 bits. Reduced ones use 7, for processors without VNNI instructions or
-        their like, whose 16-bit sums saturate; ``auto`` tests this processor.
+        Full weights use 8 bits. Reduced ones use 7, for processors without VNNI or similar
+        instructions, whose 16-bit sums saturate; ``auto`` tests this processor.
     seed : int
         Seed of the draw of images.
     overwrite : bool
@@ -178,7 +178,7 @@ def quantize_backbone(
     SourceError
         There are too few usable images that differ and are not blank.
     ParameterError
-        A number is out of range, or `weights` is another word.
+        A number is out of range, or `weights` has another value.
     OutputError
         The file cannot be written.
     """
