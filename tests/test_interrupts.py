@@ -152,6 +152,6 @@ def test_at_any_moment(number: int, chain: Chain) -> None:
             time.sleep(delay / 1000)
             child.send_signal(number)
             _, errors = child.communicate()
-        # The last is that of a process whose interpreter has taken back its handlers already.
+        # The last is that of a process whose interpreter has removed its handlers already.
         assert child.returncode in (0, 1, -number)
         assert errors.decode() == (LINE if child.returncode == 1 else "")

@@ -1,4 +1,4 @@
-"""How much of the machine is ours, told by the files that Linux tells it in."""
+"""CPUs and memory available to this process, as Linux reports them in files."""
 
 from __future__ import annotations
 

@@ -253,8 +253,8 @@ def test_input_is_never_replaced(
     for path in inputs:
         if path.is_file():
             before = path.read_bytes()
-            said = error_of(command, *inputs, "-o", path, "--overwrite")
-            assert "is what the result is made from" in said
+            message = error_of(command, *inputs, "-o", path, "--overwrite")
+            assert "is what the result is made from" in message
             assert path.read_bytes() == before
 
 
@@ -300,9 +300,9 @@ def test_file_that_a_standard_stream_goes_to_is_never_replaced(
     with log.open("w") as file:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file}
         done = subprocess.run([*command, "--overwrite"], **streams, text=True, check=False)
-    said = log.read_text() if stream == "stderr" else done.stderr
+    message = log.read_text() if stream == "stderr" else done.stderr
     assert done.returncode == 1
-    assert said == (
+    assert message == (
         f"Error: {output}: is where standard output or standard error goes; choose another name\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == ["log"]

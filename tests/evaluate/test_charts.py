@@ -180,10 +180,10 @@ HOSTILE = ["$x^2$ and $y", "<b>bold</b> & co", "line\nbreak\x1b[31m", "日本 \u
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_come_out_as_text(tmp_path, name):
     save_figure(learning_curve_figure([make_curve(backbone=name)]), tmp_path / "curve.svg")
-    said = " ".join(texts_of((tmp_path / "curve.svg").read_bytes()))
+    text = " ".join(texts_of((tmp_path / "curve.svg").read_bytes()))
     visible = {"$x^2$ and $y": "$x^2$ and $y", "<b>bold</b> & co": "<b>bold</b> & co"}
-    assert visible.get(name, "10 classes: ") in said
-    assert not re.search("[\x00-\x1f\u202e]", said)
+    assert visible.get(name, "10 classes: ") in text
+    assert not re.search("[\x00-\x1f\u202e]", text)
 
 
 @pytest.mark.parametrize("weights", ["file:" + "0" * 64, "x" * 200])

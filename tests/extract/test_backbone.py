@@ -163,4 +163,4 @@ def test_network_that_opens_but_cannot_be_computed(
     backbone = Backbone(path)
     with pytest.raises(FileFormatError, match=r"broken\.onnx: cannot be run \("):
         backbone.extract(np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8))
-    assert capfd.readouterr() == ("", "")  # onnxruntime does not tell it a second time
+    assert capfd.readouterr() == ("", "")  # onnxruntime does not print it a second time

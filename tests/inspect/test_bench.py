@@ -1,4 +1,4 @@
-"""What a measurement tells; how long things take is never tested."""
+"""The results of a measurement; durations are never tested."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def measured(run: Run, *arguments: object) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run("bench", *arguments, "--json").stdout)
-    return found
+    measurements: list[dict[str, Any]] = json.loads(run("bench", *arguments, "--json").stdout)
+    return measurements
 
 
 def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> None:
-    found = measured(run, small_backbone, app, *QUICK)
-    assert [each["path"] for each in found] == [str(small_backbone), str(app)]
-    assert [each["kind"] for each in found] == ["backbone", "app"]
-    for path, each in zip((small_backbone, app), found, strict=True):
+    measurements = measured(run, small_backbone, app, *QUICK)
+    assert [each["path"] for each in measurements] == [str(small_backbone), str(app)]
+    assert [each["kind"] for each in measurements] == ["backbone", "app"]
+    for path, each in zip((small_backbone, app), measurements, strict=True):
         assert (each["backbone"], each["weights"]) == ("inception_v3", "random:0")
         assert (each["precision"], each["input_size"]) == ("float32", 75)
         assert each["provider"] == "CPUExecutionProvider"
@@ -50,18 +50,18 @@ def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> No
 
 
 def test_measures_both_ways_and_tells_the_faster(run: Run, small_backbone: Path) -> None:
-    (found,) = measured(run, small_backbone, *QUICK)
-    ways = [(each["callers"], each["threads"]) for each in found["throughputs"]]
+    (measurements,) = measured(run, small_backbone, *QUICK)
+    ways = [(each["callers"], each["threads"]) for each in measurements["throughputs"]]
     assert ways == [(1, 2), (1, 2), (2, 1), (2, 1)]
-    assert [each["batch_size"] for each in found["throughputs"]] == [1, 3, 1, 3]
-    rates = [each["images_per_second"] for each in found["throughputs"]]
+    assert [each["batch_size"] for each in measurements["throughputs"]] == [1, 3, 1, 3]
+    rates = [each["images_per_second"] for each in measurements["throughputs"]]
     assert min(rates) > 0
-    assert found["best"] == found["throughputs"][int(np.argmax(rates))]
+    assert measurements["best"] == measurements["throughputs"][int(np.argmax(rates))]
 
 
 def test_batch_sizes_are_measured_once_and_in_order(tiny: Path) -> None:
-    (found,) = benchmark([tiny], batch_sizes=[3, 1, 3], threads=1, seconds=0.001)
-    assert [each.batch_size for each in found.throughputs] == [1, 3]
+    (measurements,) = benchmark([tiny], batch_sizes=[3, 1, 3], threads=1, seconds=0.001)
+    assert [each.batch_size for each in measurements.throughputs] == [1, 3]
 
 
 def test_command_runs_as_a_process(tiny: Path) -> None:
@@ -71,8 +71,8 @@ def test_command_runs_as_a_process(tiny: Path) -> None:
 
 
 def test_one_thread_has_one_way(run: Run, tiny: Path) -> None:
-    (found,) = measured(run, tiny, *QUICK, "--threads", "1", "--batch-sizes", "4")
-    (way,) = found["throughputs"]
+    (measurements,) = measured(run, tiny, *QUICK, "--threads", "1", "--batch-sizes", "4")
+    (way,) = measurements["throughputs"]
     assert (way["callers"], way["threads"], way["batch_size"]) == (1, 1, 4)
 
 
@@ -94,10 +94,10 @@ def test_single_file_has_no_ratio(run: Run, tiny: Path) -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own(tiny: Path) -> None:
-    ours = np.ones(1_000_000_000, np.uint8)
-    (found,) = benchmark([tiny], batch_sizes=[1], threads=1, seconds=0.001)
-    assert found.peak_bytes is not None
-    assert 10_000_000 < found.peak_bytes < ours.nbytes
+    content = np.ones(1_000_000_000, np.uint8)
+    (measurements,) = benchmark([tiny], batch_sizes=[1], threads=1, seconds=0.001)
+    assert measurements.peak_bytes is not None
+    assert 10_000_000 < measurements.peak_bytes < content.nbytes
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def endless_with(act: Callable[[SpawnProcess], None], path: Path) -> None:
     """Measure without end, and act when the process that measures is there."""
 
     def wait() -> None:
-        while not (found := measuring()):
+        while not (measurements := measuring()):
             time.sleep(0.01)
-        act(found[0])
+        act(measurements[0])
 
     waiting = threading.Thread(target=wait)
     waiting.start()

@@ -1,4 +1,4 @@
-"""The checksum of a model: a wrong bit is found, and files made before there was one are read."""
+"""The checksum of a model: a wrong bit is detected, and files without a checksum are read."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Chain:
 def covered(path: Path) -> list[slice]:
     """Return where the graph, the versions and the values of our metadata are in a file."""
     with mapped(path) as model:
-        found = []
+        actual = []
         assert model[0] == 8  # the tag of the version of ONNX, which is the byte behind it
-        found.append(slice(1, 2))
+        actual.append(slice(1, 2))
         for number, _, value in read_fields(model, slice(0, len(model))):
             if number in (7, 8):
-                found.append(value)
+                actual.append(value)
             elif number == 14:
                 entry = {n: v for n, _, v in read_fields(model, value)}
                 assert model[entry[1]].startswith(b"cnncodes.")
-                found.append(entry[2])
-        return found
+                actual.append(entry[2])
+        return actual
 
 
 def flipped(path: Path, bit: int, new: Path) -> Path:

@@ -49,7 +49,7 @@ def external(where: str = "weights.bin", name: str = "stolen") -> TensorProto:
 
 
 def with_external_weight(model: Path, path: Path, where: str) -> Path:
-    """Save a model of ours whose last weights are in the file `where`."""
+    """Save a model of cnncodes whose last weights are in the file `where`."""
     changed = onnx.load(str(model))
     tensor = max(changed.graph.initializer, key=lambda each: len(each.raw_data))
     target = path.parent / where
@@ -77,7 +77,7 @@ def test_weights_elsewhere_are_refused_everywhere(
         for model, path in zip((small_backbone, head, app), names, strict=True)
     )
     output = tmp_path / "output"
-    said = [
+    lines = [
         error_of("extract", backbone2, photos, "-o", output),
         error_of("quantize", backbone2, "--images", photos, "-o", output),
         error_of("bundle", backbone2, head, "-o", output),
@@ -87,7 +87,7 @@ def test_weights_elsewhere_are_refused_everywhere(
         error_of("bench", app2),
         *(error_of("info", path) for path in names),
     ]
-    assert all("is in another file, which" in line for line in said)
+    assert all("is in another file, which" in line for line in lines)
     assert not output.exists()
     for model, path in ((Backbone, backbone2), (Classifier, app2)):
         with pytest.raises(FileFormatError, match="is in another file"):
@@ -384,9 +384,9 @@ def test_model_of_a_later_onnx(ir_version: int, opset: int, app: Path, tmp_path:
     model.ir_version = ir_version
     for each in model.opset_import:
         each.version = opset
-    said = error_of("predict", save(model, tmp_path), "x.jpg")
-    assert f"it is of opset {opset} and IR version {ir_version}, and onnxruntime " in said
-    assert said.endswith("may be too old for it: install a newer one")
+    message = error_of("predict", save(model, tmp_path), "x.jpg")
+    assert f"it is of opset {opset} and IR version {ir_version}, and onnxruntime " in message
+    assert message.endswith("may be too old for it: install a newer one")
 
 
 def test_onnxruntimes_own_format_is_not_opened(app: Path, tmp_path: Path) -> None:

@@ -211,8 +211,8 @@ def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
     model = onnx.load(str(path))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2**62
     onnx.save(model, str(path))
-    said = error_of("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx")
-    assert f"{path}: cannot be quantized (" in said
+    message = error_of("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx")
+    assert f"{path}: cannot be quantized (" in message
     assert sorted(tmp_path.iterdir()) == there
 
 

@@ -131,7 +131,7 @@ def test_folds_start_from_the_fit_before_and_end_where_a_fresh_one_does(seed):
 
 
 def copies():
-    """40 images that say nothing of their class, each of them six times."""
+    """40 images independent of their class, each of them six times."""
     X = np.random.default_rng(0).standard_normal((40, 300)) / 17
     return np.repeat(X, 6, axis=0), np.repeat(np.arange(40) % 2, 6), np.repeat(np.arange(40), 6)
 
