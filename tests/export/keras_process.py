@@ -101,10 +101,10 @@ def try_weight_files(name: str, size: int, folder: Path) -> None:
         for ending in (".weights.h5", ".keras", ".h5"):
             path = folder / f"{label}{ending}"
             (model.save_weights if ending == ".weights.h5" else model.save)(path)
-            own.set_weights([np.zeros(each.shape) for each in own.weights])
+            loaded.set_weights([np.zeros(each.shape) for each in loaded.weights])
             try:
-                load_weights(own, path, name)
-                codes = own(images).numpy()
+                load_weights(loaded, path, name)
+                codes = loaded(images).numpy()
                 results[path.name] = float(np.abs(codes - expected).max() / np.abs(expected).max())
             except WeightsError as error:
                 results[path.name] = str(error)
