@@ -46,11 +46,11 @@ def runtime_errors(report: Callable[[str], CnncodesError]) -> Iterator[None]:
     ----------
     report : callable
         Returns the error to raise, from the first line of the original one. Errors of cnncodes
-        and of the operating system pass unchanged.
+        and of the operating system and MemoryError pass unchanged.
     """
     try:
         yield
-    except (CnncodesError, OSError):
+    except (CnncodesError, MemoryError, OSError):
         raise
     except Exception as error:
         raise report(first_line(error)) from error

@@ -5,7 +5,7 @@ import pytest
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.models.metadata import HeadInfo
-from cnncodes.models.session import open_session
+from cnncodes.models.session import open_session, runtime_errors
 
 
 def test_session_and_metadata_of_a_head(head):
@@ -63,3 +63,10 @@ def test_provider_that_cannot_start_is_told(head, monkeypatch):
 def test_folder_is_not_said_to_be_absent(tmp_path):
     with pytest.raises(FileFormatError, match="is a folder"):
         open_session(tmp_path, "head")
+
+
+def test_lack_of_memory_is_not_reported_as_damage():
+    with pytest.raises(MemoryError), runtime_errors(FileFormatError):
+        raise MemoryError
+    with pytest.raises(FileFormatError, match=r"^first$"), runtime_errors(FileFormatError):
+        raise RuntimeError("first\nsecond")
