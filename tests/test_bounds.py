@@ -151,7 +151,7 @@ def test_head_of_more_than_onnx_can_hold(
 
 
 @pytest.mark.parametrize("n_features", [5, 40])
-def test_curve_tells_no_accuracy_of_a_head_that_train_refuses(
+def test_curve_reports_no_accuracy_of_a_head_that_train_refuses(
     tmp_path: Path, n_features: int
 ) -> None:
     random = np.random.default_rng(0)

@@ -143,7 +143,7 @@ def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
         ("list.csv", "extract network.onnx list.csv -o new"),
     ],
 )
-def test_file_that_may_not_be_read_is_told(chain: Path, locked: str, command: str) -> None:
+def test_file_that_may_not_be_read_is_reported(chain: Path, locked: str, command: str) -> None:
     names = {"new", *(path.name for path in chain.iterdir())}
     arguments = [chain / word if word in names else word for word in command.split()]
     mode = (chain / locked).stat().st_mode

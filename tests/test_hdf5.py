@@ -68,7 +68,7 @@ def test_hard_link_is_a_dataset_of_the_file(written: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_no_values_are_taken_from_another_file(written: Path, name: str) -> None:
+def test_no_values_are_read_from_another_file(written: Path, name: str) -> None:
     secret = written.with_name("secret.txt")
     secret.write_text(SECRET * 1000)
 
@@ -87,7 +87,7 @@ def test_no_values_are_taken_from_another_file(written: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_no_values_are_taken_from_a_virtual_dataset(written: Path, name: str) -> None:
+def test_no_values_are_read_from_a_virtual_dataset(written: Path, name: str) -> None:
     def make_virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout(file[name].shape, file[name].dtype)
         layout[:] = h5py.VirtualSource("other.h5", name, file[name].shape)

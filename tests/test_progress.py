@@ -47,7 +47,7 @@ def work(clock: Clock, *, total: int, seconds_each: float, done: int = 0) -> Non
             bar.advance(1)
 
 
-def test_says_nothing_about_short_work(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_nothing(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     work(clock, total=100, seconds_each=0.25)
     assert capfd.readouterr() == ("", "")
 
@@ -206,7 +206,7 @@ def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
     assert "5 of 10" in terminal.states()[-2]
 
 
-def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+def test_prints_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     with Progress("train", "images") as bar:
         bar.print_line("before it begins")
         bar.begin(100)
@@ -223,7 +223,7 @@ def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str])
     )
 
 
-def test_says_a_line_above_the_bar(clock: Clock) -> None:
+def test_prints_a_line_above_the_bar(clock: Clock) -> None:
     terminal = Terminal(width=80)
     with standard_error_on(terminal), Progress("train", "images") as bar:
         bar.begin(4)

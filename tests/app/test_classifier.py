@@ -32,7 +32,7 @@ def files(photos):
     return sorted(photos.rglob("*.png"))
 
 
-def test_what_the_file_says_of_itself(classifier):
+def test_what_the_file_records_of_itself(classifier):
     assert classifier.labels == tuple("0123456789")
     assert classifier.input_size == 75
     assert classifier.info.backbone.backbone == "inception_v3"
@@ -116,7 +116,7 @@ class Camera:
     ],
     ids=lambda image: type(image).__name__,
 )
-def test_what_holds_no_image_is_refused_by_an_error_of_ours(classifier, image):
+def test_what_holds_no_image_is_refused_by_an_error_of_cnncodes(classifier, image):
     with pytest.raises(CnncodesError) as caught:
         classifier.predict(image)
     assert "\n" not in str(caught.value)

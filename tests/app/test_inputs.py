@@ -49,7 +49,7 @@ def test_top(app, classifier, files, run, top):
     assert result.stderr == (warning if top > 10 else "")
 
 
-def test_files_are_told_in_the_order_given(app, classifier, files, run):
+def test_files_are_printed_in_the_order_of_the_arguments(app, classifier, files, run):
     paths = [files[40], files[2], files[90], files[2]]
     printed = run("predict", app, *paths).stdout.splitlines()
     assert printed == [line_of(classifier, path) for path in paths]
@@ -197,7 +197,7 @@ def test_wild_bytes_are_classified_or_refused(classifier, content, signature):
     assert bool(classified.predictions) != bool(classified.problem)
 
 
-def test_folder_without_images_is_told(app, tmp_path):
+def test_folder_without_images_is_reported(app, tmp_path):
     """Nothing printed and success would look as if all had been classified."""
     (tmp_path / "notes.txt").write_text("no image")
     message = error_of("predict", app, tmp_path)

@@ -198,7 +198,7 @@ def test_unfinished_work(command: str, kind: str, chain: Chain, tmp_path: Path) 
 
 @pytest.mark.parametrize("command", UNFINISHED)
 @pytest.mark.parametrize("what", ["codes", "backbone", "photos"])
-def test_input_in_the_place_of_unfinished_work(
+def test_input_at_the_path_of_unfinished_work(
     command: str, what: str, chain: Chain, tmp_path: Path
 ) -> None:
     special = tmp_path / "new.partial"

@@ -81,7 +81,7 @@ def test_what_is_written_is_read(tmp_path):
     assert read_curves(path) == CURVES
 
 
-def test_file_tells_mean_and_deviation():
+def test_file_reports_mean_and_deviation():
     first, second = VALID["curves"][0]["points"]
     assert first["mean"] == 0.625
     assert first["deviation"] == 0.125  # ((-1/8)² + (1/8)² + 0) / 2, of which the root

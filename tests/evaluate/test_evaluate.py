@@ -158,7 +158,7 @@ def test_classes_are_matched_by_name(tmp_path, run):
     assert result["notes"] == ["no image of 1 class of the model: b"]
 
 
-def test_notes_tell_all_that_does_not_count(tmp_path, run):
+def test_notes_report_all_that_does_not_count(tmp_path, run):
     head = write_head(tmp_path / "head.onnx", list("abcdef"), trained=[7, 8])
     names = ["a", "b", "u", "v", "w", "x"]
     labels = [0, 1, 2, 3, 4, 5, -1, 0, 1, -1, 5]

@@ -222,7 +222,7 @@ def test_first_images_need_one_seed(codes, output, run):
     assert "seed" not in str(curve_json(run, codes, "-o", output, *options)[0]["notes"])
 
 
-def test_result_and_file_tell_the_same(codes, output, run):
+def test_result_and_file_report_the_same(codes, output, run):
     reported = curve_json(run, codes, "-o", output, "--per-class", "5,2,5", "--seeds", "3")
     assert json.loads(output.read_text())["curves"] == reported
     (curve,) = reported
@@ -243,7 +243,7 @@ def test_result_and_file_tell_the_same(codes, output, run):
     assert [each.codes for each in read_curves(output)] == [str(codes)]
 
 
-def test_file_tells_what_it_was_made_from(codes, photos, small_backbone, output, run):
+def test_file_reports_what_it_was_made_from(codes, photos, small_backbone, output, run):
     options = ("--seeds", "2", "--seed", "5", "--C", "1")
     options += ("--train-fraction", "0.5", "--class-weight", "balanced")
     (curve,) = curve_json(run, codes, "-o", output, *options)
@@ -427,7 +427,7 @@ def test_several_files(codes, edited, output, run):
     assert text.count("images per class  in all") == 2
 
 
-def test_file_given_twice(codes, tmp_path, output):
+def test_file_named_twice(codes, tmp_path, output):
     (tmp_path / "link.h5").symlink_to(codes)
     message = error_of("curve", codes, tmp_path / "link.h5", "-o", output)
     assert message == f"Error: {tmp_path / 'link.h5'}: is named twice; name each codes file once"

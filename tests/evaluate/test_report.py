@@ -74,7 +74,7 @@ def page_of_case(tmp_path, labels, predicted, y, **codes):
     return page_of(tmp_path / "report")
 
 
-def test_page_tells_the_figures(small, tmp_path, run):
+def test_page_reports_the_figures(small, tmp_path, run):
     printed = run("evaluate", *small, "--report", tmp_path / "report").stdout
     page = page_of(tmp_path / "report")
     for message in (
@@ -304,7 +304,7 @@ def test_image_that_is_gone_or_another_is_not_shown(illustrated, tmp_path):
     assert page.text.count("file changed since") == 2
 
 
-def test_image_that_cannot_be_decoded_is_told(illustrated):
+def test_image_that_cannot_be_decoded_is_reported(illustrated):
     head, codes, photos = illustrated
     (photos / "0.png").write_bytes(b"no image")
     mistake = evaluate(head, codes).mistakes[0]
@@ -396,7 +396,7 @@ def test_failed_write_leaves_no_folder(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_missing_packages_are_told_before_any_work(tmp_path, monkeypatch, package):
+def test_missing_packages_are_reported_before_any_work(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     absent = tmp_path / "absent.onnx"
     message = error_of("evaluate", absent, tmp_path / "absent.h5", "--report", tmp_path / "report")
@@ -411,7 +411,7 @@ def test_evaluation_needs_neither(small, monkeypatch, run):
     assert "accuracy" in run("evaluate", *small).stdout
 
 
-def test_curve_that_cannot_be_read_is_told_before_any_work(small, tmp_path):
+def test_curve_that_cannot_be_read_is_reported_before_any_work(small, tmp_path):
     absent = tmp_path / "absent.json"
     message = error_of("evaluate", *small, "--report", tmp_path / "report", "--curve", absent)
     assert str(absent) in message

@@ -67,7 +67,7 @@ def test_is_gone_on_with(tmp_path: Path) -> None:
         assert store.skipped == N_BATCHES * SKIPPED
 
 
-def test_file_does_not_tell_how_the_images_came(tmp_path: Path) -> None:
+def test_file_does_not_depend_on_how_the_images_came(tmp_path: Path) -> None:
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "at once.partial", 2)
@@ -169,7 +169,7 @@ def test_other_images_start_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"text", b"cnncodes-", b"cnncodes notes", b"\0" * 12, b"\x89HDF\r\n\x1a\n" * 99]
 )
-def test_anything_else_in_its_place_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
+def test_anything_else_at_its_path_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "codes.partial"
     path.write_bytes(content)
     assert is_refused(path) == (content != b"cnncodes-")

@@ -229,7 +229,7 @@ def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -
         assert names_in(output.parent) == []
 
 
-def test_tells_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
+def test_reports_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
     assert "do not fit float16; store them with --dtype float32" in message
@@ -371,7 +371,7 @@ main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_command_goes_on_when_given_again(
+def test_interrupted_command_goes_on_when_run_again(
     run: Run, small_backbone: Path, photos: Path, tmp_path: Path, output: Path, number: int
 ) -> None:
     arguments = ("extract", small_backbone, photos, "-o", output)
@@ -402,7 +402,7 @@ def test_interrupted_command_goes_on_when_given_again(
     assert output.read_bytes() == whole.read_bytes()
 
 
-def test_second_extraction_is_told_of_the_first(
+def test_second_extraction_reports_the_first(
     backbone: Path, few: Path, output: Path, run: Run
 ) -> None:
     refusal = []

@@ -108,7 +108,7 @@ def test_threads_end_when_left_early(backbone: Path, greys: list[Path]) -> None:
     assert not [each for each in threading.enumerate() if each.name.startswith("worker")]
 
 
-def test_failure_in_a_worker_is_told(backbone: Path, greys: list[Path]) -> None:
+def test_failure_in_a_worker_is_reported(backbone: Path, greys: list[Path]) -> None:
     def finish(codes: np.ndarray) -> None:
         raise ArithmeticError("from finish")
 

@@ -191,7 +191,7 @@ def test_groups_stay_on_one_side(patients, output, run, estimator):
     assert len(set(groups[trains])) == 16  # eight of twelve patients of each class
 
 
-def test_one_large_group_is_told(patients, output, run):
+def test_one_large_group_is_reported(patients, output, run):
     with h5py.File(patients, "r+") as file:
         groups = file["groups"].asstr()[:]
         groups[5:60], groups[65:] = "", ""

@@ -227,7 +227,7 @@ def _with_seed(estimator):
     return estimator.set_params(**{key: 0 for key in unset if estimator.get_params()[key] is None})
 
 
-def test_seed_is_given_where_none_is_set(plain_codes, output):
+def test_seed_is_set_where_there_is_none(plain_codes, output):
     models = {}
     for chosen in (None, 5):
         for seed in (1, 1, 2):
@@ -245,7 +245,7 @@ def test_seed_is_given_where_none_is_set(plain_codes, output):
     assert models[5][0] == models[5][1]
 
 
-def test_metadata_tell_the_parameters(plain_codes, output):
+def test_metadata_report_the_parameters(plain_codes, output):
     estimator = KNeighborsClassifier(np.int64(4), metric_params={}, p=2.0)
     train_head(plain_codes, output, estimator=estimator)
     info = info_of(output)
@@ -299,7 +299,7 @@ def test_second_head_of_a_process_has_the_same_bytes(plain_codes, output, run, n
     assert output.read_bytes() == first
 
 
-def test_knn_tells_of_images_in_two_classes(tmp_path, output):
+def test_knn_reports_images_in_two_classes(tmp_path, output):
     random = np.random.default_rng(1)
     X = random.normal(size=(60, 8)).astype(np.float32)
     X[30:50] = X[:20]
@@ -449,7 +449,7 @@ def test_head_of_odd_operators_can_be_opened(plain_codes, output, run, estimator
     assert json.loads(result.stdout)["figures"]["accuracy"] > 0.1
 
 
-def test_operator_that_would_not_be_opened_is_told_before(plain_codes, output):
+def test_operator_that_would_not_be_opened_is_reported_before(plain_codes, output):
     def shape(operator):
         operator.outputs[0].type = Int64TensorType([None])
         operator.outputs[1].type = FloatTensorType([None, 10])
@@ -510,14 +510,14 @@ def test_class_that_differs_where_two_are_as_likely_is_no_difference():
     check_agreement("it", actual, wanted)
 
 
-def test_one_image_of_another_class_is_told():
+def test_one_image_of_another_class_is_reported():
     actual, wanted = agreeing()
     actual[7] = wanted[7, ::-1]
     with pytest.raises(TrainingError, match=r"of 200 images, 1 get .*, 1 another class"):
         check_agreement("it", actual, wanted)
 
 
-def test_many_other_probabilities_are_told():
+def test_many_other_probabilities_are_reported():
     actual, wanted = agreeing()
     wanted[:], actual[:] = [0.7, 0.1, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]
     actual[:2] = [0.7, 0.12, 0.08, 0.1]
@@ -541,7 +541,7 @@ def test_graph_of_another_shape():
         check_agreement("it", actual[:, :3], wanted)
 
 
-def test_size_is_told_before_the_conversion():
+def test_size_is_reported_before_the_conversion():
     model = GaussianNB()
     model.theta_ = np.zeros(2**29 - 2**20, np.float32)  # never touched, so it takes no memory
     check_size("it", model)

@@ -103,7 +103,7 @@ def test_every_float16_is_read_as_it_is(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(read, values)
 
 
-def test_sum_that_overflows_is_not_taken_for_an_infinite_code(tmp_path: Path) -> None:
+def test_sum_that_overflows_is_not_mistaken_for_an_infinite_code(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "codes.h5", np.full((1, 3), 3e38, np.float32))
     with CodeStore.open(path) as store:
         assert CodeRows(store, np.arange(1)).read(0, 1).tolist() == [[np.float32(3e38)] * 3]
@@ -120,7 +120,7 @@ def test_next_is_read_while_one_is_worked_on_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("spread", [1, 300])
-def test_far_apart_rows_are_found(tmp_path: Path, spread: int) -> None:
+def test_far_apart_rows_are_reported(tmp_path: Path, spread: int) -> None:
     n = 1000
     values = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     rows = np.arange(0, n, spread)

@@ -65,7 +65,7 @@ def test_figures_are_what_the_written_head_gives(codes, output, run, options):
 
 
 @pytest.mark.parametrize("options", METHODS)
-def test_json_tells_all(codes, output, run, options):
+def test_json_reports_all(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     assert result["path"] == str(output)
     assert result["labels"] == list("0123456789")
@@ -76,7 +76,7 @@ def test_json_tells_all(codes, output, run, options):
 
 
 @pytest.mark.parametrize("options", METHODS)
-def test_table_tells_the_same_figures(codes, output, run, options):
+def test_table_reports_the_same_figures(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     lines = run("train", codes, "-o", output, "--overwrite", *options).stdout.splitlines()
     assert lines[0] == f"{output}: 10 classes, {'sgd' if options else 'logistic'}"
@@ -122,7 +122,7 @@ def many(tmp_path_factory):
     return write_codes(path, X[chosen].astype(np.float32), y[chosen].astype(np.int32))
 
 
-def test_epochs_are_told_on_standard_error(many, output, run):
+def test_epochs_are_reported_on_standard_error(many, output, run):
     result = run("train", many, "-o", output, *SGD, "--epochs", "3", "--json")
     reported = [line.split()[:2] for line in result.stderr.splitlines() if "train loss" in line]
     assert reported == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
@@ -176,7 +176,7 @@ def test_wrong_usage_of_sgd(codes, output, run, option, value):
     assert not list(output.parent.iterdir())
 
 
-def test_progress_of_sgd_is_told_in_plain_lines(codes, output, run, monkeypatch):
+def test_progress_of_sgd_is_reported_in_plain_lines(codes, output, run, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     result = run("train", codes, "-o", output, *SGD, "--epochs", "2", "--json")
     counts = re.findall(r"^train: (\d+) of (\d+) images, ", result.stderr, re.MULTILINE)
@@ -187,7 +187,7 @@ def test_progress_of_sgd_is_told_in_plain_lines(codes, output, run, monkeypatch)
     assert len(result.stderr.splitlines()) == 1 + len(counts) + 2  # a line for each epoch
 
 
-def test_metadata_tell_how_it_was_trained(codes, output, run, small_backbone):
+def test_metadata_report_how_it_was_trained(codes, output, run, small_backbone):
     result = train_json(
         run, codes, "-o", output, "--split", "first", "--per-class", "3", "--seed", "5"
     )
@@ -230,7 +230,7 @@ def test_per_class_leaves_the_test_images_alone(codes, output, run):
     assert result["test"] == measure_head(output, codes, split_by_class(labels_in(codes), 0.7).test)
 
 
-def test_classes_with_fewer_images_than_per_class_are_told(edited, output, run):
+def test_classes_with_fewer_images_than_per_class_are_reported(edited, output, run):
     with edited() as file:  # leave 2 fours and 5 sevens; of each 70 % train
         labels = file["labels"][:]
         labels[np.flatnonzero(labels == 4)[2:]] = -1
@@ -498,7 +498,7 @@ def test_library_refuses_such_a_c_too(codes, output, C):
         train_head(codes, output, C=C)
 
 
-def test_c_is_chosen_and_its_scores_told(codes, output, run):
+def test_c_is_chosen_and_its_scores_reported(codes, output, run):
     reported = train_json(run, codes, "-o", output)["fitted"]
     assert str(reported["C"]) in reported["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout

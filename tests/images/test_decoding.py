@@ -480,7 +480,7 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
         load_image(0, 3, SIDE)
 
 
-def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+def test_reports_why_a_file_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     paths = [tmp_path / "missing.png", tmp_path / "a\0b.png", tmp_path, tmp_path / "text.jpg"]
     missing, null, folder, text = load_images(paths, SIDE, threads=2, ahead=2)

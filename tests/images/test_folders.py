@@ -193,7 +193,7 @@ def test_links_that_lead_nowhere_are_not_lost(tmp_path: Path) -> None:
     assert "No such file" in load_image(1, source.files()[1], 8).problem
 
 
-def test_predict_says_what_it_leaves_out_of_a_folder(
+def test_predict_reports_what_it_leaves_out_of_a_folder(
     run: Run, app: Path, photos: Path, tmp_path: Path
 ) -> None:
     image = next(photos.rglob("*.png"))

@@ -37,7 +37,7 @@ def test_white_is_never_below_a_pixel(maximum: int, white: int) -> None:
     assert decode_image(deep(maximum), 64).max() == round(255 * maximum / white)
 
 
-def test_takes_the_white_it_is_given() -> None:
+def test_uses_the_white_that_is_passed() -> None:
     assert decode_image(deep(1000), 64, white=4095).max() == round(255 * 1000 / 4095)
     assert decode_image(deep(4095), 64, white=1000).max() == 255  # brighter ones become white
     assert decode_image(deep(4095), 64, white=65535).max() == round(4095 / 257)

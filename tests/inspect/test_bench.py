@@ -35,7 +35,7 @@ def measured(run: Run, *arguments: object) -> list[dict[str, Any]]:
     return measurements
 
 
-def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> None:
+def test_reports_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> None:
     measurements = measured(run, small_backbone, app, *QUICK)
     assert [each["path"] for each in measurements] == [str(small_backbone), str(app)]
     assert [each["kind"] for each in measurements] == ["backbone", "app"]
@@ -49,7 +49,7 @@ def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> No
         assert each["peak_bytes"] > each["file_bytes"]
 
 
-def test_measures_both_ways_and_tells_the_faster(run: Run, small_backbone: Path) -> None:
+def test_measures_both_ways_and_reports_the_faster(run: Run, small_backbone: Path) -> None:
     (measurements,) = measured(run, small_backbone, *QUICK)
     ways = [(each["callers"], each["threads"]) for each in measurements["throughputs"]]
     assert ways == [(1, 2), (1, 2), (2, 1), (2, 1)]
@@ -126,14 +126,14 @@ def test_files_that_cannot_be_measured(head: Path, codes: Path, tiny: Path, tmp_
         assert f"{path}: {reason}" in error_of("bench", tiny, path, *QUICK)
 
 
-def test_network_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+def test_network_that_cannot_be_run_is_reported(tmp_path: Path) -> None:
     fixed = write_backbone(tmp_path / "fixed.onnx", shape=(1, BACKBONE_SIZE, BACKBONE_SIZE, 3))
     message = error_of("bench", fixed, *QUICK)
     assert message.startswith(f"Error: {fixed}: cannot be run (")
     assert message.endswith("; pass other --batch-sizes")
 
 
-def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_batch_that_memory_cannot_hold_is_reported(tmp_path: Path) -> None:
     side = 10**6
     described = replace(BACKBONE_INFO, input_size=side).to_metadata()
     vast = write_backbone(tmp_path / "v.onnx", metadata=described, shape=("N", side, side, 3))
@@ -141,7 +141,7 @@ def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
     assert f"{vast}: cannot be run (Unable to allocate" in message
 
 
-def test_absent_provider_is_told(tiny: Path) -> None:
+def test_absent_provider_is_reported(tiny: Path) -> None:
     assert "Error: provider cuda: this onnxruntime has" in error_of(
         "bench", tiny, "--provider", "cuda"
     )
@@ -184,7 +184,7 @@ def endless_with(act: Callable[[SpawnProcess], None], path: Path) -> None:
         waiting.join()
 
 
-def test_process_that_is_killed_is_told(tiny: Path) -> None:
+def test_process_that_is_killed_is_reported(tiny: Path) -> None:
     with pytest.raises(ParameterError, match=r"tiny\.onnx: measuring it ended early"):
         endless_with(lambda process: process.kill(), tiny)
 

@@ -48,7 +48,7 @@ def test_codes_images_and_network_that_belong_together(
 
 
 @pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
-def test_models_of_ours(
+def test_models_of_cnncodes(
     kind: str, run: Run, small_backbone: Path, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(kind)

@@ -226,7 +226,7 @@ def test_any_of_several_kinds_will_do():
         check_kind(VGG16_INFO.to_metadata(), HERE, "head", "app")
 
 
-def test_training_images_are_stored_as_the_documentation_says():
+def test_training_images_are_stored_as_documented():
     stored = HEAD_INFO.to_metadata("app")["cnncodes.training_images"]
     assert base64.b64decode(stored) == b"\x0a" * 6 + b"\xff" * 6
 

@@ -146,7 +146,7 @@ def flag_alone() -> ModelProto:
         flag_alone,
     ],
 )
-def test_weights_elsewhere_are_found_wherever_they_are(
+def test_weights_elsewhere_are_detected_wherever_they_are(
     make: Callable[[], ModelProto], tmp_path: Path
 ) -> None:
     path = save(make(), tmp_path)
@@ -277,7 +277,7 @@ def test_padding_by_much_is_refused(number: int, tmp_path: Path) -> None:
         check_model(save(model_of(PAD, initializer=numbers("pads", 1, number)), tmp_path))
 
 
-def test_padding_is_found_in_the_other_way_that_protobuf_reads(tmp_path: Path) -> None:
+def test_padding_is_detected_in_the_other_way_that_protobuf_reads(tmp_path: Path) -> None:
     attribute = b"\x2a\x0b\x0a\x04pads\x42\x03\x01\xd0\x0f"
     path = save(model_of(), tmp_path)
     path.write_bytes(path.read_bytes() + b"\x3a\x15\x0a\x13\x22\x04Conv" + attribute)

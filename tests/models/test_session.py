@@ -42,7 +42,7 @@ def test_provider_is_the_cpu_unless_another_is_named(head):
 
 
 @pytest.mark.parametrize("name", ["cuda", "", "ExecutionProvider", "cpu,azure", "\x1b[31mcpu"])
-def test_absent_provider_is_told_with_those_there_are(head, name):
+def test_absent_provider_is_reported_with_those_there_are(head, name):
     with pytest.raises(ParameterError) as caught:
         open_session(head, "head", provider=name)
     assert str(caught.value).startswith(
@@ -52,7 +52,7 @@ def test_absent_provider_is_told_with_those_there_are(head, name):
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_provider_that_cannot_start_is_told(head, monkeypatch):
+def test_provider_that_cannot_start_is_reported(head, monkeypatch):
     """A build that names a provider whose libraries are missing opens a session without it."""
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
@@ -60,7 +60,7 @@ def test_provider_that_cannot_start_is_told(head, monkeypatch):
         open_session(head, "head", provider="cuda")
 
 
-def test_folder_is_not_said_to_be_absent(tmp_path):
+def test_folder_is_not_reported_as_absent(tmp_path):
     with pytest.raises(FileFormatError, match="is a folder"):
         open_session(tmp_path, "head")
 

@@ -132,6 +132,6 @@ def test_more_images_than_features_are_left_to_scikit_learn():
 
 
 @pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning")
-def test_too_few_iterations_are_told(wide):
+def test_too_few_iterations_are_reported(wide):
     with pytest.warns(ConvergenceWarning):
         GramLogisticRegression(C=100.0, max_iter=1).fit(*wide)

@@ -193,7 +193,7 @@ def test_it_learns(digits):
     assert ((read_all(rows) @ weights + bias).argmax(axis=1) == y).mean() > 0.98
 
 
-def test_fit_is_told(digits):
+def test_fit_is_reported(digits):
     rows, y = digits(3)
     result = fit_logistic(rows, y, C=0.5)[2]
     assert result["C"] == 0.5
@@ -203,7 +203,7 @@ def test_fit_is_told(digits):
 
 
 @pytest.mark.parametrize("n_images", [50, 200])
-def test_chosen_c_is_told_with_all_scores(digits, n_images):
+def test_chosen_c_is_reported_with_all_scores(digits, n_images):
     rows, y = digits(3, n_images)
     result = fit_logistic(rows, y, C="auto")[2]
     assert result["C"] in result["C_scores"]

@@ -127,7 +127,7 @@ def test_scaling_is_measured_on_images_of_all_classes(
         assert ((read_all(opened) @ weights + bias).argmax(axis=1) == targets).mean() > 0.9
 
 
-def test_bad_parameter_is_told(opened, targets):
+def test_bad_parameter_is_reported(opened, targets):
     with pytest.raises(TrainingError, match="sgd: no schedule 'steep'"):
         fit_sgd(opened, targets, parameters={"schedule": "steep"})
 

@@ -243,7 +243,7 @@ def test_same_seed_same_result(iris, optimizer):
     assert not np.array_equal(one.coef_, other.coef_)
 
 
-def test_each_epoch_is_told_as_it_ends(iris):
+def test_each_epoch_is_reported_as_it_ends(iris):
     result = []
     model = SGDSoftmax(epochs=3, random_state=0).fit(*iris, result.append)
     assert result == model.history_
