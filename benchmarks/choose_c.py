@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from page import machine, table, weights_told, write_section
+from page import machine, table, weights_text, write_section
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
@@ -56,7 +56,7 @@ def compare(path: Path, n_train: int, n_seeds: int) -> list[list[str]]:
         labelled = np.flatnonzero(store.labels >= 0)
         rows, names = CodeRows(store, labelled), store.class_names
         y = store.labels[labelled]
-        weights = weights_told(store.backbone.weights)
+        weights = weights_text(store.backbone.weights)
         backbone = store.backbone.backbone
         block = rows_that_stay(rows.n_features)
         K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32)
@@ -69,8 +69,8 @@ def compare(path: Path, n_train: int, n_seeds: int) -> list[list[str]]:
         strengths = by_accuracy(K[np.ix_(train, train)], y[train], seed), "auto"
         for rule, strength in zip(RULES, strengths, strict=True):
             logits, C = fit_part(K, train, test, y[train], new_solver(), strength, seed)
-            found = measure(softmax(logits, axis=1), y[test], list(names))
-            figures[rule].append((found.accuracy, found.log_loss, found.calibration_error, C))
+            metrics = measure(softmax(logits, axis=1), y[test], list(names))
+            figures[rule].append((metrics.accuracy, metrics.log_loss, metrics.calibration_error, C))
     named = [f"{path.stem}, {backbone} ({weights})", f"{n_train} of {len(names)} classes"]
     result = []
     for rule in RULES:
@@ -94,8 +94,8 @@ def main() -> None:
         rows += compare(Path(path), int(n_train), options.seeds)
         sys.stderr.write(table(rows[-1], rows[-2:]))
     header = ["codes", "training images", "C by", "accuracy", "log loss", "calibration error", "C"]
-    told = f"Machine: {machine(['numpy', 'scikit-learn'])}. Means over {options.seeds} draws."
-    text = f"{told}\n\n{table(header, rows)}"
+    setup = f"Machine: {machine(['numpy', 'scikit-learn'])}. Means over {options.seeds} draws."
+    text = f"{setup}\n\n{table(header, rows)}"
     sys.stdout.write(text)
     if options.write:
         write_section("choose_c", text)

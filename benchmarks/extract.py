@@ -1,4 +1,4 @@
-"""From images to codes: ours beside Keras, PyTorch and OpenVINO, and `cnncodes extract` itself.
+"""From images to codes: cnncodes beside Keras, PyTorch and OpenVINO, and `cnncodes extract` itself.
 
 Usage: python benchmarks/extract.py [--parts speed,files,scale,memory] [--networks …] [--write]
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extract_page import PACKAGES, told
+from extract_page import PACKAGES, page_text
 from page import cnncodes, machine, peak_megabytes, run_apart, write_section
 from peers import (
     CONTENDERS,
@@ -81,7 +81,7 @@ class Setup:
 
 
 def crops(n_images: int, seed: int) -> Iterator[Any]:
-    """Cut pieces of about 300 × 200 pixels from photographs, at random places and scales."""
+    """Cut pieces of about 300 × 200 pixels from photographs, at random positions and scales."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -148,7 +148,7 @@ def prepare(network: Network) -> dict[str, Any]:
 
 
 def weights_of(path: Path) -> str:
-    """Return whose weights a backbone has, as it says itself."""
+    """Return the origin of a backbone's weights, from its metadata."""
     from cnncodes.extract.backbone import Backbone
 
     return Backbone(path).info.weights
@@ -165,10 +165,10 @@ def denormal_share(path: Path) -> float:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     images = resized(crops(1, seed=0))
-    found = [np.abs(each) for each in session.run(names, {"images": images})]
+    activations = [np.abs(each) for each in session.run(names, {"images": images})]
     smallest = np.finfo(np.float32).smallest_normal
-    n_denormal = sum(int(((each > 0) & (each < smallest)).sum()) for each in found)
-    n_activations = sum(int(each.size) for each in found)
+    n_denormal = sum(int(((each > 0) & (each < smallest)).sum()) for each in activations)
+    n_activations = sum(int(each.size) for each in activations)
     return n_denormal / n_activations
 
 
@@ -190,19 +190,19 @@ def measure_many(contender: Contender, network: Network) -> dict[str, float]:
 
 
 def measure_one(contender: Contender, network: Network, started: float) -> dict[str, float]:
-    """Compute the codes of one image, again and again, and tell when the first were there."""
+    """Compute the codes of one image, again and again, and time the first one."""
     if contender.one is None:
         raise ValueError(f"{contender.label} has no way for one image")
     images = np.load(network.images, mmap_mode="r")
     compute = contender.one(network, np.array(images[:1]))
     compute()
     cold = time.time() - started
-    taken: list[float] = []
-    while sum(taken) < SECONDS:
+    durations: list[float] = []
+    while sum(durations) < SECONDS:
         before = time.perf_counter()
         compute()
-        taken.append(time.perf_counter() - before)
-    p50, p95 = np.percentile(taken[1:] or taken, [50, 95])
+        durations.append(time.perf_counter() - before)
+    p50, p95 = np.percentile(durations[1:] or durations, [50, 95])
     return {"cold": cold, "p50": float(p50), "p95": float(p95)}
 
 
@@ -314,7 +314,8 @@ def run_scale(setup: Setup, results: Results) -> None:
     for n_images in setup.scale:
         source = setup.folder / f"scale-{n_images}.csv"
         rows = (
-            f"{folder.name}/{names[place % len(names)]},{place % 2}\n" for place in range(n_images)
+            f"{folder.name}/{names[number % len(names)]},{number % 2}\n"
+            for number in range(n_images)
         )
         source.write_text("path,label\n" + "".join(rows), "utf-8")
         result = ask(network, "extract", network.int8, source, output)
@@ -395,7 +396,7 @@ def main() -> None:
     results = Results(folder / "results.json")
     for part in filter(None, options.parts.split(",")):
         PARTS[part](setup, results)
-    text = told(results.machine, results.runs)
+    text = page_text(results.machine, results.runs)
     sys.stdout.write(text)
     if options.write:
         write_section("extract", text)

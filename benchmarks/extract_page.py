@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from page import medians, table, weights_told
+from page import medians, table, weights_text
 from peers import CONTENDERS, KERAS_ON_BATCH, KERAS_PREDICT
 
 PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "torch", "openvino", "nncf")
 
-# Images a second, ours divided by a peer's, that are aimed at.
+# Images per second, those of cnncodes divided by a peer's, that are aimed at.
 BESIDE_KERAS = {
     ("inception_v3", "float32"): 1.35,
     ("inception_v3", "int8"): 4.6,
@@ -37,16 +37,16 @@ MOST_MEGABYTES = {
 Runs = Mapping[str, Sequence[dict[str, Any]]]
 
 
-def told(machine: str, runs: Runs) -> str:
+def page_text(machine: str, runs: Runs) -> str:
     """Lay out all that was measured; what was not is left out."""
     parts = [f"Machine: {machine}.\n"]
     names = list(dict.fromkeys(key.split("/")[1] for key in runs if "/many/" in key))
     parts += [speed(name, runs) for name in names]
     if names:
         parts.append(targets(names, runs))
-    for tell, part in ((files, "files"), (scale, "scale"), (memory, "memory")):
-        if found := below(part, runs):
-            parts.append(tell(found))
+    for lay_out, part in ((files, "files"), (scale, "scale"), (memory, "memory")):
+        if measured := below(part, runs):
+            parts.append(lay_out(measured))
     return "\n".join(parts)
 
 
@@ -66,34 +66,34 @@ def speed(name: str, runs: Runs) -> str:
     keras = many[f"{KERAS_ON_BATCH} (float32)"]["rate"]
     n_runs = max(len(each) for key, each in runs.items() if key.startswith(f"speed/{name}/"))
     rows = []
-    for key, found in many.items():
+    for key, measured in many.items():
         contender = CONTENDERS[key]
         row = [
-            *(contender.label, contender.precision, f"{found['rate']:.1f}"),
-            *(f"{found['rate'] / keras:.2f} ×", f"{found['megabytes']:,.0f} MB"),
-            f"{found['cosine']:.4f}",
+            *(contender.label, contender.precision, f"{measured['rate']:.1f}"),
+            *(f"{measured['rate'] / keras:.2f} ×", f"{measured['megabytes']:,.0f} MB"),
+            f"{measured['cosine']:.4f}",
         ]
         if key in one:
             row += [f"{one[key][which] * 1000:.0f} ms" for which in ("p50", "p95")]
             row.append(f"{one[key]['cold']:.1f} s")
         rows.append(row + ["–"] * (9 - len(row)))
-    header = ["contender", "precision", "images a second", "beside Keras on batches"]
+    header = ["contender", "precision", "images per second", "beside Keras on batches"]
     header += ["peak memory", "cosine to float32", "one image, p50", "p95", "first code after"]
     denormal = f"{network['denormal']:.2%}" if network["denormal"] else "none"
     return f"""\
-**{name}**, {weights_told(network["weights"])} weights, medians of {n_runs} runs. Of the \
+**{name}**, {weights_text(network["weights"])} weights, medians of {n_runs} runs. Of the \
 activations, {denormal} are denormal.
 
 {table(header, rows)}"""
 
 
 def targets(names: Sequence[str], runs: Runs) -> str:
-    """Lay out the ratios of ours to the peers' that are aimed at."""
+    """Lay out the ratios of cnncodes to its peers, beside the goals."""
     rows = []
     for name in names:
         many = below(f"speed/{name}/many", runs)
         for precision in ("float32", "int8"):
-            ours = best(many, "cnncodes", precision)
+            own = best(many, "cnncodes", precision)
             for peer, label, goals in (
                 (f"{KERAS_PREDICT} (float32)", "", BESIDE_KERAS),
                 (f"{KERAS_ON_BATCH} (float32)", "", {}),
@@ -101,18 +101,19 @@ def targets(names: Sequence[str], runs: Runs) -> str:
             ):
                 goal = goals.get((name, precision))
                 beside = f"{label}{CONTENDERS[peer].label.removeprefix('OpenVINO, ')}"
-                pair = [runs[f"speed/{name}/many/{key}"] for key in (ours, peer)]
-                ratio = ratio_told([a["rate"] / b["rate"] for a, b in zip(*pair, strict=True)])
+                pair = [runs[f"speed/{name}/many/{key}"] for key in (own, peer)]
+                ratio = ratio_text([a["rate"] / b["rate"] for a, b in zip(*pair, strict=True)])
                 rows.append([name, precision, beside, ratio, f"≥ {goal:.2f} ×" if goal else "–"])
-    header = ["network", "cnncodes in", "beside", "images a second (range)", "aimed at"]
+    header = ["network", "cnncodes in", "beside", "images per second (range)", "aimed at"]
     return f"""\
-Images a second, ours divided by a peer's in the same round; the median of the rounds:
+Images per second, those of cnncodes divided by a peer's in the same round; the median of the \
+rounds:
 
 {table(header, rows)}"""
 
 
-def ratio_told(ratios: Sequence[float]) -> str:
-    """Say what the ratios of several rounds are."""
+def ratio_text(ratios: Sequence[float]) -> str:
+    """Return the median and the range of the ratios of several rounds."""
     return f"{median(ratios):.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
@@ -126,12 +127,12 @@ def best(many: Mapping[str, dict[str, Any]], engine: str, precision: str) -> str
     return max(keys, key=lambda key: float(many[key]["rate"]))
 
 
-def files(found: Mapping[str, dict[str, Any]]) -> str:
+def files(measured: Mapping[str, dict[str, Any]]) -> str:
     """Lay out ``extract`` on files beside the bare session and Keras."""
     rows = []
-    keras = found["keras"]["rate"]
+    keras = measured["keras"]["rate"]
     for precision, goal in BESIDE_SESSION.items():
-        bare, done = found[f"{precision}/bare"], found[f"{precision}/extract"]
+        bare, done = measured[f"{precision}/bare"], measured[f"{precision}/extract"]
         rows.append(
             [
                 *(precision, f"{bare['rate']:.1f}", f"{done['rate']:.1f}"),
@@ -140,35 +141,35 @@ def files(found: Mapping[str, dict[str, Any]]) -> str:
                 f"{done['rate'] / keras:.2f} ×",
             ]
         )
-    header = ["inception_v3", "session, images a second", "extract", "share", "aimed at"]
+    header = ["inception_v3", "session, images per second", "extract", "share", "aimed at"]
     header += ["with the start of the process", "beside Keras"]
     return f"""\
 `cnncodes extract` from JPEG files to a codes file, beside others on images in memory: \
 onnxruntime as it comes, and Keras's `predict`, in one call for all of them, of \
-{keras:.1f} images a second:
+{keras:.1f} images per second:
 
 {table(header, rows)}"""
 
 
-def scale(found: Mapping[str, dict[str, Any]]) -> str:
-    """Lay out ``extract`` on ever more images."""
+def scale(measured: Mapping[str, dict[str, Any]]) -> str:
+    """Lay out ``extract`` on more and more images."""
     rows = [
         [f"{int(n_images):,}", f"{each['rate']:.1f}", f"{each['megabytes']:,.0f} MB"]
-        for n_images, each in found.items()
+        for n_images, each in measured.items()
     ]
     return f"""\
-`cnncodes extract` with inception_v3 in int8 on ever more images:
+`cnncodes extract` with inception_v3 in int8 on more and more images:
 
-{table(["images", "images a second", "peak memory"], rows)}"""
+{table(["images", "images per second", "peak memory"], rows)}"""
 
 
-def memory(found: Mapping[str, dict[str, Any]]) -> str:
+def memory(measured: Mapping[str, dict[str, Any]]) -> str:
     """Lay out the memory of ``extract``."""
     rows = []
     for (name, precision), goal in MOST_MEGABYTES.items():
-        peaks = [found[f"{name}/{precision}/{which}"] for which in ("plain", "huge")]
-        peaks_told = [f"{each['megabytes']:,.0f} MB" for each in peaks]
-        rows.append([name, precision, *peaks_told, f"≤ {goal} MB"])
+        peaks = [measured[f"{name}/{precision}/{which}"] for which in ("plain", "huge")]
+        peak_texts = [f"{each['megabytes']:,.0f} MB" for each in peaks]
+        rows.append([name, precision, *peak_texts, f"≤ {goal} MB"])
     header = ["network", "precision", "small images", "twenty of 100 megapixels too", "aimed at"]
     return f"""\
 Peak memory of `cnncodes extract`, of the whole process:

@@ -1,9 +1,9 @@
-"""Training a head: ours beside scikit-learn and Keras, at the scale of Caltech-101.
+"""Training a head: cnncodes beside scikit-learn and Keras, at the scale of Caltech-101.
 
 Usage: python benchmarks/head.py [--runs N] [--codes FILE] [--write]
 
 The codes are synthetic: 6,400 training and 2,744 test images of 102 classes, 5 × 5 × 2048 numbers
-each, of which 92 % are zero, as InceptionV3 gives them. Each contender runs in a process of its
+each, of which 92 % are zero, as in those of InceptionV3. Each contender runs in a process of its
 own, from the file to the trained weights; they take turns, and what is printed are medians, and
 ratios of medians. Peak memory is that of the whole process, Python and libraries included.
 ``--write`` puts the result into docs/benchmarks.md.
@@ -130,7 +130,7 @@ def fit_keras(train: Any, y: np.ndarray) -> Head:
     return Head(*model.layers[-1].get_weights())
 
 
-def fit_ours(train: Any, y: np.ndarray, strength: float | str) -> Head:
+def fit_cnncodes(train: Any, y: np.ndarray, strength: float | str) -> Head:
     """Train our logistic head."""
     from cnncodes.head.logistic.fit import fit_logistic
 
@@ -154,7 +154,7 @@ def fit_our_sgd(train: Any, y: np.ndarray) -> Head:
 LOGISTIC: dict[str, Callable[[Any, np.ndarray], Head]] = {
     "scikit-learn, tol = 1e-5": lambda train, y: fit_flat(train, y, 1e-5),
     "scikit-learn as it comes, tol = 1e-4": lambda train, y: fit_flat(train, y, 1e-4),
-    "cnncodes": lambda train, y: fit_ours(train, y, C),
+    "cnncodes": lambda train, y: fit_cnncodes(train, y, C),
 }
 SGD: dict[str, Callable[[Any, np.ndarray], Head]] = {
     "Keras, Dense with Adadelta": fit_keras,
@@ -165,7 +165,7 @@ AUTO, CURVE = "cnncodes --C auto", "cnncodes curve"
 FITS: dict[str, Callable[[Any, np.ndarray], Head]] = {
     **LOGISTIC,
     **SGD,
-    AUTO: lambda train, y: fit_ours(train, y, "auto"),
+    AUTO: lambda train, y: fit_cnncodes(train, y, "auto"),
 }
 
 
@@ -191,8 +191,8 @@ def run_contender(name: str, path: Path) -> dict[str, Any]:
         result = spent(started)
         loss, length = loss_and_length(train, y[:n_train], head)
         hits = sum(
-            int(((X @ head.weights + head.bias).argmax(axis=1) == y[n_train:][places]).sum())
-            for places, X in test.blocks()
+            int(((X @ head.weights + head.bias).argmax(axis=1) == y[n_train:][span]).sum())
+            for span, X in test.blocks()
         )
     objective = C * loss + length / 2
     return {**result, "accuracy": hits / max(len(test), 1), "objective": objective}
@@ -206,8 +206,8 @@ def spent(started: float) -> dict[str, float]:
 def all_codes(train: Any) -> np.ndarray:
     """Return all codes as one float32 array."""
     X = np.empty((len(train), train.n_features), np.float32)
-    for places, block in train.blocks():
-        X[places] = block
+    for span, block in train.blocks():
+        X[span] = block
     return X
 
 
@@ -226,8 +226,8 @@ def loss_and_length(train: Any, y: np.ndarray, head: Head) -> tuple[float, float
     from cnncodes.head.linear import log_softmax
 
     loss, squares, total = 0.0, 0.0, np.zeros(train.n_features)
-    for places, X in train.blocks():
-        picked = log_softmax(X @ head.weights + head.bias)[np.arange(len(X)), y[places]]
+    for span, X in train.blocks():
+        picked = log_softmax(X @ head.weights + head.bias)[np.arange(len(X)), y[span]]
         loss -= float(picked.sum(dtype=np.float64))
         squares += float(np.square(X, dtype=np.float64).sum())
         total += X.sum(axis=0, dtype=np.float64)
@@ -282,7 +282,7 @@ def memory_table(folder: Path) -> str:
     return table(header, rows)
 
 
-def told(result: dict[str, dict[str, Any]], memory: str, n_runs: int) -> str:
+def page_text(result: dict[str, dict[str, Any]], memory: str, n_runs: int) -> str:
     """Lay out all that was measured."""
     logistic = {name: result[name] for name in LOGISTIC}
     sgd = {name: result[name] for name in SGD}
@@ -310,7 +310,7 @@ Peak memory of a training, of the whole process:
 
 
 def needed(result: dict[str, Any]) -> str:
-    """Say what a contender needed."""
+    """Return the time and memory of a contender."""
     return f"took {result['seconds']:.0f} s and {result['megabytes']:,.0f} MB here"
 
 
@@ -336,7 +336,7 @@ def main() -> None:
                 runs[name].append(run_apart(__file__, "--contender", name, "--codes", path))
         result = {name: medians(each) for name, each in runs.items()}
         memory = memory_table(Path(folder))
-    text = told(result, memory, options.runs)
+    text = page_text(result, memory, options.runs)
     sys.stdout.write(text)
     if options.write:
         write_section("head", text)

@@ -2,7 +2,7 @@
 
     python benchmarks/layout.py CODES.h5 [MORE.h5 ...] [--write]
 
-The codes are taken from files of cnncodes; those of trained networks tell most. Everything is in
+The codes come from files of cnncodes, best of trained networks. Everything is in
 one thread, and the files are in the system's cache.
 """
 
@@ -89,7 +89,7 @@ def sparse(codes: Codes, path: Path) -> Callable[[], Codes]:
 
 
 def bitmap(codes: Codes, path: Path) -> Callable[[], Codes]:
-    """Write values that are not zero, and a bit for each value that tells whether it is."""
+    """Write values that are not zero, and a bit for each value that is set where it is stored."""
     used = codes != 0
     with h5py.File(path, "w") as file:
         file["values"], file["used"] = codes[used], np.packbits(used, axis=1)
@@ -128,7 +128,7 @@ def measure(codes: Codes, write: Callable[[Codes, Path], Callable[[], Codes]]) -
         same = load()
         done = time.perf_counter()
         if (same != codes).any():
-            raise SystemExit("a layout gives other codes back")
+            raise SystemExit("a layout returns other codes")
         size = path.stat().st_size
     return {"write": written - started, "read": done - written, "size": size}
 
@@ -143,12 +143,12 @@ def section(path: Path) -> str:
     for _ in range(REPEATS):
         for layout, write in layouts().items():
             runs[layout].append(measure(codes, write))
-    found = {layout: medians(each) for layout, each in runs.items()}
-    first = next(iter(found.values()))
+    result = {layout: medians(each) for layout, each in runs.items()}
+    first = next(iter(result.values()))
     n, width = codes.shape
     rows = [
         [layout, *(f"{each[key] / first[key]:.2f} ×" for key in ("write", "read", "size"))]
-        for layout, each in found.items()
+        for layout, each in result.items()
     ]
     return (
         f"{name}: {n} images of {width:,} numbers, {(codes != 0).mean():.0%} not zero. The first "

@@ -30,14 +30,17 @@ def run_apart(script: str, *arguments: object) -> dict[str, Any]:
 
 
 def cnncodes(*arguments: object) -> None:
-    """Run one of our commands."""
+    """Run a command of cnncodes."""
     command = [sys.executable, "-m", "cnncodes", *map(str, arguments)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def weights_told(weights: str) -> str:
-    """Say whose weights a network has, of which a model's metadata tell more."""
+def weights_text(weights: str) -> str:
+    """Return the origin of a network's weights in words, from that in a model's metadata."""
     return {"imagenet": "ImageNet's", "file": "trained"}.get(weights.partition(":")[0], "random")
+
+
+weights_told = weights_text  # the name in quality.py
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -49,9 +52,9 @@ def peak_megabytes() -> float:
     """Return the most memory this process has had resident, in MB."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts what the parent had too, up to the call of exec
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))
-        if found:
-            return int(found[1]) / 1024
+        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))
+        if match:
+            return int(match[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -69,10 +72,9 @@ def machine(packages: Sequence[str]) -> str:
     flags = set(re.findall(r"\b(avx2|avx512f|avx512_vnni|avx512_bf16|amx_int8)\b", text))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    told = f" with {', '.join(sorted(flags))}" if flags else ""
-    return (
-        f"{platform.machine()}{told}, {cores} cores; Python {platform.python_version()}, {versions}"
-    )
+    features = f" with {', '.join(sorted(flags))}" if flags else ""
+    hardware = f"{platform.machine()}{features}, {cores} cores"
+    return f"{hardware}; Python {platform.python_version()}, {versions}"
 
 
 def write_section(name: str, text: str) -> None:

@@ -1,6 +1,6 @@
-"""Ours and others' ways from images in memory to codes, for extract.py.
+"""Contenders, cnncodes and others, from images in memory to codes, for extract.py.
 
-Each way is a function: given the files of a network and images, it makes all ready and returns
+Each way is a function: from the files of a network and images it prepares everything and returns
 a function that computes the codes of these images.
 """
 
@@ -142,7 +142,7 @@ def keras_function(network: Network, at_once: bool) -> Callable[[Images], NDArra
 
 
 def session_as_it_comes(network: Network, images: Images, file: str) -> Compute:
-    """Open one of the files in onnxruntime without any option, and give it a batch at a time."""
+    """Open one of the files in onnxruntime without any option, one batch at a time."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(getattr(network, file))
@@ -173,7 +173,7 @@ def openvino(
 ) -> Compute:
     """Open one of the files in OpenVINO.
 
-    It would compute float32 in bfloat16 where the processor can: the precision is given. Shapes
+    It would compute float32 in bfloat16 where the processor can: the precision is set. Shapes
     are fixed, which is quicker than free ones.
     """
     import openvino as ov

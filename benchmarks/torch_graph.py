@@ -63,8 +63,8 @@ def read_graph(path: Path, dtype: torch.dtype) -> Callable[[torch.Tensor], torch
     def run(images: torch.Tensor) -> torch.Tensor:
         values = {first: images}
         for number, (operator, attributes, inputs, output) in enumerate(steps):
-            given = [values[name] if name in values else constants[name] for name in inputs]
-            values[output] = operator(attributes, *given)
+            arguments = [values[name] if name in values else constants[name] for name in inputs]
+            values[output] = operator(attributes, *arguments)
             for name in inputs:
                 if last_use[name] == number:
                     values.pop(name, None)

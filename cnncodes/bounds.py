@@ -12,7 +12,7 @@ from typing import Any
 
 from cnncodes.text import shown
 
-# More labels, or longer ones, come from no folder of classes.
+# No folder of classes has more labels, or longer ones.
 MAX_LABELS, MAX_LABEL_LENGTH = 100_000, 4096
 MAX_LABELS_BYTES = 8_000_000  # of all labels, as JSON
 MAX_TRAINING_IMAGES = 2_500_000  # in a head's metadata, 6 bytes each
@@ -20,7 +20,7 @@ MAX_ENTRY_BYTES = 1_000_000  # of any other entry of a model's metadata
 MAX_ENTRIES_BYTES = 32_000_000  # of all: 8 MB of labels, 20 MB of images in base64, and the rest
 MAX_DEPTH = 20  # of JSON in JSON
 MAX_MODEL_BYTES = 2**31 - 1  # what protobuf can hold
-MAX_PATH_LENGTH = 32_767  # the longest that a system knows
+MAX_PATH_LENGTH = 32_767  # the longest that any operating system allows
 MAX_ROW_BYTES = 64 * 2**20  # of the codes of an image; a worker holds a batch of them
 MAX_GROUP_LENGTH = 4096
 MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
@@ -68,7 +68,7 @@ def fault_of_text(text: str, what: str, most: int) -> str:
     what : str
         What it is, such as ``"a path"``.
     most : int
-        Characters it may have.
+        Largest number of characters.
 
     Returns
     -------

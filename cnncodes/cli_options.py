@@ -162,7 +162,7 @@ split_option = click.option(
 
 
 def seed_option(what: str) -> Callable[[Command], Command]:
-    """Return the option ``--seed``; `what` it seeds stands in its help."""
+    """Return the option ``--seed``; its help names `what` it seeds."""
     return click.option(
         "--seed", type=whole(SEED), default=0, show_default=True, help=f"Seed of {what}."
     )

@@ -30,13 +30,13 @@ def ordered_map(
     function : callable
         Called with one item, in a thread of the pool. What it raises is raised here.
     items : iterable
-        At most `ahead` + 1 items beyond the results yielded are taken from it.
+        At most `ahead` + 1 items beyond the results yielded are consumed.
     threads : int
         Number of threads.
     ahead : int
         Number of results that may be under way or ready while another one is consumed.
     name : str
-        How the names of the threads begin.
+        Prefix of the threads' names.
 
     Yields
     ------

@@ -36,7 +36,7 @@ class WeightsError(CnncodesError):
 
 
 class ParityError(CnncodesError):
-    """An exported graph gives other codes than the Keras network it was made from."""
+    """An exported graph computes other codes than its Keras network."""
 
 
 class FileFormatError(CnncodesError):

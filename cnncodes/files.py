@@ -71,7 +71,7 @@ def sha256_of(path: Path) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Return whether anything stands at a path; False also where it cannot be looked at."""
+    """Return whether a path exists; False also where it cannot be looked at."""
     return os.path.exists(path)  # noqa: PTH110
 
 
@@ -145,7 +145,7 @@ def check_filled(
 
 
 def is_hdf5(path: Path) -> bool:
-    """Return whether a regular file begins as HDF5 does, at byte 0 or behind a user block.
+    """Return whether a regular file begins as HDF5 does, at byte 0 or after a user block.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def is_hdf5(path: Path) -> bool:
     Returns
     -------
     bool
-        Whether the signature stands at byte 0, 512, 1024, 2048 and so on.
+        Whether the signature is at byte 0, 512, 1024, 2048 and so on.
 
     Raises
     ------

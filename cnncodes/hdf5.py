@@ -36,7 +36,7 @@ LARGEST_HEAP = MAX_ATTRIBUTE_BYTES + HEAP_BYTES_PER_TEXT
 UNREADABLE = (OSError, RuntimeError, MemoryError)
 REWRITTEN = "is stored in a way that cnncodes does not write; use the file as cnncodes wrote it"
 _ATTRIBUTE, _CONTINUATION = 0x000C, 0x0010  # types of messages in an object header
-_SHARED = 2  # flag of a message that is stored elsewhere
+_SHARED = 2  # flag of a message that is stored in another object
 _HEAP_SIGNATURE, _HEADER_BYTES = b"GCOL", 16  # of a heap, and of each object in it
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _BLOCK = 4 << 20  # bytes of a dataset that are read at a time
@@ -98,7 +98,7 @@ class PlainFile:
         Returns
         -------
         h5py.Dataset, shape (n_rows, ...)
-            The dataset; its rows are not read, and HDF5 sets no limit to what they unpack to.
+            The dataset; its rows are not read, and HDF5 does not limit their decompressed size.
         """
         dataset = h5py.Dataset(self._find(name))
         if dataset.dtype not in dtypes or dataset.ndim < 2:
@@ -232,7 +232,7 @@ class PlainFile:
     def _read(
         self, name: str, dataset: h5d.DatasetID, dtype: np.dtype[Any], start: int = 0, n: int = -1
     ) -> NDArray[Any]:
-        """Read `n` rows from `start` on, or all, of a dataset that stands in one piece."""
+        """Read `n` rows from `start` on, or all, of a contiguous dataset."""
         n = dataset.shape[0] if n < 0 else n
         if n == 0:
             return np.empty(0, dtype)
@@ -248,7 +248,7 @@ class PlainFile:
     def _blocks(
         self, name: str, dataset: h5d.DatasetID, dtype: np.dtype[Any]
     ) -> Iterator[NDArray[Any]]:
-        """Read a dataset that stands in one piece, some megabytes at a time."""
+        """Read a contiguous dataset, some megabytes at a time."""
         n_rows, n_block = dataset.shape[0], _BLOCK // dtype.itemsize
         for start in range(0, n_rows, n_block):
             yield self._read(name, dataset, dtype, start, min(n_block, n_rows - start))

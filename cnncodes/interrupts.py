@@ -64,7 +64,7 @@ class Interruptible:
 def _interrupt_soon(number: int, main_thread: int) -> None:
     time.sleep(SECONDS_UNTIL_AGAIN)  # by then that thread has left the callback
     if hasattr(_signal, "pthread_kill"):
-        _signal.pthread_kill(main_thread, number)  # which wakes it where it waits
+        _signal.pthread_kill(main_thread, number)  # which wakes it up
     else:
         _thread.interrupt_main()
 

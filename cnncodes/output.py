@@ -73,16 +73,16 @@ def check_unfinished(path: Path) -> None:
     """
     status = _status(path, follow_links=False)
     if status is not None and not stat.S_ISREG(status.st_mode):
-        raise not_ours(path, kind_of(status.st_mode))
+        raise foreign_object(path, kind_of(status.st_mode))
 
 
-def not_ours(path: Path, kind: str) -> OutputError:
-    """Return the error of something foreign where unfinished work is to be kept.
+def foreign_object(path: Path, kind: str) -> OutputError:
+    """Return the error for a foreign object at the path of unfinished work.
 
     Parameters
     ----------
     path : Path
-        Where it stands.
+        The path.
     kind : str
         What it is, with its article.
     """
@@ -119,11 +119,11 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_output(path, overwrite=overwrite)
     target = _target(path)
-    # Named before it is there, so that an interrupt at any moment finds it to remove.
+    # Named before it exists, so that an interrupt at any moment can remove it.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
     try:
         # A new file has the permissions that the umask leaves; one that replaces another is
-        # nobody else's while it is written.
+        # private while it is written.
         replaced = _status(target)
         temporary.touch(mode=0o666 if replaced is None else 0o600, exist_ok=False)
         yield temporary
@@ -172,7 +172,7 @@ def _status(path: Path, *, follow_links: bool = True) -> os.stat_result | None:
 
 
 def _target(path: Path) -> Path:
-    """Return what a symbolic link leads to, be it there or not; any other path as it is."""
+    """Return the target of a symbolic link, existing or not; any other path unchanged."""
     return path.resolve() if path.is_symlink() else path
 
 
@@ -193,15 +193,15 @@ def _is_stream(status: os.stat_result, descriptor: int) -> bool:
 
 
 def _set_permissions(path: Path, replaced: os.stat_result) -> None:
-    """Give a file, private until now, the permissions of the one that it replaces."""
+    """Set the permissions of a private file to those of the file that it replaces."""
     mode = stat.S_IMODE(replaced.st_mode) & 0o777
-    if not _give_to(path, replaced):
+    if not _set_owner(path, replaced):
         # Another group must not get what the former one could do, unless all can.
         mode &= 0o707 | (mode & 0o007) << 3
     path.chmod(mode)
 
 
-def _give_to(path: Path, replaced: os.stat_result) -> bool:
+def _set_owner(path: Path, replaced: os.stat_result) -> bool:
     """Set owner and group as far as this process may; return whether the group is right."""
     status = path.stat()
     if (status.st_uid, status.st_gid) == (replaced.st_uid, replaced.st_gid):

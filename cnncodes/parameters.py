@@ -79,19 +79,19 @@ def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
     value : str
         The value.
     choices : sequence of str
-        The words.
+        The allowed values.
     name : str
         The parameter, named in the error.
 
     Returns
     -------
     str
-        The same word.
+        The same value.
 
     Raises
     ------
     ParameterError
-        It is another word, or no str.
+        It is another value, or no str.
     """
     if not isinstance(value, str) or value not in choices:
         words = [repr(each) for each in choices]
@@ -120,7 +120,7 @@ class Whole:
     Attributes
     ----------
     least, most : int
-        Its ends, which belong to it.
+        Its bounds, inclusive.
     """
 
     least: int
@@ -148,7 +148,7 @@ class Whole:
         Raises
         ------
         ParameterError
-            It is out of range, or no whole number. A bool is none.
+            It is out of range, or no whole number. A bool is refused.
         """
         try:
             number = operator.index(value)
@@ -200,9 +200,9 @@ class Real:
     Attributes
     ----------
     least, most : float
-        Its ends.
+        Its bounds.
     least_open, most_open : bool
-        Whether that end does not belong to it.
+        Whether that bound is exclusive.
     """
 
     least: float
@@ -233,7 +233,7 @@ class Real:
         Raises
         ------
         ParameterError
-            It is out of range, NaN, or no number. A bool is none.
+            It is out of range, NaN, or no number. A bool is refused.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ParameterError(f"{name} must be a number, not {type(value).__name__}")
@@ -255,7 +255,7 @@ def _shown(number: Any) -> str:
 
 
 COUNT = Whole(1, 10**9)  # of images or classes
-SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
+SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras accept
 THREADS = Whole(1, 1024)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits

@@ -262,7 +262,7 @@ def print_epoch(epoch: Epoch, progress: Progress) -> None:
             f"  validation loss {epoch.validation_loss:.4f}  accuracy "
             f"{epoch.validation_accuracy:.1%}"
         )
-    progress.say(line)
+    progress.print_line(line)
 
 
 def print_training(training: Training) -> None:

@@ -86,7 +86,7 @@ class Progress:
         else:
             self._write(f"{self._state(now)}\n")
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Write a line of its own, above the bar where there is one."""
         self._write((_ERASE_LINE if self._on_terminal else "") + line + "\n")
 

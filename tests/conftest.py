@@ -21,7 +21,7 @@ from tests.helpers import run_command
 Run = Callable[..., Result]
 SMALL_BACKBONE = ("inception_v3", "--input-size", "75", "--pool", "avg")
 
-settings.register_profile("cnncodes", deadline=None)  # how long a test takes tells nothing
+settings.register_profile("cnncodes", deadline=None)  # durations depend on the machine
 settings.load_profile("cnncodes")
 
 
@@ -55,7 +55,7 @@ class Exports:
         path = self.begin(name, *options)
         done = self._begun[path].result()
         assert done.returncode == 0, done.stderr
-        # TensorFlow's chatter must not reach the terminal: one line of ours, no other.
+        # TensorFlow's chatter must not reach the terminal: one line of cnncodes, no other.
         assert done.stderr.count("\n") == 1, done.stderr
         return path
 

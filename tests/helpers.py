@@ -41,7 +41,7 @@ def run_command(*arguments: object, exit_code: int = 0, stdin: bytes | None = No
     if exit_code == 1:
         assert result.stderr.splitlines()[-1].startswith("Error: ")
         assert "Traceback" not in result.output
-        assert "--debug shows where" not in result.output  # told on purpose, not by accident
+        assert "--debug shows where" not in result.output  # reported on purpose, not by accident
     return result
 
 
@@ -71,7 +71,7 @@ def encode_image(image: Image.Image, layout: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-IMAGE = b"\x89PNG\r\n\x1a\nenough to be found"
+IMAGE = b"\x89PNG\r\n\x1a\nenough to be listed"
 
 
 def write_images(folder: Path, *names: str) -> Path:
@@ -268,8 +268,8 @@ class InMemory:
 
     def batches(self, order, size):
         for start in range(0, len(order), size):
-            places = order[start : start + size]
-            yield places, self.X[places]
+            indices = order[start : start + size]
+            yield indices, self.X[indices]
 
 
 def info_of(head):
@@ -283,14 +283,14 @@ def measure_head(head, codes, rows):
         X, names = store.codes[:][rows].astype(np.float32), np.array(store.class_names)
         truth = names[store.labels[rows]]
     session = onnxruntime.InferenceSession(str(head), providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"codes": X})[0].astype(np.float64)
+    probabilities = session.run(["probabilities"], {"codes": X})[0].astype(np.float64)
     labels = list(info_of(head).labels)
     columns = [labels.index(name) for name in truth]
-    true = found[np.arange(len(rows)), columns].clip(np.finfo(np.float32).eps)
+    true = probabilities[np.arange(len(rows)), columns].clip(np.finfo(np.float32).eps)
     return {
         "n_images": len(rows),
         "loss": pytest.approx(-np.log(true).mean(), rel=1e-4),
-        "accuracy": pytest.approx((found.argmax(axis=1) == columns).mean(), abs=1e-9),
+        "accuracy": pytest.approx((probabilities.argmax(axis=1) == columns).mean(), abs=1e-9),
     }
 
 
@@ -396,8 +396,8 @@ def write_labelled_codes(path, codes, labels, names, *, paths=None, skipped=(), 
     digests = [digest_of(number) for number in range(n)]
     with create_journal(path.with_suffix(".partial"), **info) as journal:
         paths = paths or [f"{i}.png" for i in range(n)]
-        told = {"labels": labels, "paths": paths, "digests": digests, "skipped": list(skipped)}
-        append_rows(journal, codes, **told)
+        rows = {"labels": labels, "paths": paths, "digests": digests, "skipped": list(skipped)}
+        append_rows(journal, codes, **rows)
         journal.finish(path)
     return path
 

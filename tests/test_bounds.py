@@ -66,7 +66,7 @@ def test_as_much_as_may_be_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"labels": ("a", "b" * (MAX_LABEL_LENGTH + 1))}, "a label has 4,097 characters"),
         ({"labels": tuple(map(str, range(MAX_LABELS + 1)))}, "there are 100,001 labels"),
@@ -77,10 +77,10 @@ def test_as_much_as_may_be_written_is_read(tmp_path: Path) -> None:
     ],
     ids=["label", "labels", "all labels", "training", "versions", "depth"],
 )
-def test_what_could_not_be_read_is_not_written(change: dict[str, object], said: str) -> None:
+def test_what_could_not_be_read_is_not_written(change: dict[str, object], message: str) -> None:
     if isinstance(change.get("training"), list):
         change = {"training": {"fitted": {"it": change["training"]}}}
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         dataclasses.replace(HEAD_INFO, **change).to_metadata("head")
 
 
@@ -116,8 +116,8 @@ def test_label_of_an_older_codes_file_is_refused_at_the_start(
 ) -> None:
     with h5py.File(codes, "r+") as file:
         file.attrs["class_names"] = json.dumps(["a", "b", "c" * (MAX_LABEL_LENGTH + 1)])
-    said = error_of(command, codes, "-o", tmp_path / "new")
-    assert said.startswith(f"Error: {codes}: a label has 4,097 characters, and at most 4,096 ")
+    message = error_of(command, codes, "-o", tmp_path / "new")
+    assert message.startswith(f"Error: {codes}: a label has 4,097 characters, and at most 4,096 ")
     assert not (tmp_path / "new").exists()
 
 
@@ -151,7 +151,7 @@ def test_head_of_more_than_onnx_can_hold(
 
 
 @pytest.mark.parametrize("n_features", [5, 40])
-def test_curve_tells_no_accuracy_of_a_head_that_train_refuses(
+def test_curve_reports_no_accuracy_of_a_head_that_train_refuses(
     tmp_path: Path, n_features: int
 ) -> None:
     random = np.random.default_rng(0)
@@ -160,9 +160,9 @@ def test_curve_tells_no_accuracy_of_a_head_that_train_refuses(
     X[[9, 19]] *= 1e41  # with the first of each class for training, these test
     codes = write_codes(tmp_path / "codes.h5", X.astype(np.float32), y)
     for command in ("train", "curve"):
-        said = error_of(command, codes, "-o", tmp_path / "new", "--split", "first", "--C", "1e4")
-        assert "the head's logits overflow for 2 images; remove images whose" in said
-        assert "learning" not in said
+        message = error_of(command, codes, "-o", tmp_path / "new", "--split", "first", "--C", "1e4")
+        assert "the head's logits overflow for 2 images; remove images whose" in message
+        assert "learning" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["codes.h5"]
 
 

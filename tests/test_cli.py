@@ -1,4 +1,4 @@
-"""The program as a whole: help, defaults, and how failures are told."""
+"""The program as a whole: help, defaults, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
         ("list.csv", "extract network.onnx list.csv -o new"),
     ],
 )
-def test_file_that_may_not_be_read_is_told(chain: Path, locked: str, command: str) -> None:
+def test_file_that_may_not_be_read_is_reported(chain: Path, locked: str, command: str) -> None:
     names = {"new", *(path.name for path in chain.iterdir())}
     arguments = [chain / word if word in names else word for word in command.split()]
     mode = (chain / locked).stat().st_mode
@@ -154,7 +154,7 @@ def test_file_that_may_not_be_read_is_told(chain: Path, locked: str, command: st
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(f"Error: {chain / locked}: ")
     assert "Permission denied" in done.stderr
-    assert "--debug" not in done.stderr  # told on purpose, not by accident
+    assert "--debug" not in done.stderr  # reported on purpose, not by accident
     assert not (chain / "new").exists()
 
 

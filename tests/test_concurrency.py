@@ -15,7 +15,7 @@ def threads_left() -> list[str]:
 
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (2, 5), (4, 3)])
-def test_results_are_in_order_and_items_not_taken_far_ahead(threads: int, ahead: int) -> None:
+def test_results_are_in_order_and_items_not_consumed_far_ahead(threads: int, ahead: int) -> None:
     n_taken = 0
     release = threading.Event()
 

@@ -68,7 +68,7 @@ def test_hard_link_is_a_dataset_of_the_file(written: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_no_values_are_taken_from_another_file(written: Path, name: str) -> None:
+def test_no_values_are_read_from_another_file(written: Path, name: str) -> None:
     secret = written.with_name("secret.txt")
     secret.write_text(SECRET * 1000)
 
@@ -79,15 +79,15 @@ def test_no_values_are_taken_from_another_file(written: Path, name: str) -> None
         file.create_dataset(name, shape, dtype, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
 
     change(written, store_outside)
-    said = refusal_of_store(written)
-    assert f"the values of {name!r} are in another file" in said
+    line = refusal_of_store(written)
+    assert f"the values of {name!r} are in another file" in line
     for command in (["verify", written], ["train", written, "-o", written.with_name("h.onnx")]):
         assert SECRET not in error_of(*command)
     assert SECRET not in run_command("info", written, exit_code=1).output
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_no_values_are_taken_from_a_virtual_dataset(written: Path, name: str) -> None:
+def test_no_values_are_read_from_a_virtual_dataset(written: Path, name: str) -> None:
     def make_virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout(file[name].shape, file[name].dtype)
         layout[:] = h5py.VirtualSource("other.h5", name, file[name].shape)
@@ -236,7 +236,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 @pytest.mark.parametrize("name", ["kind", "class_names", "paths", "skipped/reasons"])
 def test_length_that_is_not_true_takes_no_memory(written: Path, name: str) -> None:
-    """HDF5 allocates what a reference says, before it looks at the text."""
+    """HDF5 allocates the size in a reference before it reads the text."""
     with h5py.File(written) as file:
         known = {"kind": "codes", "class_names": file.attrs["class_names"], "paths": PATHS[0]}
         text = known.get(name) or file["skipped/reasons"].asstr()[0]

@@ -76,7 +76,7 @@ LAYERS = (
 
 
 def imported_by(code: str, *arguments: object) -> set[str]:
-    """Run code in a fresh interpreter and tell which heavy packages it brought in."""
+    """Run code in a fresh interpreter; return the heavy packages that it imported."""
     code += (
         "\nimport json, sys\nsys.stderr.write(json.dumps("
         "sorted({name.partition('.')[0] for name in sys.modules})))"
@@ -134,8 +134,8 @@ def test_command_that_predicts_imports_no_more_than_it_needs(app: Path, photos: 
         "import sys\nfrom cnncodes.cli import main\n"
         "main.main(['predict', *sys.argv[1:]], standalone_mode=False)"
     )
-    found = imported_by(code, app, image)
-    assert found == {"click", "numpy", "onnxruntime", "PIL"}
+    modules = imported_by(code, app, image)
+    assert modules == {"click", "numpy", "onnxruntime", "PIL"}
 
 
 def test_chain_leaves_tensorflow_alone(

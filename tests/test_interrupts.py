@@ -79,7 +79,7 @@ def test_while_the_program_is_imported(number: int, words: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
-def test_where_nobody_can_be_told(number: int, redirection: str) -> None:
+def test_without_a_standard_error(number: int, redirection: str) -> None:
     command = ["bash", "-c", f'exec "$@" {redirection}', "bash", sys.executable, "-c"]
     command += [START + WHILE_IMPORTING + MAIN, str(int(number)), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -152,6 +152,6 @@ def test_at_any_moment(number: int, chain: Chain) -> None:
             time.sleep(delay / 1000)
             child.send_signal(number)
             _, errors = child.communicate()
-        # The last is that of a process whose interpreter has taken back its handlers already.
+        # The last is that of a process whose interpreter has removed its handlers already.
         assert child.returncode in (0, 1, -number)
         assert errors.decode() == (LINE if child.returncode == 1 else "")

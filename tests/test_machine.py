@@ -1,4 +1,4 @@
-"""How much of the machine is ours, told by the files that Linux tells it in."""
+"""CPUs and memory available to this process, as Linux reports them in files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_memory_of_a_container_of_the_first_version(root: Path) -> None:
     assert available_memory(root) == GIB + GIB // 4
 
 
-def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_system_that_reports_nothing(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
     assert available_threads(tmp_path) == PROCESSORS
 

@@ -130,7 +130,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return Inputs(tmp_path_factory.mktemp("numbers"))
 
 
-def is_taken(name: str, option: str, text: str) -> bool:
+def is_accepted(name: str, option: str, text: str) -> bool:
     """Whether click takes a text for an option."""
     command = main.commands[name]
     (parameter,) = (each for each in command.params if each.name == option)
@@ -147,8 +147,8 @@ def is_taken(name: str, option: str, text: str) -> bool:
 def test_any_text_for_a_number_ends_in_a_result_or_a_line(
     inputs: Inputs, name: str, option: str, text: str
 ) -> None:
-    taken = is_taken(name, option, text)
-    if taken and (name == "export" or (name, option) in SLOW):
+    accepted = is_accepted(name, option, text)
+    if accepted and (name == "export" or (name, option) in SLOW):
         return
     arguments, outputs = inputs.command(name)
     if name == "train":
@@ -157,17 +157,17 @@ def test_any_text_for_a_number_ends_in_a_result_or_a_line(
             arguments += ["--epochs", "2"]
     flag = next(each.opts[0] for each in main.commands[name].params if each.name == option)
     result = CliRunner().invoke(main, [*arguments, f"{flag}={text}"])
-    said = result.output
-    assert "Traceback" not in said
-    assert "--debug" not in said
-    assert "Warning" not in said
-    if taken:
-        assert result.exit_code in (0, 1), said
+    message = result.output
+    assert "Traceback" not in message
+    assert "--debug" not in message
+    assert "Warning" not in message
+    if accepted:
+        assert result.exit_code in (0, 1), message
         if result.exit_code:
             assert result.stderr.splitlines()[-1].startswith("Error: ")
     else:
-        assert result.exit_code == 2, said
-        assert flag in said
+        assert result.exit_code == 2, message
+        assert flag in message
         assert not list(outputs.iterdir())
 
 

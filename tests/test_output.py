@@ -67,7 +67,7 @@ def test_leaves_everything_as_it_was(
         assert (tmp_path / "file").read_text() == "old"
 
 
-def test_tells_what_the_file_system_refused(tmp_path: Path) -> None:
+def test_reports_what_the_file_system_refused(tmp_path: Path) -> None:
     def write() -> None:
         with replacing(tmp_path / "file", overwrite=False) as temporary:
             temporary.unlink()
@@ -174,7 +174,7 @@ def test_replaced_file_keeps_its_owner_where_that_may_be_set(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to be root")
-def test_group_that_cannot_be_kept_leaves_its_rights_to_nobody(
+def test_group_that_cannot_be_kept_passes_on_no_permissions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # an ordinary user may not look into the folders above it
@@ -253,8 +253,8 @@ def test_input_is_never_replaced(
     for path in inputs:
         if path.is_file():
             before = path.read_bytes()
-            said = error_of(command, *inputs, "-o", path, "--overwrite")
-            assert "is what the result is made from" in said
+            message = error_of(command, *inputs, "-o", path, "--overwrite")
+            assert "is what the result is made from" in message
             assert path.read_bytes() == before
 
 
@@ -300,9 +300,9 @@ def test_file_that_a_standard_stream_goes_to_is_never_replaced(
     with log.open("w") as file:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file}
         done = subprocess.run([*command, "--overwrite"], **streams, text=True, check=False)
-    said = log.read_text() if stream == "stderr" else done.stderr
+    message = log.read_text() if stream == "stderr" else done.stderr
     assert done.returncode == 1
-    assert said == (
+    assert message == (
         f"Error: {output}: is where standard output or standard error goes; choose another name\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == ["log"]

@@ -40,14 +40,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def work(clock: Clock, *, total: int, seconds_each: float, done: int = 0) -> None:
-    with Progress("extract", "images") as told:
-        told.begin(total, done)
+    with Progress("extract", "images") as bar:
+        bar.begin(total, done)
         for _ in range(total - done):
             clock.now += seconds_each
-            told.advance(1)
+            bar.advance(1)
 
 
-def test_says_nothing_about_short_work(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_nothing(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     work(clock, total=100, seconds_each=0.25)
     assert capfd.readouterr() == ("", "")
 
@@ -69,12 +69,12 @@ def test_counts_only_this_run_in_the_rate(clock: Clock, capfd: pytest.CaptureFix
 def test_leaves_what_took_no_work_out_of_the_rate(
     clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress("extract", "images") as told:
-        told.begin(200)
+    with Progress("extract", "images") as bar:
+        bar.begin(200)
         for _ in range(60):
             clock.now += 0.5
-            told.skip(1)
-            told.advance(1)
+            bar.skip(1)
+            bar.advance(1)
     assert capfd.readouterr().err == "extract: 120 of 200 images, 2.0 per second, 0:40 left\n"
 
 
@@ -82,10 +82,10 @@ def test_can_write_a_line_each_time(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with Progress("extract", "images") as told:
-        told.begin(3)
+    with Progress("extract", "images") as bar:
+        bar.begin(3)
         for _ in range(3):
-            told.advance(1)
+            bar.advance(1)
     lines = capfd.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [
         f"extract: {done} of 3 images" for done in (1, 2, 3)
@@ -96,11 +96,11 @@ def test_next_stage_counts_anew_and_something_else(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with Progress("train", "images") as told:
-        told.begin(2)
-        told.advance(2)
-        told.begin(5, unit="fits")
-        told.advance(1)
+    with Progress("train", "images") as bar:
+        bar.begin(2)
+        bar.advance(2)
+        bar.begin(5, unit="fits")
+        bar.advance(1)
     lines = capfd.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["train: 2 of 2 images", "train: 1 of 5 fits"]
 
@@ -115,9 +115,9 @@ def test_survives_work_that_takes_no_time(
     amount: int,
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with Progress("extract", "images") as told:
-        told.begin(total, done)
-        told.advance(amount)
+    with Progress("extract", "images") as bar:
+        bar.begin(total, done)
+        bar.advance(amount)
     assert capfd.readouterr().err.startswith(f"extract: {done + amount} of {total} images, ")
 
 
@@ -125,35 +125,35 @@ ERASE = "\r\x1b[2K"
 
 
 class Terminal:
-    """A terminal that nobody sits at."""
+    """A pseudo-terminal without a user."""
 
     def __init__(self, width: int) -> None:
-        self.ours, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+        self.master, self.slave = pty.openpty()
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
         self.shown = b""
-        # It holds little: whoever writes waits until somebody reads.
+        # Its buffer is small: a write waits until the other end is read.
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
 
     def read(self) -> None:
         try:
-            while part := os.read(self.ours, 65536):
+            while part := os.read(self.master, 65536):
                 self.shown += part
-        except OSError:  # how Linux says that nobody holds the other end
+        except OSError:  # Linux's error for a closed other end
             pass
 
     def states(self) -> list[str]:
-        """All that its one line showed, in turn, until nobody wrote to it any more."""
-        os.close(self.theirs)
+        """All states of its one line, in order, until every writer has closed it."""
+        os.close(self.slave)
         self.reader.join()
-        os.close(self.ours)
+        os.close(self.master)
         return self.shown.decode().split(ERASE)
 
 
 @contextmanager
 def standard_error_on(terminal: Terminal) -> Iterator[None]:
     with (
-        os.fdopen(os.dup(terminal.theirs), "w", encoding="utf-8") as stderr,
+        os.fdopen(os.dup(terminal.slave), "w", encoding="utf-8") as stderr,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "stderr", stderr)
@@ -194,10 +194,10 @@ def test_never_wraps_the_bar(clock: Clock) -> None:
 
 def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
     def fail() -> None:
-        with Progress("extract", "images") as told:
-            told.begin(10, 4)
+        with Progress("extract", "images") as bar:
+            bar.begin(10, 4)
             clock.now += 1
-            told.advance(1)
+            bar.advance(1)
             raise KeyboardInterrupt
 
     terminal = Terminal(width=80)
@@ -206,14 +206,14 @@ def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
     assert "5 of 10" in terminal.states()[-2]
 
 
-def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
-    with Progress("train", "images") as told:
-        told.say("before it begins")
-        told.begin(100)
+def test_prints_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", "images") as bar:
+        bar.print_line("before it begins")
+        bar.begin(100)
         clock.now += 30
-        told.advance(60)
-        told.say("at once, whenever the last line was")
-        told.say("and again")
+        bar.advance(60)
+        bar.print_line("at once, whenever the last line was")
+        bar.print_line("and again")
     assert capfd.readouterr() == (
         "",
         "before it begins\n"
@@ -223,14 +223,14 @@ def test_says_a_line_of_its_own(clock: Clock, capfd: pytest.CaptureFixture[str])
     )
 
 
-def test_says_a_line_above_the_bar(clock: Clock) -> None:
+def test_prints_a_line_above_the_bar(clock: Clock) -> None:
     terminal = Terminal(width=80)
-    with standard_error_on(terminal), Progress("train", "images") as told:
-        told.begin(4)
+    with standard_error_on(terminal), Progress("train", "images") as bar:
+        bar.begin(4)
         for line in ("one", "two"):
             clock.now += 0.5
-            told.advance(1)
-            told.say(line)
+            bar.advance(1)
+            bar.print_line(line)
     start, first, one, second, two, end = terminal.states()
     assert first.endswith(" train: 1 of 4 images, 2.0 per second, 0:02 left")
     assert second.endswith(" train: 2 of 4 images, 2.0 per second, 0:01 left")
@@ -247,7 +247,7 @@ def test_command_keeps_its_bar_apart_from_its_result(
     with subprocess.Popen(
         [sys.executable, "-m", "cnncodes", *arguments],
         stdout=subprocess.PIPE,
-        stderr=terminal.theirs,
+        stderr=terminal.slave,
     ) as command:
         start, *bars, end = terminal.states()
         result = command.communicate()[0].decode()

@@ -81,7 +81,7 @@ def test_text_needs_no_encoding_in_particular(chain: Chain, words: str) -> None:
 def test_letters_are_lacking_in_many_encodings(chain: Chain, encoding: str) -> None:
     done = shell(f"info {chain.app}", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
-    # Where the encoding is ASCII, which nobody chooses, click itself writes UTF-8.
+    # Where the encoding is ASCII, the default of the C locale, click itself writes UTF-8.
     assert "labels" in done.stdout.decode("utf-8" if encoding == "ascii" else encoding)
 
 
@@ -99,8 +99,8 @@ def test_output_for_programs_is_utf8(chain: Chain, encoding: str) -> None:
     words = f"predict {chain.app} {chain.photos} --format"
     table = shell(f"{words} csv", PYTHONIOENCODING=encoding).stdout.decode("utf-8")
     assert table == shell(f"{words} csv", PYTHONIOENCODING="utf-8").stdout.decode()
-    found = {row["label"] for row in csv.DictReader(table.splitlines())}
-    assert found == set(CLASSES)
+    actual = {row["label"] for row in csv.DictReader(table.splitlines())}
+    assert actual == set(CLASSES)
     listed = json.loads(shell(f"{words} json", PYTHONIOENCODING=encoding).stdout.decode("utf-8"))
     assert {image["predictions"][0]["label"] for image in listed} == set(CLASSES)
     described = json.loads(shell(f"info {chain.codes} --json", PYTHONIOENCODING=encoding).stdout)
@@ -108,15 +108,15 @@ def test_output_for_programs_is_utf8(chain: Chain, encoding: str) -> None:
 
 
 def test_terminal_keeps_its_encoding(chain: Chain) -> None:
-    ours, terminal = pty.openpty()
+    master, terminal = pty.openpty()
     command = [sys.executable, "-m", "cnncodes", "predict", str(chain.app), str(chain.photo())]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1251"}
     done = subprocess.run(
         [*command, "--format", "csv"], stdout=terminal, env=environment, check=False
     )
     os.close(terminal)
-    written = os.read(ours, 10_000).decode("cp1251")
-    os.close(ours)
+    written = os.read(master, 10_000).decode("cp1251")
+    os.close(master)
     assert done.returncode == 0
     assert "/собака/" in written
 
@@ -154,8 +154,8 @@ def test_results_are_written_whatever_the_streams_are(
         done = shell(f"{words} {redirections}", unbuffered=code != 0)
         assert done.returncode == code, (words, done.stderr)
         assert code or b"Error" not in done.stderr
-    with CodeStore.open(tmp_path / "codes.h5") as ours, CodeStore.open(chain.codes) as usual:
-        np.testing.assert_array_equal(ours.codes[:], usual.codes[:])
+    with CodeStore.open(tmp_path / "codes.h5") as written, CodeStore.open(chain.codes) as usual:
+        np.testing.assert_array_equal(written.codes[:], usual.codes[:])
     for name in ("head.onnx", "curve.json", "int8.onnx", "app.onnx"):
         assert (tmp_path / name).exists()
 
@@ -212,7 +212,7 @@ def test_progress_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress("extract", "images") as progress:
         progress.begin(3)
         progress.advance(3)
-        progress.say("done")
+        progress.print_line("done")
 
 
 def test_streams_of_a_caller_stay_its_own() -> None:

@@ -21,11 +21,11 @@ def test_whatever_comes_is_printable(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "expected"),
     [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c"), (["a", "b", "c", "d"], "a, b, c, …")],
 )
-def test_only_the_first_names_are_listed(names: list[str], told: str) -> None:
-    assert listed(names) == told
+def test_only_the_first_names_are_listed(names: list[str], expected: str) -> None:
+    assert listed(names) == expected
 
 
 def test_long_texts_are_cut_off() -> None:

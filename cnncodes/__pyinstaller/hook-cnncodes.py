@@ -37,7 +37,7 @@ def hook(hook_api: Any) -> None:
 
 
 def _words(code: CodeType) -> Iterator[str]:
-    """Give the names and texts in a piece of code and in all that it defines."""
+    """Yield the names and texts in a code object and in all that it defines."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

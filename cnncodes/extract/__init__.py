@@ -24,6 +24,6 @@ _HOMES = {"CodeExtractor": "cnncodes.extract.transformer"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:  # scikit-learn is slow to import: only for who asks
+    if name not in _HOMES:  # scikit-learn is slow to import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

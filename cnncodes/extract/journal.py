@@ -33,7 +33,7 @@ from cnncodes.extract.store import (
 )
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
-from cnncodes.output import check_unfinished, not_ours, replacing
+from cnncodes.output import check_unfinished, foreign_object, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
@@ -251,7 +251,7 @@ class Journal:
         signature = self._file.read(len(JOURNAL_SIGNATURE))
         # An interrupt may leave a journal empty, or with a part of its signature.
         if not (signature.startswith(_ANY_JOURNAL) or _ANY_JOURNAL.startswith(signature)):
-            raise not_ours(self.path, "no journal of cnncodes extract")
+            raise foreign_object(self.path, "no journal of cnncodes extract")
         if signature != JOURNAL_SIGNATURE:
             return False
         records = _records(self._file)
@@ -294,7 +294,7 @@ def _checksum(length: bytes, record: bytes) -> bytes:
 
 
 def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Give the whole records from here on; after each the file's position is behind it."""
+    """Yield the complete records from the current position; each ends at the file's position."""
     size = os.fstat(file.fileno()).st_size
     while True:
         start = file.tell()

@@ -131,7 +131,7 @@ def extract(
         An image with more pixels cannot be used.
     white : int, optional
         The value of white in 16-bit grey, which heads and apps made from the codes remember. By
-        default it is guessed from each image, as `cnncodes.images.decoding` says.
+        default it is guessed from each image, as described in `cnncodes.images.decoding`.
     group_by : {"folder"}, optional
         Which images of a folder belong together, as for `find_images`.
     provider : str
@@ -354,7 +354,7 @@ def _rows(
     chunks: Sequence[bytes],
     earlier: _Earlier,
 ) -> Rows:
-    """Return what is stored of a batch; `chunks` are the codes of those computed in it."""
+    """Return the rows of a batch to store; `chunks` are the codes computed in it."""
     computed = iter(chunks)
     rows = Rows()
     for image in batch:

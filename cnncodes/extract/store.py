@@ -106,7 +106,7 @@ class Rows:
 
 
 def compress(content: bytes) -> bytes:
-    """Deflate, looking for runs of one byte only: codes are mostly zeros, and it is quick."""
+    """Compress with deflate's run-length strategy: quick, and codes are mostly zeros."""
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return deflate.compress(content) + deflate.flush()
 
@@ -197,7 +197,7 @@ class CodeStore:
         ------
         FileFormatError
             The file is absent, damaged, foreign, incomplete or of a later format; or it leads to
-            other files, or holds far more than it is long.
+            other files, or its content is far larger than the file.
         ParameterError
             `path` is no path.
         """
@@ -380,7 +380,7 @@ class CodeStore:
             whole = self._is_whole()
         except FileFormatError:
             raise
-        except Exception as error:  # any kind of HDF5 object may have the name of ours
+        except Exception as error:  # an object of any kind may have one of our names
             raise FileFormatError(
                 f"{self.path}: is damaged ({reason_of(error)}); extract it again"
             ) from error

@@ -1,6 +1,6 @@
 """From codes to a classifier: one ONNX file that turns codes into probabilities.
 
-- `train`: `train_head`, which does it all: split, fit, measure, write
+- `train`: `train_head`: split, fit, measure, write
 - `split`: the training and the test images, class by class
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks

@@ -156,7 +156,7 @@ class EstimatorHead:
 
 
 def name_of(estimator: Any) -> str:
-    """Return an estimator's name; of an object, that of its class."""
+    """Return an estimator's name; for an object, that of its class."""
     return estimator if isinstance(estimator, str) else type(estimator).__name__
 
 
@@ -171,7 +171,7 @@ def check_estimator(estimator: Any) -> None:
     Raises
     ------
     ParameterError
-        There is no such name, or the object is no classifier that gives probabilities.
+        There is no such name, or the object is no classifier with probabilities.
     MissingDependencyError
         skl2onnx is not installed.
     """
@@ -187,27 +187,27 @@ def check_estimator(estimator: Any) -> None:
             f"{textwrap.shorten(repr(estimator), 80)} is no classifier; give an object such as "
             "sklearn.neighbors.KNeighborsClassifier(), or a Pipeline that ends in one"
         )
-    elif not _may_give_probabilities(estimator):
+    elif not _may_have_probabilities(estimator):
         raise ParameterError(f"{name} {WITHOUT_PROBABILITIES}")
     if find_spec("skl2onnx") is None:
         raise MissingDependencyError(f"{name} needs skl2onnx; pip install 'cnncodes[estimators]'")
 
 
-def _may_give_probabilities(estimator: Any) -> bool:
+def _may_have_probabilities(estimator: Any) -> bool:
     """Return whether an estimator has ``predict_proba``, or may have it once it is fitted."""
     if isinstance(estimator, VotingClassifier):
         parts = [part for _, part in estimator.estimators if not isinstance(part, str)]
-        return estimator.voting == "soft" and all(map(_may_give_probabilities, parts))
+        return estimator.voting == "soft" and all(map(_may_have_probabilities, parts))
     if hasattr(estimator, "predict_proba"):
         return True
     if isinstance(estimator, Pipeline):
-        return _may_give_probabilities(estimator.steps[-1][1])
+        return _may_have_probabilities(estimator.steps[-1][1])
     if isinstance(estimator, StackingClassifier):
         last = estimator.final_estimator
-        return last is None or _may_give_probabilities(last)  # None is a logistic regression
+        return last is None or _may_have_probabilities(last)  # None is a logistic regression
     part = getattr(estimator, "estimator", None)
     if part is not None and hasattr(type(estimator), "predict_proba"):
-        return _may_give_probabilities(part)
+        return _may_have_probabilities(part)
     # Classifiers of scikit-learn have it before they are fitted; of others that is not known.
     return not type(estimator).__module__.startswith("sklearn.")
 

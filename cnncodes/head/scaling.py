@@ -1,7 +1,7 @@
 """Centring and scaling of codes, and folding both into a linear head.
 
-Codes are centred by the mean of the training images and divided by one number, which gives a
-training image a mean squared length of one. One number, not one per feature: dividing each
+Codes are centred by the mean of the training images and divided by one number, so that training
+images have a mean squared length of one. One number, not one per feature: dividing each
 feature by its own deviation would amplify the noise of features that are nearly always zero.
 With that length the strength of the penalty (C) and the learning rate mean the same for every
 backbone, whatever the number and size of its codes.

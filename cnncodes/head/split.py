@@ -1,4 +1,4 @@
-"""Which images train the head and which test it.
+"""The training and the test images of a head.
 
 Both splits take the same share of every class, so a rare class is tested too. ``first`` is
 the split of the experiment this project grew from (yoavz/transfer-learning-keras): the first
@@ -161,7 +161,7 @@ def _trains(
     if not classes:
         return trains
     y = np.full(len(groups), -1)
-    rank = np.zeros(len(groups))  # from 0 to 1, so that the classes take turns
+    rank = np.zeros(len(groups))  # from 0 to 1, so that the classes alternate
     for number, members in enumerate(classes):
         y[members] = number
         rank[members] = (np.arange(len(members)) + 0.5) / len(members)

@@ -1,4 +1,4 @@
-"""Which images there are, and image files decoded to pixels.
+"""List the images of a source, and decode image files to pixels.
 
 - `sources`: a folder or a CSV file as a list of images with labels and groups
 - `folders`: images in class folders or in one flat folder
@@ -6,6 +6,6 @@
 - `formats`: the table of image formats: decoded, or skipped with a reason
 - `decoding`: one image file decoded, and many in threads
 - `jpeg`: the segments and scans of a JPEG file, to find truncated ones
-- `pixels`: a decoded image becomes RGB of the wanted size
+- `pixels`: turns a decoded image into RGB of the wanted size
 - `limits`: the largest image that is decoded
 """

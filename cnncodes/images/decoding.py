@@ -1,4 +1,4 @@
-"""One image: recognise it, check it, decode it to the pixels a backbone takes.
+"""Recognise, check and decode one image file to the pixels of a backbone's input.
 
 Rules, in this order:
 
@@ -12,7 +12,7 @@ Rules, in this order:
 4. Of an animation or a stack the first frame is used.
 5. A JPEG file is decoded at a half, a quarter or an eighth, the smallest that leaves at least
    twice the pixels wanted in both directions.
-6. 16-bit grey is scaled to 8 bits. White is the value the caller gives, else the smallest of
+6. 16-bit grey is scaled to 8 bits. White is the argument `white`, else the smallest of
    255, 1,023, 4,095, 16,383 and 65,535 that no pixel exceeds: 10 and 12 bits are often stored in
    16. 32-bit pixels have no fixed white and are refused.
 7. Transparency is composited on white; everything becomes RGB.
@@ -103,7 +103,7 @@ def decode_image(
     white: int | None = None,
     suffix: str = "",
 ) -> NDArray[np.uint8]:
-    """Decode an image file to the pixels a backbone takes.
+    """Decode an image file to the pixels of a backbone's input.
 
     Parameters
     ----------
@@ -115,9 +115,9 @@ def decode_image(
         An image with more pixels is refused before it is decoded.
     white : int, optional
         The value of white in 16-bit grey, from 1 to 65,535; brighter pixels become white. By
-        default it is guessed from each image, as the module's text says.
+        default it is guessed from each image, by rule 6 of this module.
     suffix : str
-        Ending of the file's name, by which camera raw and formats without a signature are known.
+        Ending of the file's name, which identifies camera raw and formats without a signature.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def _opened(content: bytes, kind: Format) -> Image.Image:
             register()
     opener, accepts = Image.OPEN[kind.pillow]
     accepted = accepts is None or accepts(content[:_PREFIX])
-    if isinstance(accepted, str) or not accepted:  # a str says what is not installed
+    if isinstance(accepted, str) or not accepted:  # a str names what is not installed
         raise UnidentifiedImageError
     return opener(file, "")
 
@@ -199,7 +199,7 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
     if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR_DATA:
         raise ImageError(reason_not_decoded(RAW))
     if tags.get(_SAMPLES, 1) > _MAX_SAMPLES:
-        raise ImageError(f"{tags[_SAMPLES]} bands, of which no colour follows: save it as RGB")
+        raise ImageError(f"{tags[_SAMPLES]} bands, which define no colour: save it as RGB")
     if tags.get(_SUBFILE_TYPE, 0) & _REDUCED:
         raise ImageError(
             f"its first image is a preview of {image.width} x {image.height}, as in camera raw: "
@@ -214,7 +214,7 @@ def _check_image(image: Image.Image, kind: Format, content: bytes, max_pixels: i
 
 
 def prepare_image(image: Image.Image, size: int, *, white: int | None = None) -> NDArray[np.uint8]:
-    """Turn an opened image into the pixels a backbone takes.
+    """Turn an opened image into the pixels of a backbone's input.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def prepare_image(image: Image.Image, size: int, *, white: int | None = None) ->
     Raises
     ------
     ImageError
-        The image has 32 bits a channel, or turns out to be damaged.
+        The image has 32 bits per channel, or is damaged.
     """
     with _as_image_errors():
         return to_pixels(image, size, white=white)[0]
@@ -246,6 +246,8 @@ def _as_image_errors() -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError("not enough memory to decode it") from error
     except UnidentifiedImageError as error:
         raise ImageError("damaged: its header cannot be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -334,10 +336,10 @@ def _size_of(path: Path, max_pixels: int) -> int:
     """Return the size of a file in bytes; refuse one larger than `max_pixels` pixels need."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        # A pipe would be waited for; a folder gives an error of its own.
+        # Reading a pipe would block; reading a folder raises an error of its own.
         raise ImageError("cannot be read: not a file")
     if stat.S_ISREG(status.st_mode) and not status.st_size:
-        raise ImageError("empty file")  # not read: those of /proc have this size too
+        raise ImageError("empty file")  # not read: files of /proc have this size too
     check_size(status.st_size, max_pixels)
     return status.st_size
 
@@ -376,9 +378,9 @@ def load_images(
     size : int
         Height and width of the results, in pixels.
     threads : int
-        How many files are decoded at a time.
+        Number of files decoded at a time.
     ahead : int
-        How many results may wait for the consumer; this bounds the memory.
+        Number of results that may wait for the consumer; this bounds the memory.
     max_pixels, white
         As for `decode_image`.
 

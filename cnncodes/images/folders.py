@@ -1,7 +1,7 @@
-"""The images of a folder, and of class folders.
+"""List the images of class folders, or of one flat folder.
 
 Files are images by their ending or by their first bytes. So a photograph without an ending is
-listed, and a text called ``.jpg`` too, so that decoding it can say why it is skipped. Left out are
+listed, and a text called ``.jpg`` too, so that the decoder reports why it is skipped. Left out are
 hidden files and folders, folders that a system or a network drive makes (`SYSTEM_FOLDERS`), and
 links to folders inside class folders; of class folders, links that lead back to the source or to
 another class.
@@ -45,7 +45,7 @@ SYSTEM_FOLDERS = frozenset(
         "recycle bin",
     )
 )
-_FOUND = re.compile(r"found\.\d{3}")  # what Windows saved of a damaged disk
+_FOUND = re.compile(r"found\.\d{3}")  # files that Windows recovered from a damaged disk
 _SPLIT_NAME = re.compile(
     r"(train|val|valid|test|dev|eval|holdout)(ing|ation|uation)?([ _-]?(set|data|images))?", re.I
 )
@@ -83,7 +83,7 @@ class Omissions:
     links : list of str
         Links to folders.
     broken : list of str
-        Links that lead nowhere.
+        Links without a target.
     """
 
     system: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Omissions:
             for names, nouns in (
                 (self.system, _SYSTEM),
                 (self.links, ("link to a folder", "links to folders")),
-                (self.broken, ("link that leads nowhere", "links that lead nowhere")),
+                (self.broken, ("broken link", "broken links")),
             )
             if names
         ]
@@ -111,7 +111,7 @@ def images_below(folder: Path, omitted: Omissions | None = None) -> list[Path]:
     folder : Path
         The folder.
     omitted : Omissions, optional
-        Takes the names of folders that are left out.
+        Receives the names of folders that are left out.
 
     Returns
     -------
@@ -203,7 +203,7 @@ def _notes_on_merged(folders: Sequence[str]) -> list[str]:
 
 
 def _notes_on_levels(source: Path, images: Sequence[ListedImage]) -> list[str]:
-    """Say which level of nested folders became the label, and whether another is more likely."""
+    """Note which level of nested folders is the label, and whether another is more likely."""
     parts = [PurePosixPath(image.path).parts for image in images]
     nested = [each for each in parts if len(each) > 2]
     if not nested:
@@ -305,7 +305,7 @@ def _is_broken(entry: os.DirEntry[str]) -> bool:
 def _is_folder(entry: os.DirEntry[str], *, follow_symlinks: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow_symlinks)
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 

@@ -32,7 +32,7 @@ class Format:
     remedy : str
         What the user can do about a file that is not decoded.
     offset : int
-        Where the signatures stand.
+        Index of the signatures' first byte in the file.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _row(name: str, suffixes: str, *signatures: bytes, pillow: str = "", offset:
 # Signatures that also begin texts and data of other kinds.
 _SHORT = (b"\xff\x0a", b"\x01\xda", b"IIRO", b"IIRS", b"MMOR", b"FOVb")
 _PPM_HEADER = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d")
-_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; their length stands behind the first 14
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; a length field follows the first 14
 _PPM = tuple(b"P%d%c" % (kind, blank) for kind in range(1, 7) for blank in b" \t\r\n#")
 _RAW_SUFFIXES = (
     "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef ptx raf raw "
@@ -153,8 +153,8 @@ def format_of(head: bytes, suffix: str = "") -> Format | None:
     head : bytes
         The first `SIGNATURE_LENGTH` bytes of the file, or all of it.
     suffix : str
-        Ending of its name, with the dot. It counts where the content has no signature, and tells
-        camera raw from TIFF.
+        Ending of its name, with the dot. It decides where the content has no signature, and
+        between camera raw and TIFF.
 
     Returns
     -------
@@ -176,8 +176,8 @@ def format_of(head: bytes, suffix: str = "") -> Format | None:
 def is_image(head: bytes) -> bool:
     """Return whether the first `SIGNATURE_LENGTH` bytes of a file are those of an image.
 
-    Files whose format has no signature of its own, or too short a one, are known by their ending
-    only.
+    Files whose format has no signature of its own, or too short a one, are recognised by their
+    ending only.
     """
     recognised = format_of(head)
     if recognised is PPM:
@@ -188,7 +188,7 @@ def is_image(head: bytes) -> bool:
 
 
 def is_decoded(suffix: str) -> bool:
-    """Return whether files are decoded on this machine, to judge by the ending of their names.
+    """Return whether files with this ending are decoded on this machine.
 
     A file without an ending of `TABLE` is only listed if its content is that of an image.
     """
@@ -225,7 +225,7 @@ def reason_not_decoded(image_format: Format) -> str:
 
 
 def reason_of_suffix(suffix: str) -> str:
-    """Return why a file with this ending and foreign content is not used, and a remedy."""
+    """Return why a file with this ending but other content is not used, and a remedy."""
     claimed = _BY_SUFFIX.get(suffix.lower())
     if claimed is not None and not claimed.pillow:
         return _by_ending(claimed)

@@ -96,10 +96,10 @@ def load(image: Any, content: bytes) -> bool:
     Raises
     ------
     OSError
-        The data are damaged, as Pillow says.
+        Pillow reports damaged data.
     """
-    frame, components, scan, n_together = _header(content)
-    if frame in _SEQUENTIAL and len(components) == n_together:
+    frame, components, scan, n_interleaved = _header(content)
+    if frame in _SEQUENTIAL and len(components) == n_interleaved:
         data = content[: _end(content)]
         if not _decode_rows(image, data):
             return False
@@ -116,8 +116,8 @@ def load(image: Any, content: bytes) -> bool:
 
 def is_resumable(content: bytes) -> bool:
     """Return whether a JPEG has one scan, not progressive: it is decoded up to where data end."""
-    frame, components, _, n_together = _header(content)
-    return frame in _SEQUENTIAL and len(components) == n_together
+    frame, components, _, n_interleaved = _header(content)
+    return frame in _SEQUENTIAL and len(components) == n_interleaved
 
 
 def _header(content: bytes) -> tuple[int, bytes, int, int]:
@@ -131,8 +131,8 @@ def _header(content: bytes) -> tuple[int, bytes, int, int]:
         The identifiers of its components.
     scan : int
         Index of the first scan's header.
-    n_together : int
-        Components of that scan.
+    n_interleaved : int
+        Number of components interleaved in that scan.
     """
     frame, components = 0, b""
     for marker, start in segments(content):
@@ -153,7 +153,7 @@ def _end(content: bytes) -> int:
 
 
 def _finished(content: bytes, start: int) -> set[tuple[int, int]]:
-    """Return the (component, coefficient) pairs that a scan brings to their last bit."""
+    """Return the (component, coefficient) pairs of which a scan has the last bit."""
     n_components = content[start]
     spectrum = start + 1 + 2 * n_components
     if len(content) < spectrum + 3 or content[spectrum + 2] & 0x0F:
@@ -178,7 +178,7 @@ def _decode_rows(image: Any, data: bytes) -> bool:
         decoder.cleanup()
     if error < 0:
         raise OSError("broken data stream when reading image file")
-    image.tile = []  # so that Pillow takes it for loaded
+    image.tile = []  # marks the image as loaded
     last = image.crop((0, height - 1, width, height))
     return bool(last.tobytes() != row.tobytes())
 

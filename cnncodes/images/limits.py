@@ -9,7 +9,7 @@ from cnncodes.errors import ImageError, ParameterError
 from cnncodes.text import counted
 
 DEFAULT_MAX_PIXELS = 100_000_000
-LARGE_FILE = 64_000_000  # bytes; a file may have as many beside its pixels
+LARGE_FILE = 64_000_000  # bytes; also the allowance for metadata beside the pixels
 BYTES_PER_PIXEL = 6  # three channels of 16 bits, not compressed
 
 
@@ -21,7 +21,7 @@ def check_size(n_bytes: int, max_pixels: int) -> None:
     n_bytes : int
         Its size.
     max_pixels : int
-        As many as the image may have.
+        Largest number of pixels of the image.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_area(width: int, height: int, max_pixels: int) -> None:
     width, height : int
         Its size, in pixels.
     max_pixels : int
-        As many as it may have.
+        Largest number of pixels.
 
     Raises
     ------
@@ -51,13 +51,13 @@ def check_area(width: int, height: int, max_pixels: int) -> None:
         It has more, or none.
     """
     if not width * height:
-        raise ImageError(f"{width} x {height} is no pixel at all")
+        raise ImageError(f"{width} x {height} has no pixels")
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} is more than {pixels_text(max_pixels)} (max_pixels)")
 
 
 def check_pixels(images: NDArray[np.uint8], size: int) -> None:
-    """Refuse a batch that is not what a backbone takes.
+    """Refuse a batch that is not a backbone's input.
 
     Parameters
     ----------

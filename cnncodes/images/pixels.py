@@ -1,6 +1,7 @@
-"""An opened image becomes the pixels a backbone takes: depth, transparency, orientation, size.
+"""Turn an opened image into a backbone's input: depth, transparency, orientation, size.
 
-`decoding` lists the rules; this module has the sixth and later. Needs numpy and Pillow only.
+`decoding` lists the rules; this module applies the sixth and later
+ones. Needs numpy and Pillow only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def to_pixels(
     extent: tuple[float, float] | None = None,
     white: int | None = None,
 ) -> tuple[NDArray[np.uint8], str]:
-    """Turn an opened image into the pixels a backbone takes.
+    """Turn an opened image into a backbone's input.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def to_pixels(
     size : int
         Height and width of the result, in pixels.
     extent : tuple of float, optional
-        Width and height of what is used, from the upper left corner: the last column and row of
-        a reduced JPEG may lie outside of the picture in part.
+        Width and height of the part that is used, from the upper left corner: the last column
+        and row of a reduced JPEG may lie partly outside of the picture.
     white : int, optional
         The value of white in 16-bit grey; by default it is guessed.
 
@@ -60,7 +61,7 @@ def to_pixels(
     Raises
     ------
     ImageError
-        The image has 32 bits a channel.
+        The image has 32 bits per channel.
     Exception
         Whatever Pillow raises for damaged pixels.
     """
@@ -93,7 +94,7 @@ def to_pixels(
 
 
 def _loses_depth(image: Image.Image) -> str:
-    """Return a remark if a colour image has 16 bits a channel: Pillow keeps the upper 8."""
+    """Return a remark if a colour image has 16 bits per channel: Pillow keeps the upper 8."""
     tiles: Any = getattr(image, "tile", ())
     arguments = tiles[0][3] if tiles else ""
     raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -124,7 +125,7 @@ def _brightest(image: Image.Image) -> int:
 def _reduced(image: Image.Image, factors: tuple[int, int], white: int | None) -> Image.Image:
     """Turn an image into RGB, and average blocks of pixels, `factors` across and down.
 
-    This is done a strip at a time, since each mode takes copies of its own on its way.
+    Strip by strip, since each conversion of the mode makes a copy.
     """
     if factors == (1, 1):
         return _to_rgb(image, white)

@@ -1,4 +1,4 @@
-"""Which images there are, and how they are labelled.
+"""List the images of a source with their labels and groups.
 
 A source is one of three things:
 
@@ -40,7 +40,7 @@ class Source:
     Attributes
     ----------
     root : Path
-        What `paths` are relative to.
+        Folder that `paths` are relative to.
     paths : tuple of str
         The images.
     labels : tuple of int
@@ -62,7 +62,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
     def files(self) -> list[Path]:
-        """Return where the images lie."""
+        """Return the path of each image file."""
         return [self.root / path for path in self.paths]
 
     def class_counts(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list
 
 
 def _notes_on_labels(class_names: Sequence[str]) -> list[str]:
-    """Name labels that seem to hold several classes, of which an image has only one here."""
+    """Name labels that seem to join several classes: an image has only one here."""
     known = set(class_names)
     several = [
         name

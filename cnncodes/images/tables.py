@@ -1,4 +1,4 @@
-r"""The images that a CSV file lists, as spreadsheets of any country and system write it.
+r"""List the images of a CSV file, as spreadsheets of any locale and system write it.
 
 The columns are ``path``, ``label`` and perhaps ``group``; others are ignored. Names of columns may
 be in capitals; blanks around values, empty rows, and ``;`` or a tab between values are accepted.
@@ -27,7 +27,7 @@ from cnncodes.text import counted, listed, normalized, shown
 MAX_BYTES = 2**28
 PATH, GROUP = "path", "group"
 REQUIRED = (PATH, "label")
-DELIMITERS = ",;\t|"  # spreadsheets write that of their country
+DELIMITERS = ",;\t|"  # which one a spreadsheet writes depends on its locale
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -99,7 +99,7 @@ def _decoded(source: Path, content: bytes) -> tuple[str, list[str]]:
 
 
 def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
-    """Yield the images of the rows, and add to `notes` what is not used of the table."""
+    """Yield the images of the rows, and add unused parts of the table to `notes`."""
     declared = _SEPARATOR_LINE.match(text)  # Excel's own first line
     rest = text[declared.end() :] if declared else text
     delimiters = declared[1] if declared else DELIMITERS
@@ -133,7 +133,7 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
 
 
 def _opened(text: str, delimiter: str) -> tuple[Any, list[str]]:
-    """Return a reader behind the names of the columns, and these."""
+    """Return a reader positioned after the header, and the names of the columns."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     header = next((values for values in reader if any(value.strip() for value in values)), [])
     return reader, [name.strip().casefold() for name in header]
@@ -179,7 +179,7 @@ class _Finder:
         """Return the path of the file, relative to the root; as it is written if there is none."""
         stripped = written.strip()
         if stripped == written and written.isascii() and "\\" not in written:
-            return written  # whether it exists is seen when it is read
+            return written  # a missing file is reported when it is read
         for candidate in (written, stripped, stripped.replace("\\", "/")):
             if exists(self._root / candidate):
                 return candidate

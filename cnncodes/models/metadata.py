@@ -13,13 +13,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
 from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.parameters import WHITE
 
 FORMAT = "1"
 PREFIX = "cnncodes."
@@ -91,28 +93,18 @@ class BackboneInfo:
         FileFormatError
             An entry is missing or of the wrong type.
         """
-        try:
-            if not isinstance(metadata, Mapping):  # JSON from a codes file or a head
-                raise TypeError("they are not an object")
+        with _damage_reported(path, "export it again"):
             text = {
                 field.name: metadata[PREFIX + field.name]
                 for field in fields(cls)
                 if field.default is MISSING or PREFIX + field.name in metadata
             }
-            if not all(isinstance(value, str) for value in text.values()):
-                raise TypeError("an entry is not a string")
+            if not all(isinstance(value, str) for value in text.values()):  # JSON of another file
+                raise ValueError("an entry is not a string")
             if fault := fault_of_metadata(text, PREFIX):
                 raise ValueError(fault)
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
             _check_object(json.loads(text.get("quantization") or "{}"), "quantization")
-        except KeyError as error:
-            raise FileFormatError(
-                f"{path}: the metadata entry {error.args[0]} is missing; export it again"
-            ) from error
-        except (TypeError, ValueError, RecursionError) as error:
-            raise FileFormatError(
-                f"{path}: the metadata are damaged ({error}); export it again"
-            ) from error
         return cls(**{**text, **numbers})  # type: ignore[arg-type]
 
 
@@ -127,7 +119,7 @@ class HeadInfo:
     training : dict
         Settings and results of the training; JSON types only.
     backbone : BackboneInfo
-        The network whose codes the head takes.
+        The network whose codes the head reads.
     backbone_sha256 : str
         SHA-256 of that network's file.
     training_images : frozenset of str
@@ -182,7 +174,7 @@ class HeadInfo:
         FileFormatError
             An entry is missing or damaged.
         """
-        try:
+        with _damage_reported(path, "make the file again"):
             if fault := fault_of_metadata(metadata, PREFIX):
                 raise ValueError(fault)
             labels = json.loads(metadata[PREFIX + "labels"])
@@ -192,9 +184,10 @@ class HeadInfo:
                 raise ValueError(fault)
             training = json.loads(metadata[PREFIX + "training"])
             _check_object(training, "training")
-            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True).hex()
-            if len(keys) % (2 * KEY_BYTES):
+            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True)
+            if len(keys) % KEY_BYTES:
                 raise ValueError("the training images are cut off")
+            white = metadata.get(PREFIX + "white")
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -203,25 +196,22 @@ class HeadInfo:
                 ),
                 backbone_sha256=metadata[PREFIX + "backbone_sha256"],
                 training_images=frozenset(
-                    keys[start : start + 2 * KEY_BYTES]
-                    for start in range(0, len(keys), 2 * KEY_BYTES)
+                    keys[start : start + KEY_BYTES].hex()
+                    for start in range(0, len(keys), KEY_BYTES)
                 ),
                 created_with=metadata[PREFIX + "created_with"],
-                white=_white(metadata.get(PREFIX + "white")),
+                white=None if white is None else WHITE.check(int(white), "white"),
             )
-        except (KeyError, ValueError, RecursionError) as error:
-            raise FileFormatError(
-                f"{path}: the metadata are damaged ({error}); make the file again"
-            ) from error
 
 
-def _white(value: str | None) -> int | None:
-    """Read the value of white in 16-bit grey."""
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) < 2**16):
-        raise ValueError("white is not a whole number of 16 bits")
-    return int(value)
+@contextmanager
+def _damage_reported(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what reading damaged metadata raises into one error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise FileFormatError(f"{path}: the metadata are damaged ({reason}); {remedy}") from error
 
 
 def _check_object(value: Any, name: str) -> None:
@@ -233,7 +223,7 @@ def _check_object(value: Any, name: str) -> None:
 
 
 def image_key(digest: str) -> str:
-    """Return the key by which a head knows an image: the first bytes of its SHA-256, as hex."""
+    """Return the key of an image in a head's metadata: the first bytes of its SHA-256, as hex."""
     return digest[: 2 * KEY_BYTES]
 
 

@@ -46,11 +46,11 @@ def runtime_errors(report: Callable[[str], CnncodesError]) -> Iterator[None]:
     ----------
     report : callable
         Returns the error to raise, from the first line of the original one. Errors of cnncodes
-        and of the operating system pass unchanged.
+        and of the operating system and MemoryError pass unchanged.
     """
     try:
         yield
-    except (CnncodesError, OSError):
+    except (CnncodesError, MemoryError, OSError):
         raise
     except Exception as error:
         raise report(first_line(error)) from error
@@ -164,7 +164,7 @@ def open_session(
     check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Whatever the file's name: `check_model` knows nothing of onnxruntime's own format, ORT.
+    # Whatever the file's name: `check_model` does not read onnxruntime's own format, ORT.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4  # errors are raised as exceptions too
     full_name = find_provider(provider)

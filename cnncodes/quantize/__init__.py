@@ -2,7 +2,7 @@
 
 - `quantize`: the settings tried, the one chosen, and how close its codes are to float32
 - `rewrites`: changes to the float graph that leave its function as it is
-- `calibration`: observers of the tensors on some images, and the ranges they give
+- `calibration`: observers of the tensors on some images, and their calibration ranges
 - `plan`: what each node becomes in integers, with which scales
 - `steps`: the decisions of a plan
 - `qdq`: the planned graph written with QuantizeLinear and DequantizeLinear

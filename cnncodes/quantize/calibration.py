@@ -59,7 +59,7 @@ class Observer:
 
     @classmethod
     def empty(cls, n_channels: int, shape: tuple[int, ...]) -> Observer:
-        """Return an observer that has seen no images."""
+        """Return an observer of no images."""
         return cls(
             high=np.full(n_channels, -np.inf, np.float32),
             low=np.full(n_channels, np.inf, np.float32),
@@ -97,7 +97,7 @@ class Observer:
         ----------
         method : str
             ``max``: the largest. ``mse``: that for which rounding to 8 bits and clipping together
-            give the smallest mean squared error. A number: that percentile of the magnitudes.
+            have the smallest mean squared error. A number: that percentile of the magnitudes.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The integer graph in shapes that onnxruntime's integer kernels are fast with.
+"""Reshape the integer graph for onnxruntime's integer kernels.
 
 `fold_batch` changes a `Graph` written by `qdq.quantize_graph` in place and leaves every byte that
 is computed as it was. It adds transposes to NHWC and back; onnxruntime computes integer

@@ -1,13 +1,13 @@
 """What each node of a float graph becomes in 8-bit integers, and with which numbers.
 
 1. Weights are int8, symmetric, with a scale for each output channel; biases int32; activations
-   uint8 with one scale for the tensor, as onnxruntime's kernels take them.
+   uint8 with one scale for the tensor, as onnxruntime's kernels require.
 2. A channel may be divided by any positive number if the weights that read it are multiplied by
-   it: Relu, pooling and concatenation do not mind. So each tensor is normalised to the range
+   it: Relu, pooling and concatenation commute with it. So each tensor is normalised to the range
    0 to 1, all have the scale 1/255, and pooling and concatenating copy bytes. How far channels
    of one tensor are brought to one range too is `Settings.equalization` (Nagel et al. 2019,
    "Data-Free Quantization Through Weight Equalization and Bias Correction").
-3. Rounding a weight by e changes an output by e times the mean input: the bias takes that back
+3. Rounding a weight by e changes an output by e times the mean input: the bias corrects that
    (same paper, section 4.2).
 4. A Relu is the lower end of the range, the Clip of a convolution both ends: neither is left.
 5. An average pool becomes a convolution channel by channel with equal weights, for which there
@@ -44,7 +44,7 @@ from cnncodes.quantize.steps import (
 POOLS = ("MaxPool", "AveragePool")
 LEVELS = 255
 _TINY = 1e-30  # least scale: products of two of the usual size still are normal float32 numbers
-_DEPTHWISE_MULTIPLE = 16  # onnxruntime's kernel takes whole groups of channels
+_DEPTHWISE_MULTIPLE = 16  # onnxruntime's kernel processes whole groups of channels
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Settings:
     equalization : float
         From 0, one range for all channels of a tensor, to 1, a range for each.
     bias_correction : bool
-        Whether biases take back what rounding the weights changes on average.
+        Whether biases correct the mean error of rounded weights.
     weight_limit : int
         Largest magnitude of a weight: 127, or 63 for processors that saturate.
     floats : frozenset of str
@@ -122,7 +122,7 @@ def plan_graph(graph: Graph, observers: Mapping[str, Observer], settings: Settin
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is decided so far: the steps, and the tensors that are stored in 8 bits."""
+    """The decisions so far: the steps, and the tensors that are stored in 8 bits."""
 
     graph: Graph
     observers: Mapping[str, Observer]
@@ -337,7 +337,7 @@ def _integer_weights(
 def _edge_factors(
     plan: _Plan, node: onnx.NodeProto, source: ByteTensor
 ) -> NDArray[np.float64] | None:
-    """Return the window's size by its pixels inside the image; None for a pool to leave.
+    """Return the window's size by its pixels inside the image; None if the pool stays float.
 
     The shape is the height and width of the result.
     """
@@ -388,7 +388,7 @@ def _channel_divisors(
     settings: Settings,
     absorbed: Mapping[str, str],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return by what the channels of each Conv and Add are divided, (n_channels,) for each.
+    """Return the divisors of the channels of each Conv and Add, (n_channels,) for each.
 
     Terms of a sum must be divided alike, so tensors that meet in an Add share their divisors.
     """
@@ -419,7 +419,7 @@ def _channel_divisors(
 
 
 def _divisor(limit: NDArray[np.float64], equalization: float) -> NDArray[np.float64]:
-    """Return divisors that lie between one for all channels and each channel's own limit."""
+    """Return divisors between one for all channels and each channel's own limit."""
     largest = limit.max(initial=0)
     if largest < _TINY:
         return np.ones(len(limit))

@@ -16,8 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,7 +29,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cnncodes._version import __version__, created_with
-from cnncodes.errors import CnncodesError, FileFormatError, SourceError
+from cnncodes.errors import FileFormatError, SourceError
 from cnncodes.export.graph import Graph
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
@@ -40,7 +39,12 @@ from cnncodes.images.sources import Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
-from cnncodes.models.session import FULL_WEIGHTS, REDUCED_WEIGHTS, kernels_saturate
+from cnncodes.models.session import (
+    FULL_WEIGHTS,
+    REDUCED_WEIGHTS,
+    kernels_saturate,
+    runtime_errors,
+)
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
@@ -49,7 +53,6 @@ from cnncodes.quantize.layout import fold_batch
 from cnncodes.quantize.plan import Settings, convolutions, observed_tensors
 from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
-from cnncodes.text import first_line
 
 DEFAULT_N_IMAGES = 256
 MIN_IMAGES = CALIBRATION_IMAGES.least
@@ -66,7 +69,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Closeness:
-    """How near int8 codes are to the float32 codes of the same images.
+    """Similarity of int8 codes to the float32 codes of the same images.
 
     Attributes
     ----------
@@ -96,7 +99,7 @@ class Quantization:
     settings : Settings
         The ones chosen.
     n_calibration : int
-        Number of images the observers saw.
+        Number of images passed to the observers.
     closeness : Closeness
         On images used neither to calibrate nor to choose.
     images_per_second : tuple of float
@@ -157,8 +160,8 @@ def quantize_backbone(
         the settings, a quarter to measure. Of equal images one is used, and none that is blank:
         no channel of it has a standard deviation of `BLANK_DEVIATION` or more.
     weights : {"auto", "full", "reduced"}
-        Full weights use 8 bits. Reduced ones use 7, for processors without VNNI instructions or
-        their like, whose 16-bit sums saturate; ``auto`` tests this processor.
+        Full weights use 8 bits. Reduced ones use 7, for processors without VNNI or similar
+        instructions, whose 16-bit sums saturate; ``auto`` tests this processor.
     seed : int
         Seed of the draw of images.
     overwrite : bool
@@ -178,7 +181,7 @@ def quantize_backbone(
     SourceError
         There are too few usable images that differ and are not blank.
     ParameterError
-        A number is out of range, or `weights` is another word.
+        A number is out of range, or `weights` has another value.
     OutputError
         The file cannot be written.
     """
@@ -201,7 +204,11 @@ def quantize_backbone(
     half, rest = len(pixels) // 2, len(pixels) // 4
     parts = np.split(pixels, [half, len(pixels) - rest])
     reduced = kernels_saturate() if weights == "auto" else weights == "reduced"
-    with _as_format_errors(backbone):
+    with runtime_errors(
+        lambda reason: FileFormatError(
+            f"{backbone}: cannot be quantized ({reason}); export it again, or use it as it is"
+        )
+    ):
         graph = Graph.load(backbone)
         restore_convolutions(graph)
         pad_in_pooling(graph)
@@ -221,20 +228,6 @@ def quantize_backbone(
             speeds = _compare_speeds(network, Backbone(temporary), parts[2])
             sizes = (backbone.stat().st_size, temporary.stat().st_size)
     return Quantization(output, info, settings, half, closeness, speeds, sizes, sample.notes)
-
-
-@contextmanager
-def _as_format_errors(backbone: Path) -> Iterator[None]:
-    """Report in one line that a network which can be run cannot be rewritten."""
-    try:
-        yield
-    except (CnncodesError, MemoryError, OSError):
-        raise
-    except Exception as error:  # onnx and onnxruntime have no common base class for their errors
-        raise FileFormatError(
-            f"{backbone}: cannot be quantized ({first_line(error)}); export it again, or use it "
-            "as it is"
-        ) from error
 
 
 def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> Closeness:

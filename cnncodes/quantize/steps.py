@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-EDGE_UNITS = 100  # with a window of 3, what makes up for the padding is 1, 1.5 or 2.25
+EDGE_UNITS = 100  # with a window of 3, the factor that corrects the padding is 1, 1.5 or 2.25
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ByteTensor:
     zero : int
         The zero point.
     channels : ndarray of float64, shape (n_channels,) or (1,)
-        By what each channel was divided.
+        Divisor of each channel.
     """
 
     stored: str

@@ -51,9 +51,9 @@ def test_app_gives_what_backbone_and_head_give(app, small_backbone, head, photos
     images = np.stack([decode_image(path.read_bytes(), 75) for path in files])
     codes = session_of(small_backbone).run(["codes"], {"images": images})[0]
     wanted = session_of(head).run(["probabilities"], {"codes": codes})[0]
-    found = session_of(app).run(["probabilities"], {"images": images})[0]
-    assert np.abs(found - wanted).max() < 1e-6
-    assert np.ptp(wanted, axis=0).max() > 0.1, "the images must differ for this to say anything"
+    actual = session_of(app).run(["probabilities"], {"images": images})[0]
+    assert np.abs(actual - wanted).max() < 1e-6
+    assert np.ptp(wanted, axis=0).max() > 0.1, "the images must differ for a meaningful test"
 
 
 def test_app_of_codes_with_three_axes(tmp_path, photos, run):
@@ -74,7 +74,7 @@ def test_app_of_codes_with_three_axes(tmp_path, photos, run):
 
 
 def with_versions(model, path, opset, ir_version=8):
-    """Save a copy of a model that says it is of other versions."""
+    """Save a copy of a model that claims other versions."""
     changed = onnx.load(str(model))
     changed.opset_import[0].version, changed.ir_version = opset, ir_version
     onnx.checker.check_model(changed, full_check=True)
@@ -100,7 +100,7 @@ def test_versions_of_the_two_files_may_differ(tmp_path, photos, run, opset, ir_v
     codes_of_them = session_of(backbone).run(["codes"], {"images": images})[0]
     wanted = session_of(head).run(["probabilities"], {"codes": codes_of_them})[0]
     assert np.abs(session_of(app).run(None, {"images": images})[0] - wanted).max() < 1e-6
-    assert np.ptp(wanted, axis=0).max() > 1e-3, "the images must differ for this to say anything"
+    assert np.ptp(wanted, axis=0).max() > 1e-3, "the images must differ for a meaningful test"
 
 
 def save_scanning_backbone(path):
@@ -132,8 +132,8 @@ def test_version_that_cannot_be_converted(tmp_path, photos, run):
     save_scanning_backbone(backbone)
     run("extract", backbone, photos, "-o", codes)
     run("train", codes, "-o", head)
-    said = error_of("bundle", backbone, head, "-o", tmp_path / "a.onnx")
-    assert said == (
+    message = error_of("bundle", backbone, head, "-o", tmp_path / "a.onnx")
+    assert message == (
         f"Error: {backbone}: is of opset 8, the other file of 18, and onnx cannot convert it; "
         "make it again with this release"
     )
@@ -158,11 +158,11 @@ def test_app_passes_the_checker(app):
 
 
 def test_metadata_are_the_heads_but_for_kind_and_checksum(app, head):
-    told, heads = metadata_of(app), metadata_of(head)
-    assert told["cnncodes.kind"] == "app"
-    assert told.pop("cnncodes.checksum") != heads.pop("cnncodes.checksum")
-    assert told == heads | {"cnncodes.kind": "app"}
-    assert HeadInfo.from_metadata(told, app).labels == tuple("0123456789")
+    reported, heads = metadata_of(app), metadata_of(head)
+    assert reported["cnncodes.kind"] == "app"
+    assert reported.pop("cnncodes.checksum") != heads.pop("cnncodes.checksum")
+    assert reported == heads | {"cnncodes.kind": "app"}
+    assert HeadInfo.from_metadata(reported, app).labels == tuple("0123456789")
 
 
 def test_what_is_printed(small_backbone, head, tmp_path, run):
@@ -176,10 +176,10 @@ def test_what_is_printed(small_backbone, head, tmp_path, run):
 
 def test_head_of_another_backbone_is_refused(other_backbone, head, tmp_path):
     app = tmp_path / "app.onnx"
-    said = error_of("bundle", other_backbone, head, "-o", app)
-    assert f"{head}: was trained on codes of another backbone (inception_v3, random:0, " in said
-    assert f"than that of {other_backbone} (inception_v3, random:1, " in said
-    assert "use files that belong together" in said
+    message = error_of("bundle", other_backbone, head, "-o", app)
+    assert f"{head}: was trained on codes of another backbone (inception_v3, random:0, " in message
+    assert f"than that of {other_backbone} (inception_v3, random:1, " in message
+    assert "use files that belong together" in message
     assert not app.exists()
 
 
@@ -203,50 +203,50 @@ def test_files_that_cannot_be_joined_are_refused(small_backbone, head, tmp_path)
         if entry.key == "cnncodes.backbone_sha256":
             entry.value = Backbone(backbone).sha256
     onnx.save(changed, str(new_head))
-    said = error_of("bundle", backbone, new_head, "-o", tmp_path / "app.onnx")
-    assert f"{new_head}: cannot be joined to {backbone} (" in said
+    message = error_of("bundle", backbone, new_head, "-o", tmp_path / "app.onnx")
+    assert f"{new_head}: cannot be joined to {backbone} (" in message
     assert not (tmp_path / "app.onnx").exists()
 
 
 def test_swapped_arguments(small_backbone, head, tmp_path):
-    said = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
-    assert f"{head}: is a head, but a backbone is needed" in said
+    message = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
+    assert f"{head}: is a head, but a backbone is needed" in message
 
 
 def test_app_as_head(small_backbone, app, tmp_path):
-    said = error_of("bundle", small_backbone, app, "-o", tmp_path / "new.onnx")
-    assert f"{app}: is a" in said
-    assert "but a head is needed; make one with: cnncodes train" in said
+    message = error_of("bundle", small_backbone, app, "-o", tmp_path / "new.onnx")
+    assert f"{app}: is a" in message
+    assert "but a head is needed; make one with: cnncodes train" in message
 
 
-@pytest.mark.parametrize("place", ["backbone", "head"])
-def test_foreign_model(small_backbone, head, foreign, tmp_path, place):
-    files = (foreign, head) if place == "backbone" else (small_backbone, foreign)
-    said = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
-    assert f"{foreign}: an ONNX model, but not one of cnncodes" in said
+@pytest.mark.parametrize("role", ["backbone", "head"])
+def test_foreign_model(small_backbone, head, foreign, tmp_path, role):
+    files = (foreign, head) if role == "backbone" else (small_backbone, foreign)
+    message = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
+    assert f"{foreign}: an ONNX model, but not one of cnncodes" in message
 
 
-@pytest.mark.parametrize("place", ["backbone", "head"])
+@pytest.mark.parametrize("role", ["backbone", "head"])
 @pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n"])
-def test_not_a_model(small_backbone, head, tmp_path, place, content):
+def test_not_a_model(small_backbone, head, tmp_path, role, content):
     path = tmp_path / "file.onnx"
     path.write_bytes(content)
-    files = (path, head) if place == "backbone" else (small_backbone, path)
+    files = (path, head) if role == "backbone" else (small_backbone, path)
     assert f"{path}: " in error_of("bundle", *files, "-o", tmp_path / "app.onnx")
     assert not (tmp_path / "app.onnx").exists()
 
 
 def test_codes_as_head(small_backbone, codes, tmp_path):
-    said = error_of("bundle", small_backbone, codes, "-o", tmp_path / "app.onnx")
-    assert f"{codes}: cannot be opened as an ONNX model" in said
+    message = error_of("bundle", small_backbone, codes, "-o", tmp_path / "app.onnx")
+    assert f"{codes}: cannot be opened as an ONNX model" in message
 
 
-@pytest.mark.parametrize(("place", "remedy"), [("backbone", "export"), ("head", "train")])
-def test_missing_file(small_backbone, head, tmp_path, place, remedy):
+@pytest.mark.parametrize(("role", "remedy"), [("backbone", "export"), ("head", "train")])
+def test_missing_file(small_backbone, head, tmp_path, role, remedy):
     absent = tmp_path / "absent.onnx"
-    files = (absent, head) if place == "backbone" else (small_backbone, absent)
-    said = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
-    assert said == f"Error: {absent}: no such file; make one with: cnncodes {remedy}"
+    files = (absent, head) if role == "backbone" else (small_backbone, absent)
+    message = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
+    assert message == f"Error: {absent}: no such file; make one with: cnncodes {remedy}"
 
 
 def test_existing_output_is_kept(small_backbone, head, tmp_path, run):
@@ -257,7 +257,7 @@ def test_existing_output_is_kept(small_backbone, head, tmp_path, run):
     other_name.hardlink_to(app)
     run("bundle", small_backbone, head, "-o", app, "--overwrite")
     assert metadata_of(app)["cnncodes.kind"] == "app"
-    # The new app took the old one's place when it was whole; it was not written over it.
+    # The new app replaced the old one when it was complete; it was not written over it.
     assert other_name.read_text() == "mine"
 
 
@@ -270,5 +270,5 @@ def test_existing_output_survives_a_failure(other_backbone, head, tmp_path):
 
 
 def test_missing_folder(small_backbone, head, tmp_path):
-    said = error_of("bundle", small_backbone, head, "-o", tmp_path / "absent" / "app.onnx")
-    assert "does not exist; create it first" in said
+    message = error_of("bundle", small_backbone, head, "-o", tmp_path / "absent" / "app.onnx")
+    assert "does not exist; create it first" in message

@@ -32,7 +32,7 @@ def files(photos):
     return sorted(photos.rglob("*.png"))
 
 
-def test_what_the_file_says_of_itself(classifier):
+def test_what_the_file_records_of_itself(classifier):
     assert classifier.labels == tuple("0123456789")
     assert classifier.input_size == 75
     assert classifier.info.backbone.backbone == "inception_v3"
@@ -40,12 +40,12 @@ def test_what_the_file_says_of_itself(classifier):
 
 
 def test_all_classes_likeliest_first(classifier, files):
-    found = classifier.predict(files[0])
-    assert {each.label for each in found} == set("0123456789")
-    likelihoods = [each.probability for each in found]
+    predicted = classifier.predict(files[0])
+    assert {each.label for each in predicted} == set("0123456789")
+    likelihoods = [each.probability for each in predicted]
     assert sum(likelihoods) == pytest.approx(1, abs=1e-5)
     assert likelihoods == sorted(likelihoods, reverse=True)
-    assert all(type(each.probability) is float for each in found)
+    assert all(type(each.probability) is float for each in predicted)
 
 
 def test_path_text_bytes_and_opened_image_agree(classifier, files):
@@ -82,7 +82,7 @@ def test_arrays_agree_with_the_images_they_show(classifier):
 
 
 class Camera:
-    """Like OpenCV's captures, it reads without being told how much."""
+    """Like OpenCV's captures, it reads without an argument for the size."""
 
     def read(self):
         return True, np.zeros((4, 4, 3), np.uint8)
@@ -116,7 +116,7 @@ class Camera:
     ],
     ids=lambda image: type(image).__name__,
 )
-def test_what_holds_no_image_is_refused_by_an_error_of_ours(classifier, image):
+def test_what_holds_no_image_is_refused_by_an_error_of_cnncodes(classifier, image):
     with pytest.raises(CnncodesError) as caught:
         classifier.predict(image)
     assert "\n" not in str(caught.value)
@@ -169,8 +169,8 @@ def test_other_processes_use_it(app, files):
     classifier = Classifier(app, threads=1)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        found = list(pool.map(partial(classifier.predict, top=1), files[:3]))
-    assert found == [classifier.predict(path, top=1) for path in files[:3]]
+        predicted = list(pool.map(partial(classifier.predict, top=1), files[:3]))
+    assert predicted == [classifier.predict(path, top=1) for path in files[:3]]
 
 
 def test_several_threads_use_it_at_once(app, files):
@@ -188,10 +188,10 @@ def test_files_by_any_kind_of_path(classifier, files):
 
 
 def test_files_without_end_are_read_as_they_are_asked_for(classifier, files):
-    found = classifier.predict_files(files[number % 5] for number in count())
+    predicted = classifier.predict_files(files[number % 5] for number in count())
     for number in range(20):
-        assert next(found).path == files[number % 5]
-    found.close()
+        assert next(predicted).path == files[number % 5]
+    predicted.close()
 
 
 @pytest.mark.parametrize("paths", [None, 3, "photo.jpg", b"photo.jpg", Path("photo.jpg")])
@@ -242,13 +242,13 @@ def test_top(classifier, files, top):
 
 def test_probabilities_of_a_batch(classifier, app, files):
     images = np.stack([decode_image(path.read_bytes(), 75) for path in files[::9]])
-    found = classifier.predict_proba(images)
-    assert found.shape == (len(images), 10)
-    assert found.dtype == np.float32
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    predicted = classifier.predict_proba(images)
+    assert predicted.shape == (len(images), 10)
+    assert predicted.dtype == np.float32
+    assert predicted.sum(axis=1) == pytest.approx(1, abs=1e-5)
     session = onnxruntime.InferenceSession(str(app), providers=["CPUExecutionProvider"])
-    assert np.abs(found - session.run(None, {"images": images})[0]).max() < 1e-6
-    for path, row in zip(files[::9], found, strict=True):
+    assert np.abs(predicted - session.run(None, {"images": images})[0]).max() < 1e-6
+    for path, row in zip(files[::9], predicted, strict=True):
         by_label = {each.label: each.probability for each in classifier.predict(path)}
         assert [by_label[label] for label in classifier.labels] == pytest.approx(row, abs=1e-5)
 
@@ -263,13 +263,15 @@ def test_same_labels_as_the_head_on_stored_codes(classifier, head, codes, photos
         truth = [store.class_names[label] for label in store.labels]
     session = onnxruntime.InferenceSession(str(head), providers=["CPUExecutionProvider"])
     wanted = session.run(None, {"codes": X})[0]
-    found = list(classifier.predict_files([photos / path for path in paths]))
-    assert len(found) == 120
-    for image, row in zip(found, wanted, strict=True):
+    predicted = list(classifier.predict_files([photos / path for path in paths]))
+    assert len(predicted) == 120
+    for image, row in zip(predicted, wanted, strict=True):
         assert image.predictions[0].label == classifier.labels[row.argmax()]
         # The stored codes have 16 bits.
         assert image.predictions[0].probability == pytest.approx(row.max(), abs=0.01)
-    right = [image.predictions[0].label == label for image, label in zip(found, truth, strict=True)]
+    right = [
+        image.predictions[0].label == label for image, label in zip(predicted, truth, strict=True)
+    ]
     assert np.mean(right) > 0.9
 
 
@@ -279,9 +281,9 @@ def test_broken_files_among_good_ones(classifier, files, tmp_path):
         (tmp_path / name).write_bytes(content)
     broken = [tmp_path / "absent.png", *(tmp_path / name for name in contents), tmp_path]
     paths = [*broken[:2], *files[:BATCH_SIZE], broken[2], *files[20:33], *broken[3:]]
-    found = list(classifier.predict_files(paths, top=2))
-    assert [image.path for image in found] == paths
-    for image in found:
+    predicted = list(classifier.predict_files(paths, top=2))
+    assert [image.path for image in predicted] == paths
+    for image in predicted:
         if image.path in broken:
             assert image.predictions == []
         else:
@@ -290,7 +292,7 @@ def test_broken_files_among_good_ones(classifier, files, tmp_path):
                 Prediction(each.label, pytest.approx(each.probability, abs=1e-5))
                 for each in classifier.predict(image.path, top=2)
             ]
-    problems = {image.path: image.problem for image in found}
+    problems = {image.path: image.problem for image in predicted}
     assert "No such file" in problems[broken[0]]
     assert (
         problems[broken[1]]
@@ -307,9 +309,9 @@ def test_no_files(classifier):
 
 def test_nothing_but_broken_files(classifier, tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3 * BATCH_SIZE)]
-    found = list(classifier.predict_files(paths))
-    assert [image.path for image in found] == paths
-    assert all(image.problem for image in found)
+    predicted = list(classifier.predict_files(paths))
+    assert [image.path for image in predicted] == paths
+    assert all(image.problem for image in predicted)
 
 
 @pytest.mark.parametrize("name", ["absent.png", "folder", "text.jpg", "null\0byte.png"])

@@ -45,11 +45,11 @@ def test_top(app, classifier, files, run, top):
     result = run("predict", app, files[5], files[6], "--top", top)
     assert result.stdout.splitlines() == [line_of(classifier, path, top) for path in files[5:7]]
     assert result.stdout.count("%") == 2 * min(top, 10)
-    told = f"{app}: has 10 classes; all are printed, not {top}\n"
-    assert result.stderr == (told if top > 10 else "")
+    warning = f"{app}: has 10 classes; all are printed, not {top}\n"
+    assert result.stderr == (warning if top > 10 else "")
 
 
-def test_files_are_told_in_the_order_given(app, classifier, files, run):
+def test_files_are_printed_in_the_order_of_the_arguments(app, classifier, files, run):
     paths = [files[40], files[2], files[90], files[2]]
     printed = run("predict", app, *paths).stdout.splitlines()
     assert printed == [line_of(classifier, path) for path in paths]
@@ -94,8 +94,8 @@ def test_standard_input_that_is_no_image(app, content, problem, run):
 
 def test_standard_input_without_end(app, classifier):
     with Path("/dev/zero").open("rb") as endless:
-        (found,) = predict_inputs(classifier, ["-"], endless)
-    assert found.problem.startswith("larger than the 664 MB that an image")
+        (classified,) = predict_inputs(classifier, ["-"], endless)
+    assert classified.problem.startswith("larger than the 664 MB that an image")
 
 
 def test_file_called_dash(app, classifier, files, tmp_path, monkeypatch, run):
@@ -172,8 +172,8 @@ def test_odd_names_are_escaped(app, classifier, files, tmp_path, run, name, esca
         assert printed.count("\n") == 1
         (row,) = rows_of(run("predict", app, source, "--format", "csv").stdout)
         assert (row["path"], row["label"]) == (str(tmp_path / escaped), label)
-        (told,) = json.loads(run("predict", app, source, "--format", "json").stdout)
-        assert told["path"] == str(path)
+        (row,) = json.loads(run("predict", app, source, "--format", "json").stdout)
+        assert row["path"] == str(path)
 
 
 def test_readable_letters_stay_as_they_are(app, files, tmp_path, run):
@@ -193,16 +193,16 @@ def test_what_is_shown_is_one_plain_line(text):
 @given(content=st.binary(max_size=200), signature=st.sampled_from([b"", b"\xff\xd8\xff", b"BM"]))
 def test_wild_bytes_are_classified_or_refused(classifier, content, signature):
     stream = io.BytesIO(signature + content)
-    (found,) = predict_inputs(classifier, [STANDARD_INPUT], stream)
-    assert bool(found.predictions) != bool(found.problem)
+    (classified,) = predict_inputs(classifier, [STANDARD_INPUT], stream)
+    assert bool(classified.predictions) != bool(classified.problem)
 
 
-def test_folder_without_images_is_told(app, tmp_path):
+def test_folder_without_images_is_reported(app, tmp_path):
     """Nothing printed and success would look as if all had been classified."""
     (tmp_path / "notes.txt").write_text("no image")
-    said = error_of("predict", app, tmp_path)
-    assert str(tmp_path) in said
-    assert "no images" in said
+    message = error_of("predict", app, tmp_path)
+    assert str(tmp_path) in message
+    assert "no images" in message
 
 
 def test_max_pixels(app, files, run):
@@ -212,15 +212,15 @@ def test_max_pixels(app, files, run):
 
 
 def test_head_is_not_an_app(head, files):
-    said = error_of("predict", head, files[0])
-    assert f"{head}: is a head" in said
-    assert said.endswith("make one with: cnncodes bundle")
+    message = error_of("predict", head, files[0])
+    assert f"{head}: is a head" in message
+    assert message.endswith("make one with: cnncodes bundle")
 
 
 def test_missing_app(tmp_path, files):
     absent = tmp_path / "absent.onnx"
-    said = error_of("predict", absent, files[0])
-    assert said == f"Error: {absent}: no such file; make one with: cnncodes bundle"
+    message = error_of("predict", absent, files[0])
+    assert message == f"Error: {absent}: no such file; make one with: cnncodes bundle"
 
 
 @pytest.mark.parametrize("options", [("--top", "0"), ("--format", "xml")])

@@ -34,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-def test_ends_with_a_good_accuracy_and_says_whose_weights(demo: tuple[Path, str]) -> None:
+def test_ends_with_a_good_accuracy_and_names_the_weights(demo: tuple[Path, str]) -> None:
     _, printed = demo
     assert "random weights" in printed.splitlines()[0]
     (accuracy,) = re.findall(r"Test accuracy ([0-9.]+)% with random weights", printed)

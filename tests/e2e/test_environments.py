@@ -1,6 +1,6 @@
 """The package where little is installed: what small machines and small programs have.
 
-Each environment is a new one, made as the README says. What runs in it has no network.
+Each environment is a new one, made as in the README. What runs in it has no network.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_hostile_folder(run: Run, small_backbone: Path, tmp_path: Path) -> None:
     arguments = ("extract", small_backbone, source, "-o", codes)
     extracted = run_process(*arguments, bound_by_permissions=True)
     assert extracted.returncode == 0, extracted.stderr
-    said = [extracted.stdout + extracted.stderr]
+    outputs = [extracted.stdout + extracted.stderr]
     with CodeStore.open(codes) as store:
         assert set(store.paths) == usable
         assert len(store) == len(usable)
@@ -159,14 +159,14 @@ def test_hostile_folder(run: Run, small_backbone: Path, tmp_path: Path) -> None:
     for name, reason in refused.items():
         assert reason in skipped[name], name
 
-    said.append(run("train", codes, "-o", head).output)
-    said.append(run("bundle", small_backbone, head, "-o", app).output)
+    outputs.append(run("train", codes, "-o", head).output)
+    outputs.append(run("bundle", small_backbone, head, "-o", app).output)
     report = tmp_path / "report"
     options = ("--include-training", "--report", report)
-    said.append(run("evaluate", app, source, *options).output)
+    outputs.append(run("evaluate", app, source, *options).output)
     run("verify", codes, "--source", source, "--backbone", small_backbone)
     table = run("predict", app, first, second, "--top", "2").output
-    assert all(line.isprintable() for text in [*said, table] for line in text.split("\n"))
+    assert all(line.isprintable() for text in [*outputs, table] for line in text.split("\n"))
     page = (report / "index.html").read_text("utf-8")
     assert "<script" not in page
     assert "<b>=1" not in page

@@ -182,14 +182,14 @@ def test_program_without_the_package_answers_as_the_classifier(
     paths = sorted((beside_app / "images").iterdir())
     assert len(paths) == 45
     for path in paths:
-        found = _run_without_package(path)
+        actual = _run_without_package(path)
         if not path.name.startswith("large"):  # of large images both see nearly the same
             wanted = decode_image(path.read_bytes(), classifier.input_size)
-            np.testing.assert_array_equal(np.asarray(found["pixels"]), wanted, path.name)
+            np.testing.assert_array_equal(np.asarray(actual["pixels"]), wanted, path.name)
         best, *_ = predictions = classifier.predict(path)
         by_label = {each.label: each.probability for each in predictions}
         np.testing.assert_allclose(
-            found["probabilities"], [by_label[label] for label in classifier.labels], atol=0.02
+            actual["probabilities"], [by_label[label] for label in classifier.labels], atol=0.02
         )
         assert capsys.readouterr().out.split()[0] == best.label, path.name
 
@@ -201,8 +201,8 @@ def test_program_without_the_package_scales_by_the_white_of_the_app(beside_app: 
     twelve_bits = np.asarray(_photo().convert("L")).astype(np.float64) * (4095 / 255)
     for name, array in (("deep.png", twelve_bits.round()), ("over.png", 20 * twelve_bits)):
         Image.fromarray(array.clip(0, 65535).astype(np.uint16)).save(beside_app / name)
-    found = np.asarray(_run_without_package(beside_app / "deep.png")["image"])
-    np.testing.assert_array_equal(found, np.asarray(_photo().convert("L").convert("RGB")))
+    actual = np.asarray(_run_without_package(beside_app / "deep.png")["image"])
+    np.testing.assert_array_equal(actual, np.asarray(_photo().convert("L").convert("RGB")))
     over = np.asarray(_run_without_package(beside_app / "over.png")["image"])
     assert over.max() == 255
     assert (over[20 * twelve_bits > 4095] == 255).all()

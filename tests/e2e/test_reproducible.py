@@ -49,8 +49,8 @@ def make_all(
     folder.mkdir()
     printed = []
     for command in commands(backbone, photos, folder):
-        told = json.loads(run(*command, "--json"))
-        printed.append({key: told[key] for key in told if key not in MEASURED})
+        result = json.loads(run(*command, "--json"))
+        printed.append({key: result[key] for key in result if key not in MEASURED})
     made = {path.name: path.read_bytes() for path in folder.iterdir()}
     folder.rename(folder.with_name(run.__name__))  # files and texts name their inputs
     return printed, made

@@ -86,7 +86,7 @@ def _ends() -> Iterator[None]:
 
 
 def put(path: Path, kind: str) -> Path:
-    """Put something of a kind at a path; return where it is, as a command would be given it."""
+    """Create something of a kind at a path; return the path as a command's argument."""
     if kind == "FIFO":
         os.mkfifo(path)
     elif kind == "socket":
@@ -133,7 +133,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
     }
 
 
-# Of a hole given as weights the digest would be computed, at length, before TensorFlow opens it.
+# The digest of a sparse file of weights would take long, before TensorFlow opens it.
 GIVEN = [
     (command, kind)
     for command in INPUTS
@@ -154,7 +154,7 @@ def test_input(command: str, kind: str, chain: Chain, tmp_path: Path) -> None:
             assert str(special) in run_command(*arguments, exit_code=1).stdout
         else:
             error = error_of(*arguments)
-            # A head is told to take codes, an app images, whatever is in a file of another kind.
+            # A head is passed codes, an app images, whatever is in a file of another kind.
             assert f"{special}: " in error or ("evaluate" in command and "; give it" in error)
         assert state(tmp_path) == before
 
@@ -198,7 +198,7 @@ def test_unfinished_work(command: str, kind: str, chain: Chain, tmp_path: Path) 
 
 @pytest.mark.parametrize("command", UNFINISHED)
 @pytest.mark.parametrize("what", ["codes", "backbone", "photos"])
-def test_input_in_the_place_of_unfinished_work(
+def test_input_at_the_path_of_unfinished_work(
     command: str, what: str, chain: Chain, tmp_path: Path
 ) -> None:
     special = tmp_path / "new.partial"
@@ -283,7 +283,7 @@ def test_standard_streams_are_no_files_to_write(chain: Chain, tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("command", ["info X", "verify X", "predict APP X", "evaluate HEAD X"])
 def test_files_of_size_0_are_not_read(command: str, chain: Chain, tmp_path: Path) -> None:
-    """A file of /proc says 0 whatever is in it, and some are waited for; this one has lines."""
+    """A file of /proc has size 0 whatever is in it, and reading some blocks; this one has lines."""
     special = tmp_path / "special"
     special.symlink_to("/proc/self/status")
     result = run_command(

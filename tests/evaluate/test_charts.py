@@ -77,7 +77,7 @@ def test_curves_of_the_same_images_share_the_line_of_the_majority():
         assert len(figure.legends[0].get_texts()) == 2 + n_lines
 
 
-def test_curves_of_several_networks_are_told_apart():
+def test_curves_of_several_networks_are_distinguished():
     curves = [make_curve(), make_curve(backbone="inception_v3", weights="random:0", shift=0.1)]
     figure = learning_curve_figure(curves)
     (legend,) = figure.legends
@@ -88,14 +88,14 @@ def test_curves_of_several_networks_are_told_apart():
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
-def test_curves_of_one_network_are_told_apart_by_their_files():
+def test_curves_of_one_network_are_distinguished_by_their_files():
     figure = learning_curve_figure([make_curve("a/one.h5"), make_curve("a/two.h5")])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["one.h5", "two.h5"]
     assert figure.axes[0].get_title(loc="left") == "10 classes: vgg16, imagenet weights"
 
 
-def test_curves_are_told_apart_by_both_where_need_be():
+def test_curves_are_distinguished_by_both_where_need_be():
     curves = [make_curve("one.h5"), make_curve("two.h5"), make_curve("three.h5", "vgg19")]
     figure = learning_curve_figure(curves)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
@@ -180,10 +180,10 @@ HOSTILE = ["$x^2$ and $y", "<b>bold</b> & co", "line\nbreak\x1b[31m", "日本 \u
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_come_out_as_text(tmp_path, name):
     save_figure(learning_curve_figure([make_curve(backbone=name)]), tmp_path / "curve.svg")
-    said = " ".join(texts_of((tmp_path / "curve.svg").read_bytes()))
+    text = " ".join(texts_of((tmp_path / "curve.svg").read_bytes()))
     visible = {"$x^2$ and $y": "$x^2$ and $y", "<b>bold</b> & co": "<b>bold</b> & co"}
-    assert visible.get(name, "10 classes: ") in said
-    assert not re.search("[\x00-\x1f\u202e]", said)
+    assert visible.get(name, "10 classes: ") in text
+    assert not re.search("[\x00-\x1f\u202e]", text)
 
 
 @pytest.mark.parametrize("weights", ["file:" + "0" * 64, "x" * 200])
@@ -200,7 +200,7 @@ def test_long_names_stay_inside_the_chart(tmp_path, weights):
     assert figure.axes[0].get_position().height > 0.5
 
 
-def test_missing_matplotlib_is_told(tmp_path, monkeypatch):
+def test_missing_matplotlib_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError) as caught:
         check_figure(tmp_path / "curve.svg", overwrite=False)
@@ -243,7 +243,7 @@ def test_heat_map_of_fewer_classes_is_named():
 
 @settings(max_examples=20)
 @given(description=st.text(max_size=50))
-def test_inline_chart_takes_its_colours_from_the_page(description):
+def test_inline_chart_has_the_colours_of_the_page(description):
     svg = inline_svg(reliability_figure([Bin(0, 1, 3, 0.5, 0.5)]), "chart", description)
     assert ElementTree.fromstring(svg).get("role") == "img"
     assert "<script" not in svg

@@ -34,30 +34,30 @@ JSON = st.recursive(
 )
 
 
-def places(value, at=()):
-    """Every place in a JSON value, from the outermost in."""
+def key_paths(value, at=()):
+    """The path of keys to every value in a JSON value, the outermost first."""
     yield at
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     for key, each in inner if isinstance(value, dict | list | tuple) else ():
         if isinstance(each, dict | list | tuple):
-            yield from places(each, (*at, key))
+            yield from key_paths(each, (*at, key))
         else:
             yield (*at, key)
 
 
-PLACES = [place for place in places(json.loads(json.dumps(VALID))) if place]
+KEYS = [keys for keys in key_paths(json.loads(json.dumps(VALID))) if keys]
 
 
-def changed(place, new):
-    """A valid file's value with another one at one place; without it if that is `...`."""
+def changed(keys, new):
+    """A valid file's value with another one at `keys`; without it if that is `...`."""
     value = json.loads(json.dumps(VALID))
     inside = value
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inside = inside[key]
     if new is ...:
-        del inside[place[-1]]
+        del inside[keys[-1]]
     else:
-        inside[place[-1]] = new
+        inside[keys[-1]] = new
     return value
 
 
@@ -65,11 +65,11 @@ def refusal(path, content):
     path.write_bytes(content)
     with pytest.raises(FileFormatError) as caught:
         read_curves(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}: ")
-    assert "\n" not in said
-    assert len(said) < len(str(path)) + 150
-    return said.removeprefix(f"{path}: ")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 150
+    return message.removeprefix(f"{path}: ")
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -81,7 +81,7 @@ def test_what_is_written_is_read(tmp_path):
     assert read_curves(path) == CURVES
 
 
-def test_file_tells_mean_and_deviation():
+def test_file_reports_mean_and_deviation():
     first, second = VALID["curves"][0]["points"]
     assert first["mean"] == 0.625
     assert first["deviation"] == 0.125  # ((-1/8)² + (1/8)² + 0) / 2, of which the root
@@ -91,7 +91,7 @@ def test_file_tells_mean_and_deviation():
 
 
 @pytest.mark.parametrize(
-    ("place", "new", "said"),
+    ("keys", "new", "expected"),
     [
         (("curves",), [], "curves must be a list that is not empty"),
         (("curves",), {}, "curves must be a list"),
@@ -123,12 +123,12 @@ def test_file_tells_mean_and_deviation():
         (("curves", 0, "codes"), None, "codes must be a text"),
     ],
 )
-def test_damage_is_named(tmp_path, place, new, said):
-    value = changed(place, new)
-    told = refusal(tmp_path / "curve.json", json.dumps(value).encode())
-    assert told.startswith("is damaged (")
-    assert said in told
-    assert told.endswith("; make one with: cnncodes curve")
+def test_damage_is_named(tmp_path, keys, new, expected):
+    value = changed(keys, new)
+    message = refusal(tmp_path / "curve.json", json.dumps(value).encode())
+    assert message.startswith("is damaged (")
+    assert expected in message
+    assert message.endswith("; make one with: cnncodes curve")
 
 
 def test_majority_and_summary_may_be_absent(tmp_path):
@@ -223,7 +223,7 @@ def test_later_format(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", "is an empty file"),
         (b"\x89PNG", "cannot be read as JSON"),
@@ -235,19 +235,19 @@ def test_later_format(tmp_path):
     ],
     ids=lambda value: str(value[:12]),
 )
-def test_foreign_files(tmp_path, content, said):
-    told = refusal(tmp_path / "curve.json", content)
-    assert told == f"{said}; make one with: cnncodes curve"
+def test_foreign_files(tmp_path, content, expected):
+    message = refusal(tmp_path / "curve.json", content)
+    assert message == f"{expected}; make one with: cnncodes curve"
 
 
 def test_absent_file_and_folder(tmp_path):
-    for path, said in (
+    for path, expected in (
         (tmp_path / "absent.json", "no such file"),
         (tmp_path, "is a folder, not a regular file"),
     ):
         with pytest.raises(FileFormatError) as caught:
             read_curves(path)
-        assert str(caught.value) == f"{path}: {said}; make one with: cnncodes curve"
+        assert str(caught.value) == f"{path}: {expected}; make one with: cnncodes curve"
 
 
 def read_or_refuse(folder, value):
@@ -272,9 +272,9 @@ def test_any_json(tmp_path_factory, value):
 
 
 @settings(max_examples=120)
-@given(place=st.sampled_from(PLACES), new=JSON | st.just(...))
-def test_valid_file_with_one_place_changed(tmp_path_factory, place, new):
-    read_or_refuse(tmp_path_factory.getbasetemp(), changed(place, new))
+@given(keys=st.sampled_from(KEYS), new=JSON | st.just(...))
+def test_valid_file_with_one_value_changed(tmp_path_factory, keys, new):
+    read_or_refuse(tmp_path_factory.getbasetemp(), changed(keys, new))
 
 
 @given(where=st.integers(0, 10**4), wild=st.binary(max_size=20))

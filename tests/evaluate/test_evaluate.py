@@ -48,31 +48,31 @@ def evaluate_json(run, *arguments):
 
 
 def test_test_part_of_the_training_is_what_counts(codes, head, run):
-    told = evaluate_json(run, head, codes)
+    result = evaluate_json(run, head, codes)
     trained = json.loads(run("info", head, "--json").stdout)["training"]
-    assert told["figures"]["n_images"] == trained["test"]["n_images"]
-    assert told["figures"]["accuracy"] == pytest.approx(trained["test"]["accuracy"])
-    assert told["figures"]["log_loss"] == pytest.approx(trained["test"]["loss"], rel=1e-4)
-    assert told["notes"] == [
+    assert result["figures"]["n_images"] == trained["test"]["n_images"]
+    assert result["figures"]["accuracy"] == pytest.approx(trained["test"]["accuracy"])
+    assert result["figures"]["log_loss"] == pytest.approx(trained["test"]["loss"], rel=1e-4)
+    assert result["notes"] == [
         f"left out: {trained['train']['n_images']} images that trained the model"
     ]
-    assert told["model"]["kind"] == "head"
-    assert told["model"]["sha256"] == hashlib.sha256(head.read_bytes()).hexdigest()
-    assert told["model"]["n_training_images"] == trained["train"]["n_images"]
+    assert result["model"]["kind"] == "head"
+    assert result["model"]["sha256"] == hashlib.sha256(head.read_bytes()).hexdigest()
+    assert result["model"]["n_training_images"] == trained["train"]["n_images"]
     with CodeStore.open(codes) as store:
         test = split_by_class(store.labels, 0.7).test
         digests = sorted(store.digests[row] for row in test)
-        wrong = {each["path"] for each in told["mistakes"]}
+        wrong = {each["path"] for each in result["mistakes"]}
         assert wrong <= {store.paths[row] for row in test}
-    said = hashlib.sha256("".join(digests).encode()).hexdigest()
-    assert told["data"]["images_sha256"] == said
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert result["data"]["images_sha256"] == digest
 
 
 def test_training_images_count_where_asked_for(codes, head, run):
-    told = evaluate_json(run, head, codes, "--include-training")
-    assert told["figures"]["n_images"] == 120
-    assert told["data"]["include_training"] is True
-    (note,) = told["notes"]
+    result = evaluate_json(run, head, codes, "--include-training")
+    assert result["figures"]["n_images"] == 120
+    assert result["data"]["include_training"] is True
+    (note,) = result["notes"]
     assert note.startswith("counted too: ")
     assert note.endswith(" images that trained the model; this flatters it")
 
@@ -103,11 +103,11 @@ def test_training_images_are_known_wherever_they_lie(app, photos, tmp_path, run)
 
 
 def test_figures_and_mistakes_of_a_small_case(small, run):
-    told = evaluate_json(run, *small)
-    assert told["figures"]["n_images"] == 4
-    assert told["figures"]["accuracy"] == 0.75
-    assert told["figures"]["confusion_matrix"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
-    (mistake,) = told["mistakes"]
+    result = evaluate_json(run, *small)
+    assert result["figures"]["n_images"] == 4
+    assert result["figures"]["accuracy"] == 0.75
+    assert result["figures"]["confusion_matrix"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    (mistake,) = result["mistakes"]
     assert mistake["probability"] == pytest.approx(np.exp(3) / (np.exp(3) + 2), rel=1e-5)
     del mistake["probability"]
     assert mistake == {"path": "5.png", "digest": digest_of(5), "label": "c", "predicted": "a"}
@@ -132,12 +132,12 @@ def test_head_of_any_graph_is_run_as_it_is(tmp_path, run):
     head = write_graph(tmp_path / "head.onnx", nodes, 2, ["a", "b"])
     X = np.random.default_rng(0).normal(size=(600, 2))  # more than a block
     y = (np.abs(X[:, 0]) < np.abs(X[:, 1])).astype(int).tolist()
-    told = evaluate_json(run, head, write_labelled_codes(tmp_path / "codes.h5", X, y, ["a", "b"]))
-    assert told["figures"]["accuracy"] == 1
+    result = evaluate_json(run, head, write_labelled_codes(tmp_path / "codes.h5", X, y, ["a", "b"]))
+    assert result["figures"]["accuracy"] == 1
     squared = X.astype(np.float32).astype(np.float64) ** 2
     p = np.exp(squared) / np.exp(squared).sum(axis=1, keepdims=True)
     expected = -np.log(p[np.arange(600), y]).mean()
-    assert told["figures"]["log_loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["figures"]["log_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("operator", ["Identity", "Log"])
@@ -153,12 +153,12 @@ def test_classes_are_matched_by_name(tmp_path, run):
     codes = write_labelled_codes(
         tmp_path / "codes.h5", logits_of([2, 0, 0], 3), [1, 0, 0], ["a", "c"]
     )
-    told = evaluate_json(run, head, codes)
-    assert told["figures"]["confusion_matrix"] == [[2, 0, 0], [0, 0, 0], [0, 0, 1]]
-    assert told["notes"] == ["no image of 1 class of the model: b"]
+    result = evaluate_json(run, head, codes)
+    assert result["figures"]["confusion_matrix"] == [[2, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert result["notes"] == ["no image of 1 class of the model: b"]
 
 
-def test_notes_tell_all_that_does_not_count(tmp_path, run):
+def test_notes_report_all_that_does_not_count(tmp_path, run):
     head = write_head(tmp_path / "head.onnx", list("abcdef"), trained=[7, 8])
     names = ["a", "b", "u", "v", "w", "x"]
     labels = [0, 1, 2, 3, 4, 5, -1, 0, 1, -1, 5]
@@ -169,9 +169,9 @@ def test_notes_tell_all_that_does_not_count(tmp_path, run):
         names,
         skipped=[("odd.png", "empty file"), ("z", "w")],
     )
-    told = evaluate_json(run, head, codes)
-    assert told["figures"]["n_images"] == 2
-    assert told["notes"] == [
+    result = evaluate_json(run, head, codes)
+    assert result["figures"]["n_images"] == 2
+    assert result["notes"] == [
         "left out: 2 images without a label",
         "left out: 5 images of classes that the model does not know: u, v, w, …",
         "left out: 2 images that cannot be used, such as odd.png: empty file",
@@ -179,7 +179,7 @@ def test_notes_tell_all_that_does_not_count(tmp_path, run):
         "no image of 4 classes of the model: c, d, e, …",
     ]
     printed = run("evaluate", head, codes).stdout
-    assert printed.endswith("".join(f"  note: {note}\n" for note in told["notes"]))
+    assert printed.endswith("".join(f"  note: {note}\n" for note in result["notes"]))
 
 
 def test_unusable_images_of_a_folder_are_noted(app, photos, tmp_path, run):
@@ -221,8 +221,8 @@ def test_of_many_classes_the_worst_five_are_printed(tmp_path, run):
     codes = write_labelled_codes(tmp_path / "codes.h5", logits_of(predicted, 12), y, names)
     text = run("evaluate", head, codes).stdout
     assert "  classes, the worst 5:\n" in text
-    told = evaluate_json(run, head, codes)["figures"]["classes"]
-    worst = sorted(told, key=lambda each: each["f1"])[:5]
+    result = evaluate_json(run, head, codes)["figures"]["classes"]
+    worst = sorted(result, key=lambda each: each["f1"])[:5]
     listed = [line.split("  F1")[0].strip() for line in text.splitlines() if "  F1 " in line]
     assert listed == [each["label"] for each in worst]
     pairs = [line.strip() for line in text.splitlines() if " taken for " in line]
@@ -260,9 +260,9 @@ def test_training_that_is_no_json_becomes_json(tmp_path, small, run):
     training = {"loss": float("nan"), "tried": [float("inf"), 1]}
     backbone = replace(EVALUATED_BACKBONE, parity=float("nan"))
     head = write_head(tmp_path / "odd.onnx", ["a", "b", "c"], training=training, backbone=backbone)
-    told = evaluate_json(run, head, small[1], "--report", tmp_path / "report")
-    assert told["model"]["training"] == {"loss": None, "tried": [None, 1]}
-    assert told["model"]["backbone"]["parity"] is None
+    result = evaluate_json(run, head, small[1], "--report", tmp_path / "report")
+    assert result["model"]["training"] == {"loss": None, "tried": [None, 1]}
+    assert result["model"]["backbone"]["parity"] is None
     assert "NaN" not in (tmp_path / "report" / "evaluation.json").read_text("utf-8")
 
 
@@ -277,8 +277,8 @@ def test_nothing_is_left(codes, head, photos, tmp_path):
     all_seen = write_labelled_codes(
         tmp_path / "codes.h5", logits_of([0, 1, 0], 2), [0, 1, 0], ["a", "b"]
     )
-    said = error_of("evaluate", small, all_seen)
-    assert said == (
+    message = error_of("evaluate", small, all_seen)
+    assert message == (
         f"Error: {all_seen}: has no image left to evaluate (left out: 3 images that trained the "
         "model); use images it has not seen, or pass --include-training"
     )
@@ -290,15 +290,15 @@ def test_all_images_of_a_folder_were_seen(app, codes, photos, tmp_path):
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(photos / path, tmp_path / path)
-    said = error_of("evaluate", app, tmp_path)
-    assert f"{tmp_path}: has no image left to evaluate" in said
-    assert "--include-training" in said
+    message = error_of("evaluate", app, tmp_path)
+    assert f"{tmp_path}: has no image left to evaluate" in message
+    assert "--include-training" in message
 
 
 def test_no_class_is_known(small, tmp_path):
     codes = write_labelled_codes(tmp_path / "other.h5", logits_of([0], 3), [0], ["zebra"])
-    said = error_of("evaluate", small[0], codes)
-    assert f"{codes}: its classes (zebra) are not those of the model (a, b, c); use" in said
+    message = error_of("evaluate", small[0], codes)
+    assert f"{codes}: its classes (zebra) are not those of the model (a, b, c); use" in message
 
 
 def test_images_without_labels(small, app, photos, tmp_path):
@@ -323,9 +323,9 @@ def test_codes_of_another_shape(small, tmp_path):
 
 
 def test_images_by_another_backbone(small, small_backbone, photos):
-    said = error_of("evaluate", small[0], photos, "--backbone", small_backbone)
-    assert f"{small[0]}: was trained on codes of another backbone (vgg16, imagenet, " in said
-    assert f" than that of {small_backbone} (inception_v3, random:0, " in said
+    message = error_of("evaluate", small[0], photos, "--backbone", small_backbone)
+    assert f"{small[0]}: was trained on codes of another backbone (vgg16, imagenet, " in message
+    assert f" than that of {small_backbone} (inception_v3, random:0, " in message
 
 
 def test_app_does_not_take_codes(app, codes):
@@ -351,8 +351,8 @@ def test_backbone_that_is_not_needed(app, head, codes, photos, small_backbone):
 @pytest.mark.parametrize("name", ["codes.h5", "photos"])
 def test_missing_data(head, app, tmp_path, name):
     model = head if name == "codes.h5" else app
-    said = error_of("evaluate", model, tmp_path / name)
-    assert said.startswith(f"Error: {tmp_path / name}: no such f")
+    message = error_of("evaluate", model, tmp_path / name)
+    assert message.startswith(f"Error: {tmp_path / name}: no such f")
 
 
 def test_codes_file_whatever_it_is_called(small, tmp_path, run):
@@ -377,8 +377,8 @@ def test_codes_that_are_not_finite(small):
 
 
 def test_model_of_another_kind(small_backbone, codes, tmp_path):
-    said = error_of("evaluate", small_backbone, codes)
-    assert "is a backbone, but a head or an app is needed" in said
+    message = error_of("evaluate", small_backbone, codes)
+    assert "is a backbone, but a head or an app is needed" in message
     assert "no such file" in error_of("evaluate", tmp_path / "absent.onnx", codes)
 
 
@@ -387,8 +387,8 @@ def test_damaged_list_of_training_images(small, tmp_path):
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, metadata | {"cnncodes.training_images": "!"})
     onnx.save(model, str(tmp_path / "damaged.onnx"))
-    said = error_of("evaluate", tmp_path / "damaged.onnx", small[1])
-    assert f"{tmp_path / 'damaged.onnx'}: the metadata are damaged" in said
+    message = error_of("evaluate", tmp_path / "damaged.onnx", small[1])
+    assert f"{tmp_path / 'damaged.onnx'}: the metadata are damaged" in message
 
 
 @pytest.mark.parametrize(

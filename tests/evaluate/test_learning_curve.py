@@ -60,7 +60,7 @@ def edited(codes, tmp_path):
 
 @pytest.fixture
 def digits(tmp_path):
-    """Codes of 400 digits, of so many features, not centred and of uneven size."""
+    """Codes of 400 digits with `n_features` numbers, not centred and of uneven size."""
 
     def made(n_features):
         X, y = load_digits(return_X_y=True)
@@ -70,8 +70,8 @@ def digits(tmp_path):
         info = {"code_shape": (n_features,), "class_names": tuple("0123456789")}
         with create_journal(path.with_suffix(".partial"), **info) as journal:
             digests = [f"{index:064x}" for index in range(400)]
-            told = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": digests}
-            append_rows(journal, X, **told, skipped=[])
+            columns = {"labels": y.tolist(), "paths": ["x"] * 400, "digests": digests}
+            append_rows(journal, X, **columns, skipped=[])
             journal.finish(path)
         return path
 
@@ -134,11 +134,11 @@ def test_logits_are_those_of_the_head_on_its_own(digits, per_class, C):
         rows = np.sort(np.concatenate([parts.train, parts.test]))
         K = gram_matrix(CodeRows(store, rows).read, len(rows), block=150, dtype=np.float32)
         train, test = (np.searchsorted(rows, part) for part in (parts.train, parts.test))
-        ours, used = fit_part(K, train, test, y[parts.train], new_solver(), C)
+        computed, used = fit_part(K, train, test, y[parts.train], new_solver(), C)
         weights, bias, _ = fit_logistic(CodeRows(store, parts.train), y[parts.train], C=C)
-        theirs = read_all(CodeRows(store, parts.test)) @ weights + bias
+        expected = read_all(CodeRows(store, parts.test)) @ weights + bias
     assert used == C
-    np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+    np.testing.assert_allclose(computed, expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("C", [0.1, 10.0, 100.0])
@@ -149,13 +149,13 @@ def test_more_images_than_features(digits, C):
         y = store.labels
         parts = split_by_class(y, 0.7)
         K = gram_matrix(CodeRows(store, np.arange(400)).read, 400, block=150, dtype=np.float32)
-        ours, _ = fit_part(K, parts.train, parts.test, y[parts.train], model, C)
+        computed, _ = fit_part(K, parts.train, parts.test, y[parts.train], model, C)
         X, unseen = (read_all(CodeRows(store, part)) for part in (parts.train, parts.test))
         scaling = Scaling.of([X])
     for each in (X, unseen):
         scaling.apply(each)
-    theirs = model.set_params(C=C).fit(X.astype(np.float64), y[parts.train]).predict_proba(unseen)
-    np.testing.assert_allclose(softmax(ours, axis=1), theirs, atol=5e-3)
+    expected = model.set_params(C=C).fit(X.astype(np.float64), y[parts.train]).predict_proba(unseen)
+    np.testing.assert_allclose(softmax(computed, axis=1), expected, atol=5e-3)
 
 
 @pytest.mark.parametrize("n_features", [30, 640])
@@ -222,10 +222,10 @@ def test_first_images_need_one_seed(codes, output, run):
     assert "seed" not in str(curve_json(run, codes, "-o", output, *options)[0]["notes"])
 
 
-def test_result_and_file_tell_the_same(codes, output, run):
-    told = curve_json(run, codes, "-o", output, "--per-class", "5,2,5", "--seeds", "3")
-    assert json.loads(output.read_text())["curves"] == told
-    (curve,) = told
+def test_result_and_file_report_the_same(codes, output, run):
+    reported = curve_json(run, codes, "-o", output, "--per-class", "5,2,5", "--seeds", "3")
+    assert json.loads(output.read_text())["curves"] == reported
+    (curve,) = reported
     with CodeStore.open(codes) as store:
         n_test = len(split_by_class(store.labels, 0.7).test)
     assert curve["codes"] == str(codes)
@@ -243,15 +243,15 @@ def test_result_and_file_tell_the_same(codes, output, run):
     assert [each.codes for each in read_curves(output)] == [str(codes)]
 
 
-def test_file_tells_what_it_was_made_from(codes, photos, small_backbone, output, run):
+def test_file_reports_what_it_was_made_from(codes, photos, small_backbone, output, run):
     options = ("--seeds", "2", "--seed", "5", "--C", "1")
     options += ("--train-fraction", "0.5", "--class-weight", "balanced")
     (curve,) = curve_json(run, codes, "-o", output, *options)
     digests = sorted(
         hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.rglob("*.png")
     )
-    told = {key: curve[key] for key in ("split", "train_fraction", "seed", "class_weight")}
-    assert told == {
+    reported = {key: curve[key] for key in ("split", "train_fraction", "seed", "class_weight")}
+    assert reported == {
         "split": "stratified",
         "train_fraction": 0.5,
         "seed": 5,
@@ -330,8 +330,10 @@ def test_default_sizes(most, sizes):
 
 def test_sizes_that_no_class_has(codes, output):
     most = train_counts(codes).max()
-    said = error_of("curve", codes, "-o", output, "--per-class", "50,100")
-    assert said == (f"Error: {codes}: no class has 50 training images; name numbers up to {most}")
+    message = error_of("curve", codes, "-o", output, "--per-class", "50,100")
+    assert message == (
+        f"Error: {codes}: no class has 50 training images; name numbers up to {most}"
+    )
     assert not list(output.parent.iterdir())
 
 
@@ -354,8 +356,8 @@ def test_classes_that_are_one_file_each(edited, output):
     def change(file):
         file["digests"][:] = np.array([f"{label:064x}" for label in file["labels"][:]], "S64")
 
-    said = error_of("curve", edited(change), "-o", output)
-    assert "no class has two images (copies of a file and images of a group count once)" in said
+    message = error_of("curve", edited(change), "-o", output)
+    assert "no class has two images (copies of a file and images of a group count once)" in message
 
 
 def test_one_seed_has_no_deviation(codes, output, run):
@@ -425,10 +427,10 @@ def test_several_files(codes, edited, output, run):
     assert text.count("images per class  in all") == 2
 
 
-def test_file_given_twice(codes, tmp_path, output):
+def test_file_named_twice(codes, tmp_path, output):
     (tmp_path / "link.h5").symlink_to(codes)
-    said = error_of("curve", codes, tmp_path / "link.h5", "-o", output)
-    assert said == f"Error: {tmp_path / 'link.h5'}: is named twice; name each codes file once"
+    message = error_of("curve", codes, tmp_path / "link.h5", "-o", output)
+    assert message == f"Error: {tmp_path / 'link.h5'}: is named twice; name each codes file once"
 
 
 def test_names_from_elsewhere_are_escaped(edited, output, run):
@@ -457,16 +459,16 @@ def test_chart(codes, output, run, suffix):
 
 
 def test_chart_of_another_kind_is_refused(codes, output):
-    said = error_of("curve", codes, "-o", output, "--plot", output.with_name("curve.pdf"))
-    assert said.endswith("curve.pdf: a chart is a .png or .svg file; name it so")
+    message = error_of("curve", codes, "-o", output, "--plot", output.with_name("curve.pdf"))
+    assert message.endswith("curve.pdf: a chart is a .png or .svg file; name it so")
     assert not list(output.parent.iterdir())
 
 
 def test_chart_needs_matplotlib(codes, output, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # so that it cannot be found
     monkeypatch.setattr(sys, "path", [])
-    said = error_of("curve", codes, "-o", output, "--plot", output.with_name("curve.png"))
-    assert "needs matplotlib; pip install 'cnncodes[report]'" in said
+    message = error_of("curve", codes, "-o", output, "--plot", output.with_name("curve.png"))
+    assert "needs matplotlib; pip install 'cnncodes[report]'" in message
     assert not list(output.parent.iterdir())
 
 
@@ -478,16 +480,16 @@ def test_outputs_that_are_there_or_are_inputs(codes, edited, output):
         (chart, ("-o", output.with_name("other.json"), "--plot", chart)),
     ):
         there.write_text("mine")
-        said = error_of("curve", codes, *options)
-        assert said == f"Error: {there}: exists already; choose another name or pass --overwrite"
+        message = error_of("curve", codes, *options)
+        assert message == f"Error: {there}: exists already; choose another name or pass --overwrite"
         assert there.read_text() == "mine"
     before = path.read_bytes()
     for options in (("-o", path), ("-o", output, "--plot", path)):
-        said = error_of("curve", path, *options, "--overwrite")
-        assert said == f"Error: {path}: is what the result is made from; choose another name"
+        message = error_of("curve", path, *options, "--overwrite")
+        assert message == f"Error: {path}: is what the result is made from; choose another name"
     assert path.read_bytes() == before
-    said = error_of("curve", codes, "-o", chart, "--plot", chart, "--overwrite")
-    assert "is both the result and its chart" in said
+    message = error_of("curve", codes, "-o", chart, "--plot", chart, "--overwrite")
+    assert "is both the result and its chart" in message
     assert "does not exist" in error_of("curve", codes, "-o", output.parent / "no" / "curve.json")
 
 
@@ -505,10 +507,10 @@ def test_codes_that_cannot_train(codes, edited, output):
     }
     for number, (fault, change) in enumerate(cases.items()):
         path = edited(change, f"{number}.h5")
-        # A fault in the second file is told before the first is worked on, where that is possible.
-        said = error_of("curve", codes, path, "-o", output, "--per-class", "1", "--C", "3")
-        assert f"{path}: " in said
-        assert fault in said
+        # A fault in the second file is reported before the first is read, where that is possible.
+        message = error_of("curve", codes, path, "-o", output, "--per-class", "1", "--C", "3")
+        assert f"{path}: " in message
+        assert fault in message
     absent = output.with_name("absent.h5")
     assert f"{absent}: no such file" in error_of("curve", absent, "-o", output)
     assert not list(output.parent.iterdir())
@@ -526,9 +528,9 @@ def test_failure_keeps_the_former_curve(edited, output):
 
 @pytest.mark.parametrize("sizes", ["", "0", "5,0", "-1", "5,,6", "five", "5;6", "1.5", "9" * 5000])
 def test_list_of_sizes_that_is_none(codes, output, run, sizes):
-    said = run("curve", codes, "-o", output, "--per-class", sizes, exit_code=2).stderr
+    message = run("curve", codes, "-o", output, "--per-class", sizes, exit_code=2).stderr
     wanted = "is not a list of whole numbers from 1 to 1,000,000,000, such as 5,10,20"
-    assert wanted in " ".join(said.split())
+    assert wanted in " ".join(message.split())
 
 
 def test_wrong_usage(codes, output, run):

@@ -30,20 +30,20 @@ CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 12)
 @given(CASES)
 def test_figures_are_those_of_scikit_learn(case):
     p, y = random_case(*case)
-    found, labels = measure(p, y, names(p.shape[1])), np.arange(p.shape[1])
+    actual, labels = measure(p, y, names(p.shape[1])), np.arange(p.shape[1])
     predicted = p.argmax(axis=1)
-    assert found.n_images == len(y)
-    assert found.accuracy == pytest.approx(metrics.accuracy_score(y, predicted))
+    assert actual.n_images == len(y)
+    assert actual.accuracy == pytest.approx(metrics.accuracy_score(y, predicted))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that are predicted only
         balanced = metrics.balanced_accuracy_score(y, predicted)
-    assert found.balanced_accuracy == pytest.approx(balanced)
+    assert actual.balanced_accuracy == pytest.approx(balanced)
     loss = -np.log(p[np.arange(len(y)), y].astype(np.float64)).mean()
-    assert found.log_loss == pytest.approx(loss, rel=1e-5)
+    assert actual.log_loss == pytest.approx(loss, rel=1e-5)
     matrix = metrics.confusion_matrix(y, predicted, labels=labels)
-    assert found.confusion_matrix == matrix.tolist()
-    assert found.majority == pytest.approx(np.bincount(y).max() / len(y))
-    for number, each in enumerate(found.classes):
+    assert actual.confusion_matrix == matrix.tolist()
+    assert actual.majority == pytest.approx(np.bincount(y).max() / len(y))
+    for number, each in enumerate(actual.classes):
         is_one, said_one = y == number, predicted == number
         assert (each.n_images, each.n_predicted) == (is_one.sum(), said_one.sum())
         for value, function in (
@@ -60,12 +60,12 @@ def test_figures_are_those_of_scikit_learn(case):
 @given(CASES)
 def test_top5_is_counted_by_hand(case):
     p, y = random_case(*case)
-    found = measure(p, y, names(p.shape[1])).top5_accuracy
+    actual = measure(p, y, names(p.shape[1])).top5_accuracy
     if p.shape[1] <= 5:
-        assert found is None
+        assert actual is None
     else:
         ranks = (p > p[np.arange(len(y)), y][:, None]).sum(axis=1)
-        assert found == pytest.approx((ranks < 5).mean())
+        assert actual == pytest.approx((ranks < 5).mean())
 
 
 def test_calibration_error_by_hand():
@@ -73,43 +73,43 @@ def test_calibration_error_by_hand():
     # fourteenth, 0.95 in the last. 0.6 is the upper bound of the ninth and belongs to it.
     confidence = np.array([0.9, 0.9, 0.95, 0.6], np.float64)
     p = np.stack([confidence, 1 - confidence], axis=1)
-    found = measure(p, np.array([0, 1, 0, 0]), ["a", "b"])
-    filled = {number: each for number, each in enumerate(found.bins) if each.n_images}
+    actual = measure(p, np.array([0, 1, 0, 0]), ["a", "b"])
+    filled = {number: each for number, each in enumerate(actual.bins) if each.n_images}
     assert {number: each.n_images for number, each in filled.items()} == {8: 1, 13: 2, 14: 1}
     assert (filled[13].accuracy, filled[13].confidence) == (0.5, pytest.approx(0.9))
     assert filled[8].upper == pytest.approx(0.6)
     expected = (2 * abs(0.5 - 0.9) + 1 * abs(1 - 0.95) + 1 * abs(1 - 0.6)) / 4
-    assert found.calibration_error == pytest.approx(expected)
+    assert actual.calibration_error == pytest.approx(expected)
 
 
 @given(CASES, st.floats(0.1, 200))
 def test_bins_hold_every_image_once(case, sharpness):
     p, y = random_case(*case, sharpness=sharpness)
-    found = measure(p, y, names(p.shape[1]))
-    assert len(found.bins) == 15
-    assert sum(each.n_images for each in found.bins) == len(y)
-    right = sum(each.n_images * each.accuracy for each in found.bins if each.n_images)
-    assert right / len(y) == pytest.approx(found.accuracy)
-    for each in found.bins:
+    actual = measure(p, y, names(p.shape[1]))
+    assert len(actual.bins) == 15
+    assert sum(each.n_images for each in actual.bins) == len(y)
+    right = sum(each.n_images * each.accuracy for each in actual.bins if each.n_images)
+    assert right / len(y) == pytest.approx(actual.accuracy)
+    for each in actual.bins:
         if each.confidence is not None:
             assert each.lower - 1e-6 <= each.confidence <= each.upper + 1e-6
-    assert 0 <= found.calibration_error <= 1
+    assert 0 <= actual.calibration_error <= 1
 
 
 def test_probability_of_exactly_zero_has_a_finite_loss():
     p = np.array([[1, 0], [1, 0]], np.float32)
-    found = measure(p, np.array([0, 1]), ["a", "b"])
-    assert found.log_loss == pytest.approx(-np.log(np.finfo(np.float64).eps) / 2)
-    assert found.calibration_error == pytest.approx(0.5)
+    actual = measure(p, np.array([0, 1]), ["a", "b"])
+    assert actual.log_loss == pytest.approx(-np.log(np.finfo(np.float64).eps) / 2)
+    assert actual.calibration_error == pytest.approx(0.5)
 
 
 def test_one_class_is_present():
     p, _ = random_case(0, 8, 7)
-    found = measure(p, np.full(8, 3), names(7))
-    assert found.majority == 1
-    assert found.majority_label == "class 3"
-    assert found.balanced_accuracy == found.accuracy == found.classes[3].recall
-    assert [each.label for each in found.worst_classes()] == ["class 3"]
+    actual = measure(p, np.full(8, 3), names(7))
+    assert actual.majority == 1
+    assert actual.majority_label == "class 3"
+    assert actual.balanced_accuracy == actual.accuracy == actual.classes[3].recall
+    assert [each.label for each in actual.worst_classes()] == ["class 3"]
 
 
 def test_class_without_images_that_is_predicted_has_no_f1():
@@ -129,14 +129,14 @@ def test_class_without_images_that_is_predicted_has_no_f1():
 
 def test_class_never_predicted_has_no_precision_but_an_f1_of_0():
     p = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)
-    found = measure(p, np.array([0, 1]), ["a", "b"])
-    assert (found.classes[1].precision, found.classes[1].f1) == (None, 0)
-    assert [each.label for each in found.worst_classes()] == ["b", "a"]
+    actual = measure(p, np.array([0, 1]), ["a", "b"])
+    assert (actual.classes[1].precision, actual.classes[1].f1) == (None, 0)
+    assert [each.label for each in actual.worst_classes()] == ["b", "a"]
 
 
 def test_confusions_are_the_most_frequent_first():
     columns = [1, 1, 2, 0, 0, 2]
     p = np.eye(3, dtype=np.float32)[columns]
-    found = measure(p, np.array([0, 0, 0, 0, 2, 2]), ["a", "b", "c"])
-    assert found.confusions(2) == [Confusion("a", "b", 2), Confusion("a", "c", 1)]
-    assert len(found.confusions(10)) == 3, "no pair is told that was never confused"
+    actual = measure(p, np.array([0, 0, 0, 0, 2, 2]), ["a", "b", "c"])
+    assert actual.confusions(2) == [Confusion("a", "b", 2), Confusion("a", "c", 1)]
+    assert len(actual.confusions(10)) == 3, "no pair without a confusion"

@@ -74,10 +74,10 @@ def page_of_case(tmp_path, labels, predicted, y, **codes):
     return page_of(tmp_path / "report")
 
 
-def test_page_tells_the_figures(small, tmp_path, run):
+def test_page_reports_the_figures(small, tmp_path, run):
     printed = run("evaluate", *small, "--report", tmp_path / "report").stdout
     page = page_of(tmp_path / "report")
-    for said in (
+    for message in (
         "How good is head.onnx?",
         "Evaluated on 4 images of codes.h5, in 3 classes. It was trained on none of them.",
         "Accuracy 75.0%",
@@ -88,7 +88,7 @@ def test_page_tells_the_figures(small, tmp_path, run):
         "left out: 2 images that trained the model",
         "logistic",
     ):
-        assert said in page.text
+        assert message in page.text
     assert printed.endswith(f"{tmp_path / 'report' / 'index.html'}: the report, for a browser\n")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
         "evaluation.json",
@@ -225,8 +225,8 @@ def test_hostile_names_come_out_as_text(tmp_path, n_classes):
     assert not re.search(
         "[\x00-\x09\x0b-\x1f\u202a-\u202e]", (tmp_path / "report/index.html").read_text("utf-8")
     )
-    told = json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
-    assert told["mistakes"][0]["label"] in labels
+    result = json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
+    assert result["mistakes"][0]["label"] in labels
 
 
 def test_curves_are_shown(small, tmp_path):
@@ -304,7 +304,7 @@ def test_image_that_is_gone_or_another_is_not_shown(illustrated, tmp_path):
     assert page.text.count("file changed since") == 2
 
 
-def test_image_that_cannot_be_decoded_is_told(illustrated):
+def test_image_that_cannot_be_decoded_is_reported(illustrated):
     head, codes, photos = illustrated
     (photos / "0.png").write_bytes(b"no image")
     mistake = evaluate(head, codes).mistakes[0]
@@ -321,8 +321,8 @@ def test_images_may_have_moved(illustrated, tmp_path, run):
     assert not page_of(tmp_path / "one").all("img")
     run("evaluate", head, codes, "--report", tmp_path / "two", "--images", tmp_path / "elsewhere")
     assert len(page_of(tmp_path / "two").all("img")) == 6
-    said = error_of("evaluate", head, codes, "--report", tmp_path / "three", "--images", photos)
-    assert f"{photos}: no such folder; name the one that holds the images" in said
+    message = error_of("evaluate", head, codes, "--report", tmp_path / "three", "--images", photos)
+    assert f"{photos}: no such folder; name the one that holds the images" in message
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -339,8 +339,8 @@ def test_images_of_a_csv_file_lie_beside_it(illustrated, tmp_path, is_there):
 def test_report_of_an_app_shows_its_images(app, photos, tmp_path, run):
     run("evaluate", app, photos, "--report", tmp_path / "report")
     page = page_of(tmp_path / "report")
-    told = json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
-    assert len(page.all("img")) == len(told["mistakes"]) > 0
+    result = json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
+    assert len(page.all("img")) == len(result["mistakes"]) > 0
     assert "an app" in page.text
 
 
@@ -350,8 +350,8 @@ def test_report_that_is_there_is_kept_unless_overwritten(small, tmp_path, run, n
     folder.mkdir()
     (folder / name).write_text("mine")
     (folder / "other").write_text("too")
-    said = error_of("evaluate", *small, "--report", folder)
-    assert said.startswith(f"Error: {folder / name}: exists already; ")
+    message = error_of("evaluate", *small, "--report", folder)
+    assert message.startswith(f"Error: {folder / name}: exists already; ")
     assert sorted(path.name for path in folder.iterdir()) == sorted([name, "other"])
     run("evaluate", *small, "--report", folder, "--overwrite")
     assert "75.0%" in page_of(folder).text
@@ -360,10 +360,10 @@ def test_report_that_is_there_is_kept_unless_overwritten(small, tmp_path, run, n
 
 def test_report_where_none_can_be(small, tmp_path):
     (tmp_path / "file").write_text("mine")
-    said = error_of("evaluate", *small, "--report", tmp_path / "file", "--overwrite")
-    assert said == f"Error: {tmp_path / 'file'}: is not a folder; name a folder for the report"
-    said = error_of("evaluate", *small, "--report", tmp_path / "absent" / "report")
-    assert "does not exist; create it first" in said
+    message = error_of("evaluate", *small, "--report", tmp_path / "file", "--overwrite")
+    assert message == f"Error: {tmp_path / 'file'}: is not a folder; name a folder for the report"
+    message = error_of("evaluate", *small, "--report", tmp_path / "absent" / "report")
+    assert "does not exist; create it first" in message
 
 
 def test_report_never_replaces_what_it_is_made_from(small, tmp_path):
@@ -371,8 +371,8 @@ def test_report_never_replaces_what_it_is_made_from(small, tmp_path):
     folder = tmp_path / "report"
     folder.mkdir()
     shutil.move(codes, folder / "index.html")
-    said = error_of("evaluate", head, folder / "index.html", "--report", folder, "--overwrite")
-    assert "is what the result is made from" in said
+    message = error_of("evaluate", head, folder / "index.html", "--report", folder, "--overwrite")
+    assert "is what the result is made from" in message
 
 
 def test_failed_evaluation_leaves_no_report(small, tmp_path):
@@ -396,11 +396,13 @@ def test_failed_write_leaves_no_folder(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_missing_packages_are_told_before_any_work(tmp_path, monkeypatch, package):
+def test_missing_packages_are_reported_before_any_work(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     absent = tmp_path / "absent.onnx"
-    said = error_of("evaluate", absent, tmp_path / "absent.h5", "--report", tmp_path / "report")
-    assert said == ("Error: a report needs matplotlib and jinja2; pip install 'cnncodes[report]'")
+    message = error_of("evaluate", absent, tmp_path / "absent.h5", "--report", tmp_path / "report")
+    assert message == (
+        "Error: a report needs matplotlib and jinja2; pip install 'cnncodes[report]'"
+    )
 
 
 def test_evaluation_needs_neither(small, monkeypatch, run):
@@ -409,10 +411,10 @@ def test_evaluation_needs_neither(small, monkeypatch, run):
     assert "accuracy" in run("evaluate", *small).stdout
 
 
-def test_curve_that_cannot_be_read_is_told_before_any_work(small, tmp_path):
+def test_curve_that_cannot_be_read_is_reported_before_any_work(small, tmp_path):
     absent = tmp_path / "absent.json"
-    said = error_of("evaluate", *small, "--report", tmp_path / "report", "--curve", absent)
-    assert str(absent) in said
+    message = error_of("evaluate", *small, "--report", tmp_path / "report", "--curve", absent)
+    assert str(absent) in message
     assert not (tmp_path / "report").exists()
 
 

@@ -43,7 +43,7 @@ def run_with_keras(function: Callable[..., object], *arguments: object) -> Compl
 
 
 def command(*arguments: str) -> None:
-    """Run a command of ours."""
+    """Run a command of cnncodes."""
     from cnncodes.cli import main
 
     main(arguments, prog_name="cnncodes")
@@ -52,9 +52,9 @@ def command(*arguments: str) -> None:
 def save_codes(
     keras_class: str, module: str, images: np.ndarray, path: Path, trained: bool
 ) -> None:
-    """Build a network from the same seed as we do, by Keras's public functions; save its codes.
+    """Build a network by Keras's public functions from the seed of `export`; save its codes.
 
-    Beside them go its weights. `trained` gives it statistics such as training leaves.
+    Its weights are saved beside them. With `trained` it has statistics like those of training.
     """
     import keras
 
@@ -71,7 +71,7 @@ def save_codes(
 
 
 def try_weight_files(name: str, size: int, folder: Path) -> None:
-    """Save a network in all the ways of Keras, and load each file into a network of ours.
+    """Save a network in all the ways of Keras, and load each file into another network.
 
     Prints, for each file, the largest difference of the codes, or why it was refused.
     """
@@ -86,29 +86,34 @@ def try_weight_files(name: str, size: int, folder: Path) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
 
     def network(**options: object) -> keras.Model:
-        given = {"include_top": False, "weights": None, "input_shape": (size, size, 3), **options}
-        return construct(**given)
+        arguments = {
+            "include_top": False,
+            "weights": None,
+            "input_shape": (size, size, 3),
+            **options,
+        }
+        return construct(**arguments)
 
-    ours, found = network(), {}
+    loaded, results = network(), {}
     for label, model, inner in _models_around(network, size):
-        _randomize(inner, seed=len(found))
+        _randomize(inner, seed=len(results))
         expected = keras.Model(inner.inputs, _codes_of(inner))(images).numpy()
         for ending in (".weights.h5", ".keras", ".h5"):
             path = folder / f"{label}{ending}"
             (model.save_weights if ending == ".weights.h5" else model.save)(path)
-            ours.set_weights([np.zeros(each.shape) for each in ours.weights])
+            loaded.set_weights([np.zeros(each.shape) for each in loaded.weights])
             try:
-                load_weights(ours, path, name)
-                codes = ours(images).numpy()
-                found[path.name] = float(np.abs(codes - expected).max() / np.abs(expected).max())
+                load_weights(loaded, path, name)
+                codes = loaded(images).numpy()
+                results[path.name] = float(np.abs(codes - expected).max() / np.abs(expected).max())
             except WeightsError as error:
-                found[path.name] = str(error)
+                results[path.name] = str(error)
             path.unlink()
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(results))
 
 
 def _models_around(network: Callable[..., Any], size: int) -> Iterator[tuple[str, Any, Any]]:
-    """Give models that people make of a network, each with its name and the network."""
+    """Yield models that people make of a network, each with its name and the network."""
     from keras import Input, Model, Sequential, layers
 
     shape = (size, size, 3)
@@ -145,7 +150,7 @@ def _codes_of(model: Any) -> Any:
 
 
 def _randomize(model: Any, seed: int) -> None:
-    """Give weights that differ everywhere, in such sizes that codes stay moderate."""
+    """Set distinct weights, scaled so that codes stay moderate."""
     random = np.random.default_rng(seed)
     model.set_weights(
         [
@@ -158,7 +163,7 @@ def _randomize(model: Any, seed: int) -> None:
 
 
 def export_as_a_program(path: Path) -> None:
-    """Export in a program that has settings of its own, and print what they are afterwards."""
+    """Export in a program with settings of its own, and print these afterwards."""
     import random
 
     import keras
@@ -174,14 +179,14 @@ def export_as_a_program(path: Path) -> None:
     drawn = [random.random(), np.random.random()]
     random.seed(1)
     np.random.seed(1)
-    found = {
+    results = {
         "floatx": keras.config.floatx(),
         "image_data_format": keras.config.image_data_format(),
         "dtype_policy": keras.config.dtype_policy().name,
         "logging": keras.config.is_interactive_logging_enabled(),
         "random": drawn == [random.random(), np.random.random()],
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(results))
 
 
 def export_without_download(path: Path, home: Path) -> None:

@@ -233,8 +233,8 @@ def test_published_layout_is_read_under_any_name(
     done = export_vgg16(legacy, tmp_path)
     assert done.returncode == 0, done.stderr
     image = np.full((1, 32, 32, 3), 77, np.uint8)
-    ours = Backbone(tmp_path / "vgg16.onnx")
-    np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
+    backbone = Backbone(tmp_path / "vgg16.onnx")
+    np.testing.assert_array_equal(backbone.extract(image), vgg16_of_file.extract(image))
 
 
 def test_weights_of_a_whole_model(
@@ -251,9 +251,9 @@ def test_weights_of_a_whole_model(
     done = export_vgg16(path, tmp_path)
     assert done.returncode == 0, done.stderr
     image = np.full((1, 32, 32, 3), 77, np.uint8)
-    ours = Backbone(tmp_path / "vgg16.onnx")
-    np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
-    assert ours.info.weights == f"file:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    backbone = Backbone(tmp_path / "vgg16.onnx")
+    np.testing.assert_array_equal(backbone.extract(image), vgg16_of_file.extract(image))
+    assert backbone.info.weights == f"file:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def test_weights_that_do_not_fit(vgg16_weights: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_output_that_exists_is_kept(tmp_path: Path) -> None:
 
 
 def test_json_has_the_parity_and_nothing_else_is_printed(tmp_path: Path) -> None:
-    """In a process that has to load TensorFlow too, which says much at that time."""
+    """In a process that has to load TensorFlow too, which prints much at that time."""
     path = tmp_path / "vgg16.onnx"
     path.write_text("to be replaced")
     done = run_process(
@@ -461,9 +461,9 @@ def test_download_on_a_disk_without_file_locks(
         done = run_with_keras(export_without_download, tmp_path / "vgg16.onnx", tmp_path)
     assert done.returncode == 0, done.stderr
     image = np.full((1, 32, 32, 3), 77, np.uint8)
-    ours = Backbone(tmp_path / "vgg16.onnx")
-    np.testing.assert_array_equal(ours.extract(image), vgg16_of_file.extract(image))
-    assert ours.info.weights == "imagenet"
+    backbone = Backbone(tmp_path / "vgg16.onnx")
+    np.testing.assert_array_equal(backbone.extract(image), vgg16_of_file.extract(image))
+    assert backbone.info.weights == "imagenet"
     assert "downloading" not in done.stderr
 
 

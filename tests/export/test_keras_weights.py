@@ -105,10 +105,10 @@ def test_every_file_of_keras_gives_the_codes_of_the_source(
 ) -> None:
     done = run_with_keras(try_weight_files, name, size, tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    ambiguous = {key: found.pop(key) for key in list(found) if key.startswith("two.")}
-    assert len(found) == 8 * 3
-    assert {key: value for key, value in found.items() if value != 0} == {}
+    differences = json.loads(done.stdout.splitlines()[-1])
+    ambiguous = {key: differences.pop(key) for key in list(differences) if key.startswith("two.")}
+    assert len(differences) == 8 * 3
+    assert {key: value for key, value in differences.items() if value != 0} == {}
     assert len(ambiguous) == 3
     for message in ambiguous.values():
         assert f"holds weights for {name} more than once; save the network alone" in message

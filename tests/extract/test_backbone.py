@@ -34,7 +34,7 @@ def test_no_images_have_no_codes(small_backbone: Path) -> None:
     assert Backbone(small_backbone).extract(noise(0, 75)).shape == (0, 2048)
 
 
-def test_says_what_it_is(small_backbone: Path) -> None:
+def test_states_what_it_is(small_backbone: Path) -> None:
     backbone = Backbone(small_backbone)
     assert backbone.code_shape == (2048,)
     assert backbone.info.backbone == "inception_v3"
@@ -63,7 +63,7 @@ def test_every_copy_computes_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(other.extract(images), backbone.extract(images))
 
 
-def test_computes_what_the_graph_says(tmp_path: Path) -> None:
+def test_computes_the_graph(tmp_path: Path) -> None:
     images = noise(3, BACKBONE_SIZE)
     backbone = Backbone(write_backbone(tmp_path / "mean.onnx", factor=2))
     assert backbone.code_shape == (3,)
@@ -142,7 +142,9 @@ def test_refuses_metadata_it_cannot_use(
     ],
     ids=str,
 )
-def test_refuses_a_graph_that_is_not_as_said(tmp_path: Path, options: dict[str, object]) -> None:
+def test_refuses_a_graph_that_differs_from_its_claim(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
     path = write_backbone(tmp_path / "odd.onnx", **options)
     assert "its input or output is not that of a backbone; export it again" in refusal(path)
 
@@ -163,4 +165,4 @@ def test_network_that_opens_but_cannot_be_computed(
     backbone = Backbone(path)
     with pytest.raises(FileFormatError, match=r"broken\.onnx: cannot be run \("):
         backbone.extract(np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8))
-    assert capfd.readouterr() == ("", "")  # onnxruntime does not tell it a second time
+    assert capfd.readouterr() == ("", "")  # onnxruntime does not print it a second time

@@ -1,6 +1,6 @@
-"""A disk that fails: one line tells, what was done is kept, and the next run ends as any other.
+"""A disk that fails: one line reports it, results are kept, and the next run ends as any other.
 
-A small library, preloaded, lets calls on certain files fail with EIO. So nothing of ours is
+A small library, preloaded, lets calls on certain files fail with EIO. So none of our code is
 replaced: the interpreter and HDF5 meet the error where a disk would give it.
 """
 
@@ -97,7 +97,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
     assert "120 image files, 10 classes: " in listed
     assert error.startswith("Error: ")
     assert "Input/output error" in done.stderr
-    assert "--debug" not in done.stderr  # told on purpose, not by accident
+    assert "--debug" not in done.stderr  # reported on purpose, not by accident
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_disk_that_fails_loses_nothing(
 ) -> None:
     assert_one_line(faulty(call, name, after))
     assert names_in(output.parent) == (["codes.h5.partial"] if n_kept else [])
-    told = run("extract", backbone, photos, "-o", output).output
-    found = re.search(r"went on after (\d+) images", told)
-    assert (int(found[1]) if found else 0) == n_kept
+    printed = run("extract", backbone, photos, "-o", output).output
+    match = re.search(r"went on after (\d+) images", printed)
+    assert (int(match[1]) if match else 0) == n_kept
     assert output.read_bytes() == whole
     assert names_in(output.parent) == ["codes.h5"]
 

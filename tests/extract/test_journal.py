@@ -67,7 +67,7 @@ def test_is_gone_on_with(tmp_path: Path) -> None:
         assert store.skipped == N_BATCHES * SKIPPED
 
 
-def test_file_does_not_tell_how_the_images_came(tmp_path: Path) -> None:
+def test_file_does_not_depend_on_how_the_images_came(tmp_path: Path) -> None:
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "interrupted.partial", 1)
     write_batches(tmp_path / "at once.partial", 2)
@@ -125,12 +125,12 @@ def test_damage_of_any_bit_is_noticed(
     path = tmp_path_factory.mktemp("damaged") / "codes.partial"
     ends = write_batches(path)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    index = data.draw(st.integers(0, len(content) - 1))
+    content[index] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    n_before = max(0, sum(end <= place for end in ends) - 1)
+    n_before = max(0, sum(end <= index for end in ends) - 1)
     if is_refused(path):
-        assert place < len(b"cnncodes-j")
+        assert index < len(b"cnncodes-j")
         return
     with create_journal(path) as journal:
         assert journal.n_images == n_before * N_ROWS
@@ -169,7 +169,7 @@ def test_other_images_start_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"text", b"cnncodes-", b"cnncodes notes", b"\0" * 12, b"\x89HDF\r\n\x1a\n" * 99]
 )
-def test_anything_else_in_its_place_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
+def test_anything_else_at_its_path_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "codes.partial"
     path.write_bytes(content)
     assert is_refused(path) == (content != b"cnncodes-")
@@ -284,8 +284,8 @@ def test_refuses_codes_that_half_precision_cannot_hold(tmp_path: Path, largest: 
         if abs(largest) > 65_519:  # what lies nearer to the largest float16 is rounded to it
             with pytest.raises(OutputError) as caught:
                 append_rows(journal, codes)
-            told = "codes up to 1000000 do not fit float16; store them with dtype='float32'"
-            assert told in str(caught.value)
+            message = "codes up to 1000000 do not fit float16; store them with dtype='float32'"
+            assert message in str(caught.value)
             assert journal.n_images == 0
         else:
             append_rows(journal, codes)

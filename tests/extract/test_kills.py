@@ -42,17 +42,20 @@ main(prog_name="cnncodes")
 
 
 def whole_records(journal: bytes) -> tuple[int, list[str]]:
-    """Read a journal as docs/file-formats.md says; return where it ends whole, and its paths."""
+    """Read a journal by docs/file-formats.md; return the end of its records, and its paths."""
     paths: list[str] = []
-    place = len(b"cnncodes-j1\n")
-    while place + 12 <= len(journal):
-        length, checksum = struct.unpack_from("<QI", journal, place)
-        record = journal[place + 12 : place + 12 + length]
-        if len(record) < length or zlib.crc32(journal[place : place + 8] + record) != checksum:
+    position = len(b"cnncodes-j1\n")
+    while position + 12 <= len(journal):
+        length, checksum = struct.unpack_from("<QI", journal, position)
+        record = journal[position + 12 : position + 12 + length]
+        if (
+            len(record) < length
+            or zlib.crc32(journal[position : position + 8] + record) != checksum
+        ):
             break
-        place += 12 + length
+        position += 12 + length
         paths += json.loads(record.partition(b"\n")[0]).get("paths", [])
-    return place, paths
+    return position, paths
 
 
 class Watched:
@@ -64,7 +67,7 @@ class Watched:
         self.command = [sys.executable, "-c", WATCHED, *map(str, (log, *arguments))]
 
     def kill(self, partial: Path, n_wanted: int, seconds: float) -> None:
-        """Run until more than so many images are kept, and a little longer."""
+        """Run until more than `n_images` images are stored, and a little longer."""
         with subprocess.Popen(self.command, **PIPES) as child:
             while child.poll() is None and n_kept(partial) <= n_wanted:
                 time.sleep(0.005)

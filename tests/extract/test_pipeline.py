@@ -117,11 +117,11 @@ def test_codes_of_a_table(
     table = few / "list.csv"
     table.write_text("\n".join(["path,label", *rows[:5], "missing.png,odd", *rows[5:]]))
     result = run("extract", small_backbone, table, "-o", output, "--batch-size", "2", "--json")
-    told = json.loads(result.stdout)
+    reported = json.loads(result.stdout)
     missing = ["missing.png", "cannot be read: No such file or directory"]
-    assert (told["path"], told["class_names"]) == (str(output), ["even", "odd"])
-    assert (told["n_images"], told["n_unlabelled"], told["n_resumed"]) == (12, 1, 0)
-    assert (told["skipped"], told["code_shape"]) == ([missing], [2048])
+    assert (reported["path"], reported["class_names"]) == (str(output), ["even", "odd"])
+    assert (reported["n_images"], reported["n_unlabelled"], reported["n_resumed"]) == (12, 1, 0)
+    assert (reported["skipped"], reported["code_shape"]) == ([missing], [2048])
     assert_codes_are_of(output, small_backbone, few)
     with CodeStore.open(output) as store:
         assert store.paths == paths
@@ -140,16 +140,16 @@ def test_keeps_the_shape_of_codes_that_are_not_pooled(
 def test_does_not_depend_on_the_batch_size(
     run: Run, small_backbone: Path, few: Path, tmp_path: Path
 ) -> None:
-    found = []
+    actual = []
     for size in (1, 3, 64):
         path = tmp_path / f"{size}.h5"
         options = ("--batch-size", size, "--dtype", "float32", "--threads", 1)
         run("extract", small_backbone, few, "-o", path, *options)
         with CodeStore.open(path) as store:
-            found.append((store.codes[:], store.paths, store.labels.tolist(), store.digests))
-    for codes, *others in found[1:]:
-        np.testing.assert_allclose(codes, found[0][0], rtol=1e-5, atol=1e-8)
-        assert others == list(found[0][1:])
+            actual.append((store.codes[:], store.paths, store.labels.tolist(), store.digests))
+    for codes, *others in actual[1:]:
+        np.testing.assert_allclose(codes, actual[0][0], rtol=1e-5, atol=1e-8)
+        assert others == list(actual[0][1:])
 
 
 PNG = encode_image(Image.effect_noise((64, 64), 50), "PNG")
@@ -229,7 +229,7 @@ def test_leaves_no_file_without_codes(backbone: Path, odd: Path, output: Path) -
         assert names_in(output.parent) == []
 
 
-def test_tells_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
+def test_reports_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, output: Path) -> None:
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
     assert "do not fit float16; store them with --dtype float32" in message
@@ -245,7 +245,7 @@ def test_checks_the_output_first(run: Run, backbone: Path, few: Path, output: Pa
         (output / "codes.h5", f"{output} is no folder; choose another name"),
         (output, "exists already; choose another name or pass --overwrite"),
     ):
-        # What is wrong with the output is told before what is wrong with the source.
+        # A fault of the output is reported before one of the source.
         message = error_of("extract", backbone, few / "typo", "-o", path)
         assert message == f"Error: {path}: {reason}"
     assert output.read_text() == "old"
@@ -361,7 +361,7 @@ def test_does_not_forgive_what_an_earlier_run_skipped(
         extract(backbone, odd, output, on_error="fail")
 
 
-# As `python -m cnncodes`, but a line tells of each batch, so that the test knows when to act.
+# As `python -m cnncodes`, but a line is printed for each batch, so that the test knows when to act.
 TALKATIVE = """
 from cnncodes import progress
 from cnncodes.__main__ import main
@@ -371,7 +371,7 @@ main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_command_goes_on_when_given_again(
+def test_interrupted_command_goes_on_when_run_again(
     run: Run, small_backbone: Path, photos: Path, tmp_path: Path, output: Path, number: int
 ) -> None:
     arguments = ("extract", small_backbone, photos, "-o", output)
@@ -391,8 +391,8 @@ def test_interrupted_command_goes_on_when_given_again(
     (n_kept,) = re.fullmatch(rf"{start} (\d+) of 120 images; the same .+", error).groups()
     assert 3 <= int(n_kept) < 120
     assert names_in(output.parent) == [partial.name]
-    said = error_of("train", partial, "-o", tmp_path / "head.onnx")
-    assert "is unfinished; run the same cnncodes extract again to go on with it" in said
+    refusal = error_of("train", partial, "-o", tmp_path / "head.onnx")
+    assert "is unfinished; run the same cnncodes extract again to go on with it" in refusal
     assert "unfinished codes" in run("info", partial).output
     result = run(*arguments)
     assert f"\n  went on after {n_kept} images of an earlier run\n" in result.output
@@ -402,19 +402,19 @@ def test_interrupted_command_goes_on_when_given_again(
     assert output.read_bytes() == whole.read_bytes()
 
 
-def test_second_extraction_is_told_of_the_first(
+def test_second_extraction_reports_the_first(
     backbone: Path, few: Path, output: Path, run: Run
 ) -> None:
-    said = []
+    refusal = []
 
     class Watching(Progress):
         def advance(self, amount: int) -> None:
-            if not said:
-                said.append(error_of("extract", backbone, few, "-o", output))
+            if not refusal:
+                refusal.append(error_of("extract", backbone, few, "-o", output))
 
     extract(backbone, few, output, progress=Watching("extract", "images"))
     partial = output.with_name("codes.h5.partial")
-    assert said == [f"Error: {partial}: another extraction is writing it; wait for it"]
+    assert refusal == [f"Error: {partial}: another extraction is writing it; wait for it"]
     assert_codes_are_of(output, backbone, few)
 
 
@@ -460,8 +460,8 @@ def test_disk_that_refuses_more_loses_nothing(
     assert "cannot be written (File too large)" in done.stderr
     partial = output.with_name("codes.h5.partial")
     assert names_in(output.parent) == [partial.name, "whole.h5"]
-    told = run("extract", backbone, few, "-o", output).output
-    assert "went on after" in told
+    reported = run("extract", backbone, few, "-o", output).output
+    assert "went on after" in reported
     assert output.read_bytes() == whole.read_bytes()
 
 
@@ -474,8 +474,8 @@ def test_full_disk_loses_nothing(run: Run, backbone: Path, few: Path, tmp_path: 
         pytest.skip("this root may not mount")
     try:
         output = disk / "codes.h5"
-        said = error_of("extract", backbone, few, "-o", output)
-        assert "cannot be written (No space left on device)" in said
+        refusal = error_of("extract", backbone, few, "-o", output)
+        assert "cannot be written (No space left on device)" in refusal
         assert names_in(disk) == ["codes.h5.partial"]
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
         assert "went on after" in run("extract", backbone, few, "-o", output).output
@@ -536,9 +536,9 @@ def test_update_is_as_if_made_anew(
     run("extract", small_backbone, changing, "-o", output, *options)
     change_everything(changing)
     updating = ("extract", small_backbone, changing, "-o", output, *options, "--update")
-    told = json.loads(run(*updating, "--json").stdout)
-    assert (told["n_images"], told["n_reused"]) == (13, 11)
-    assert len(told["skipped"]) == 1
+    reported = json.loads(run(*updating, "--json").stdout)
+    assert (reported["n_images"], reported["n_reused"]) == (13, 11)
+    assert len(reported["skipped"]) == 1
     fresh = output.with_name("fresh.h5")
     run("extract", small_backbone, changing, "-o", fresh, *options)
     assert output.read_bytes() == fresh.read_bytes()
@@ -587,8 +587,10 @@ def test_update_that_is_interrupted_leaves_the_old_file_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         extract(backbone, changing, output, update=True, progress=progress)
     assert output.read_bytes() == before
-    told = json.loads(run("extract", backbone, changing, "-o", output, "--update", "--json").stdout)
-    assert told["n_resumed"] == 6
+    reported = json.loads(
+        run("extract", backbone, changing, "-o", output, "--update", "--json").stdout
+    )
+    assert reported["n_resumed"] == 6
     run("extract", backbone, changing, "-o", output.with_name("fresh.h5"))
     assert output.read_bytes() == output.with_name("fresh.h5").read_bytes()
 
@@ -604,16 +606,16 @@ def test_update_refuses_codes_of_another_kind(
         ((backbone, "--dtype", "float32"), "another dtype (float16, not float32)"),
         ((backbone, "--max-pixels", "77"), "another --max-pixels (100000000, not 77)"),
     ):
-        said = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
-        assert f"{output}: was made with {what}" in said
+        refusal = error_of("extract", arguments[0], few, *arguments[1:], "-o", output, "--update")
+        assert f"{output}: was made with {what}" in refusal
         assert output.read_bytes() == before
         assert names_in(output.parent) == ["codes.h5"]
 
 
 def test_update_refuses_what_is_no_codes_file(backbone: Path, few: Path, output: Path) -> None:
     output.write_text("mine")
-    said = error_of("extract", backbone, few, "-o", output, "--update")
-    assert f"{output}: cannot be opened as HDF5" in said
+    refusal = error_of("extract", backbone, few, "-o", output, "--update")
+    assert f"{output}: cannot be opened as HDF5" in refusal
     assert output.read_text() == "mine"
 
 
@@ -627,8 +629,8 @@ def test_update_refuses_codes_that_are_not_there(
         del file["codes"]
         file.create_dataset("codes", shape, dtype, chunks=(1, *shape[1:]), compression="gzip")
     before = output.read_bytes()
-    said = error_of("extract", backbone, few, "-o", output, "--update")
-    assert f"{output}: the codes in row 0 are damaged (" in said
+    refusal = error_of("extract", backbone, few, "-o", output, "--update")
+    assert f"{output}: the codes in row 0 are damaged (" in refusal
     assert output.read_bytes() == before
 
 

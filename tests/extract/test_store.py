@@ -240,7 +240,7 @@ def shorten(file: h5py.File, name: str) -> None:
 
 
 def swap(file: h5py.File, name: str, value: object) -> None:
-    """Put something else in the place of a dataset, or nothing."""
+    """Replace a dataset by something else, or remove it."""
     del file[name]
     if value is h5py.Group:
         file.create_group(name)

@@ -34,21 +34,21 @@ def test_classifies_photos_in_a_pipeline(small_backbone: Path, paths: list[str])
 def test_gives_the_codes_of_the_command(
     small_backbone: Path, photos: Path, paths: list[str], codes: Path
 ) -> None:
-    found = CodeExtractor(small_backbone, batch_size=5, threads=1).fit_transform(paths)
-    assert found.dtype == np.float32
+    actual = CodeExtractor(small_backbone, batch_size=5, threads=1).fit_transform(paths)
+    assert actual.dtype == np.float32
     with CodeStore.open(codes) as store:
         assert [str(photos / path) for path in store.paths] == paths
         stored = store.codes[:].reshape(len(paths), -1)
-    np.testing.assert_allclose(found, stored, rtol=2**-10, atol=2**-23)
+    np.testing.assert_allclose(actual, stored, rtol=2**-10, atol=2**-23)
 
 
 @pytest.mark.parametrize("kind", [str, Path, np.array])
 def test_takes_paths_of_any_kind(small_backbone: Path, paths: list[str], kind: type) -> None:
     some = np.array(paths[:3]) if kind is np.array else [kind(path) for path in paths[:3]]
-    found = CodeExtractor(small_backbone, batch_size=2).transform(some)
+    actual = CodeExtractor(small_backbone, batch_size=2).transform(some)
     images = np.stack([decode_image(Path(path).read_bytes(), 75) for path in paths[:3]])
     expected = Backbone(small_backbone).extract(images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_gives_no_rows_for_no_images(small_backbone: Path) -> None:

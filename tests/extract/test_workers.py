@@ -43,13 +43,13 @@ def test_results_come_in_order(
 ) -> None:
     greys[4].write_bytes(b"no image")
     opened = Workers.open(backbone, len(greys), threads=threads, batch_size=batch_size)
-    found = list(opened.run(greys, lambda codes: codes))
-    assert [image.index for images, _ in found for image in images] == list(range(20))
-    codes = np.concatenate([codes for _, codes in found if codes is not None])
+    actual = list(opened.run(greys, lambda codes: codes))
+    assert [image.index for images, _ in actual for image in images] == list(range(20))
+    codes = np.concatenate([codes for _, codes in actual if codes is not None])
     assert (np.diff(codes[:, 0]) > 0).all()
     assert len(codes) == 19
     if batch_size == 1:
-        images, nothing = found[4]
+        images, nothing = actual[4]
         assert images[0].problem
         assert nothing is None
 
@@ -108,9 +108,9 @@ def test_threads_end_when_left_early(backbone: Path, greys: list[Path]) -> None:
     assert not [each for each in threading.enumerate() if each.name.startswith("worker")]
 
 
-def test_failure_in_a_worker_is_told(backbone: Path, greys: list[Path]) -> None:
+def test_failure_in_a_worker_is_reported(backbone: Path, greys: list[Path]) -> None:
     def finish(codes: np.ndarray) -> None:
-        raise ArithmeticError("told")
+        raise ArithmeticError("from finish")
 
-    with pytest.raises(ArithmeticError, match="told"):
+    with pytest.raises(ArithmeticError, match="from finish"):
         list(Workers.open(backbone, 20).run(greys, finish))

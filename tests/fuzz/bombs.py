@@ -228,7 +228,7 @@ def _dataset(file: h5py.File, generator: Generator) -> str:
 
 
 def _other_dataset(file: h5py.File, generator: Generator) -> None:
-    """Put a dataset of another type or shape in the place of one of ours."""
+    """Replace a dataset by one of another type or shape."""
     values = (
         *(np.zeros(40), np.float32(3), np.zeros((40, 4, 4, 4), "complex64"), b"text", np.zeros(0)),
         *(np.zeros((40, 0), "float16"), np.full((40, 4), np.nan, "float16"), ["a"] * 40),
@@ -247,7 +247,7 @@ def _missing_dataset(file: h5py.File, generator: Generator) -> None:
 
 
 def _huge(file: h5py.File, generator: Generator) -> None:
-    """Claim ever so many images, without storing any."""
+    """Claim very many images, without storing any."""
     n_images = int(generator.choice([10**6, 10**8, 10**10, 2**62]))
     tails = {"codes": (4, 4, 4), "labels": (), "paths": (), "digests": ()}
     dtypes = {"codes": "float16", "labels": "int32", "paths": "S8", "digests": "S64"}
@@ -259,7 +259,7 @@ def _huge(file: h5py.File, generator: Generator) -> None:
 
 
 def _huge_codes(file: h5py.File, generator: Generator) -> None:
-    """Claim that each image has ever so many numbers, in chunks as large."""
+    """Claim that each image has very many numbers, in chunks as large."""
     del file["codes"]
     length = int(generator.choice([10**6, 10**8, 10**9]))
     n_images = len(file["labels"])
@@ -295,9 +295,9 @@ def _damaged_chunk(file: h5py.File, generator: Generator) -> None:
     """Store a chunk that cannot be unpacked, or unpacks to more than it may."""
     codes = file["codes"]
     number = int(generator.integers(codes.id.get_num_chunks()))
-    place = codes.id.get_chunk_info(number).chunk_offset
+    offset = codes.id.get_chunk_info(number).chunk_offset
     contents = (b"\0", generator.bytes(100), zeros(10_000_000), zlib.compress(b"short"))
-    codes.id.write_direct_chunk(place, contents[generator.integers(len(contents))])
+    codes.id.write_direct_chunk(offset, contents[generator.integers(len(contents))])
 
 
 def _not_finite(file: h5py.File, generator: Generator) -> None:

@@ -51,8 +51,8 @@ def _shared_attribute(file: h5py.File, name: str, generator: Generator) -> Finis
     reference = one_reference(file)
 
     def finish(content: bytes) -> bytes:
-        found = references(content, n_texts)
-        return content[: found.start()] + reference * n_texts + content[found.end() :]
+        match = references(content, n_texts)
+        return content[: match.start()] + reference * n_texts + content[match.end() :]
 
     return finish
 

@@ -1,4 +1,4 @@
-"""Codes files in types, layouts and formats that ours do not have."""
+"""Codes files in types, layouts and formats that cnncodes does not write."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def _named_type(file: h5py.File, name: str, generator: Generator) -> None:
 
 
 def _references_as_values(file: h5py.File, name: str, generator: Generator) -> None:
-    """Refer to objects, or to regions of them, in the place of values."""
+    """Refer to objects, or to regions of them, instead of values."""
     shape = removed_shape(file, name)
     target = file[datasets_of(file)[0]]
     region = generator.random() < 0.5
     dtype = h5py.regionref_dtype if region else h5py.ref_dtype
     new = file.create_dataset(name, shape, dtype)
-    for place in np.ndindex(shape):
-        new[place] = target.regionref[0:1] if region else target.ref
+    for index in np.ndindex(shape):
+        new[index] = target.regionref[0:1] if region else target.ref
 
 
 def _copied(file: h5py.File, name: str, settings: h5p.PropDCID) -> None:
@@ -196,10 +196,10 @@ def _swapped_rows(file: h5py.File, name: str, generator: Generator) -> None:
     """Exchange the codes of two images."""
     codes = file["codes"]
     rows = (0, len(codes) - 1)
-    places = [(row, *[0] * (codes.ndim - 1)) for row in rows]
-    chunks = [codes.id.read_direct_chunk(place)[1] for place in places]
-    for place, chunk in zip(places, reversed(chunks), strict=True):
-        codes.id.write_direct_chunk(place, chunk)
+    indices = [(row, *[0] * (codes.ndim - 1)) for row in rows]
+    chunks = [codes.id.read_direct_chunk(index)[1] for index in indices]
+    for index, chunk in zip(indices, reversed(chunks), strict=True):
+        codes.id.write_direct_chunk(index, chunk)
 
 
 STRUCTURES = (

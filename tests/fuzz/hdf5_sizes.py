@@ -95,8 +95,8 @@ def _shared_texts(file: h5py.File, name: str, generator: Generator) -> Finish | 
     reference = one_reference(file)
 
     def finish(content: bytes) -> bytes:
-        found = references(content, n_rows)
-        return content[: found.start()] + reference * n_rows + content[found.end() :]
+        match = references(content, n_rows)
+        return content[: match.start()] + reference * n_rows + content[match.end() :]
 
     return finish
 
@@ -106,7 +106,7 @@ def _wild_references(file: h5py.File, name: str, generator: Generator) -> None:
     name = _text_name(file, generator)
     n_rows = len(file[name])
     del file[name]
-    length, heap, place = struct.unpack("<IQI", one_reference(file))
+    length, heap, offset = struct.unpack("<IQI", one_reference(file))
     lengths = (length, 0, 1, 2 * TEXT_BYTES, 2**31 - 1, 2**31, 2**32 - 1)
     heaps = (heap, heap, heap, 0, 8, 96, heap + 8, 2**32, 2**63, 2**64 - 1)
     rows = [
@@ -114,7 +114,7 @@ def _wild_references(file: h5py.File, name: str, generator: Generator) -> None:
             "<IQI",
             choose(generator, *lengths),
             choose(generator, *heaps),
-            choose(generator, place, place, 0, 2, 65_535, 2**32 - 1),
+            choose(generator, offset, offset, 0, 2, 65_535, 2**32 - 1),
         )
         for _ in range(n_rows)
     ]
@@ -131,7 +131,7 @@ def _wrong_reference_size(file: h5py.File, name: str, generator: Generator) -> F
 
     def finish(content: bytes) -> bytes:
         changed = bytearray(content)
-        types = [found.end() for found in _ATTRIBUTE.finditer(content)]
+        types = [match.end() for match in _ATTRIBUTE.finditer(content)]
         for start in generator.choice(types, int(generator.integers(1, 4))):
             size = int(choose(generator, 0, 1, 1, 8, 12, 15, 17, 2**20, 2**31))
             struct.pack_into("<I", changed, start, size)
@@ -204,12 +204,12 @@ def _confused_addresses(file: h5py.File, name: str, generator: Generator) -> Fin
 
     def finish(content: bytes) -> bytes:
         changed = bytearray(content)
-        marks = [found.start() for found in _MARKS.finditer(content)]
+        marks = [match.start() for match in _MARKS.finditer(content)]
         words = np.frombuffer(content[: len(content) // 8 * 8], "<u8")
-        places = np.flatnonzero((words > 0) & (words < len(content)))
-        for place in generator.choice(places, int(generator.integers(1, 4))):
-            value = int(choose(generator, *marks, *words[generator.choice(places, 40)]))
-            struct.pack_into("<Q", changed, 8 * int(place), value)
+        offsets = np.flatnonzero((words > 0) & (words < len(content)))
+        for offset in generator.choice(offsets, int(generator.integers(1, 4))):
+            value = int(choose(generator, *marks, *words[generator.choice(offsets, 40)]))
+            struct.pack_into("<Q", changed, 8 * int(offset), value)
         return bytes(changed)
 
     return finish

@@ -62,7 +62,7 @@ def datasets_of(file: h5py.File) -> list[str]:
 
 
 def moved(file: h5py.File, name: str) -> h5py.Dataset:
-    """Move a dataset out of its place."""
+    """Move a dataset to another path."""
     file.move(name, SPARE)
     return file[SPARE]
 
@@ -107,7 +107,7 @@ def set_number_of_rows(file: h5py.File, name: str, n_rows: int) -> None:
 
 
 def removed_shape(file: h5py.File, name: str) -> tuple[int, ...]:
-    """Remove a dataset; return the shape that another must have in its place."""
+    """Remove a dataset; return the shape that its replacement must have."""
     shape: tuple[int, ...] = file[name].shape
     del file[name]
     return shape
@@ -128,13 +128,13 @@ def written_anew(content: bytes, change: Callable[[h5py.File], None], **options:
 def references(content: bytes, n_texts: int, length: int = LENGTH) -> re.Match[bytes]:
     """Find where a file refers to texts of some length, kept in its heaps, that stand in a row."""
     pattern = b"(?:" + re.escape(struct.pack("<I", length)) + b".{12}){%d}"
-    found = re.search(pattern % n_texts, content, re.DOTALL)
-    assert found is not None
-    return found
+    match = re.search(pattern % n_texts, content, re.DOTALL)
+    assert match is not None
+    return match
 
 
 def one_reference(file: h5py.File) -> bytes:
-    """Write a large text; return how a row refers to it: length, heap, and place in that."""
+    """Write a large text; return how a row refers to it: length, heap, and index in that."""
     file["large"] = np.array(["y" * TEXT_BYTES], TEXT)
     file.flush()
     where = file["large"].id.get_offset()

@@ -55,8 +55,8 @@ def _keep_tensor_outside(model: ModelProto, generator: Generator) -> None:
     tensor = model.graph.initializer[generator.integers(len(model.graph.initializer))]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    places = ("/etc/passwd", "../../../../etc/passwd", "/dev/zero", "absent", "")
-    for key, value in (("location", str(generator.choice(places))), ("length", "64")):
+    locations = ("/etc/passwd", "../../../../etc/passwd", "/dev/zero", "absent", "")
+    for key, value in (("location", str(generator.choice(locations))), ("length", "64")):
         tensor.external_data.add(key=key, value=value)
 
 
@@ -85,8 +85,8 @@ def _change_attribute(model: ModelProto, generator: Generator) -> None:
     if attributes:
         attribute = attributes[generator.integers(len(attributes))]
         attribute.i = int(generator.choice([-1, 0, 5, 2**40]))
-        for place in range(len(attribute.ints)):
-            attribute.ints[place] = int(generator.choice([-1, 0, 1, 3, 2**31, 2**62]))
+        for index in range(len(attribute.ints)):
+            attribute.ints[index] = int(generator.choice([-1, 0, 1, 3, 2**31, 2**62]))
 
 
 def _change_versions(model: ModelProto, generator: Generator) -> None:
@@ -155,7 +155,7 @@ def _outside_sparse(model: ModelProto, generator: Generator) -> None:
     """Have sparse numbers in another file: initializers, or in an attribute."""
     sparse = onnx.SparseTensorProto(dims=[100])
     sparse.values.CopyFrom(tensor_outside(generator))
-    sparse.indices.CopyFrom(helper.make_tensor("places", TensorProto.INT64, [27], range(27)))
+    sparse.indices.CopyFrom(helper.make_tensor("positions", TensorProto.INT64, [27], range(27)))
     if generator.random() < 0.3:
         sparse.indices.CopyFrom(tensor_outside(generator))
     if generator.random() < 0.5:
@@ -185,10 +185,10 @@ def _outside_in_a_branch(model: ModelProto, generator: Generator) -> None:
 
 def _outside_elsewhere(model: ModelProto, generator: Generator) -> None:
     """Have a tensor in another file where training, functions or metadata are described."""
-    place = generator.integers(3)
-    if place == 0:
+    index = generator.integers(3)
+    if index == 0:
         model.training_info.add().initialization.initializer.append(tensor_outside(generator))
-    elif place == 1:
+    elif index == 1:
         node = helper.make_node("Constant", [], ["y"], value=tensor_outside(generator))
         opsets = [helper.make_opsetid("", 18)]
         model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node], opsets))
@@ -202,15 +202,15 @@ def _outside_elsewhere(model: ModelProto, generator: Generator) -> None:
 
 
 def _huge_dimensions(model: ModelProto, generator: Generator) -> None:
-    """Claim ever so many numbers: of a weight, a constant, or the shape of a value."""
+    """Claim very many numbers: of a weight, a constant, or the shape of a value."""
     lengths = (2**31, 2**32, 2**40, 2**62, -1)
     dims = [int(generator.choice(lengths)) for _ in range(int(generator.integers(1, 4)))]
     dtype = int(generator.choice([1, 7, 8, 10, 16, 17, 22, 99]))
     tensor = TensorProto(name="many", data_type=dtype, dims=dims)
-    place = generator.integers(4)
-    if place == 0:
+    index = generator.integers(4)
+    if index == 0:
         tensor.raw_data = b"\0" * 64
-    elif place == 1:
+    elif index == 1:
         tensor.string_data.extend([b"text"] * 16)
     if generator.random() < 0.5:
         model.graph.initializer.append(tensor)
@@ -223,7 +223,7 @@ def _huge_dimensions(model: ModelProto, generator: Generator) -> None:
 
 
 def _too_much_metadata(model: ModelProto, generator: Generator) -> None:
-    """Have metadata of more bytes, entries or labels than any file of ours."""
+    """Have metadata of more bytes, entries or labels than any file of cnncodes."""
     way = generator.integers(6)
     if way == 0:
         model.metadata_props.add(key="cnncodes.note", value="x" * int(15.9e6))

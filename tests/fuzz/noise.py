@@ -12,7 +12,7 @@ NUMBERS = (0, 1, 2, 3, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000,
 
 
 def change_bytes(content: bytes, generator: Generator) -> bytes:
-    """Change a few bytes, the first ones more often, since these say what follows."""
+    """Change a few bytes, the first ones more often, since these determine what follows."""
     data = bytearray(content)
     for _ in range(int(generator.integers(1, 5))):
         _EDITS[generator.integers(len(_EDITS))](data, generator)

@@ -1,4 +1,4 @@
-"""Models as messages of protobuf that other readers than ours may understand in another way."""
+"""Models as messages of protobuf that other readers may parse in another way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Form:
 
 
 def varint(value: int, n_bytes: int = 0) -> bytes:
-    """Write a number of protobuf, in more bytes than it needs if `n_bytes` says so."""
+    """Write a number of protobuf, in `n_bytes` bytes, which may be more than it needs."""
     parts: list[int] = []
     while value or not parts or len(parts) < n_bytes:
         parts.append(value & 0x7F | 0x80)
@@ -86,7 +86,7 @@ def _disguised(content: bytes, generator: Generator) -> bytes:
     """Write a model in another way that means the same, if it means anything.
 
     A graph may come in parts, fields in any order, numbers in more bytes than they need, and
-    fields of numbers that nobody knows may be between.
+    fields of unknown numbers may be between.
     """
     parts = list(fields(content))
     others = [part for part in parts if part[0] != GRAPH]
@@ -129,8 +129,8 @@ def _long_lengths(content: bytes, generator: Generator) -> bytes:
         varint(GRAPH << 3 | 6),
     )[generator.integers(8)]
     parts = list(fields(content))
-    place = len(written(parts[: generator.integers(len(parts) + 1)]))
-    return content[:place] + added + content[place:]
+    index = len(written(parts[: generator.integers(len(parts) + 1)]))
+    return content[:index] + added + content[index:]
 
 
 def _deep_graphs(content: bytes, generator: Generator) -> bytes:

@@ -1,13 +1,13 @@
 """Give our commands damaged files, and watch what they do.
 
 Usage: python -m tests.fuzz.run [--images N] [--codes N] [--models N] [--seed S] [--jobs N]
-       [--found DIR]
+       [--findings DIR]
 
 Each mutant goes through the commands that take such a file, in a process that is watched: no
 traceback, no message but the one line that was meant, no control character on the terminal, no
 hang, no memory beyond a gigabyte, nothing written but the result that was asked for, no other file
 opened that the mutant leads to, and no text of such a file printed or written. What fails is kept
-in ``--found``, with the command. The same seed makes the same mutants.
+in ``--findings``, with the command. The same seed makes the same mutants.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ class Report:
 
     Attributes
     ----------
-    found : list of Finding
-        What was found, in order.
+    findings : list of Finding
+        In order.
     megabytes : int
         The most memory that one of the others took.
     seconds : float
         The most processor time that one of the others took.
     """
 
-    found: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     megabytes: int = 0
     seconds: float = 0.0
 
@@ -163,25 +163,25 @@ def fault_of(command: Sequence[object], out: Path, *, refused: bool = False) -> 
     from cnncodes.cli import main
 
     result = Runner().invoke(main, [str(each) for each in command])
-    said = f"{command[0]}: "
+    error = f"{command[0]}: "
     written = [each.read_bytes() for each in out.iterdir()]
     for content in (result.output.encode(), *written):
         if SECRET in content or SECRET_DIGEST in content:
-            return f"{said}gives away what is in another file"
+            return f"{error}gives away what is in another file"
     if refused and not result.exit_code:
-        return f"{said}accepts it"
+        return f"{error}accepts it"
     if result.exit_code not in (0, 1):
-        return f"{said}exit code {result.exit_code}"
+        return f"{error}exit code {result.exit_code}"
     last = result.stderr.splitlines()[-1] if result.stderr else ""
     if UNPLANNED in result.stderr or "Traceback" in result.output:
-        return said + last
+        return error + last
     if result.exit_code and not last.startswith("Error: "):
-        return f"{said}fails without an error: {last!r}"
+        return f"{error}fails without an error: {last!r}"
     if any(not letter.isprintable() and letter != "\n" for letter in result.output):
-        return f"{said}prints control characters"
+        return f"{error}prints control characters"
     if result.exit_code and any(out.iterdir()):
         left = [each.name for each in out.iterdir()]
-        return f"{said}fails and leaves {', '.join(left)}"
+        return f"{error}fails and leaves {', '.join(left)}"
     return ""
 
 
@@ -231,10 +231,10 @@ def work(kind: str, seed: int, folder: Path) -> None:
         fault = ""
         for command in commands(kind, path, chain, out):
             name = str(command[0])
-            found = fault_of(command, out, refused=name in refused_by)
+            findings = fault_of(command, out, refused=name in refused_by)
             if opened := watch.opened():
-                found = f"{name}: opens {', '.join(sorted(opened))}"
-            fault = fault or found
+                findings = f"{name}: opens {', '.join(sorted(opened))}"
+            fault = fault or findings
             empty(out)
         seconds, megabytes = time.process_time() - started, peak_megabytes()
         if megabytes > MEGABYTES:
@@ -374,7 +374,9 @@ def fuzz(
             pool.map(lambda each, part: _fuzz(kind, part, seed, each, keep), folders, parts)
         )
     return Report(
-        sorted((each for report in reports for each in report.found), key=lambda one: one.number),
+        sorted(
+            (each for report in reports for each in report.findings), key=lambda one: one.number
+        ),
         max(report.megabytes for report in reports),
         max(report.seconds for report in reports),
     )
@@ -390,7 +392,7 @@ def _fuzz(kind: str, numbers: Sequence[int], seed: int, folder: Path, keep: Path
                 report.megabytes = max(report.megabytes, done["megabytes"])
                 report.seconds = max(report.seconds, done["seconds"])
                 continue
-            report.found.append(Finding(kind, number, done["made"], done["fault"]))
+            report.findings.append(Finding(kind, number, done["made"], done["fault"]))
             if keep is not None:
                 mutant = make(kind, seed, number, chain)
                 name = f"{kind}-{seed}-{number}.{mutant.suffix}"
@@ -403,11 +405,11 @@ def _fuzz(kind: str, numbers: Sequence[int], seed: int, folder: Path, keep: Path
 def summary(kind: str, n_mutants: int, report: Report) -> str:
     """Tell what came of some mutants, in a line, and a line for each kind of finding."""
     lines = [
-        f"{n_mutants:,} {kind}: {len(report.found)} findings; "
+        f"{n_mutants:,} {kind}: {len(report.findings)} findings; "
         f"at most {report.megabytes:,} MB, {report.seconds:.1f} s"
     ]
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for each in report.found:
+    for each in report.findings:
         alike[each.how, each.fault[:120]].append(each.number)
     for (how, fault), numbers in sorted(alike.items(), key=lambda item: -len(item[1])):
         lines.append(f"  {len(numbers):5} × {how}, as number {numbers[0]}: {fault}")
@@ -422,15 +424,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that try them")
     parser.add_argument("--seed", type=int, default=0, help="of all mutants")
-    parser.add_argument("--found", type=Path, default=Path("found"), help="what fails goes here")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("findings"), help="what fails goes here"
+    )
     parser.add_argument("--work", choices=list(KINDS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         work(options.work, options.seed, options.folder)
         return
-    options.found.mkdir(exist_ok=True)
-    found: list[Finding] = []
+    options.findings.mkdir(exist_ok=True)
+    findings: list[Finding] = []
     for kind in NUMBERS:
         numbers = range(options.first, options.first + getattr(options, kind))
         if not numbers:
@@ -441,15 +445,15 @@ def main() -> None:
                 numbers,
                 seed=options.seed,
                 folder=Path(folder),
-                keep=options.found,
+                keep=options.findings,
                 jobs=options.jobs,
             )
-        found += report.found
+        findings += report.findings
         sys.stdout.write(summary(kind, len(numbers), report) + "\n")
         sys.stdout.flush()
-    listed = options.found / f"report-{options.seed}.json"
-    listed.write_text(json.dumps([asdict(each) for each in found], indent=1), "utf-8")
-    raise SystemExit(bool(found))
+    listed = options.findings / f"report-{options.seed}.json"
+    listed.write_text(json.dumps([asdict(each) for each in findings], indent=1), "utf-8")
+    raise SystemExit(bool(findings))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ N_MUTANTS = {"images": 150, "codes": 108, "models": 80}
 
 
 @pytest.mark.parametrize("kind", N_MUTANTS)
-def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
-    found = fuzz(kind, range(N_MUTANTS[kind]), seed=0, folder=tmp_path).found
-    assert not found, "\n".join(map(str, found))
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, kind: str) -> None:
+    findings = fuzz(kind, range(N_MUTANTS[kind]), seed=0, folder=tmp_path).findings
+    assert not findings, "\n".join(map(str, findings))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Copies and groups in a codes file: what `train` and `evaluate` do with them, and say of them."""
+"""Copies and groups in a codes file: what `train` and `evaluate` do with them, and report."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def write(path, X, y, digests, groups=None):
     with create_journal(
         path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names
     ) as journal:
-        told = {"labels": list(map(int, y)), "paths": paths, "digests": digests, "skipped": []}
-        append_rows(journal, X.astype(np.float32), **told)
+        columns = {"labels": list(map(int, y)), "paths": paths, "digests": digests, "skipped": []}
+        append_rows(journal, X.astype(np.float32), **columns)
         journal.finish(path)
     if groups is not None:
         with h5py.File(path, "r+") as file:
@@ -134,9 +134,9 @@ def test_svm_needs_two_files_of_each_class(tmp_path, output, run):
     X = np.random.default_rng(0).standard_normal((20, N_FEATURES))
     digests = [digest_of(0)] * 5 + [digest_of(row) for row in range(5, 20)]
     path = write(tmp_path / "codes.h5", X, np.repeat([0, 1], [5, 15]), digests)
-    said = run("train", path, "-o", output, "--estimator", "svm", exit_code=1).stderr
-    assert "svm: the training images of a class are all copies of one or of one group" in said
-    assert "use knn or logistic" in said
+    message = run("train", path, "-o", output, "--estimator", "svm", exit_code=1).stderr
+    assert "svm: the training images of a class are all copies of one or of one group" in message
+    assert "use knn or logistic" in message
     notes = trained(run, path, output)["notes"]
     assert notes[1:3] == [
         "copies and groups leave 25% of the images to test on",
@@ -191,7 +191,7 @@ def test_groups_stay_on_one_side(patients, output, run, estimator):
     assert len(set(groups[trains])) == 16  # eight of twelve patients of each class
 
 
-def test_one_large_group_is_told(patients, output, run):
+def test_one_large_group_is_reported(patients, output, run):
     with h5py.File(patients, "r+") as file:
         groups = file["groups"].asstr()[:]
         groups[5:60], groups[65:] = "", ""
@@ -205,9 +205,9 @@ def test_one_large_group_is_told(patients, output, run):
 
 def test_evaluation_counts_copies_and_leaves_out_those_of_training_images(noise, output, run):
     result = trained(run, noise, output)
-    told = json.loads(run("evaluate", output, noise, "--json").stdout)
-    assert told["figures"]["n_images"] == result["test"]["n_images"] == 40
-    assert told["notes"] == [
+    reported = json.loads(run("evaluate", output, noise, "--json").stdout)
+    assert reported["figures"]["n_images"] == result["test"]["n_images"] == 40
+    assert reported["notes"] == [
         "left out: 88 images that trained the model",
         "30 of 40 images are copies of others (the same file); each of them counts",
     ]
@@ -215,17 +215,17 @@ def test_evaluation_counts_copies_and_leaves_out_those_of_training_images(noise,
 
 def test_evaluation_leaves_out_groups_of_training_images(patients, output, run):
     result = trained(run, patients, output, "--per-class", "9")
-    told = json.loads(run("evaluate", output, patients, "--json").stdout)
+    reported = json.loads(run("evaluate", output, patients, "--json").stdout)
     with CodeStore.open(patients) as store:
         keys, groups = info_of(output).training_images, np.array(store.groups)
         known = np.array([image_key(digest) in keys for digest in store.digests])
         n_related = np.isin(groups, groups[known]).sum() - known.sum()
     assert n_related > 0
-    assert told["notes"] == [
+    assert reported["notes"] == [
         "left out: 18 images that trained the model",
         f"left out: {n_related} images of the same groups as images that trained the model",
     ]
-    assert told["figures"]["n_images"] == 120 - 18 - n_related >= result["test"]["n_images"]
+    assert reported["figures"]["n_images"] == 120 - 18 - n_related >= result["test"]["n_images"]
     options = ("--include-training", "--json")
     everything = json.loads(run("evaluate", output, patients, *options).stdout)
     assert everything["figures"]["n_images"] == 120
@@ -268,5 +268,5 @@ def test_folders_group_images_of_an_evaluation_too(run, small_backbone, photos, 
     alone = json.loads(run("evaluate", app, source, "--json").stdout)
     assert grouped["data"]["images_sha256"] == by_codes["data"]["images_sha256"]
     assert alone["figures"]["n_images"] > grouped["figures"]["n_images"]
-    said = run("evaluate", head, codes, "--group-by", "folder", exit_code=1).stderr
-    assert "has its own groups, if any; leave --group-by out" in said
+    message = run("evaluate", head, codes, "--group-by", "folder", exit_code=1).stderr
+    assert "has its own groups, if any; leave --group-by out" in message

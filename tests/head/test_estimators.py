@@ -117,14 +117,14 @@ def output(tmp_path):
 
 
 def relabelled(codes, path, n_classes):
-    """Copy codes with the images dealt out to so many classes; a digit is in few of them."""
+    """Copy codes with the images dealt out to `n_classes` classes; a digit is in few of them."""
     names = tuple(f"class {number:02}" for number in range(n_classes))
     with CodeStore.open(codes) as store:
         info = {"code_shape": store.codes.shape[1:], "class_names": names}
         copy = create_journal(path.with_suffix(".partial"), **info)
         labels = np.sort(np.arange(len(store)) % n_classes).tolist()
-        told = {"paths": store.paths, "digests": store.digests}
-        append_rows(copy, store.codes[:], labels=labels, **told, skipped=[])
+        columns = {"paths": store.paths, "digests": store.digests}
+        append_rows(copy, store.codes[:], labels=labels, **columns, skipped=[])
         copy.finish(path)
     return path
 
@@ -175,15 +175,19 @@ def test_file_is_a_head_like_any_other(plain_codes, output, run, name):
     constants = {each.name for each in model.graph.initializer}
     assert constants <= {name for node in model.graph.node for name in node.input}
     session = session_of(output)
-    (given,), (taken,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.type, given.shape) == ("codes", "tensor(float)", ["N", 5, 5, 3])
-    assert (taken.name, taken.type) == ("probabilities", "tensor(float)")
-    assert taken.shape == ["N", 10]
+    (codes_input,), (produced,) = session.get_inputs(), session.get_outputs()
+    assert (codes_input.name, codes_input.type, codes_input.shape) == (
+        "codes",
+        "tensor(float)",
+        ["N", 5, 5, 3],
+    )
+    assert (produced.name, produced.type) == ("probabilities", "tensor(float)")
+    assert produced.shape == ["N", 10]
     for n_images in (1, 9):
         codes = np.random.default_rng(0).normal(size=(n_images, 75)).astype(np.float32)
-        found = probabilities(output, codes)
-        assert found.shape == (n_images, 10)
-        assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+        actual = probabilities(output, codes)
+        assert actual.shape == (n_images, 10)
+        assert actual.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_what_is_printed(plain_codes, output, run):
@@ -194,10 +198,10 @@ def test_what_is_printed(plain_codes, output, run):
 
 
 def test_probability_of_zero_is_a_finite_loss(plain_codes, output):
-    found = train_head(plain_codes, output, estimator=KNeighborsClassifier(1))
-    assert found.test.accuracy < 1
-    wrong = 1 - found.test.accuracy
-    assert found.test.loss == pytest.approx(-wrong * np.log(np.finfo(np.float32).eps), rel=1e-5)
+    actual = train_head(plain_codes, output, estimator=KNeighborsClassifier(1))
+    assert actual.test.accuracy < 1
+    wrong = 1 - actual.test.accuracy
+    assert actual.test.loss == pytest.approx(-wrong * np.log(np.finfo(np.float32).eps), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes")  # the test's own fit
@@ -215,7 +219,7 @@ def test_head_agrees_with_the_estimator(plain_codes, tmp_path, output, estimator
     for part in (X, X_test):
         wanted = fitted.predict_proba(part)
         assert np.abs(probabilities(output, part) - wanted).max() < 1e-3
-        assert np.ptp(wanted, axis=0).max() > 0.1, "they must differ for this to say anything"
+        assert np.ptp(wanted, axis=0).max() > 0.1, "they must differ for a meaningful test"
 
 
 def _with_seed(estimator):
@@ -223,7 +227,7 @@ def _with_seed(estimator):
     return estimator.set_params(**{key: 0 for key in unset if estimator.get_params()[key] is None})
 
 
-def test_seed_is_given_where_none_is_set(plain_codes, output):
+def test_seed_is_set_where_there_is_none(plain_codes, output):
     models = {}
     for chosen in (None, 5):
         for seed in (1, 1, 2):
@@ -241,7 +245,7 @@ def test_seed_is_given_where_none_is_set(plain_codes, output):
     assert models[5][0] == models[5][1]
 
 
-def test_metadata_tell_the_parameters(plain_codes, output):
+def test_metadata_report_the_parameters(plain_codes, output):
     estimator = KNeighborsClassifier(np.int64(4), metric_params={}, p=2.0)
     train_head(plain_codes, output, estimator=estimator)
     info = info_of(output)
@@ -261,9 +265,9 @@ def test_metadata_tell_the_parameters(plain_codes, output):
 
 def test_info_knows_such_a_head(plain_codes, output, run):
     run("train", plain_codes, "-o", output, "--estimator", "knn")
-    told = json.loads(run("info", output, "--json").stdout)
-    assert (told["what"], told["training"]["estimator"]) == ("a head", "knn")
-    assert "KNeighborsClassifier" in told["training"]["fitted"]["parameters"]["steps"]
+    reported = json.loads(run("info", output, "--json").stdout)
+    assert (reported["what"], reported["training"]["estimator"]) == ("a head", "knn")
+    assert "KNeighborsClassifier" in reported["training"]["fitted"]["parameters"]["steps"]
     assert "KNeighborsClassifier(n_neighbors=10)" in run("info", output).stdout
 
 
@@ -278,9 +282,9 @@ def test_from_training_to_labels(codes, small_backbone, photos, tmp_path, output
     classifier = Classifier(app)
     for row in range(0, 120, 17):
         wanted = probabilities(output, X[row : row + 1])[0]
-        found = {each.label: each.probability for each in classifier.predict(photos / paths[row])}
+        actual = {each.label: each.probability for each in classifier.predict(photos / paths[row])}
         # Codes are stored in float16, and an app computes them in float32.
-        assert [found[label] for label in "0123456789"] == pytest.approx(wanted, abs=0.02)
+        assert [actual[label] for label in "0123456789"] == pytest.approx(wanted, abs=0.02)
     assert classifier.predict_proba(np.empty((0, 75, 75, 3), np.uint8)).shape == (0, 10)
     printed = run("predict", app, photos / paths[0]).stdout
     assert printed.split()[1] == classifier.predict(photos / paths[0])[0].label
@@ -295,7 +299,7 @@ def test_second_head_of_a_process_has_the_same_bytes(plain_codes, output, run, n
     assert output.read_bytes() == first
 
 
-def test_knn_tells_of_images_in_two_classes(tmp_path, output):
+def test_knn_reports_images_in_two_classes(tmp_path, output):
     random = np.random.default_rng(1)
     X = random.normal(size=(60, 8)).astype(np.float32)
     X[30:50] = X[:20]
@@ -304,9 +308,9 @@ def test_knn_tells_of_images_in_two_classes(tmp_path, output):
     with create_journal(tmp_path / "twice.partial", code_shape=(8,)) as journal:
         append_rows(journal, X, labels=[0] * 30 + [1] * 30, **named)
         journal.finish(tmp_path / "twice.h5")
-    said = error_of("train", tmp_path / "twice.h5", "-o", output, "--estimator", "knn")
-    assert "knn: 14 training images of several classes, whose copies are equally near" in said
-    assert "skl2onnx" not in said
+    message = error_of("train", tmp_path / "twice.h5", "-o", output, "--estimator", "knn")
+    assert "knn: 14 training images of several classes, whose copies are equally near" in message
+    assert "skl2onnx" not in message
 
 
 def test_knn_of_codes_that_do_not_differ(tmp_path, output, run):
@@ -333,12 +337,12 @@ def test_method_is_another_spelling(plain_codes, output, run, name):
 def test_few_images(plain_codes, output, run):
     result = train_json(run, plain_codes, "-o", output, "--estimator", "knn", "--per-class", "1")
     assert result["train"]["n_images"] == 10
-    said = error_of(
+    message = error_of(
         *("train", plain_codes, "-o", output, "--overwrite"),
         *("--estimator", "svm", "--per-class", "1"),
     )
-    assert "svm: a class has one training image" in said
-    assert "use knn or logistic" in said
+    assert "svm: a class has one training image" in message
+    assert "use knn or logistic" in message
 
 
 @pytest.mark.parametrize("n_classes", [40, 41])
@@ -355,15 +359,15 @@ def test_support_vectors_of_many_classes(plain_codes, tmp_path, output, run, n_c
 def test_skl2onnx_is_missed_before_any_training(codes, tmp_path, output, monkeypatch, run):
     monkeypatch.setitem(sys.modules, "skl2onnx", None)
     absent = tmp_path / "absent.h5"  # not even the codes are looked at
-    said = error_of("train", absent, "-o", output, "--estimator", "svm")
-    assert said == "Error: svm needs skl2onnx; pip install 'cnncodes[estimators]'"
+    message = error_of("train", absent, "-o", output, "--estimator", "svm")
+    assert message == "Error: svm needs skl2onnx; pip install 'cnncodes[estimators]'"
     with pytest.raises(MissingDependencyError, match=r"^GaussianNB needs skl2onnx"):
         train_head(absent, output, estimator=GaussianNB())
     run("train", codes, "-o", output)
 
 
 @pytest.mark.parametrize(
-    ("estimator", "said"),
+    ("estimator", "message"),
     [
         ("forest", "no estimator 'forest'; there are logistic, sgd, svm and knn"),
         (LinearRegression(), r"LinearRegression\(\) is no classifier"),
@@ -383,13 +387,13 @@ def test_skl2onnx_is_missed_before_any_training(codes, tmp_path, output, monkeyp
     ],
     ids=str,
 )
-def test_what_cannot_become_a_head(tmp_path, output, estimator, said):
-    with pytest.raises(ParameterError, match=said):
+def test_what_cannot_become_a_head(tmp_path, output, estimator, message):
+    with pytest.raises(ParameterError, match=message):
         train_head(tmp_path / "absent.h5", output, estimator=estimator)
 
 
 @pytest.mark.parametrize(
-    ("estimator", "said"),
+    ("estimator", "message"),
     [
         (LogisticRegression(C=-1), "LogisticRegression: cannot be trained .*'C' parameter"),
         (KNeighborsClassifier(5000), "KNeighborsClassifier: cannot be trained .*n_neighbors"),
@@ -403,8 +407,8 @@ def test_what_cannot_become_a_head(tmp_path, output, estimator, said):
     ],
     ids=str,
 )
-def test_estimator_that_fails(plain_codes, output, estimator, said):
-    with pytest.raises(TrainingError, match=said) as caught:
+def test_estimator_that_fails(plain_codes, output, estimator, message):
+    with pytest.raises(TrainingError, match=message) as caught:
         train_head(plain_codes, output, estimator=estimator)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -445,7 +449,7 @@ def test_head_of_odd_operators_can_be_opened(plain_codes, output, run, estimator
     assert json.loads(result.stdout)["figures"]["accuracy"] > 0.1
 
 
-def test_operator_that_would_not_be_opened_is_told_before(plain_codes, output):
+def test_operator_that_would_not_be_opened_is_reported_before(plain_codes, output):
     def shape(operator):
         operator.outputs[0].type = Int64TensorType([None])
         operator.outputs[1].type = FloatTensorType([None, 10])
@@ -485,14 +489,14 @@ def test_codes_that_are_not_finite(plain_codes, tmp_path, output, run):
             bad = getattr(split_by_class(file["labels"][:], 0.7), part)[-1]
             file["codes"][bad, 0, 0, 0] = np.nan
             path = file["paths"][bad].decode()
-        said = error_of("train", edited, "-o", output, "--estimator", "knn")
-        assert f"{edited}: the codes of {path} are not finite" in said
+        message = error_of("train", edited, "-o", output, "--estimator", "knn")
+        assert f"{edited}: the codes of {path} are not finite" in message
         assert not list(output.parent.iterdir())
 
 
 def agreeing(n_images=200):
-    found = np.random.default_rng(0).dirichlet(np.ones(4), n_images)
-    return found.astype(np.float32), found
+    actual = np.random.default_rng(0).dirichlet(np.ones(4), n_images)
+    return actual.astype(np.float32), actual
 
 
 def test_rounding_is_no_difference():
@@ -500,44 +504,44 @@ def test_rounding_is_no_difference():
 
 
 def test_class_that_differs_where_two_are_as_likely_is_no_difference():
-    found, wanted = agreeing()
+    actual, wanted = agreeing()
     wanted[:50] = [0.4, 0.4, 0.1, 0.1]
-    found[:50] = [0.3999, 0.4001, 0.1, 0.1]
-    check_agreement("it", found, wanted)
+    actual[:50] = [0.3999, 0.4001, 0.1, 0.1]
+    check_agreement("it", actual, wanted)
 
 
-def test_one_image_of_another_class_is_told():
-    found, wanted = agreeing()
-    found[7] = wanted[7, ::-1]
+def test_one_image_of_another_class_is_reported():
+    actual, wanted = agreeing()
+    actual[7] = wanted[7, ::-1]
     with pytest.raises(TrainingError, match=r"of 200 images, 1 get .*, 1 another class"):
-        check_agreement("it", found, wanted)
+        check_agreement("it", actual, wanted)
 
 
-def test_many_other_probabilities_are_told():
-    found, wanted = agreeing()
-    wanted[:], found[:] = [0.7, 0.1, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]
-    found[:2] = [0.7, 0.12, 0.08, 0.1]
-    check_agreement("it", found, wanted)
-    found[2] = found[0]
+def test_many_other_probabilities_are_reported():
+    actual, wanted = agreeing()
+    wanted[:], actual[:] = [0.7, 0.1, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]
+    actual[:2] = [0.7, 0.12, 0.08, 0.1]
+    check_agreement("it", actual, wanted)
+    actual[2] = actual[0]
     with pytest.raises(TrainingError, match=r"3 get probabilities that differ by up to 0\.02, 0 "):
-        check_agreement("it", found, wanted)
+        check_agreement("it", actual, wanted)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 2])
 def test_numbers_that_are_no_probabilities(value):
-    found, wanted = agreeing()
-    found[3, 1] = wanted[3, 1] = value
+    actual, wanted = agreeing()
+    actual[3, 1] = wanted[3, 1] = value
     with pytest.raises(TrainingError, match="do not add up to 1"):
-        check_agreement("it", found, wanted)
+        check_agreement("it", actual, wanted)
 
 
 def test_graph_of_another_shape():
-    found, wanted = agreeing()
+    actual, wanted = agreeing()
     with pytest.raises(TrainingError, match=r"shape \(200, 3\), not \(200, 4\)"):
-        check_agreement("it", found[:, :3], wanted)
+        check_agreement("it", actual[:, :3], wanted)
 
 
-def test_size_is_told_before_the_conversion():
+def test_size_is_reported_before_the_conversion():
     model = GaussianNB()
     model.theta_ = np.zeros(2**29 - 2**20, np.float32)  # never touched, so it takes no memory
     check_size("it", model)
@@ -567,6 +571,6 @@ def test_parameters_of_another_estimator(plain_codes, output, options):
 )
 def test_option_of_another_estimator_is_refused(codes, output, run, estimator, option, owner):
     arguments = ("train", codes, "-o", output, "--estimator", estimator, *option)
-    said = run(*arguments, exit_code=2).stderr.splitlines()[-1]
-    assert said == f"Error: {option[0]} is for --estimator {owner} only"
+    message = run(*arguments, exit_code=2).stderr.splitlines()[-1]
+    assert message == f"Error: {option[0]} is for --estimator {owner} only"
     assert not output.exists()

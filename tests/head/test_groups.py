@@ -1,4 +1,4 @@
-"""Which images belong together, and what is said of them."""
+"""Groups of images, and the notes on them."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ def test_only_three_core_operators():
 def test_probabilities_are_the_softmax_of_the_logits(code_shape, n_images):
     model, weights, bias, _ = make_head(code_shape, 5)
     codes = np.random.default_rng(1).normal(size=(n_images, *code_shape)).astype(np.float32)
-    found = session_of(model).run(["probabilities"], {"codes": codes})[0]
-    assert found.dtype == np.float32
-    assert found.shape == (n_images, 5)
+    actual = session_of(model).run(["probabilities"], {"codes": codes})[0]
+    assert actual.dtype == np.float32
+    assert actual.shape == (n_images, 5)
     logits = codes.reshape(n_images, len(weights)).astype(np.float64) @ weights + bias
-    assert found == pytest.approx(softmax(logits, axis=1), abs=1e-6)
+    assert actual == pytest.approx(softmax(logits, axis=1), abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,10 +83,10 @@ def test_probabilities_are_the_softmax_of_the_logits(code_shape, n_images):
 def test_rows_add_up_to_one_even_where_logits_are_huge(seed, code_shape, n_classes, exponent):
     model, weights, bias, _ = make_head(code_shape, n_classes, seed, 10.0**exponent)
     codes = np.random.default_rng(seed).normal(size=(7, *code_shape)).astype(np.float32)
-    found = session_of(model).run(None, {"codes": codes})[0]
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    actual = session_of(model).run(None, {"codes": codes})[0]
+    assert actual.sum(axis=1) == pytest.approx(1, abs=1e-5)
     logits = codes.reshape(7, -1).astype(np.float64) @ weights + bias
-    assert np.abs(found - softmax(logits, axis=1)).max() < 1e-6 * max(1, np.abs(logits).max())
+    assert np.abs(actual - softmax(logits, axis=1)).max() < 1e-6 * max(1, np.abs(logits).max())
 
 
 def test_columns_of_another_memory_order_are_kept():
@@ -99,10 +99,14 @@ def test_columns_of_another_memory_order_are_kept():
 
 def test_names_types_and_batch_of_any_size():
     session = session_of(make_head((2, 2, 3), 4)[0])
-    (given_codes,), (taken,) = session.get_inputs(), session.get_outputs()
+    (given_codes,), (outputs,) = session.get_inputs(), session.get_outputs()
     assert (given_codes.name, given_codes.type) == ("codes", "tensor(float)")
     assert given_codes.shape == ["N", 2, 2, 3]
-    assert (taken.name, taken.type, taken.shape) == ("probabilities", "tensor(float)", ["N", 4])
+    assert (outputs.name, outputs.type, outputs.shape) == (
+        "probabilities",
+        "tensor(float)",
+        ["N", 4],
+    )
 
 
 def test_metadata_are_complete(tmp_path):

@@ -22,21 +22,21 @@ def test_blocks_are_the_chosen_rows(codes: Path, chosen: set[int], size: int) ->
         read = CodeRows(store, rows)
         expected = store.codes[:][rows].reshape(len(rows), -1)
         assert len(read) == len(rows)
-        places = [place for part, _ in read.blocks(size) for place in range(part.start, part.stop)]
+        indices = [index for part, _ in read.blocks(size) for index in range(part.start, part.stop)]
         blocks = [block for _, block in read.blocks(size)]
-    assert places == list(range(len(rows)))
+    assert indices == list(range(len(rows)))
     assert all(len(block) <= size for block in blocks)
     np.testing.assert_array_equal(np.concatenate(blocks), expected.astype(np.float32))
 
 
-@given(places=st.lists(st.integers(0, 39), max_size=60))
-def test_picks_any_places_in_their_order(codes: Path, places: list[int]) -> None:
+@given(indices=st.lists(st.integers(0, 39), max_size=60))
+def test_picks_any_rows_in_their_order(codes: Path, indices: list[int]) -> None:
     chosen = np.arange(1, 120, 3)
     with CodeStore.open(codes) as store:
-        picked = CodeRows(store, chosen).pick(np.array(places, np.intp))
-        expected = store.codes[:][chosen[places]] if places else np.empty((0, 2048))
+        picked = CodeRows(store, chosen).pick(np.array(indices, np.intp))
+        expected = store.codes[:][chosen[indices]] if indices else np.empty((0, 2048))
     assert picked.dtype == np.float32
-    np.testing.assert_array_equal(picked, expected.reshape(len(places), 2048))
+    np.testing.assert_array_equal(picked, expected.reshape(len(indices), 2048))
 
 
 def write_rows(path: Path, X: np.ndarray, dtype: str = "float32") -> Path:
@@ -44,8 +44,8 @@ def write_rows(path: Path, X: np.ndarray, dtype: str = "float32") -> Path:
     with create_journal(
         path.with_suffix(".partial"), code_shape=X.shape[1:], dtype=dtype
     ) as journal:
-        told = {"labels": [0] * len(X), "paths": ["x"] * len(X), "digests": ["0" * 64] * len(X)}
-        append_rows(journal, X, **told, skipped=[])
+        columns = {"labels": [0] * len(X), "paths": ["x"] * len(X), "digests": ["0" * 64] * len(X)}
+        append_rows(journal, X, **columns, skipped=[])
         journal.finish(path)
     return path
 
@@ -103,7 +103,7 @@ def test_every_float16_is_read_as_it_is(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(read, values)
 
 
-def test_sum_that_overflows_is_not_taken_for_an_infinite_code(tmp_path: Path) -> None:
+def test_sum_that_overflows_is_not_mistaken_for_an_infinite_code(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "codes.h5", np.full((1, 3), 3e38, np.float32))
     with CodeStore.open(path) as store:
         assert CodeRows(store, np.arange(1)).read(0, 1).tolist() == [[np.float32(3e38)] * 3]
@@ -120,7 +120,7 @@ def test_next_is_read_while_one_is_worked_on_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("spread", [1, 300])
-def test_far_apart_rows_are_found(tmp_path: Path, spread: int) -> None:
+def test_far_apart_rows_are_reported(tmp_path: Path, spread: int) -> None:
     n = 1000
     values = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     rows = np.arange(0, n, spread)

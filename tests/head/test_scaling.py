@@ -13,8 +13,8 @@ VALUES = st.floats(-10_000, 10_000, width=32).map(lambda value: 0 if abs(value) 
 CODES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=VALUES)
 
 
-def draw(seed, shape, place=0.0, size=1.0):
-    return np.random.default_rng(seed).normal(place, size, shape).astype(np.float32)
+def draw(seed, shape, offset=0.0, size=1.0):
+    return np.random.default_rng(seed).normal(offset, size, shape).astype(np.float32)
 
 
 def mean_squared_length(X):
@@ -32,14 +32,14 @@ def test_mean_squared_length_is_one_after_apply(X):
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("n_images", [2, 255, 256, 257, 700])
 def test_length_and_centre_whatever_the_size_and_number_of_codes(size, n_images):
-    X = draw(n_images, (n_images, 20), place=3 * size, size=size)
+    X = draw(n_images, (n_images, 20), offset=3 * size, size=size)
     Scaling.of([X]).apply(X)
     assert mean_squared_length(X) == pytest.approx(1, rel=1e-4)
     assert np.abs(X.mean(axis=0, dtype=np.float64)).max() < 1e-5
 
 
 def test_blocks_are_measured_as_one():
-    X = draw(0, (100, 7), place=1000)
+    X = draw(0, (100, 7), offset=1000)
     X[:10] += 50  # the first block is not like the others
     whole, parts = Scaling.of([X]), Scaling.of([X[:10], X[10:11], X[11:]])
     assert parts.mean == pytest.approx(whole.mean, rel=1e-6)
@@ -66,7 +66,7 @@ def test_constant_codes_become_zero(value, n_images):
 
 
 def test_scaling_of_the_training_images_serves_others():
-    train, other = draw(1, (40, 8), place=5, size=2), draw(2, (3, 8), place=5, size=2)
+    train, other = draw(1, (40, 8), offset=5, size=2), draw(2, (3, 8), offset=5, size=2)
     centre = train.mean(axis=0, dtype=np.float64)
     length = np.sqrt(np.square(train - centre).sum(axis=1).mean())
     wanted = (other - centre) / length
@@ -79,18 +79,18 @@ def test_scaling_of_the_training_images_serves_others():
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     n_classes=st.integers(2, 6),
-    place=st.floats(-50, 50),
+    offset=st.floats(-50, 50),
     exponent=st.integers(-4, 4),
 )
-def test_folding_keeps_the_logits(seed, shape, n_classes, place, exponent):
-    X = draw(seed, shape, place, 10.0**exponent)
+def test_folding_keeps_the_logits(seed, shape, n_classes, offset, exponent):
+    X = draw(seed, shape, offset, 10.0**exponent)
     weights = draw(seed + 1, (shape[1], n_classes))
     bias = draw(seed + 2, (n_classes,))
     scaling = Scaling.of([X])
     folded, folded_bias = scaling.fold(weights, bias)
     assert folded.dtype == folded_bias.dtype == np.float32
     wanted = (X.astype(np.float64) - scaling.mean) / scaling.scale @ weights + bias
-    found = X.astype(np.float64) @ folded + folded_bias
+    actual = X.astype(np.float64) @ folded + folded_bias
     # The terms, not their sum, set how exact float32 weights and bias can be.
     terms = np.abs(X).astype(np.float64) @ np.abs(folded) + np.abs(folded_bias) + np.abs(bias)
-    assert (np.abs(found - wanted) <= 1e-6 * terms).all()
+    assert (np.abs(actual - wanted) <= 1e-6 * terms).all()

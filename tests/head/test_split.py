@@ -44,8 +44,8 @@ def test_parts_are_increasing_disjoint_and_of_the_size_asked_for(
         assert (labels[part] >= 0).all()
     assert not set(split.train) & set(split.test)
     for label in set(labels) - {-1}:
-        found = ((labels[split.train] == label).sum(), (labels[split.test] == label).sum())
-        assert found == wanted_sizes((labels == label).sum(), percent, per_class)
+        actual = ((labels[split.train] == label).sum(), (labels[split.test] == label).sum())
+        assert actual == wanted_sizes((labels == label).sum(), percent, per_class)
 
 
 @settings(deadline=None)
@@ -228,7 +228,7 @@ def test_classes_are_shuffled_apart_from_each_other():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "options", "said"),
+    ("fraction", "options", "message"),
     [
         (0.0, {}, "fraction must be above 0 and below 1, not 0.0"),
         (1.0, {}, "not 1.0"),
@@ -240,8 +240,8 @@ def test_classes_are_shuffled_apart_from_each_other():
         (0.7, {"per_class": -3}, "not -3"),
     ],
 )
-def test_bad_parameters_are_refused(fraction, options, said):
-    with pytest.raises(ParameterError, match=said) as caught:
+def test_bad_parameters_are_refused(fraction, options, message):
+    with pytest.raises(ParameterError, match=message) as caught:
         split_by_class(np.zeros(4, np.int32), fraction, **options)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, CnncodesError)

@@ -65,7 +65,7 @@ def test_figures_are_what_the_written_head_gives(codes, output, run, options):
 
 
 @pytest.mark.parametrize("options", METHODS)
-def test_json_tells_all(codes, output, run, options):
+def test_json_reports_all(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     assert result["path"] == str(output)
     assert result["labels"] == list("0123456789")
@@ -76,7 +76,7 @@ def test_json_tells_all(codes, output, run, options):
 
 
 @pytest.mark.parametrize("options", METHODS)
-def test_table_tells_the_same_figures(codes, output, run, options):
+def test_table_reports_the_same_figures(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     lines = run("train", codes, "-o", output, "--overwrite", *options).stdout.splitlines()
     assert lines[0] == f"{output}: 10 classes, {'sgd' if options else 'logistic'}"
@@ -122,10 +122,10 @@ def many(tmp_path_factory):
     return write_codes(path, X[chosen].astype(np.float32), y[chosen].astype(np.int32))
 
 
-def test_epochs_are_told_on_standard_error(many, output, run):
+def test_epochs_are_reported_on_standard_error(many, output, run):
     result = run("train", many, "-o", output, *SGD, "--epochs", "3", "--json")
-    told = [line.split()[:2] for line in result.stderr.splitlines() if "train loss" in line]
-    assert told == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    reported = [line.split()[:2] for line in result.stderr.splitlines() if "train loss" in line]
+    assert reported == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
     fitted = json.loads(result.stdout)["fitted"]
     assert fitted["epochs"] == 3
     assert fitted["best_epoch"] in (1, 2, 3)
@@ -135,8 +135,8 @@ def test_epochs_are_told_on_standard_error(many, output, run):
 def test_options_of_sgd_reach_it(codes, output, run):
     options = ("--epochs", "2", "--batch-size", "5", "--learning-rate", "0.25", "--seed", "4")
     fitted = train_json(run, codes, "-o", output, *SGD, *options)["fitted"]
-    given = ("epochs", "batch_size", "learning_rate", "random_state", "optimizer")
-    assert [fitted[name] for name in given] == [2, 5, 0.25, 4, "momentum"]
+    arguments = ("epochs", "batch_size", "learning_rate", "random_state", "optimizer")
+    assert [fitted[name] for name in arguments] == [2, 5, 0.25, 4, "momentum"]
 
 
 def test_schedule_penalty_and_patience_reach_it(codes, output, run):
@@ -161,9 +161,9 @@ def test_schedule_and_penalty_make_another_head(codes, output, run):
 def test_patience_stops_the_training(many, output, run):
     options = (*SGD, "--epochs", "60", "--patience", "2", "--json")
     result = run("train", many, "-o", output, *options)
-    told = [line for line in result.stderr.splitlines() if "train loss" in line]
+    reported = [line for line in result.stderr.splitlines() if "train loss" in line]
     best = json.loads(result.stdout)["fitted"]["best_epoch"]
-    assert len(told) == best + 2 < 60
+    assert len(reported) == best + 2 < 60
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_patience_stops_the_training(many, output, run):
     [("--schedule", "linear"), ("--l2", "-1"), ("--patience", "0"), ("--epochs", "0")],
 )
 def test_wrong_usage_of_sgd(codes, output, run, option, value):
-    said = run("train", codes, "-o", output, *SGD, option, value, exit_code=2).stderr
-    assert option in said
+    message = run("train", codes, "-o", output, *SGD, option, value, exit_code=2).stderr
+    assert option in message
     assert not list(output.parent.iterdir())
 
 
-def test_progress_of_sgd_is_told_in_plain_lines(codes, output, run, monkeypatch):
+def test_progress_of_sgd_is_reported_in_plain_lines(codes, output, run, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     result = run("train", codes, "-o", output, *SGD, "--epochs", "2", "--json")
     counts = re.findall(r"^train: (\d+) of (\d+) images, ", result.stderr, re.MULTILINE)
@@ -187,7 +187,7 @@ def test_progress_of_sgd_is_told_in_plain_lines(codes, output, run, monkeypatch)
     assert len(result.stderr.splitlines()) == 1 + len(counts) + 2  # a line for each epoch
 
 
-def test_metadata_tell_how_it_was_trained(codes, output, run, small_backbone):
+def test_metadata_report_how_it_was_trained(codes, output, run, small_backbone):
     result = train_json(
         run, codes, "-o", output, "--split", "first", "--per-class", "3", "--seed", "5"
     )
@@ -230,7 +230,7 @@ def test_per_class_leaves_the_test_images_alone(codes, output, run):
     assert result["test"] == measure_head(output, codes, split_by_class(labels_in(codes), 0.7).test)
 
 
-def test_classes_with_fewer_images_than_per_class_are_told(edited, output, run):
+def test_classes_with_fewer_images_than_per_class_are_reported(edited, output, run):
     with edited() as file:  # leave 2 fours and 5 sevens; of each 70 % train
         labels = file["labels"][:]
         labels[np.flatnonzero(labels == 4)[2:]] = -1
@@ -273,13 +273,13 @@ def test_seed_decides(codes, output, run, options):
     assert not np.array_equal(weights[0], weights[2])
 
 
-# The last is a single step: its weights tell that it diverged, its training loss does not.
+# The last is a single step: its weights show that it diverged, its training loss does not.
 @pytest.mark.parametrize(("rate", "epochs"), [("1e30", 20), ("3e38", 1)])
 def test_diverged_training_writes_no_head(codes, output, rate, epochs):
     options = ("--learning-rate", rate, "--epochs", epochs, "--batch-size", 1000 // epochs)
-    said = error_of("train", codes, "-o", output, *SGD, *options)
-    assert "learning rate" in said.replace("_", " ").replace("-", " ")
-    assert "--debug" not in said
+    message = error_of("train", codes, "-o", output, *SGD, *options)
+    assert "learning rate" in message.replace("_", " ").replace("-", " ")
+    assert "--debug" not in message
     assert not list(output.parent.iterdir())
 
 
@@ -289,8 +289,8 @@ def test_images_without_labels(small_backbone, photos, tmp_path, output, run):
     for path in list(photos.rglob("*.png"))[:4]:
         shutil.copy(path, flat)
     run("extract", small_backbone, flat, "-o", tmp_path / "flat.h5")
-    said = error_of("train", tmp_path / "flat.h5", "-o", output)
-    assert f"{tmp_path / 'flat.h5'}: none of its images has a label" in said
+    message = error_of("train", tmp_path / "flat.h5", "-o", output)
+    assert f"{tmp_path / 'flat.h5'}: none of its images has a label" in message
     assert not list(output.parent.iterdir())
 
 
@@ -307,8 +307,8 @@ def test_codes_that_are_not_finite(edited, output, part, value):
         bad = getattr(split_by_class(file["labels"][:], 0.7), part)[-1]
         file["codes"][bad, 5] = value
         path = file["paths"][bad].decode()
-    said = error_of("train", edited.path, "-o", output)
-    assert f"{edited.path}: the codes of {path} are not finite" in said
+    message = error_of("train", edited.path, "-o", output)
+    assert f"{edited.path}: the codes of {path} are not finite" in message
     assert not list(output.parent.iterdir())
 
 
@@ -364,7 +364,7 @@ def test_class_without_a_usable_image_is_left_out(small_backbone, photos, tmp_pa
     assert result["notes"] == ["1 classes without a usable image are left out"]
     assert result["labels"] == list("012356789")
     labels = labels_in(codes)
-    assert (labels == 9).any(), "the labels must have a gap for this to say anything"
+    assert (labels == 9).any(), "the labels must have a gap for a meaningful test"
     assert result["test"] == measure_head(output, codes, split_by_class(labels, 0.7).test)
     assert result["test"]["accuracy"] > 0.6
 
@@ -382,8 +382,8 @@ def test_two_classes(edited, output, run, options):
 
 def test_missing_file(tmp_path, output):
     absent = tmp_path / "absent.h5"
-    said = error_of("train", absent, "-o", output)
-    assert said == f"Error: {absent}: no such file; make one with: cnncodes extract"
+    message = error_of("train", absent, "-o", output)
+    assert message == f"Error: {absent}: no such file; make one with: cnncodes extract"
 
 
 @pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n and no more"])
@@ -419,8 +419,8 @@ def test_unfinished_codes(edited, output):
 def test_labels_that_name_no_class(edited, output, label):
     with edited() as file:
         file["labels"][3] = label
-    said = error_of("train", edited.path, "-o", output)
-    assert said == f"Error: {edited.path}: contradicts itself; extract it again"
+    message = error_of("train", edited.path, "-o", output)
+    assert message == f"Error: {edited.path}: contradicts itself; extract it again"
     assert not list(output.parent.iterdir())
 
 
@@ -437,13 +437,13 @@ def test_more_classes_than_half_the_images(edited, output, run, estimator):
 
 def test_existing_output(codes, output, run):
     output.write_text("mine")
-    said = error_of("train", codes, "-o", output)
-    assert said == f"Error: {output}: exists already; choose another name or pass --overwrite"
+    message = error_of("train", codes, "-o", output)
+    assert message == f"Error: {output}: exists already; choose another name or pass --overwrite"
     other_name = output.with_name("kept")
     other_name.hardlink_to(output)
     run("train", codes, "-o", output, "--overwrite")
     assert info_of(output).training["estimator"] == "logistic"
-    # The new head took the old one's place when it was whole; it was not written over it.
+    # The new head replaced the old one when it was complete; it was not written over it.
     assert other_name.read_text() == "mine"
 
 
@@ -488,8 +488,8 @@ def test_bad_parameters_of_the_function(codes, output, parameters):
 
 @pytest.mark.parametrize("C", ["inf", "nan", "0", "-1", "much", "1e-300", "1e300"])
 def test_c_that_is_no_number_is_refused(codes, output, run, C):
-    said = run("train", codes, "-o", output, "--C", C, exit_code=2).stderr
-    assert "is neither auto nor a number from 1e-06 to 1e+08" in " ".join(said.split())
+    message = run("train", codes, "-o", output, "--C", C, exit_code=2).stderr
+    assert "is neither auto nor a number from 1e-06 to 1e+08" in " ".join(message.split())
 
 
 @pytest.mark.parametrize("C", [0, np.inf, np.nan, "much", 1e-300])
@@ -498,9 +498,9 @@ def test_library_refuses_such_a_c_too(codes, output, C):
         train_head(codes, output, C=C)
 
 
-def test_c_is_chosen_and_its_scores_told(codes, output, run):
-    told = train_json(run, codes, "-o", output)["fitted"]
-    assert str(told["C"]) in told["C_scores"]
+def test_c_is_chosen_and_its_scores_reported(codes, output, run):
+    reported = train_json(run, codes, "-o", output)["fitted"]
+    assert str(reported["C"]) in reported["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout
     assert "C chosen by log loss in cross-validation on the training part: 0.1 " in text
 
@@ -510,10 +510,10 @@ def test_codes_that_are_all_the_same_train_a_head_with_a_note(edited, output, ru
     with edited() as file:
         file["codes"][:] = file["codes"][0]
         labels = file["labels"][:]
-    told = train_json(run, edited.path, "-o", output, "--estimator", estimator)
-    assert told["test"]["accuracy"] == told["majority"]
-    assert told["train"]["loss"] == pytest.approx(np.log(len(np.unique(labels))), abs=0.05)
-    (note,) = [each for each in told["notes"] if each.startswith("the codes of all")]
+    reported = train_json(run, edited.path, "-o", output, "--estimator", estimator)
+    assert reported["test"]["accuracy"] == reported["majority"]
+    assert reported["train"]["loss"] == pytest.approx(np.log(len(np.unique(labels))), abs=0.05)
+    (note,) = [each for each in reported["notes"] if each.startswith("the codes of all")]
     assert "the head knows only how common each class is" in note
     text = run("train", edited.path, "-o", output, "--estimator", estimator, "--overwrite").stdout
     assert f"note: {note}" in text
@@ -529,9 +529,9 @@ def test_a_fixed_camera_is_no_trouble(edited, output, run):
         del file["codes"]
         codes = (scene + 1e-3 * (marks[labels] + noise)).astype(np.float32)
         file.create_dataset("codes", data=codes, chunks=(1, *shape[1:]), compression="gzip")
-    told = train_json(run, edited.path, "-o", output)
-    assert told["test"]["accuracy"] == 1
-    assert told["test"]["loss"] < 0.1
+    reported = train_json(run, edited.path, "-o", output)
+    assert reported["test"]["accuracy"] == 1
+    assert reported["test"]["loss"] < 0.1
 
 
 def test_classes_can_be_balanced(codes, output, run):

@@ -13,6 +13,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -275,8 +276,8 @@ def test_refuses_a_jpeg_of_exif_without_end(between: bytes) -> None:
     content = encode_image(Image.new("L", (16, 16), 77), "JPEG", quality=95)
     segment = b"\xff\xe1\0\x0aExif\0\0ab"
     assert (decode_image(content[:2] + 100 * segment + content[2:], 16) == 77).all()
-    said = reason_of(content[:2] + 101 * (between + segment) + content[2:])
-    assert said == "more than 100 segments of EXIF: save it again"
+    reason = reason_of(content[:2] + 101 * (between + segment) + content[2:])
+    assert reason == "more than 100 segments of EXIF: save it again"
 
 
 def test_scans_are_those_of_the_image_itself() -> None:
@@ -400,9 +401,18 @@ print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is told in other units elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is reported in other units elsewhere")
 def test_large_images_take_the_memory_of_one() -> None:
     assert memory_of(6) < memory_of(1) + 100_000_000  # each has 144 MB of pixels
+
+
+def test_lack_of_memory_is_not_reported_as_damage() -> None:
+    class TooLarge(Image.Image):
+        def load(self) -> NoReturn:
+            raise MemoryError
+
+    with pytest.raises(ImageError, match=r"^not enough memory to decode it$"):
+        prepare_image(TooLarge(), 24)
 
 
 def test_shrinks_with_antialiasing() -> None:
@@ -439,8 +449,8 @@ def test_survives_mutations(layout: str, data: st.DataObject) -> None:
     content = bytearray(FILES[layout])
     # Headers are short, and most of what can go wrong lies in them.
     anywhere = st.one_of(st.integers(0, 200), st.integers(0, len(content) - 1))
-    for place in data.draw(st.lists(anywhere, max_size=8)):
-        content[place] = data.draw(st.integers(0, 255))
+    for index in data.draw(st.lists(anywhere, max_size=8)):
+        content[index] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
     decode_or_refuse(bytes(content[:end]))
 
@@ -470,7 +480,7 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
         load_image(0, 3, SIDE)
 
 
-def test_tells_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+def test_reports_why_a_file_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     paths = [tmp_path / "missing.png", tmp_path / "a\0b.png", tmp_path, tmp_path / "text.jpg"]
     missing, null, folder, text = load_images(paths, SIDE, threads=2, ahead=2)

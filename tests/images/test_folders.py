@@ -189,11 +189,11 @@ def test_links_that_lead_nowhere_are_not_lost(tmp_path: Path) -> None:
     (tmp_path / "emu").symlink_to("/not/mounted")
     source = find_images(tmp_path)
     assert source.paths == ("cat/a.jpg", "cat/c.jpg", "dog/b.jpg")
-    assert source.notes == ("left out: 2 links that lead nowhere: emu, notes",)
+    assert source.notes == ("left out: 2 broken links: emu, notes",)
     assert "No such file" in load_image(1, source.files()[1], 8).problem
 
 
-def test_predict_says_what_it_leaves_out_of_a_folder(
+def test_predict_reports_what_it_leaves_out_of_a_folder(
     run: Run, app: Path, photos: Path, tmp_path: Path
 ) -> None:
     image = next(photos.rglob("*.png"))

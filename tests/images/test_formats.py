@@ -98,11 +98,11 @@ def test_refuses_a_large_pgm_that_is_decoded_slowly() -> None:
         decode_image(content, 8)
 
 
-# One file of each ending that is listed: by what it says, some are refused with a remedy.
+# One file of each ending that is listed; some are refused with a remedy, by the ending.
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
-def test_lists_every_ending_and_says_why_it_is_not_used(tmp_path: Path, suffix: str) -> None:
+def test_lists_every_ending_and_reports_why_it_is_not_used(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
-    path.write_bytes(b"not what the ending says")
+    path.write_bytes(b"another content")
     assert find_images(tmp_path).paths == (path.name,)
     problem = load_image(0, path, 8).problem
     assert problem
@@ -127,7 +127,7 @@ def test_dng_is_refused_whatever_it_is_called() -> None:
 
 
 @pytest.mark.parametrize("start", [b"II*\0", b"MM\0*"])
-def test_ending_of_camera_raw_tells_it_from_tiff(start: bytes) -> None:
+def test_ending_distinguishes_camera_raw_from_tiff(start: bytes) -> None:
     assert format_of(start, ".nef") is RAW
     assert format_of(start, ".tif") is not RAW
 
@@ -144,9 +144,9 @@ def test_ending_of_camera_raw_tells_it_from_tiff(start: bytes) -> None:
     ],
 )
 def test_knows_a_format_without_an_ending(head: bytes, name: str) -> None:
-    found = format_of(head)
-    assert found is not None
-    assert found.name == name
+    recognised = format_of(head)
+    assert recognised is not None
+    assert recognised.name == name
 
 
 @pytest.mark.parametrize(

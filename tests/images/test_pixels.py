@@ -37,7 +37,7 @@ def test_white_is_never_below_a_pixel(maximum: int, white: int) -> None:
     assert decode_image(deep(maximum), 64).max() == round(255 * maximum / white)
 
 
-def test_takes_the_white_it_is_given() -> None:
+def test_uses_the_white_that_is_passed() -> None:
     assert decode_image(deep(1000), 64, white=4095).max() == round(255 * 1000 / 4095)
     assert decode_image(deep(4095), 64, white=1000).max() == 255  # brighter ones become white
     assert decode_image(deep(4095), 64, white=65535).max() == round(4095 / 257)
@@ -127,8 +127,8 @@ def test_white_goes_from_the_extraction_to_the_app(
     by_hand = decode_image(image.read_bytes(), classifier.input_size, white=4095)
     expected = classifier.predict_proba(by_hand[None])[0].max()
     with Image.open(image) as opened:
-        for given in (image, image.read_bytes(), opened):
-            assert classifier.predict(given, top=1)[0].probability == pytest.approx(expected)
+        for source in (image, image.read_bytes(), opened):
+            assert classifier.predict(source, top=1)[0].probability == pytest.approx(expected)
     (many,) = classifier.predict_files([image], top=1)
     assert many.predictions[0].probability == pytest.approx(expected)
     accuracy = json.loads(run("evaluate", app, microscope, "--include-training", "--json").stdout)
@@ -143,8 +143,8 @@ def test_codes_and_heads_of_another_white_do_not_meet(
     run("extract", small_backbone, microscope, "-o", codes, "--white", "4095")
     run("extract", small_backbone, microscope, "-o", others)
     run("train", codes, "-o", head)
-    said = error_of("evaluate", head, others)
-    assert "white" in said
-    assert "4095" in said
-    said = error_of("extract", small_backbone, microscope, "-o", codes, "--update")
-    assert "was made with another white (4095, not guessed)" in said
+    message = error_of("evaluate", head, others)
+    assert "white" in message
+    assert "4095" in message
+    message = error_of("extract", small_backbone, microscope, "-o", codes, "--update")
+    assert "was made with another white (4095, not guessed)" in message

@@ -1,4 +1,4 @@
-"""Which images there are in a source, and their labels."""
+"""The images of a source, and their labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refusal(source: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "fault"),
     [
         ("p" * 32_768 + ",cat,", "a path has 32,768 characters, and at most 32,767 can be used"),
         ("한" * 32_000 + ",cat,", "a path has 96,000 bytes, and at most 65,536 can be used"),
@@ -35,11 +35,11 @@ def refusal(source: Path) -> str:
     ],
     ids=["path", "bytes", "group", "label"],
 )
-def test_texts_that_no_file_can_hold(tmp_path: Path, row: str, said: str) -> None:
+def test_texts_that_no_file_can_hold(tmp_path: Path, row: str, fault: str) -> None:
     source = write_table(tmp_path, f"path,label,group\nb.jpg,dog,\n{row}\n")
     message = refusal(source)
-    line = "" if "label" in said else ", line 3"
-    assert message.startswith(f"{source}{line}: {said}")
+    line = "" if "label" in fault else ", line 3"
+    assert message.startswith(f"{source}{line}: {fault}")
     assert len(message) < 200 + len(str(source))
 
 
@@ -127,12 +127,12 @@ def test_finds_flat_images_beside_folders_without_any(tmp_path: Path) -> None:
     assert find_labelled(tmp_path) == [("a.jpg", "")]
 
 
-@pytest.mark.parametrize("place", [".", "cat"])
-def test_passes_over_pipes_and_lists_broken_links(tmp_path: Path, place: str) -> None:
-    write_images(tmp_path, f"{place}/a.jpg")
-    os.mkfifo(tmp_path / place / "pipe.jpg")  # to open it would wait for ever
-    (tmp_path / place / "gone.jpg").symlink_to("nowhere.jpg")
-    (tmp_path / place / "self.jpg").symlink_to("self.jpg")
+@pytest.mark.parametrize("folder", [".", "cat"])
+def test_passes_over_pipes_and_lists_broken_links(tmp_path: Path, folder: str) -> None:
+    write_images(tmp_path, f"{folder}/a.jpg")
+    os.mkfifo(tmp_path / folder / "pipe.jpg")  # to open it would wait for ever
+    (tmp_path / folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / folder / "self.jpg").symlink_to("self.jpg")
     names = [Path(path).name for path, _ in find_labelled(tmp_path)]
     assert names == ["a.jpg", "gone.jpg", "self.jpg"]  # links are listed, to be skipped later
 

@@ -158,7 +158,9 @@ def test_what_is_not_used_of_a_table_is_reported(
         ('path,label\n"a.jpg,cat\nb.jpg",dog\n', ", line 3: has a line break in its path; is a"),
     ],
 )
-def test_tables_that_say_two_things_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+def test_tables_that_contradict_themselves_are_refused(
+    tmp_path: Path, content: str, reason: str
+) -> None:
     source = write_table(tmp_path, content)
     with pytest.raises(SourceError) as caught:
         find_images(source)

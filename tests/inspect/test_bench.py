@@ -1,4 +1,4 @@
-"""What a measurement tells; how long things take is never tested."""
+"""The results of a measurement; durations are never tested."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def measured(run: Run, *arguments: object) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run("bench", *arguments, "--json").stdout)
-    return found
+    measurements: list[dict[str, Any]] = json.loads(run("bench", *arguments, "--json").stdout)
+    return measurements
 
 
-def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> None:
-    found = measured(run, small_backbone, app, *QUICK)
-    assert [each["path"] for each in found] == [str(small_backbone), str(app)]
-    assert [each["kind"] for each in found] == ["backbone", "app"]
-    for path, each in zip((small_backbone, app), found, strict=True):
+def test_reports_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> None:
+    measurements = measured(run, small_backbone, app, *QUICK)
+    assert [each["path"] for each in measurements] == [str(small_backbone), str(app)]
+    assert [each["kind"] for each in measurements] == ["backbone", "app"]
+    for path, each in zip((small_backbone, app), measurements, strict=True):
         assert (each["backbone"], each["weights"]) == ("inception_v3", "random:0")
         assert (each["precision"], each["input_size"]) == ("float32", 75)
         assert each["provider"] == "CPUExecutionProvider"
@@ -49,19 +49,19 @@ def test_tells_all_of_each_file(run: Run, small_backbone: Path, app: Path) -> No
         assert each["peak_bytes"] > each["file_bytes"]
 
 
-def test_measures_both_ways_and_tells_the_faster(run: Run, small_backbone: Path) -> None:
-    (found,) = measured(run, small_backbone, *QUICK)
-    ways = [(each["callers"], each["threads"]) for each in found["throughputs"]]
+def test_measures_both_ways_and_reports_the_faster(run: Run, small_backbone: Path) -> None:
+    (measurements,) = measured(run, small_backbone, *QUICK)
+    ways = [(each["callers"], each["threads"]) for each in measurements["throughputs"]]
     assert ways == [(1, 2), (1, 2), (2, 1), (2, 1)]
-    assert [each["batch_size"] for each in found["throughputs"]] == [1, 3, 1, 3]
-    rates = [each["images_per_second"] for each in found["throughputs"]]
+    assert [each["batch_size"] for each in measurements["throughputs"]] == [1, 3, 1, 3]
+    rates = [each["images_per_second"] for each in measurements["throughputs"]]
     assert min(rates) > 0
-    assert found["best"] == found["throughputs"][int(np.argmax(rates))]
+    assert measurements["best"] == measurements["throughputs"][int(np.argmax(rates))]
 
 
 def test_batch_sizes_are_measured_once_and_in_order(tiny: Path) -> None:
-    (found,) = benchmark([tiny], batch_sizes=[3, 1, 3], threads=1, seconds=0.001)
-    assert [each.batch_size for each in found.throughputs] == [1, 3]
+    (measurements,) = benchmark([tiny], batch_sizes=[3, 1, 3], threads=1, seconds=0.001)
+    assert [each.batch_size for each in measurements.throughputs] == [1, 3]
 
 
 def test_command_runs_as_a_process(tiny: Path) -> None:
@@ -71,8 +71,8 @@ def test_command_runs_as_a_process(tiny: Path) -> None:
 
 
 def test_one_thread_has_one_way(run: Run, tiny: Path) -> None:
-    (found,) = measured(run, tiny, *QUICK, "--threads", "1", "--batch-sizes", "4")
-    (way,) = found["throughputs"]
+    (measurements,) = measured(run, tiny, *QUICK, "--threads", "1", "--batch-sizes", "4")
+    (way,) = measurements["throughputs"]
     assert (way["callers"], way["threads"], way["batch_size"]) == (1, 1, 4)
 
 
@@ -94,10 +94,10 @@ def test_single_file_has_no_ratio(run: Run, tiny: Path) -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own(tiny: Path) -> None:
-    ours = np.ones(1_000_000_000, np.uint8)
-    (found,) = benchmark([tiny], batch_sizes=[1], threads=1, seconds=0.001)
-    assert found.peak_bytes is not None
-    assert 10_000_000 < found.peak_bytes < ours.nbytes
+    content = np.ones(1_000_000_000, np.uint8)
+    (measurements,) = benchmark([tiny], batch_sizes=[1], threads=1, seconds=0.001)
+    assert measurements.peak_bytes is not None
+    assert 10_000_000 < measurements.peak_bytes < content.nbytes
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_files_that_cannot_be_measured(head: Path, codes: Path, tiny: Path, tmp_
         assert f"{path}: {reason}" in error_of("bench", tiny, path, *QUICK)
 
 
-def test_network_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+def test_network_that_cannot_be_run_is_reported(tmp_path: Path) -> None:
     fixed = write_backbone(tmp_path / "fixed.onnx", shape=(1, BACKBONE_SIZE, BACKBONE_SIZE, 3))
     message = error_of("bench", fixed, *QUICK)
     assert message.startswith(f"Error: {fixed}: cannot be run (")
     assert message.endswith("; pass other --batch-sizes")
 
 
-def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_batch_that_memory_cannot_hold_is_reported(tmp_path: Path) -> None:
     side = 10**6
     described = replace(BACKBONE_INFO, input_size=side).to_metadata()
     vast = write_backbone(tmp_path / "v.onnx", metadata=described, shape=("N", side, side, 3))
@@ -141,7 +141,7 @@ def test_batch_that_memory_cannot_hold_is_told(tmp_path: Path) -> None:
     assert f"{vast}: cannot be run (Unable to allocate" in message
 
 
-def test_absent_provider_is_told(tiny: Path) -> None:
+def test_absent_provider_is_reported(tiny: Path) -> None:
     assert "Error: provider cuda: this onnxruntime has" in error_of(
         "bench", tiny, "--provider", "cuda"
     )
@@ -172,9 +172,9 @@ def endless_with(act: Callable[[SpawnProcess], None], path: Path) -> None:
     """Measure without end, and act when the process that measures is there."""
 
     def wait() -> None:
-        while not (found := measuring()):
+        while not (measurements := measuring()):
             time.sleep(0.01)
-        act(found[0])
+        act(measurements[0])
 
     waiting = threading.Thread(target=wait)
     waiting.start()
@@ -184,7 +184,7 @@ def endless_with(act: Callable[[SpawnProcess], None], path: Path) -> None:
         waiting.join()
 
 
-def test_process_that_is_killed_is_told(tiny: Path) -> None:
+def test_process_that_is_killed_is_reported(tiny: Path) -> None:
     with pytest.raises(ParameterError, match=r"tiny\.onnx: measuring it ended early"):
         endless_with(lambda process: process.kill(), tiny)
 

@@ -56,10 +56,10 @@ def with_entry(model, path, key, value):
 
 
 def test_backbone(small_backbone):
-    told = info_json(small_backbone)
-    assert told.pop("created_with").startswith("cnncodes ")
-    assert 0 < told.pop("parity") < 1e-4
-    assert told == {
+    result = info_json(small_backbone)
+    assert result.pop("created_with").startswith("cnncodes ")
+    assert 0 < result.pop("parity") < 1e-4
+    assert result == {
         "what": "a backbone",
         "format": "1",
         "backbone": "inception_v3",
@@ -75,56 +75,56 @@ def test_backbone(small_backbone):
 
 
 def test_backbone_as_text(small_backbone):
-    told, text = info_json(small_backbone), info_text(small_backbone)
+    result, text = info_json(small_backbone), info_text(small_backbone)
     assert text["what"] == "a backbone"
     assert text["input size"] == "75"
-    assert text["parity"] == f"{told['parity']:.4g}"
-    assert text["parity images"] == told["parity_images"]
-    assert {name.replace(" ", "_") for name in text} == set(told)
+    assert text["parity"] == f"{result['parity']:.4g}"
+    assert text["parity images"] == result["parity_images"]
+    assert {name.replace(" ", "_") for name in text} == set(result)
 
 
 def test_head(head, small_backbone, codes):
-    told = info_json(head)
-    assert told["what"] == "a head"
-    assert told["labels"] == list("0123456789")
-    assert told["training"]["estimator"] == "logistic"
-    assert told["training_images"] == told["training"]["train"]["n_images"]
-    assert told["training"]["test"]["accuracy"] > 0.6
-    assert told["weights"] == "random:0"
-    assert told["parity"] == info_json(small_backbone)["parity"]
-    assert told["backbone_sha256"] == info_json(codes)["backbone_sha256"]
-    assert told["input"] == "codes: float32 [N, 2048]"
-    assert told["output"] == "probabilities: float32 [N, 10]"
+    result = info_json(head)
+    assert result["what"] == "a head"
+    assert result["labels"] == list("0123456789")
+    assert result["training"]["estimator"] == "logistic"
+    assert result["training_images"] == result["training"]["train"]["n_images"]
+    assert result["training"]["test"]["accuracy"] > 0.6
+    assert result["weights"] == "random:0"
+    assert result["parity"] == info_json(small_backbone)["parity"]
+    assert result["backbone_sha256"] == info_json(codes)["backbone_sha256"]
+    assert result["input"] == "codes: float32 [N, 2048]"
+    assert result["output"] == "probabilities: float32 [N, 10]"
 
 
 def test_head_as_text(head):
-    told, text = info_json(head), info_text(head)
+    result, text = info_json(head), info_text(head)
     assert text["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert text["training estimator"] == "logistic"
     assert text["training split"] == "method stratified, train_fraction 0.7, seed 0"
-    assert f"accuracy {told['training']['test']['accuracy']:.4g}" in text["training test"]
+    assert f"accuracy {result['training']['test']['accuracy']:.4g}" in text["training test"]
 
 
 def test_app(app, head):
-    told, heads = info_json(app), info_json(head)
-    assert told["what"] == "an app"
-    assert told["input"] == "images: uint8 [N, 75, 75, 3]"
-    differing = {key for key in heads if told[key] != heads[key]}
+    result, heads = info_json(app), info_json(head)
+    assert result["what"] == "an app"
+    assert result["input"] == "images: uint8 [N, 75, 75, 3]"
+    differing = {key for key in heads if result[key] != heads[key]}
     assert differing == {"what", "input"}
     assert info_text(app)["what"] == "an app"
 
 
 def test_codes(codes, photos):
-    told = info_json(codes)
+    result = info_json(codes)
     counts = {str(digit): len(list((photos / str(digit)).iterdir())) for digit in range(10)}
-    assert told["what"] == "codes"
-    assert told["images"] == 120
-    assert told["images_by_class"] == counts
-    assert told["images_skipped"] == 0
-    assert told["code_shape"] == [2048]
-    assert told["dtype"] == "float16"
-    assert told["source"] == str(photos)
-    assert told["backbone"] == "inception_v3"
+    assert result["what"] == "codes"
+    assert result["images"] == 120
+    assert result["images_by_class"] == counts
+    assert result["images_skipped"] == 0
+    assert result["code_shape"] == [2048]
+    assert result["dtype"] == "float16"
+    assert result["source"] == str(photos)
+    assert result["backbone"] == "inception_v3"
     text = info_text(codes)
     assert text["images by class"] == ", ".join(f"{name} {n}" for name, n in counts.items())
     assert text["code shape"] == "2048"
@@ -145,9 +145,9 @@ def test_unfinished_codes(codes, tmp_path):
     shutil.copy(codes, path)
     with h5py.File(path, "r+") as file:
         file.attrs["complete"] = False
-    told = info_json(path)
-    assert told["what"] == "unfinished codes"
-    assert "cnncodes extract" in told["use"]
+    result = info_json(path)
+    assert result["what"] == "unfinished codes"
+    assert "cnncodes extract" in result["use"]
 
 
 def test_damaged_codes(codes, tmp_path):
@@ -155,9 +155,9 @@ def test_damaged_codes(codes, tmp_path):
     shutil.copy(codes, path)
     with h5py.File(path, "r+") as file:
         del file["labels"]
-    said = error_of("info", path)
-    assert said.startswith(f"Error: {path}: is damaged")
-    assert said.endswith("extract it again")
+    message = error_of("info", path)
+    assert message.startswith(f"Error: {path}: is damaged")
+    assert message.endswith("extract it again")
 
 
 def test_codes_that_are_neither_finished_nor_not(codes, tmp_path, run):
@@ -172,9 +172,9 @@ def test_codes_that_are_neither_finished_nor_not(codes, tmp_path, run):
 def test_truncated_hdf5(codes, tmp_path):
     path = tmp_path / "codes.h5"
     path.write_bytes(codes.read_bytes()[:5000])
-    told = info_json(path)
-    assert told["what"] == "an HDF5 file that cannot be opened"
-    assert "truncated" in told["reason"]
+    result = info_json(path)
+    assert result["what"] == "an HDF5 file that cannot be opened"
+    assert "truncated" in result["reason"]
 
 
 @pytest.mark.parametrize("sign", ["layers", "layer_names", "model_weights"])
@@ -212,19 +212,19 @@ def test_foreign_model_without_inputs(tmp_path):
     value = helper.make_tensor("value", FLOAT, [1], [2.0])
     node = helper.make_node("Constant", [], ["y"], value=value)
     output = helper.make_tensor_value_info("y", FLOAT, [1])
-    told = info_json(save_model(tmp_path / "constant.onnx", [], [output], [node]))
-    assert told["what"] == "an ONNX model, not one of cnncodes"
-    assert told["input"] == "none"
+    result = info_json(save_model(tmp_path / "constant.onnx", [], [output], [node]))
+    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["input"] == "none"
 
 
 def test_foreign_model_that_takes_a_sequence(tmp_path):
     sequence = helper.make_tensor_sequence_value_info("x", FLOAT, None)
     length = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [])
     node = helper.make_node("SequenceLength", ["x"], ["y"])
-    told = info_json(save_model(tmp_path / "length.onnx", [sequence], [length], [node]))
-    assert told["what"] == "an ONNX model, not one of cnncodes"
-    assert told["input"].startswith("x: ")
-    assert told["output"] == "y: int64 []"
+    result = info_json(save_model(tmp_path / "length.onnx", [sequence], [length], [node]))
+    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["input"].startswith("x: ")
+    assert result["output"] == "y: int64 []"
 
 
 @pytest.mark.parametrize("number", [0, 99])
@@ -233,9 +233,9 @@ def test_foreign_model_of_an_unknown_type(tmp_path, number):
     model = onnx.load(str(path))
     model.graph.input[0].type.tensor_type.elem_type = number
     onnx.save(model, str(path))
-    told = info_json(path)
-    assert told["what"] == "an ONNX model, not one of cnncodes"
-    assert told["input"].startswith("x: ")
+    result = info_json(path)
+    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["input"].startswith("x: ")
 
 
 def test_foreign_model_with_metadata(tmp_path):
@@ -319,17 +319,17 @@ def test_model_of_a_later_format(head, tmp_path):
 )
 def test_head_with_damaged_metadata(head, tmp_path, entry, value):
     path = with_entry(head, tmp_path / "head.onnx", f"cnncodes.{entry}", value)
-    said = error_of("info", path)
-    assert said.startswith(f"Error: {path}: ")
-    assert said.endswith("again")
+    message = error_of("info", path)
+    assert message.startswith(f"Error: {path}: ")
+    assert message.endswith("again")
 
 
 def test_labels_cannot_forge_a_line(head, tmp_path):
     labels = json.dumps(["cat\nweights           imagenet", "dog\x1b[31m"])
     path = with_entry(head, tmp_path / "head.onnx", "cnncodes.labels", labels)
     lines = run_command("info", path).stdout.splitlines()
-    (said,) = (line for line in lines if line.startswith("weights"))
-    assert said.endswith("random:0")
+    (message,) = (line for line in lines if line.startswith("weights"))
+    assert message.endswith("random:0")
     assert all(line.isprintable() for line in lines)
 
 
@@ -378,37 +378,37 @@ def small_files(tmp_path_factory):
 @settings(max_examples=150, deadline=None)
 @given(
     start=st.sampled_from(["nothing", "onnx", "hdf5"]),
-    place=st.floats(0, 1),
+    position=st.floats(0, 1),
     wild=st.binary(max_size=60),
 )
-def test_wild_bytes(tmp_path_factory, small_files, start, place, wild):
+def test_wild_bytes(tmp_path_factory, small_files, start, position, wild):
     content = bytearray(small_files[start])
-    offset = int(place * len(content))
+    offset = int(position * len(content))
     content[offset : offset + len(wild)] = wild
     path = tmp_path_factory.getbasetemp() / "wild"
     path.write_bytes(content)
     try:
-        told = info_json(path)
-    except AssertionError:  # damaged, but recognised: then one line of ours says so
-        said = error_of("info", path)
-        assert said.startswith(f"Error: {path}: ")
-        assert "--debug" not in said
+        result = info_json(path)
+    except AssertionError:  # damaged, but recognised: then one line reports it
+        message = error_of("info", path)
+        assert message.startswith(f"Error: {path}: ")
+        assert "--debug" not in message
     else:
-        assert isinstance(told["what"], str)
+        assert isinstance(result["what"], str)
 
 
 def test_folder_of_images(photos):
-    told = info_json(photos)
-    assert told["what"] == "a source of images"
-    assert told["images"] == 120
-    assert told["images_by_class"]["8"] == len(list((photos / "8").iterdir()))
+    result = info_json(photos)
+    assert result["what"] == "a source of images"
+    assert result["images"] == 120
+    assert result["images_by_class"]["8"] == len(list((photos / "8").iterdir()))
     assert info_text(photos)["images"] == "120"
 
 
 def test_flat_folder(photos):
-    told = info_json(photos / "3")
-    assert told["images"] == len(list((photos / "3").iterdir()))
-    assert told["images_by_class"] == "no labels"
+    result = info_json(photos / "3")
+    assert result["images"] == len(list((photos / "3").iterdir()))
+    assert result["images_by_class"] == "no labels"
 
 
 def test_folder_without_images(tmp_path):
@@ -418,10 +418,10 @@ def test_folder_without_images(tmp_path):
 def test_csv(tmp_path):
     path = tmp_path / "list.CSV"
     path.write_text("path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,\n")
-    told = info_json(path)
-    assert told["what"] == "a source of images"
-    assert told["images"] == 4
-    assert told["images_by_class"] == {"cat": 2, "dog": 1}
+    result = info_json(path)
+    assert result["what"] == "a source of images"
+    assert result["images"] == 4
+    assert result["images_by_class"] == {"cat": 2, "dog": 1}
 
 
 def test_csv_of_something_else(tmp_path):
@@ -432,9 +432,9 @@ def test_csv_of_something_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["absent", "absent.onnx", "absent.csv"])
 def test_missing_file(tmp_path, name):
-    said = error_of("info", tmp_path / name)
-    assert said.startswith(f"Error: {tmp_path / name}: ")
-    assert "o such f" in said
+    message = error_of("info", tmp_path / name)
+    assert message.startswith(f"Error: {tmp_path / name}: ")
+    assert "o such f" in message
 
 
 def test_learning_curve(codes, tmp_path):
@@ -472,6 +472,6 @@ def test_damaged_learning_curve(tmp_path):
     path = tmp_path / "curve.json"
     for version, reason in (("1", "is damaged (curves must be"), ("2", "install a newer cnncodes")):
         path.write_text(json.dumps({"kind": "curve", "format": version}))
-        said = error_of("info", path)
-        assert said.startswith(f"Error: {path}: ")
-        assert reason in said
+        message = error_of("info", path)
+        assert message.startswith(f"Error: {path}: ")
+        assert reason in message

@@ -29,10 +29,10 @@ def copied(codes: Path, photos: Path, tmp_path: Path) -> tuple[Path, Path]:
 def faults(*arguments: object) -> list[tuple[str, str]]:
     """Verify what must fail; return all that is wrong."""
     result = run_command("verify", *arguments, "--json", exit_code=1)
-    found = [(each["subject"], each["problem"]) for each in json.loads(result.stdout)["faults"]]
-    said = result.stderr.splitlines()[-1]
-    assert said.endswith(f": {len(found)} faults; the first, {found[0][0]}: {found[0][1]}")
-    return found
+    actual = [(each["subject"], each["problem"]) for each in json.loads(result.stdout)["faults"]]
+    message = result.stderr.splitlines()[-1]
+    assert message.endswith(f": {len(actual)} faults; the first, {actual[0][0]}: {actual[0][1]}")
+    return actual
 
 
 def test_codes_images_and_network_that_belong_together(
@@ -48,7 +48,7 @@ def test_codes_images_and_network_that_belong_together(
 
 
 @pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
-def test_models_of_ours(
+def test_models_of_cnncodes(
     kind: str, run: Run, small_backbone: Path, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(kind)
@@ -107,8 +107,8 @@ def test_image_with_another_label(copied: tuple[Path, Path], tmp_path: Path) -> 
         ]
     rows[0] = rows[0][:-1] + "9"
     (photos / "list.csv").write_text("\n".join(["path,label", *rows]))
-    (found,) = faults(codes, "--source", photos / "list.csv")
-    assert found[1] == "is labelled '9' in the source, '0' in the codes"
+    (actual,) = faults(codes, "--source", photos / "list.csv")
+    assert actual[1] == "is labelled '9' in the source, '0' in the codes"
 
 
 @pytest.fixture
@@ -148,8 +148,8 @@ def test_other_labels_of_an_image_that_is_listed_several_times(
 ) -> None:
     codes, table = listed
     table.write_text(table.read_text().replace(old, new))
-    found = faults(codes, "--source", table)
-    assert found == [(old[:5], f"is labelled {fault}")]
+    actual = faults(codes, "--source", table)
+    assert actual == [(old[:5], f"is labelled {fault}")]
 
 
 def test_changed_image_that_is_listed_several_times(listed: tuple[Path, Path]) -> None:
@@ -175,26 +175,26 @@ def test_codes_that_are_damaged(copied: tuple[Path, Path], small_backbone: Path)
         file["codes"][3, 0] = np.nan
         file["codes"].id.write_direct_chunk((5, 0), b"no gzip")
         file["codes"].id.write_direct_chunk((7, 0), zlib.compress(bytes(10)))
-    found = faults(codes)
-    assert [subject for subject, _ in found] == [paths[3], paths[5], paths[7]]
-    problems = [problem for _, problem in found]
+    actual = faults(codes)
+    assert [subject for subject, _ in actual] == [paths[3], paths[5], paths[7]]
+    problems = [problem for _, problem in actual]
     assert problems[0] == "its codes are not finite"
     assert problems[1].startswith("its codes are damaged (Error -3 while decompressing data")
     assert problems[2] == "its codes are damaged (it holds more or fewer numbers than it should)"
     # They are not compared with new ones.
-    assert faults(codes, "--source", photos, "--backbone", small_backbone) == found
+    assert faults(codes, "--source", photos, "--backbone", small_backbone) == actual
 
 
 def test_codes_of_other_images(copied: tuple[Path, Path]) -> None:
-    """Rows that stand in each other's place, as after a mistake with another HDF5 program."""
+    """Swapped rows, as after a mistake with another HDF5 program."""
     codes, _ = copied
     with h5py.File(codes, "r+") as file:
         paths = file["paths"].asstr()[:]
         file["codes"][[3, 8]] = file["codes"][[3, 8]][::-1]
     fault = "its codes are damaged (not those that were stored there)"
     assert faults(codes) == [(paths[3], fault), (paths[8], fault)]
-    said = error_of("train", codes, "-o", codes.with_name("head.onnx"))
-    assert "the codes in row 3 are damaged (not those that were stored there)" in said
+    message = error_of("train", codes, "-o", codes.with_name("head.onnx"))
+    assert "the codes in row 3 are damaged (not those that were stored there)" in message
 
 
 def test_codes_that_were_never_written(copied: tuple[Path, Path]) -> None:
@@ -207,9 +207,9 @@ def test_codes_that_were_never_written(copied: tuple[Path, Path]) -> None:
         del file["codes"]
         file.create_dataset("codes", shape, dtype, chunks=(1, shape[1]), compression="gzip")
         file["codes"][:100] = 1
-    found = faults(codes)
-    assert len(found) == 20
-    assert all(problem.startswith("its codes are damaged (") for _, problem in found)
+    actual = faults(codes)
+    assert len(actual) == 20
+    assert all(problem.startswith("its codes are damaged (") for _, problem in actual)
 
 
 def test_codes_that_the_network_does_not_give(

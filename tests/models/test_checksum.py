@@ -1,4 +1,4 @@
-"""The checksum of a model: a wrong bit is found, and files made before there was one are read."""
+"""The checksum of a model: a wrong bit is detected, and files without a checksum are read."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Chain:
 def covered(path: Path) -> list[slice]:
     """Return where the graph, the versions and the values of our metadata are in a file."""
     with mapped(path) as model:
-        found = []
+        actual = []
         assert model[0] == 8  # the tag of the version of ONNX, which is the byte behind it
-        found.append(slice(1, 2))
+        actual.append(slice(1, 2))
         for number, _, value in read_fields(model, slice(0, len(model))):
             if number in (7, 8):
-                found.append(value)
+                actual.append(value)
             elif number == 14:
                 entry = {n: v for n, _, v in read_fields(model, value)}
                 assert model[entry[1]].startswith(b"cnncodes.")
-                found.append(entry[2])
-        return found
+                actual.append(entry[2])
+        return actual
 
 
 def flipped(path: Path, bit: int, new: Path) -> Path:
@@ -90,7 +90,7 @@ def test_whole_file_has_its_checksum_compared(kind: str, chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_bit_that_flips_is_found(kind: str, chain: Chain, tmp_path: Path) -> None:
+def test_any_bit_that_flips_is_detected(kind: str, chain: Chain, tmp_path: Path) -> None:
     path = getattr(chain, kind)
     n_bits = 8 * sum(part.stop - part.start for part in covered(path))
     assert n_bits > 5000
@@ -116,7 +116,7 @@ def test_any_bit_that_flips_is_found(kind: str, chain: Chain, tmp_path: Path) ->
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 2**20))
-def test_verify_tells_of_a_bit_that_flipped(
+def test_verify_reports_a_bit_that_flipped(
     kind: str, chain: Chain, tmp_path: Path, bit: int
 ) -> None:
     new = flipped(getattr(chain, kind), bit, tmp_path / "flipped.onnx")
@@ -140,7 +140,7 @@ def test_exponent_of_a_weight(chain: Chain, tmp_path: Path) -> None:
     assert json.loads(stdout)["faults"] == [{"subject": str(path), "problem": ALTERED}]
 
 
-def test_entry_that_is_added_or_repeated_is_found(chain: Chain, tmp_path: Path) -> None:
+def test_entry_that_is_added_or_repeated_is_detected(chain: Chain, tmp_path: Path) -> None:
     for key, value in (
         ("cnncodes.white", "255"),
         ("cnncodes.kind", "head"),
@@ -155,7 +155,7 @@ def test_entry_that_is_added_or_repeated_is_found(chain: Chain, tmp_path: Path) 
         assert [fault.problem for fault in verify(path).faults] == [ALTERED], key
 
 
-def test_graph_that_is_added_is_found(chain: Chain, tmp_path: Path) -> None:
+def test_graph_that_is_added_is_detected(chain: Chain, tmp_path: Path) -> None:
     node = onnx.helper.make_node("Identity", ["codes"], ["more"])
     graph = onnx.GraphProto(node=[node])
     path = tmp_path / "head.onnx"
@@ -205,7 +205,7 @@ def test_lost_key_of_a_checksum_is_reported(chain: Chain, tmp_path: Path) -> Non
     assert WITHOUT_CHECKSUM not in run_command("verify", chain.head).stdout
 
 
-def test_other_version_of_the_operators_is_found(chain: Chain, tmp_path: Path) -> None:
+def test_other_version_of_the_operators_is_detected(chain: Chain, tmp_path: Path) -> None:
     for change in ("opset", "added", "ir"):
         model = onnx.load(chain.head)
         if change == "opset":

@@ -143,6 +143,10 @@ def test_backbone_with_a_damaged_number(entry, value):
         ("training_images", "AAAAAAA"),
         ("training_images", "AAAA AAAA"),
         ("training_images", "öööö"),
+        ("white", ""),
+        ("white", "0"),
+        ("white", "65536"),
+        ("white", "4095.0"),
     ],
 )
 def test_head_with_a_damaged_entry(entry, value):
@@ -180,9 +184,9 @@ def test_another_format_is_refused(number):
     metadata = HEAD_INFO.to_metadata("head") | {"cnncodes.format": number}
     with pytest.raises(FileFormatError) as caught:
         check_kind(metadata, HERE, "head")
-    said = str(caught.value)
-    assert said.startswith(f"here.onnx: is in format '{number}', this release reads format 1")
-    assert said.endswith("install a newer cnncodes")
+    message = str(caught.value)
+    assert message.startswith(f"here.onnx: is in format '{number}', this release reads format 1")
+    assert message.endswith("install a newer cnncodes")
 
 
 @pytest.mark.parametrize(
@@ -202,17 +206,17 @@ def test_release_that_reads_a_later_format_is_named(made_with, remedy):
 
 
 @pytest.mark.parametrize(
-    ("found", "needed", "said"),
+    ("kind", "needed", "message"),
     [
         ("head", "app", "is a head, but an app is needed; make one with: cnncodes bundle"),
         ("app", "head", "is an app, but a head is needed; make one with: cnncodes train"),
         ("head", "backbone", "is a head, but a backbone is needed; make one with: cnncodes export"),
     ],
 )
-def test_another_kind_is_refused(found, needed, said):
+def test_another_kind_is_refused(kind, needed, message):
     with pytest.raises(FileFormatError) as caught:
-        check_kind(HEAD_INFO.to_metadata(found), HERE, needed)
-    assert str(caught.value) == f"here.onnx: {said}"
+        check_kind(HEAD_INFO.to_metadata(kind), HERE, needed)
+    assert str(caught.value) == f"here.onnx: {message}"
 
 
 def test_any_of_several_kinds_will_do():
@@ -222,7 +226,7 @@ def test_any_of_several_kinds_will_do():
         check_kind(VGG16_INFO.to_metadata(), HERE, "head", "app")
 
 
-def test_training_images_are_stored_as_the_documentation_says():
+def test_training_images_are_stored_as_documented():
     stored = HEAD_INFO.to_metadata("app")["cnncodes.training_images"]
     assert base64.b64decode(stored) == b"\x0a" * 6 + b"\xff" * 6
 

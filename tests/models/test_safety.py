@@ -49,7 +49,7 @@ def external(where: str = "weights.bin", name: str = "stolen") -> TensorProto:
 
 
 def with_external_weight(model: Path, path: Path, where: str) -> Path:
-    """Save a model of ours whose last weights are in the file `where`."""
+    """Save a model of cnncodes whose last weights are in the file `where`."""
     changed = onnx.load(str(model))
     tensor = max(changed.graph.initializer, key=lambda each: len(each.raw_data))
     target = path.parent / where
@@ -77,7 +77,7 @@ def test_weights_elsewhere_are_refused_everywhere(
         for model, path in zip((small_backbone, head, app), names, strict=True)
     )
     output = tmp_path / "output"
-    said = [
+    lines = [
         error_of("extract", backbone2, photos, "-o", output),
         error_of("quantize", backbone2, "--images", photos, "-o", output),
         error_of("bundle", backbone2, head, "-o", output),
@@ -87,7 +87,7 @@ def test_weights_elsewhere_are_refused_everywhere(
         error_of("bench", app2),
         *(error_of("info", path) for path in names),
     ]
-    assert all("is in another file, which" in line for line in said)
+    assert all("is in another file, which" in line for line in lines)
     assert not output.exists()
     for model, path in ((Backbone, backbone2), (Classifier, app2)):
         with pytest.raises(FileFormatError, match="is in another file"):
@@ -146,7 +146,7 @@ def flag_alone() -> ModelProto:
         flag_alone,
     ],
 )
-def test_weights_elsewhere_are_found_wherever_they_are(
+def test_weights_elsewhere_are_detected_wherever_they_are(
     make: Callable[[], ModelProto], tmp_path: Path
 ) -> None:
     path = save(make(), tmp_path)
@@ -277,7 +277,7 @@ def test_padding_by_much_is_refused(number: int, tmp_path: Path) -> None:
         check_model(save(model_of(PAD, initializer=numbers("pads", 1, number)), tmp_path))
 
 
-def test_padding_is_found_in_the_other_way_that_protobuf_reads(tmp_path: Path) -> None:
+def test_padding_is_detected_in_the_other_way_that_protobuf_reads(tmp_path: Path) -> None:
     attribute = b"\x2a\x0b\x0a\x04pads\x42\x03\x01\xd0\x0f"
     path = save(model_of(), tmp_path)
     path.write_bytes(path.read_bytes() + b"\x3a\x15\x0a\x13\x22\x04Conv" + attribute)
@@ -384,9 +384,9 @@ def test_model_of_a_later_onnx(ir_version: int, opset: int, app: Path, tmp_path:
     model.ir_version = ir_version
     for each in model.opset_import:
         each.version = opset
-    said = error_of("predict", save(model, tmp_path), "x.jpg")
-    assert f"it is of opset {opset} and IR version {ir_version}, and onnxruntime " in said
-    assert said.endswith("may be too old for it: install a newer one")
+    message = error_of("predict", save(model, tmp_path), "x.jpg")
+    assert f"it is of opset {opset} and IR version {ir_version}, and onnxruntime " in message
+    assert message.endswith("may be too old for it: install a newer one")
 
 
 def test_onnxruntimes_own_format_is_not_opened(app: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.models.metadata import HeadInfo
-from cnncodes.models.session import open_session
+from cnncodes.models.session import open_session, runtime_errors
 
 
 def test_session_and_metadata_of_a_head(head):
@@ -42,7 +42,7 @@ def test_provider_is_the_cpu_unless_another_is_named(head):
 
 
 @pytest.mark.parametrize("name", ["cuda", "", "ExecutionProvider", "cpu,azure", "\x1b[31mcpu"])
-def test_absent_provider_is_told_with_those_there_are(head, name):
+def test_absent_provider_is_reported_with_those_there_are(head, name):
     with pytest.raises(ParameterError) as caught:
         open_session(head, "head", provider=name)
     assert str(caught.value).startswith(
@@ -52,7 +52,7 @@ def test_absent_provider_is_told_with_those_there_are(head, name):
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_provider_that_cannot_start_is_told(head, monkeypatch):
+def test_provider_that_cannot_start_is_reported(head, monkeypatch):
     """A build that names a provider whose libraries are missing opens a session without it."""
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
@@ -60,6 +60,13 @@ def test_provider_that_cannot_start_is_told(head, monkeypatch):
         open_session(head, "head", provider="cuda")
 
 
-def test_folder_is_not_said_to_be_absent(tmp_path):
+def test_folder_is_not_reported_as_absent(tmp_path):
     with pytest.raises(FileFormatError, match="is a folder"):
         open_session(tmp_path, "head")
+
+
+def test_lack_of_memory_is_not_reported_as_damage():
+    with pytest.raises(MemoryError), runtime_errors(FileFormatError):
+        raise MemoryError
+    with pytest.raises(FileFormatError, match=r"^first$"), runtime_errors(FileFormatError):
+        raise RuntimeError("first\nsecond")

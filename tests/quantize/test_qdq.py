@@ -292,7 +292,7 @@ def test_sum_of_what_stays_float() -> None:
     assert {"Add", "Sigmoid"} <= set(operators(result))
 
 
-def test_sum_over_one_place() -> None:
+def test_sum_over_one_element() -> None:
     network = Network(SIZE)
     pooled = network.node("GlobalAveragePool", network.conv_relu(network.pixels(), 16))
     both = network.conv(pooled, 16, 1), network.conv_relu(pooled, 16, 1)

@@ -211,8 +211,8 @@ def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
     model = onnx.load(str(path))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2**62
     onnx.save(model, str(path))
-    said = error_of("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx")
-    assert f"{path}: cannot be quantized (" in said
+    message = error_of("quantize", path, "--images", photos, "-o", tmp_path / "int8.onnx")
+    assert f"{path}: cannot be quantized (" in message
     assert sorted(tmp_path.iterdir()) == there
 
 
@@ -353,7 +353,7 @@ def test_comparison_of_codes() -> None:
     )
 
 
-def test_saturation_is_told_where_the_file_is_opened(
+def test_saturation_is_reported_where_the_file_is_opened(
     int8: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # No such processor is at hand, so its known behaviour replaces the measured one.
@@ -366,7 +366,7 @@ def test_saturation_is_told_where_the_file_is_opened(
     assert str(int8) in warned[0]
 
 
-def test_probe_of_saturation_is_what_it_is_said_to_be() -> None:
+def test_probe_of_saturation_is_as_documented() -> None:
     import base64
 
     model = onnx.load_from_string(base64.b64decode(session._PRODUCT))

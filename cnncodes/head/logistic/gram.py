@@ -308,8 +308,8 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     ndarray of the same dtype and shape
-        K, now R of the module's text, lower triangular; or one column of zeros where the rows do
-        not differ.
+        K, now R of the module's docstring, lower triangular; or one column of zeros where the rows
+        do not differ.
 
     Raises
     ------

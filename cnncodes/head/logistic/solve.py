@@ -2,7 +2,7 @@
 
 The strength is chosen by the log loss in cross-validation, among those whose accuracy there is
 within one standard error of the best. On a few dozen images many strengths have the same accuracy,
-and the strongest of them gives probabilities that are far too even: docs/benchmarks.md compares.
+and the strongest of them yields probabilities that are far too even (docs/benchmarks.md).
 On many images and classes the lowest log loss may come with an accuracy that is clearly lower.
 """
 
@@ -79,7 +79,7 @@ class Solution:
     C : float
         Inverse strength of the penalty that was used.
     scores : dict of float to float
-        Mean log loss of each C in cross-validation, in nats; empty where C was given.
+        Mean log loss of each C in cross-validation, in nats; empty unless C is ``"auto"``.
     n_iterations : int
         Iterations of the last fit.
     eligible : frozenset of float
@@ -151,7 +151,7 @@ def solve(
     for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
         model.set_params(C=each).fit(points, y)
     weights, intercept = model.coef_.T, model.intercept_
-    if weights.shape[1] == 1:  # two classes: scikit-learn gives the second one's logit only
+    if weights.shape[1] == 1:  # two classes: scikit-learn has the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
     return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()), eligible)

@@ -1,4 +1,4 @@
-"""The SGD head on the codes of a file: little of them is in memory at a time."""
+"""The SGD head on the codes of a file, of which little is in memory at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 64
 class StandardisedRows:
     """Codes of a file, centred and scaled, as an `Images` of `SGDSoftmax.train`.
 
-    Some megabytes are read at a time, while training goes on with the ones before.
+    Some megabytes are read at a time, while training uses those read before.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class Epoch:
 
 
 class Images(Protocol):
-    """Where codes come from: an array, or a file of which little is in memory at a time."""
+    """A source of codes: an array, or a file of which little is in memory at a time."""
 
     @property
     def n_features(self) -> int:
@@ -85,7 +85,7 @@ class SGDSoftmax(LinearSoftmax):
     Parameters
     ----------
     epochs : int
-        Times that each training image is used, at most.
+        Maximum number of passes over the training images.
     batch_size : int
         Images per step.
     learning_rate : float, optional

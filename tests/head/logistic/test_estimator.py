@@ -54,26 +54,28 @@ def test_estimator_check_of_scikit_learn(estimator, check):
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_optimum_is_that_of_scikit_learn(wide, C, n_classes, class_weight):
     X, y = (each[wide[1] < n_classes] for each in wide)
-    ours = GramLogisticRegression(C=C, tol=1e-8, class_weight=class_weight).fit(X, y)
+    computed = GramLogisticRegression(C=C, tol=1e-8, class_weight=class_weight).fit(X, y)
     reference = LogisticRegression(C=C, tol=1e-8, max_iter=5000, class_weight=class_weight)
     reference.fit(X - X.mean(axis=0), y)
     centred = X - X.mean(axis=0)
-    np.testing.assert_allclose(ours.predict_proba(X), reference.predict_proba(centred), atol=2e-4)
+    np.testing.assert_allclose(
+        computed.predict_proba(X), reference.predict_proba(centred), atol=2e-4
+    )
     if class_weight is None and n_classes > 2:
         best = objective(reference.coef_, reference.intercept_, centred, y, C)
-        shifted = ours.intercept_ + ours.coef_ @ X.mean(axis=0)
-        assert objective(ours.coef_, shifted, centred, y, C) <= best * (1 + 1e-4)
+        shifted = computed.intercept_ + computed.coef_ @ X.mean(axis=0)
+        assert objective(computed.coef_, shifted, centred, y, C) <= best * (1 + 1e-4)
 
 
 def test_images_that_are_there_twice(wide):
     X, y = wide
     twice, labels = np.concatenate([X, X, X[:5]]), np.concatenate([y, y, y[:5]])
-    ours = GramLogisticRegression(C=1.0, tol=1e-8).fit(twice, labels)
+    computed = GramLogisticRegression(C=1.0, tol=1e-8).fit(twice, labels)
     reference = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(
         twice - twice.mean(axis=0), labels
     )
     np.testing.assert_allclose(
-        ours.predict_proba(X), reference.predict_proba(X - twice.mean(axis=0)), atol=2e-4
+        computed.predict_proba(X), reference.predict_proba(X - twice.mean(axis=0)), atol=2e-4
     )
 
 
@@ -97,14 +99,16 @@ def test_optimum_on_codes_of_one_scene_is_that_of_scikit_learn(wide, spread, n_c
     X, y = (each[wide[1] < n_classes] for each in wide)
     X = X[:, :n_features] + 1 / spread
     centred = (X - X[0]) - (X - X[0]).mean(axis=0)
-    ours = GramLogisticRegression(C=1.0, tol=1e-6).fit(X, y)
+    computed = GramLogisticRegression(C=1.0, tol=1e-6).fit(X, y)
     reference = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(centred, y)
-    np.testing.assert_allclose(ours.predict_proba(X), reference.predict_proba(centred), atol=1e-3)
-    assert ours.score(X, y) == reference.score(centred, y)
+    np.testing.assert_allclose(
+        computed.predict_proba(X), reference.predict_proba(centred), atol=1e-3
+    )
+    assert computed.score(X, y) == reference.score(centred, y)
     if n_classes > 2:
         best = objective(reference.coef_, reference.intercept_, centred, y, 1.0)
-        shifted = ours.decision_function(X[:1])[0] - ours.coef_ @ centred[0]
-        assert objective(ours.coef_, shifted, centred, y, 1.0) <= best * (1 + 1e-3)
+        shifted = computed.decision_function(X[:1])[0] - computed.coef_ @ centred[0]
+        assert objective(computed.coef_, shifted, centred, y, 1.0) <= best * (1 + 1e-3)
 
 
 def test_same_seed_same_model(wide):
@@ -122,12 +126,12 @@ def test_works_where_scikit_learn_puts_it(wide):
 
 def test_more_images_than_features_are_left_to_scikit_learn():
     X, y = (each[:200] for each in load_digits(return_X_y=True))
-    ours = GramLogisticRegression(C=0.01, tol=1e-8).fit(X, y)
+    computed = GramLogisticRegression(C=0.01, tol=1e-8).fit(X, y)
     reference = LogisticRegression(C=0.01, solver="newton-cg", tol=1e-8).fit(X, y)
-    np.testing.assert_allclose(ours.coef_, reference.coef_, atol=1e-4)
+    np.testing.assert_allclose(computed.coef_, reference.coef_, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning")
-def test_too_few_iterations_are_told(wide):
+def test_too_few_iterations_are_reported(wide):
     with pytest.warns(ConvergenceWarning):
         GramLogisticRegression(C=100.0, max_iter=1).fit(*wide)

@@ -28,7 +28,7 @@ N_IMAGES = 200
 def digits(tmp_path: Path):
     """Make a codes file of digits, and give its rows and their classes.
 
-    With fewer images than the 64 numbers of a digit the Gram matrix is taken, otherwise not.
+    With fewer images than the 64 numbers of a digit the Gram matrix is used, otherwise not.
     """
     opened = []
 
@@ -38,8 +38,10 @@ def digits(tmp_path: Path):
         names = tuple(map(str, range(n_classes)))
         info = {"code_shape": (64,), "dtype": "float16", "class_names": names}
         with create_journal(path.with_suffix(".partial"), **info) as journal:
-            told = {"paths": ["x"] * N_IMAGES, "digests": ["0" * 64] * N_IMAGES}
-            append_rows(journal, X[:N_IMAGES] + 3, labels=y[:N_IMAGES].tolist(), **told, skipped=[])
+            columns = {"paths": ["x"] * N_IMAGES, "digests": ["0" * 64] * N_IMAGES}
+            append_rows(
+                journal, X[:N_IMAGES] + 3, labels=y[:N_IMAGES].tolist(), **columns, skipped=[]
+            )
             journal.finish(path)
         opened.append(CodeStore.open(path))
         chosen = np.arange(0, N_IMAGES, N_IMAGES // n_images)[:n_images]
@@ -81,8 +83,8 @@ def test_probabilities_are_scikit_learns(digits, n_classes, C, n_images):
     standardised = X.copy()
     Scaling.of([X]).apply(standardised)
     model = LogisticRegression(C=C, max_iter=1000).fit(standardised, y)
-    ours = softmax(X @ weights + bias, axis=1)
-    assert ours == pytest.approx(
+    computed = softmax(X @ weights + bias, axis=1)
+    assert computed == pytest.approx(
         model.predict_proba(standardised), abs=0.02
     )  # both stop near the optimum
 
@@ -102,9 +104,9 @@ def test_codes_of_one_scene_give_scikit_learns_head(stored, spread, atol, n_feat
     differences -= differences.mean(axis=0)
     standardised = differences / np.sqrt(np.square(differences).sum(axis=1).mean())
     model = LogisticRegression(C=10.0, max_iter=5000, tol=1e-6).fit(standardised, y)
-    ours = softmax(X @ weights + bias, axis=1)
-    np.testing.assert_allclose(ours, model.predict_proba(standardised), atol=atol)
-    assert (ours.argmax(axis=1) == model.predict(standardised)).all()
+    computed = softmax(X @ weights + bias, axis=1)
+    np.testing.assert_allclose(computed, model.predict_proba(standardised), atol=atol)
+    assert (computed.argmax(axis=1) == model.predict(standardised)).all()
 
 
 def test_codes_that_float32_hardly_resolves_are_reported(stored):
@@ -191,22 +193,22 @@ def test_it_learns(digits):
     assert ((read_all(rows) @ weights + bias).argmax(axis=1) == y).mean() > 0.98
 
 
-def test_fit_is_told(digits):
+def test_fit_is_reported(digits):
     rows, y = digits(3)
-    told = fit_logistic(rows, y, C=0.5)[2]
-    assert told["C"] == 0.5
-    assert isinstance(told["n_iterations"], int)
-    assert 0 < told["n_iterations"] < 1000
-    assert "C_scores" not in told
+    result = fit_logistic(rows, y, C=0.5)[2]
+    assert result["C"] == 0.5
+    assert isinstance(result["n_iterations"], int)
+    assert 0 < result["n_iterations"] < 1000
+    assert "C_scores" not in result
 
 
 @pytest.mark.parametrize("n_images", [50, 200])
-def test_chosen_c_is_told_with_all_scores(digits, n_images):
+def test_chosen_c_is_reported_with_all_scores(digits, n_images):
     rows, y = digits(3, n_images)
-    told = fit_logistic(rows, y, C="auto")[2]
-    assert told["C"] in told["C_scores"]
-    least = min(told["C_scores"].values())
-    assert 0 < least <= told["C_scores"][told["C"]] < least + 0.002
+    result = fit_logistic(rows, y, C="auto")[2]
+    assert result["C"] in result["C_scores"]
+    least = min(result["C_scores"].values())
+    assert 0 < least <= result["C_scores"][result["C"]] < least + 0.002
 
 
 def test_end_of_the_search_is_reported(stored, monkeypatch):
@@ -236,8 +238,8 @@ def test_progress_counts_the_images_that_pass_and_the_fits(digits, monkeypatch, 
     rows, y = digits(3, 50)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(gram, "BLOCK_BYTES", 4 * 64 * 20)  # 20 images stay at a time
-    with Progress("train", "images") as told:
-        fit_logistic(rows, y, C="auto", progress=told)
+    with Progress("train", "images") as bar:
+        fit_logistic(rows, y, C="auto", progress=bar)
     states = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
     fits = [state for state in states if state.endswith("fits")]
     assert "train: 90 of 90 images" in states  # 50, then the later 30, then 10

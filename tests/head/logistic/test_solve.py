@@ -51,7 +51,7 @@ def test_scores_are_scikit_learns_log_loss(digits, n_classes, class_weight):
         assert scores[C] == pytest.approx(log_loss(y, reference, sample_weight=weights), rel=1e-4)
 
 
-def test_strongest_penalty_of_those_as_good_as_the_best_is_taken(digits):
+def test_strongest_penalty_of_those_as_good_as_the_best_is_chosen(digits):
     solution = chosen(*digits, random_state=0)
     best = min(solution.scores.values())
     as_good = [C for C, loss in solution.scores.items() if loss <= best + TOLERANCE]
@@ -66,7 +66,7 @@ def test_ties_go_to_the_stronger_penalty():
     assert model.C_ == 1.0
 
 
-def test_images_that_are_told_apart_easily_get_a_weak_penalty_up_to_the_bound():
+def test_images_that_are_easily_separated_get_a_weak_penalty_up_to_the_bound():
     X, y = np.repeat(np.eye(2), 20, axis=0), np.repeat([0, 1], 20)
     near, far = (chosen(X / size, y) for size in (1, 30))
     # Once there is nothing to win the search ends, and the penalty before is kept.
@@ -77,7 +77,7 @@ def test_images_that_are_told_apart_easily_get_a_weak_penalty_up_to_the_bound():
     assert far.C == open_end(far.scores, far.eligible) == 10000
 
 
-def test_images_that_say_nothing_get_a_strong_penalty_down_to_the_bound():
+def test_images_without_information_get_a_strong_penalty_down_to_the_bound():
     generator = np.random.default_rng(0)
     X, y = 100 * generator.standard_normal((60, 200)), np.arange(60) % 2
     solution = chosen(X, y, random_state=0)
@@ -131,7 +131,7 @@ def test_folds_start_from_the_fit_before_and_end_where_a_fresh_one_does(seed):
 
 
 def copies():
-    """40 images that say nothing of their class, each of them six times."""
+    """40 images independent of their class, each of them six times."""
     X = np.random.default_rng(0).standard_normal((40, 300)) / 17
     return np.repeat(X, 6, axis=0), np.repeat(np.arange(40) % 2, 6), np.repeat(np.arange(40), 6)
 

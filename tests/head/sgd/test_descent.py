@@ -13,12 +13,12 @@ QUADRATIC = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.05]])
 START = np.array([1.0, -2.0, 3.0])
 
 
-def gradient(place):
-    return QUADRATIC @ place - 1
+def gradient(point):
+    return QUADRATIC @ point - 1
 
 
 def test_nesterov_follows_the_paper():
-    """Sutskever et al., equations 3 and 4; ours keeps the point where the gradient is taken."""
+    """Sutskever et al., equations 3 and 4; `Nesterov` keeps the look-ahead point."""
     rate, momentum = 0.1, 0.9
     parameters, slots = START.astype(np.float32), np.zeros((1, 3), np.float32)
     optimizer = Nesterov(momentum)
@@ -67,15 +67,15 @@ def gradients(X, targets, weights, bias, l2):
 @pytest.mark.parametrize("l2", [0, 0.5])
 def test_steps_are_the_plain_formula_whatever_the_stretch(monkeypatch, stretch, l2):
     monkeypatch.setattr(descent, "_STRETCH", stretch)
-    found = Descent(7, 3, Nesterov(0), l2)
+    trained = Descent(7, 3, Nesterov(0), l2)
     weights, bias = np.zeros((7, 3)), np.zeros(3)
     for number, (X, targets) in enumerate(draw_batches(), start=1):
         rate = 0.3 / number
         slope, bias_slope, loss = gradients(X, targets, weights, bias, l2)
-        assert found.step(X, targets, rate) == pytest.approx(loss, rel=1e-5)
+        assert trained.step(X, targets, rate) == pytest.approx(loss, rel=1e-5)
         weights, bias = weights - rate * slope, bias - rate * bias_slope
-        assert found.weights == pytest.approx(weights, abs=1e-6)
-        assert found.bias == pytest.approx(bias, abs=1e-6)
+        assert trained.weights == pytest.approx(weights, abs=1e-6)
+        assert trained.bias == pytest.approx(bias, abs=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [Nesterov(0.9), Adam()], ids=["momentum", "adam"])
@@ -83,10 +83,10 @@ def test_each_stretch_keeps_numbers_of_its_own(monkeypatch, optimizer):
     ends = []
     for stretch in (6, 2**16):
         monkeypatch.setattr(descent, "_STRETCH", stretch)
-        found = Descent(7, 3, optimizer, 0.1)
+        trained = Descent(7, 3, optimizer, 0.1)
         for X, targets in draw_batches():
-            found.step(X, targets, 0.1)
-        ends.append(found)
+            trained.step(X, targets, 0.1)
+        ends.append(trained)
     assert np.abs(ends[0].weights).max() > 0.1
     assert ends[0].weights == pytest.approx(ends[1].weights, abs=1e-6)
     assert ends[0].bias == pytest.approx(ends[1].bias, abs=1e-6)
@@ -94,13 +94,13 @@ def test_each_stretch_keeps_numbers_of_its_own(monkeypatch, optimizer):
 
 def test_penalty_pulls_at_weights_and_not_at_the_bias():
     X, targets = np.zeros((4, 7), np.float32), np.array([0, 1, 2, 0])  # nothing to learn from
-    found = Descent(7, 3, Nesterov(0), 0.5)
-    found.weights[...] = 2
-    found.bias[...] = np.log([0.5, 0.25, 0.25])  # the shares of the classes: no slope
-    before = found.bias.copy()
-    found.step(X, targets, 0.1)
-    assert found.weights == pytest.approx(np.full((7, 3), 2 - 0.1 * 0.5 * 2), rel=1e-6)
-    assert found.bias == pytest.approx(before, abs=1e-6)
+    trained = Descent(7, 3, Nesterov(0), 0.5)
+    trained.weights[...] = 2
+    trained.bias[...] = np.log([0.5, 0.25, 0.25])  # the shares of the classes: no slope
+    before = trained.bias.copy()
+    trained.step(X, targets, 0.1)
+    assert trained.weights == pytest.approx(np.full((7, 3), 2 - 0.1 * 0.5 * 2), rel=1e-6)
+    assert trained.bias == pytest.approx(before, abs=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), Nesterov(0.9)])

@@ -55,29 +55,29 @@ def targets(digits):
 
 
 def standardised(rows: CodeRows, n_read: int = 10_000) -> StandardisedRows:
-    """Codes of which so many images are read at a time."""
+    """Codes of which a few images are read at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sgd, "READ_BYTES", n_read * N_FEATURES * 4)
         return StandardisedRows(rows, Scaling.of([read_all(rows)]))
 
 
 @given(
-    places=st.permutations(range(140)),
-    n_places=st.integers(0, 140),
+    indices=st.permutations(range(140)),
+    n_rows=st.integers(0, 140),
     size=st.integers(1, 150),
     n_read=st.integers(1, 150),
 )
 def test_batches_are_what_was_asked_for(
     opened: CodeRows,
     digits: tuple[np.ndarray, np.ndarray],
-    places: list[int],
-    n_places: int,
+    indices: list[int],
+    n_rows: int,
     size: int,
     n_read: int,
 ) -> None:
-    order = np.array(places[:n_places], np.intp)
+    order = np.array(indices[:n_rows], np.intp)
     batches = list(standardised(opened, n_read).batches(order, size))
-    assert [place for batch, _ in batches for place in batch] == places[:n_places]
+    assert [index for batch, _ in batches for index in batch] == indices[:n_rows]
     assert all(len(batch) == len(X) == size for batch, X in batches[:-1])
     assert all(0 < len(batch) == len(X) <= size for batch, X in batches[-1:])
     chosen = digits[0][np.arange(N_IMAGES) % 3 > 0].astype(np.float64)
@@ -92,9 +92,9 @@ def test_weights_are_those_of_codes_in_memory(monkeypatch, opened, targets, opti
     rows = opened
     monkeypatch.setattr(sgd, "READ_BYTES", 50 * N_FEATURES * 4)
     parameters = {"epochs": 6, "optimizer": optimizer, "learning_rate": rate, "batch_size": 20}
-    told = []
+    epochs = []
     weights, bias, fitted = fit_sgd(
-        rows, targets, seed=3, parameters=parameters, on_epoch=told.append
+        rows, targets, seed=3, parameters=parameters, on_epoch=epochs.append
     )
     assert (weights.shape, weights.dtype) == ((N_FEATURES, 4), np.float32)
     assert (bias.shape, bias.dtype) == ((4,), np.float32)
@@ -102,11 +102,11 @@ def test_weights_are_those_of_codes_in_memory(monkeypatch, opened, targets, opti
     scaling = measured(rows)
     scaling.apply(X)
     model = SGDSoftmax(random_state=3, **parameters)
-    assert list(model.train(InMemory(X), targets.astype(np.intp), 4)) == told
+    assert list(model.train(InMemory(X), targets.astype(np.intp), 4)) == epochs
     logits = read_all(rows) @ weights + bias
     np.testing.assert_allclose(logits, X @ model.coef_.T + model.intercept_, atol=1e-4)
     assert fitted["best_epoch"] == model.best_epoch_
-    best = told[model.best_epoch_ - 1]
+    best = epochs[model.best_epoch_ - 1]
     assert fitted["validation_accuracy"] == best.validation_accuracy
     fit = SGDSoftmax(random_state=3, **parameters).fit(X, targets)  # in an order of its own
     accuracy = (logits.argmax(axis=1) == targets).mean()
@@ -119,15 +119,15 @@ def test_scaling_is_measured_on_images_of_all_classes(
     monkeypatch, opened, targets, n_measured, tolerance
 ):
     monkeypatch.setattr(sgd, "N_MEASURED", n_measured)
-    found, exact = measured(opened), Scaling.of([read_all(opened)])
-    assert found.scale == pytest.approx(exact.scale, rel=tolerance)
-    assert np.linalg.norm(found.mean - exact.mean) <= tolerance * exact.scale
+    actual, exact = measured(opened), Scaling.of([read_all(opened)])
+    assert actual.scale == pytest.approx(exact.scale, rel=tolerance)
+    assert np.linalg.norm(actual.mean - exact.mean) <= tolerance * exact.scale
     if n_measured > 1:
         weights, bias, _ = fit_sgd(opened, targets, parameters={"epochs": 6})
         assert ((read_all(opened) @ weights + bias).argmax(axis=1) == targets).mean() > 0.9
 
 
-def test_bad_parameter_is_told(opened, targets):
+def test_bad_parameter_is_reported(opened, targets):
     with pytest.raises(TrainingError, match="sgd: no schedule 'steep'"):
         fit_sgd(opened, targets, parameters={"schedule": "steep"})
 

@@ -94,12 +94,12 @@ def test_step_follows_the_gradient_of_the_loss(iris, n_classes):
     )
     coef, intercept = before.coef_.astype(np.float64), before.intercept_.astype(np.float64)
     h = 1e-5
-    for place in np.ndindex(coef.shape):
+    for position in np.ndindex(coef.shape):
         shift = np.zeros_like(coef)
-        shift[place] = h
+        shift[position] = h
         slope = objective(X, y, coef + shift, intercept, l2)
         slope -= objective(X, y, coef - shift, intercept, l2)
-        moved = (coef[place] - after.coef_[place]) / rate
+        moved = (coef[position] - after.coef_[position]) / rate
         assert moved == pytest.approx(slope / (2 * h), abs=2e-6)
     for number in range(n_classes):
         shift = np.zeros_like(intercept)
@@ -125,15 +125,15 @@ def test_minimum_is_that_of_logistic_regression(iris, parameters, n_classes, bin
     C = 0.5
     # scikit-learn's binary weights are the difference of our two columns: half the penalty.
     l2 = binary / (C * len(y))
-    ours = on_all_images(500, l2=l2, **parameters).fit(X, y)
+    computed = on_all_images(500, l2=l2, **parameters).fit(X, y)
     reference = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X, y)
     coef, intercept = reference.coef_, reference.intercept_
     if n_classes == 2:
         coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
     best = objective(X, y, coef, intercept, l2)
-    assert objective(X, y, ours.coef_, ours.intercept_, l2) == pytest.approx(best, rel=1e-5)
-    assert ours.coef_ == pytest.approx(coef, abs=2e-3)
-    assert ours.predict_proba(X) == pytest.approx(reference.predict_proba(X), abs=1e-3)
+    assert objective(X, y, computed.coef_, computed.intercept_, l2) == pytest.approx(best, rel=1e-5)
+    assert computed.coef_ == pytest.approx(coef, abs=2e-3)
+    assert computed.predict_proba(X) == pytest.approx(reference.predict_proba(X), abs=1e-3)
 
 
 def test_best_epoch_is_kept(noisy):
@@ -243,11 +243,11 @@ def test_same_seed_same_result(iris, optimizer):
     assert not np.array_equal(one.coef_, other.coef_)
 
 
-def test_each_epoch_is_told_as_it_ends(iris):
-    told = []
-    model = SGDSoftmax(epochs=3, random_state=0).fit(*iris, told.append)
-    assert told == model.history_
-    assert told[0].train_loss > told[-1].train_loss > 0
+def test_each_epoch_is_reported_as_it_ends(iris):
+    result = []
+    model = SGDSoftmax(epochs=3, random_state=0).fit(*iris, result.append)
+    assert result == model.history_
+    assert result[0].train_loss > result[-1].train_loss > 0
 
 
 def test_train_loss_of_the_first_step_is_that_of_knowing_nothing(iris):
@@ -533,9 +533,9 @@ def test_patience_needs_something_held_out(noisy):
 def test_train_and_fit_are_the_same(noisy):
     X, y = noisy
     model = SGDSoftmax(epochs=3, random_state=1)
-    told = list(model.train(InMemory(X), y, 2))
+    result = list(model.train(InMemory(X), y, 2))
     fitted = clone(model).fit(X, y)
-    assert told == fitted.history_
+    assert result == fitted.history_
     assert np.array_equal(model.coef_, fitted.coef_)
 
 
@@ -548,9 +548,9 @@ def test_train_and_fit_are_the_same(noisy):
     )
 )
 def test_log_softmax_is_scipys(logits):
-    found = log_softmax(logits)
-    assert found == pytest.approx(special.log_softmax(logits.astype(float), axis=1), abs=4e-3)
-    assert np.exp(found).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    actual = log_softmax(logits)
+    assert actual == pytest.approx(special.log_softmax(logits.astype(float), axis=1), abs=4e-3)
+    assert np.exp(actual).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_log_softmax_at_the_ends():
