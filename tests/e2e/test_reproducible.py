@@ -23,6 +23,8 @@ def commands(backbone: Path, photos: Path, folder: Path) -> Iterator[tuple[objec
     yield ("quantize", backbone, "--images", photos, "--n-images", 8, "-o", int8)
     yield ("extract", int8, photos, "-o", folder / "int8.h5")
     yield ("extract", backbone, photos, "-o", codes, "--threads", 2)
+    for ending in ("csv", "npz", "parquet", "tab"):
+        yield ("convert", codes, "-o", folder / f"codes.{ending}")
     yield ("train", codes, "-o", head)
     for estimator in ("sgd", "knn"):
         yield ("train", codes, "-o", folder / f"{estimator}.onnx", "--estimator", estimator)
