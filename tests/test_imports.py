@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("click", "h5py", "jinja2", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "PIL")
-HEAVY += ("pyarrow", "scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
+HEAVY += ("scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
 
 # What importing a module may bring in, of the packages above.
 ALLOWED = {
@@ -159,7 +159,7 @@ for words in (
 ):
     main.main(words, standalone_mode=False)
 """
-    unneeded = {"jinja2", "keras", "matplotlib", "pyarrow", "skl2onnx", "tensorflow", "tf2onnx"}
+    unneeded = {"jinja2", "keras", "matplotlib", "skl2onnx", "tensorflow", "tf2onnx"}
     assert imported_by(code, small_backbone, photos) == set(HEAVY) - unneeded
 
 

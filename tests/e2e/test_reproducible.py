@@ -67,7 +67,7 @@ def test_chain_gives_the_same_bytes_twice(
     )
     assert first[0] == second[0]
     assert [name for name in first[1] if first[1][name] != second[1][name]] == []
-    assert len(first[1]) == len(second[1]) == 8
+    assert len(first[1]) == len(second[1]) == 12
 
 
 def test_export_gives_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
