@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -195,6 +195,7 @@ def test_names_that_others_may_misread_are_reported(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "codes.parquet")[0]["label"] == ["NA", "b"]
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1, max_size=4)
 )
