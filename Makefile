@@ -29,5 +29,5 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[export,report,estimators,heic,dev]'
+		-c constraints.txt -e '.[export,report,estimators,heic,parquet,dev]'
 	touch $@

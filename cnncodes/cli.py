@@ -66,6 +66,7 @@ from cnncodes.printing import (
     print_backbones,
     print_benchmarks,
     print_bundle,
+    print_conversion,
     print_csv,
     print_curves,
     print_epoch,
@@ -355,6 +356,42 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
             **options,
         )
     emit(result, as_json, print_extraction)
+
+
+@main.command(
+    **_help(
+        "Codes become a table for pandas, R or Orange, or a file of numpy.",
+        "cnncodes convert codes.h5 -o codes.tab --pool avg",
+    )
+)
+@click.argument("codes", type=INPUT)
+@click.option(
+    "-o",
+    "--output",
+    type=OUTPUT,
+    required=True,
+    help="File to write, as .npz (numpy), .csv, .parquet (needs pyarrow) or .tab (Orange).",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["none", "avg", "max"]),
+    default="none",
+    show_default=True,
+    help="Pool the codes over height and width.",
+)
+@overwrite_option
+@json_option
+def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Write codes for another program; the ending of the output file chooses the format.
+
+    A table has the columns path, label, perhaps group, and one for each code.
+    """
+    from cnncodes.extract.convert import convert_codes
+    from cnncodes.progress import Progress
+
+    with Progress("convert", "images") as progress:
+        converted = convert_codes(codes, output, progress=progress, **options)
+    emit(converted, as_json, print_conversion)
 
 
 @main.command(

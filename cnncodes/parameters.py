@@ -150,11 +150,13 @@ class Whole:
         ParameterError
             It is out of range, or no whole number. A bool is refused.
         """
+        # Older releases of numpy take a bool of theirs for an index, with a warning.
+        is_bool = type(value).__name__ in ("bool", "bool_")
         try:
-            number = operator.index(value)
+            number = None if is_bool else operator.index(value)
         except TypeError:
             number = None
-        if number is None or isinstance(value, bool):
+        if number is None:
             raise ParameterError(f"{name} must be a whole number, not {type(value).__name__}")
         if number not in self:
             ends = f"from {self.least:,} to {self.most:,}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.metrics import ClassMetrics
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.keras_onnx import Export
+    from cnncodes.extract.convert import Conversion
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.sgd.softmax import Epoch
     from cnncodes.head.train import Score, Training
@@ -204,6 +205,17 @@ def print_extraction(extraction: Extraction) -> None:
         click.echo(f"  {skipped} skipped (cnncodes info lists all):")
         _print_skipped(extraction.skipped)
     for note in extraction.notes:
+        click.echo(f"  note: {shown(note)}")
+
+
+def print_conversion(conversion: Conversion) -> None:
+    """Print which file was made of codes."""
+    megabytes = conversion.path.stat().st_size / 1e6
+    click.echo(
+        f"{shown(str(conversion.path))}: {counted(conversion.n_images, 'image')}, codes "
+        f"{_shape(conversion.code_shape)}, {megabytes:.1f} MB"
+    )
+    for note in conversion.notes:
         click.echo(f"  note: {shown(note)}")
 
 

@@ -23,6 +23,7 @@ from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.evaluate.report import Report
 from cnncodes.export.keras_onnx import export_backbone
+from cnncodes.extract.convert import convert_codes
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
@@ -36,6 +37,7 @@ COMMANDS = {
     "export": [export_backbone],
     "quantize": [quantize_backbone],
     "extract": [extract],
+    "convert": [convert_codes],
     "train": [train_head, SGDSoftmax],
     "evaluate": [evaluate, Report],
     "curve": [learning_curves],
@@ -51,7 +53,10 @@ OWN = {"as_json", "layout", "list_all", "output", "report", "top"}
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        *((name, "-o") for name in ("export", "quantize", "extract", "train", "curve", "bundle")),
+        *(
+            (name, "-o")
+            for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
+        ),
         ("curve", "--plot"),
     ],
 )
@@ -74,6 +79,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "export",
         "quantize",
         "extract",
+        "convert",
         "train",
         "evaluate",
         "curve",
@@ -133,6 +139,7 @@ def test_failure_is_one_line_unless_debugged(tmp_path: Path) -> None:
         ("head.onnx", "bundle network.onnx head.onnx -o new"),
         ("head.onnx", "evaluate head.onnx codes.h5"),
         ("codes.h5", "evaluate head.onnx codes.h5"),
+        ("codes.h5", "convert codes.h5 -o new.csv"),
         ("codes.h5", "train codes.h5 -o new"),
         ("codes.h5", "curve codes.h5 -o new"),
         ("codes.h5", "verify codes.h5"),

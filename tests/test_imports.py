@@ -37,6 +37,7 @@ ALLOWED = {
     "cnncodes.images.sources": set(),
     "cnncodes.images.tables": set(),
     "cnncodes.extract.store": {"numpy", "h5py"},
+    "cnncodes.extract.convert": {"numpy", "h5py"},
     "cnncodes.extract.workers": {"numpy", "PIL"},
     "cnncodes.extract.pipeline": {"numpy", "PIL", "h5py"},
     "cnncodes.head": set(),

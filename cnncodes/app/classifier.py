@@ -32,6 +32,7 @@ from cnncodes.machine import available_threads
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
 from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
+from cnncodes.text import counted, listed, shown
 
 BATCH_SIZE = 8
 PART = 1 << 20  # bytes of a file that are read at a time
@@ -156,6 +157,13 @@ class Classifier:
     def __reduce__(self) -> tuple[Any, ...]:
         path, threads, provider = self._opened_as
         return partial(type(self), threads=threads, provider=provider), (path,)
+
+    def __repr__(self) -> str:
+        classes = counted(len(self.labels), "class", "classes")
+        network = f"{self.info.backbone.backbone} {self.info.backbone.precision}"
+        return (
+            f"<Classifier {str(self.path)!r}: {classes} ({shown(listed(self.labels))}), {network}>"
+        )
 
     def predict(
         self,

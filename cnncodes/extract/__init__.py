@@ -5,6 +5,7 @@
 - `backbone`: the network in an onnxruntime session
 - `journal`: codes on disk until the extraction ends
 - `store`: the codes file, HDF5
+- `convert`: codes as files of numpy, pandas, R and Orange
 - `transformer`: `CodeExtractor` for scikit-learn
 
 It imports nothing of `head`.

@@ -83,6 +83,14 @@ class Backbone:
         path, threads, provider = self._opened_as
         return partial(type(self), threads=threads, provider=provider), (path,)
 
+    def __repr__(self) -> str:
+        kind, _, which = self.info.weights.partition(":")
+        weights = f"file:{which[:8]}" if kind == "file" else self.info.weights
+        return (
+            f"<Backbone {str(self.path)!r}: {self.info.backbone} {self.info.precision}, "
+            f"weights {weights}, {self.info.input_size} pixels to codes {self.code_shape}>"
+        )
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file, hexadecimal; stored with codes and heads to identify it."""

@@ -27,6 +27,7 @@ from cnncodes.files import check_regular, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import WHITE, as_path
+from cnncodes.text import counted
 
 FORMAT = "1"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -362,6 +363,15 @@ class CodeStore:
     def __len__(self) -> int:
         """Return the number of images with codes."""
         return int(self.codes.shape[0])
+
+    def __repr__(self) -> str:
+        if not self.codes:  # HDF5 has closed it
+            return f"<CodeStore {str(self.path)!r}: closed>"
+        classes = counted(len(self.class_names), "class", "classes")
+        return (
+            f"<CodeStore {str(self.path)!r}: {counted(len(self), 'image')}, {classes}, "
+            f"codes {self.codes.shape[1:]} {self.codes.dtype} of {self.backbone.backbone}>"
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -404,3 +404,10 @@ def test_threads_end_when_the_network_fails(app, files):
         list(Failing(app).predict_files(files * 20))
     assert caught.traceback  # which keeps what the functions were working with
     assert not decoding_threads()
+
+
+def test_is_shown_in_one_line(app, tmp_path, monkeypatch):
+    monkeypatch.chdir(app.parent)
+    assert repr(Classifier(app.name)) == (
+        f"<Classifier {app.name!r}: 10 classes (0, 1, 2, …), inception_v3 float32>"
+    )

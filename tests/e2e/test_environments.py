@@ -20,9 +20,9 @@ MEGABYTE = 1_000_000
 class Environment:
     """A virtual environment of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
 
     def install(self, *arguments: str) -> None:
         self._run(

@@ -31,8 +31,8 @@ COMMANDS = [
 PROGRAMS = [block for language, block in BLOCKS if language == "python"]
 (WITHOUT_PACKAGE,) = (each for each in PROGRAMS if "InferenceSession" in each)
 
-# These set things up for a person; .ci/run and test_environments.py run them.
-RUN_ELSEWHERE = ("make demo", "make test", "pip install .")
+# These set things up for a person; test_distribution.py installs the wheel, .ci/run runs make.
+RUN_ELSEWHERE = ("pip install cnncodes", "make demo", "make test")
 # ImageNet's weights would have to be downloaded; large images and exact figures take time only.
 ADDED = {
     "cnncodes export inception_v3": "--weights random --input-size 75",
@@ -216,6 +216,7 @@ def test_program_without_the_package_scales_by_the_white_of_the_app(beside_app: 
         "CHANGELOG.md",
         "docs/benchmarks.md",
         "docs/file-formats.md",
+        "docs/python.md",
         "docs/reliability.md",
         "docs/sources.md",
     ],

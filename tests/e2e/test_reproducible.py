@@ -23,6 +23,8 @@ def commands(backbone: Path, photos: Path, folder: Path) -> Iterator[tuple[objec
     yield ("quantize", backbone, "--images", photos, "--n-images", 8, "-o", int8)
     yield ("extract", int8, photos, "-o", folder / "int8.h5")
     yield ("extract", backbone, photos, "-o", codes, "--threads", 2)
+    for ending in ("csv", "npz", "parquet", "tab"):
+        yield ("convert", codes, "-o", folder / f"codes.{ending}")
     yield ("train", codes, "-o", head)
     for estimator in ("sgd", "knn"):
         yield ("train", codes, "-o", folder / f"{estimator}.onnx", "--estimator", estimator)
@@ -65,7 +67,7 @@ def test_chain_gives_the_same_bytes_twice(
     )
     assert first[0] == second[0]
     assert [name for name in first[1] if first[1][name] != second[1][name]] == []
-    assert len(first[1]) == len(second[1]) == 8
+    assert len(first[1]) == len(second[1]) == 12
 
 
 def test_export_gives_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

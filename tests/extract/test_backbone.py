@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,14 @@ def test_network_that_opens_but_cannot_be_computed(
     with pytest.raises(FileFormatError, match=r"broken\.onnx: cannot be run \("):
         backbone.extract(np.zeros((1, BACKBONE_SIZE, BACKBONE_SIZE, 3), np.uint8))
     assert capfd.readouterr() == ("", "")  # onnxruntime does not print it a second time
+
+
+def test_is_shown_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_backbone(Path("mean.onnx"))
+    assert repr(Backbone("mean.onnx")) == (
+        "<Backbone 'mean.onnx': vgg16 float32, weights random:0, 4 pixels to codes (3,)>"
+    )
+    trained = replace(BACKBONE_INFO, weights=f"file:{'0123456789abcdef' * 4}")
+    write_backbone(Path("own.onnx"), metadata=trained.to_metadata())
+    assert "weights file:01234567," in repr(Backbone("own.onnx"))

@@ -341,3 +341,15 @@ def test_refuses_a_file_that_contradicts_itself(written: Path, damage: str) -> N
     assert reason in refusal_of_store(written)
     with h5py.File(written, "r+"):  # closed in spite of it, or it would be locked
         pass
+
+
+def test_is_shown_in_one_line_when_closed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_store(Path("codes.h5"))
+    with CodeStore.open("codes.h5") as store:
+        assert repr(store) == (
+            "<CodeStore 'codes.h5': 5 images, 2 classes, codes (2, 2, 3) float32 of vgg16>"
+        )
+    assert repr(store) == "<CodeStore 'codes.h5': closed>"

@@ -87,3 +87,7 @@ def test_names_a_backbone_that_is_none(tmp_path: Path, paths: list[str]) -> None
 def test_can_be_cloned(small_backbone: Path) -> None:
     extractor = CodeExtractor(small_backbone, batch_size=3, threads=1)
     assert clone(extractor).get_params() == extractor.get_params()
+
+
+def test_is_shown_as_it_is_made() -> None:
+    assert repr(CodeExtractor("vgg16.onnx")) == "CodeExtractor(backbone='vgg16.onnx')"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from cnncodes.images.sources import find_images
 from cnncodes.text import normalized
 from tests.helpers import IMAGE, find_labelled, unprivileged, write_images, write_table
 
+NULL_BYTES = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="csv of Python 3.10 refuses null bytes: one line of error"
+)
 BMP = b"BM" + bytes(12) + b"\x28\0\0\0"
 
 
@@ -43,7 +47,9 @@ def test_texts_that_no_file_can_hold(tmp_path: Path, row: str, fault: str) -> No
     assert len(message) < 200 + len(str(source))
 
 
-@pytest.mark.parametrize("path", ["ä" * 300, "ä" * 30_000, "\0ä", "ä/" * 3000])
+@pytest.mark.parametrize(
+    "path", ["ä" * 300, "ä" * 30_000, pytest.param("\0ä", marks=NULL_BYTES), "ä/" * 3000]
+)
 def test_path_of_a_table_that_no_system_knows_is_listed(tmp_path: Path, path: str) -> None:
     assert find_images(write_table(tmp_path, f"path,label\n{path},cat\n")).paths == (path,)
 
@@ -185,7 +191,7 @@ def test_refuses_a_folder_without_images(tmp_path: Path, folders: tuple[str, ...
     assert "no images in it (JPEG, PNG, WebP, AVIF, HEIC, " in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["ä" * 5000, "a\0ä", "ä/" * 3000])
+@pytest.mark.parametrize("name", ["ä" * 5000, pytest.param("a\0ä", marks=NULL_BYTES), "ä/" * 3000])
 def test_lists_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\n{name}.png,cat\n", "utf-8")
     assert find_labelled(tmp_path / "list.csv") == [(f"{name}.png", "cat")]

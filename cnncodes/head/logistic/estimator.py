@@ -46,7 +46,10 @@ class GramLogisticRegression(LinearSoftmax):
     Parameters
     ----------
     C : float or "auto"
-        Inverse strength of the penalty; ``"auto"`` chooses it by log loss in cross-validation.
+        Inverse strength of the penalty, on X as it is, as in scikit-learn; ``"auto"`` chooses it by
+        log loss in cross-validation. The C of ``cnncodes train`` is that on codes scaled to a mean
+        squared length of one: divide it by ``((X - X.mean(0)) ** 2).sum(1).mean()`` for the same
+        head here.
     Cs : sequence of float
         The strengths that ``"auto"`` tries first, as in `solve`.
     n_folds : int

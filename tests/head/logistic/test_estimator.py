@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest import SkipTest
 
 import numpy as np
+import onnxruntime
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -16,6 +17,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from cnncodes.errors import TrainingError
 from cnncodes.head import GramLogisticRegression
+from cnncodes.head.split import split_by_class
+from cnncodes.head.train import train_head
+from tests.helpers import write_codes
 
 CHECKS = list(estimator_checks_generator(GramLogisticRegression()))
 
@@ -135,3 +139,26 @@ def test_more_images_than_features_are_left_to_scikit_learn():
 def test_too_few_iterations_are_reported(wide):
     with pytest.warns(ConvergenceWarning):
         GramLogisticRegression(C=100.0, max_iter=1).fit(*wide)
+
+
+def test_is_shown_as_it_is_made():
+    assert repr(GramLogisticRegression()) == "GramLogisticRegression()"
+    assert repr(GramLogisticRegression(C="auto")) == "GramLogisticRegression(C='auto')"
+
+
+@pytest.mark.parametrize("C", [1.0, "auto"])
+def test_on_scaled_codes_it_is_the_head_of_the_command(wide, tmp_path, C):
+    """As docs/python.md says: its C is the command's then; or it is divided by the square."""
+    X, y = wide[0].astype(np.float32), wide[1].astype(np.int32)
+    train_head(write_codes(tmp_path / "codes.h5", X, y), tmp_path / "head.onnx", C=C)
+    rows = split_by_class(y, 0.7).train
+    X, y = X[rows], y[rows]
+    mean, squared_length = X.mean(axis=0), ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
+    scaled = (X - mean) / np.sqrt(squared_length)
+    wanted = GramLogisticRegression(C=C, random_state=0).fit(scaled, y).predict_proba(scaled)
+    session = onnxruntime.InferenceSession(str(tmp_path / "head.onnx"))
+    (found,) = session.run(None, {"codes": X})
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    if C != "auto":
+        unscaled = GramLogisticRegression(C=C / squared_length).fit(X, y).predict_proba(X)
+        np.testing.assert_allclose(unscaled, wanted, atol=1e-4)

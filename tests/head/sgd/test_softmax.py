@@ -558,3 +558,8 @@ def test_log_softmax_at_the_ends():
     half = np.log(0.5)
     wanted = np.array([[0, -2e4], [-2e4, 0], [half, half], [half, half]])
     assert log_softmax(logits) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_is_shown_as_it_is_made():
+    assert repr(SGDSoftmax()) == "SGDSoftmax()"
+    assert repr(SGDSoftmax(epochs=5, l2=0.0)) == "SGDSoftmax(epochs=5, l2=0.0)"
