@@ -523,7 +523,10 @@ def train(
     "--images",
     type=INPUT,
     metavar="DIR",
-    help="report: where the images are, by default where the codes file says.",
+    help="report: where the images are, found by their content; by default where they were.",
+)
+@click.option(
+    "--predictions", type=OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
 )
 @overwrite_option
 @json_option
@@ -534,6 +537,7 @@ def evaluate(
     report: Path | None,
     curve: Path | None,
     images: Path | None,
+    predictions: Path | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -545,22 +549,33 @@ def evaluate(
     are left out.
     """
     from cnncodes.evaluate.evaluate import evaluate as measure
-    from cnncodes.evaluate.evaluation import evaluation_to_json
+    from cnncodes.evaluate.evaluation import evaluation_to_json, write_predictions
+    from cnncodes.output import check_output
     from cnncodes.progress import Progress
 
     planned = None
+    inputs = [path for path in (model, data, backbone, curve) if path is not None]
+    if predictions is not None:
+        check_output(predictions, overwrite=overwrite, inputs=inputs)
     if report is not None:
         from cnncodes.evaluate.report import Report
 
-        inputs = [path for path in (model, data, backbone) if path is not None]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
     elif curve is not None or images is not None:
         raise click.UsageError("--curve and --images are for a report; give --report too")
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
-    if planned is not None:
-        planned.write(result)
-    emit(result, as_json, lambda each: print_evaluation(each, report), to_json=evaluation_to_json)
+    notes = [] if planned is None else planned.write(result)
+    if predictions is not None:
+        write_predictions(result, predictions, overwrite=overwrite)
+    emit(
+        result,
+        as_json,
+        lambda each: print_evaluation(each, report, predictions),
+        to_json=evaluation_to_json,
+    )
+    for note in notes:
+        print_note(with_option_names(note, click.get_current_context().command))
 
 
 @main.command(

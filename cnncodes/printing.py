@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -18,7 +17,7 @@ from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.images.sources import UNLABELLED
 from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
-from cnncodes.text import counted, shown
+from cnncodes.text import counted, csv_cell, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +44,6 @@ WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
-_FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard input
 
 
 def print_json(value: Any) -> None:
@@ -298,8 +296,8 @@ def print_training(training: Training) -> None:
         click.echo(f"  note: {shown(note)}")
 
 
-def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
-    """Print the metrics, the worst classes, the commonest confusions and the report's path."""
+def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
+    """Print the metrics, the worst classes, the commonest confusions and the files written."""
     figures, model = evaluation.metrics, evaluation.model
     caution = _caution(model.backbone.weights)
     n_classes = len(figures.classes)
@@ -322,11 +320,13 @@ def print_evaluation(evaluation: Evaluation, report: Path | None) -> None:
     _print_classes(figures.worst_classes(), caution)
     for each in figures.confusions(CONFUSIONS_SHOWN):
         images = f"{each.n_images} image{'' if each.n_images == 1 else 's'}"
-        click.echo(f"  {shown(each.label)} taken for {shown(each.predicted)}: {images}")
+        click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
     for note in evaluation.notes:
         click.echo(f"  note: {shown(note)}")
     if report is not None:
         click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
+    if predictions is not None:
+        click.echo(f"{shown(str(predictions))}: the prediction for each image")
 
 
 def print_curves(curves: Sequence[Curve], path: Path) -> None:
@@ -401,12 +401,12 @@ def print_csv(predictions: Iterable[FilePrediction]) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "probability", "problem"])
     for image in predictions:
-        path = _cell(str(image.path))
+        path = csv_cell(str(image.path))
         if image.problem:
             n_unusable += 1
-            writer.writerow([path, "", "", "", _cell(image.problem)])
+            writer.writerow([path, "", "", "", csv_cell(image.problem)])
         for rank, each in enumerate(image.predictions, start=1):
-            writer.writerow([path, rank, _cell(each.label), f"{each.probability:.6f}", ""])
+            writer.writerow([path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""])
         sys.stdout.flush()
     return n_unusable
 
@@ -416,11 +416,6 @@ def print_list(predictions: Iterable[FilePrediction]) -> int:
     images = [asdict(image) for image in predictions]
     print_json(images)
     return sum(bool(image["problem"]) for image in images)
-
-
-def _cell(text: str) -> str:
-    """Escape text for a CSV file, with an apostrophe before what a spreadsheet would compute."""
-    return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
 def _print_classes(classes: list[ClassMetrics], caution: str) -> None:

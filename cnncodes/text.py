@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 NAMES_LISTED, NAME_LENGTH = 3, 80
+_FORMULA = re.compile(r"[=+@-](?![\d.]*$)")  # -1 is a number, and - standard input
 
 
 def shown(text: str) -> str:
@@ -37,6 +39,11 @@ def listed(names: Sequence[str]) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number and its noun, in the plural where it is not 1."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def csv_cell(text: str) -> str:
+    """Escape text for a CSV file, with an apostrophe before what a spreadsheet would compute."""
+    return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)
 
 
 def normalized(name: str) -> str:

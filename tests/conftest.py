@@ -6,13 +6,15 @@ does is tested without it ever being imported.
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from hypothesis import settings
+from playwright.sync_api import Browser, sync_playwright
 
 from cnncodes.demo import write_digits
 from tests.export.keras_process import KerasProcess, command
@@ -33,6 +35,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def run() -> Run:
     """Run a command in this process, as ``run_command``."""
     return run_command
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, without a window; absent, it is a failure and not a skip."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path)
+        yield started
+        started.close()
 
 
 class Exports:

@@ -47,7 +47,7 @@ COMMANDS = {
     "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "list_all", "output", "report", "top"}
+OWN = {"as_json", "layout", "list_all", "output", "predictions", "report", "top"}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ OWN = {"as_json", "layout", "list_all", "output", "report", "top"}
             for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
         ),
         ("curve", "--plot"),
+        ("evaluate", "--predictions"),
     ],
 )
 def test_output_that_ends_with_a_slash_is_no_file(name: str, option: str, run: Run) -> None:

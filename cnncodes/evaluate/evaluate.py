@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError, SourceError
-from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Mistake
+from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Predictions
 from cnncodes.evaluate.metrics import measure
 from cnncodes.evaluate.selection import Selection
 from cnncodes.extract.backbone import Backbone
@@ -46,7 +46,6 @@ from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 
 BATCH_SIZE = 8
-N_MISTAKES = 24
 
 
 def evaluate(
@@ -312,39 +311,27 @@ def _evaluation(
     notes: list[str],
 ) -> Evaluation:
     labels = list(model.info.labels)
+    predictions = Predictions(
+        paths=[path for path, _ in images],
+        digests=[digest for _, digest in images],
+        labels=labels,
+        targets=y,
+        predicted=probabilities.argmax(axis=1),
+        probabilities=probabilities.max(axis=1),
+    )
     return Evaluation(
         model=model.describe(),
         data=EvaluatedData(
             path=str(selection.data),
             source=source,
             include_training=selection.include_training,
-            images_sha256=digest_images(digest for _, digest in images),
+            images_sha256=digest_images(predictions.digests),
         ),
         metrics=measure(probabilities, y, labels),
-        mistakes=_mistakes(probabilities, y, labels, images),
+        mistakes=predictions.mistakes(),
         notes=notes,
+        predictions=predictions,
     )
-
-
-def _mistakes(
-    probabilities: NDArray[np.float32],
-    y: NDArray[np.intp],
-    labels: Sequence[str],
-    images: Sequence[tuple[str, str]],
-) -> list[Mistake]:
-    predicted, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != y)
-    surest = wrong[np.argsort(-highest[wrong], kind="stable")[:N_MISTAKES]]
-    return [
-        Mistake(
-            path=images[row][0],
-            digest=images[row][1],
-            label=labels[y[row]],
-            predicted=labels[predicted[row]],
-            probability=float(highest[row]),
-        )
-        for row in surest
-    ]
 
 
 def _shown_white(white: int | None) -> str:

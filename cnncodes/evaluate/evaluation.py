@@ -1,15 +1,24 @@
-"""The result of an evaluation: model, images, metrics and mistakes; and as JSON."""
+"""The result of an evaluation: model, images, metrics and mistakes; as JSON and as CSV."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cnncodes.evaluate.metrics import Metrics
 from cnncodes.models.metadata import BackboneInfo
+from cnncodes.output import replacing
+from cnncodes.text import csv_cell
 
 FORMAT = "1"
+N_MISTAKES = 24
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ class EvaluatedData:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image whose predicted class is wrong.
+class EvaluatedImage:
+    """An image with its true and its predicted class.
 
     Attributes
     ----------
@@ -92,6 +101,50 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """The predictions for all images of an evaluation, in the order of the data.
+
+    Attributes
+    ----------
+    paths : sequence of str
+        The images, relative to the source.
+    digests : sequence of str
+        SHA-256 of their files, hexadecimal.
+    labels : sequence of str
+        The classes that the model knows.
+    targets, predicted : ndarray of int, shape (n_images,)
+        Index of the true and of the predicted class in `labels`.
+    probabilities : ndarray of float32, shape (n_images,)
+        Probability of the predicted class.
+    """
+
+    paths: Sequence[str]
+    digests: Sequence[str]
+    labels: Sequence[str]
+    targets: NDArray[np.intp]
+    predicted: NDArray[np.intp]
+    probabilities: NDArray[np.float32]
+
+    def __iter__(self) -> Iterator[EvaluatedImage]:
+        return (self._image(row) for row in range(len(self.paths)))
+
+    def mistakes(self, most: int = N_MISTAKES) -> list[EvaluatedImage]:
+        """Return the mistakes of the highest probabilities, in decreasing order."""
+        wrong = np.flatnonzero(self.predicted != self.targets)
+        surest = wrong[np.argsort(-self.probabilities[wrong], kind="stable")[:most]]
+        return [self._image(row) for row in surest]
+
+    def _image(self, row: int) -> EvaluatedImage:
+        return EvaluatedImage(
+            path=self.paths[row],
+            digest=self.digests[row],
+            label=self.labels[self.targets[row]],
+            predicted=self.labels[self.predicted[row]],
+            probability=float(self.probabilities[row]),
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The result of `evaluate`.
 
@@ -103,17 +156,20 @@ class Evaluation:
         The images.
     metrics : Metrics
         The metrics; ``figures`` in JSON.
-    mistakes : list of Mistake
+    mistakes : list of EvaluatedImage
         At most 24, in decreasing order of probability.
     notes : list of str
         Remarks on the data.
+    predictions : Predictions
+        Those of all images; not in JSON.
     """
 
     model: EvaluatedModel
     data: EvaluatedData
     metrics: Metrics
-    mistakes: list[Mistake]
+    mistakes: list[EvaluatedImage]
     notes: list[str]
+    predictions: Predictions
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -121,9 +177,44 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
 
     Only the model's metadata can hold one: Python reads NaN there, other programs do not.
     """
-    fields = asdict(evaluation)
-    # The key is part of the format, which `docs/file-formats.md` describes.
-    renamed = {"figures" if key == "metrics" else key: value for key, value in fields.items()}
-    described = {"format": FORMAT, "kind": "evaluation", **renamed}
+    described = {
+        "format": FORMAT,
+        "kind": "evaluation",
+        "model": asdict(evaluation.model),
+        "data": asdict(evaluation.data),
+        "figures": asdict(evaluation.metrics),  # the key is part of the format
+        "mistakes": [asdict(each) for each in evaluation.mistakes],
+        "notes": evaluation.notes,
+    }
     plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
     return plain
+
+
+def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = False) -> None:
+    """Write the prediction for each evaluated image as CSV.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The result.
+    path : Path
+        The file to write, with the columns path, label, predicted and probability, in the order
+        of the data. As in all our CSV files, an apostrophe precedes what a spreadsheet would
+        compute.
+    overwrite : bool
+        Whether a file at `path` may be replaced.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with (
+        replacing(path, overwrite=overwrite) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "predicted", "probability"])
+        for each in evaluation.predictions:
+            names = map(csv_cell, (each.path, each.label, each.predicted))
+            writer.writerow([*names, f"{each.probability:.6f}"])

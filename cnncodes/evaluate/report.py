@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +28,22 @@ from cnncodes.evaluate.charts import (
     require,
 )
 from cnncodes.evaluate.curve import Curve, read_curves
-from cnncodes.evaluate.evaluation import Evaluation, Mistake, evaluation_to_json
-from cnncodes.files import exists, is_folder
-from cnncodes.images.decoding import load_image
+from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
+from cnncodes.files import exists, is_folder, sha256_of
+from cnncodes.images.decoding import image_size, load_image
+from cnncodes.images.folders import images_below
+from cnncodes.models.metadata import with_article
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import shown, value_text
+from cnncodes.text import counted, shown, value_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 PAGE, RESULT = "index.html", "evaluation.json"
-THUMBNAIL_SIZE = 192  # pixels; shown at about half of that, for sharp screens
+THUMBNAIL_SIZE = 400  # pixels of the longer side at most, for a look at it enlarged
 N_CONFUSIONS = 10
+_ABSENT = "image not found"
 _MAX_WRITTEN = 12  # classes up to which the confusion matrix is a table of numbers
 
 
@@ -48,17 +53,21 @@ class Thumbnail:
 
     Attributes
     ----------
-    mistake : Mistake
+    mistake : EvaluatedImage
         The image and its classes.
     uri : str
         A small JPEG as a ``data:`` URI; empty if there is a problem.
+    width, height : int
+        Of that JPEG, in pixels.
     problem : str
         Why the image is not shown; else empty.
     """
 
-    mistake: Mistake
-    uri: str
-    problem: str
+    mistake: EvaluatedImage
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
 
 
 class Report:
@@ -71,7 +80,8 @@ class Report:
     curve : str or Path, optional
         A file of ``cnncodes curve``.
     images : str or Path, optional
-        Folder that the images' paths are relative to; by default that of the evaluation.
+        Folder of the images, by default that of the evaluation. An image that is not at its path
+        there is looked for by its SHA-256, in all of the folder.
     overwrite : bool
         Whether an existing report may be replaced.
     inputs : iterable of str or Path
@@ -115,16 +125,17 @@ class Report:
             raise SourceError(f"{images}: no such folder; name the one that holds the images")
         self._curves = [] if curve is None else read_curves(curve)
 
-    def write(self, evaluation: Evaluation) -> None:
-        """Write the page and the JSON beside it.
+    def write(self, evaluation: Evaluation) -> list[str]:
+        """Write the page and the JSON beside it; return notes on what is missing.
 
         Raises
         ------
         OutputError
             They cannot be written; the folder is then as before.
         """
-        root = self._images or _root(evaluation.data.source)
-        page = render(evaluation, self._curves, thumbnails(evaluation.mistakes, root))
+        source = self._images or Path(evaluation.data.source)
+        shown_mistakes = thumbnails(evaluation.mistakes, source)
+        page = render(evaluation, self._curves, shown_mistakes)
         result = json.dumps(evaluation_to_json(evaluation), indent=2, allow_nan=False)
         is_new = not self.folder.exists()
         try:
@@ -141,6 +152,14 @@ class Report:
             if is_new:  # a folder with a report in it stays
                 with suppress(OSError):
                     self.folder.rmdir()
+        n_absent = sum(each.problem == _ABSENT for each in shown_mistakes)
+        if not n_absent:
+            return []
+        are = "is" if n_absent == 1 else "are"
+        return [
+            f"{source}: {counted(n_absent, 'image')} of mistakes {are} not in it; "
+            "images='FOLDER' names another"
+        ]
 
 
 def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[Thumbnail]) -> str:
@@ -205,51 +224,132 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         curves=curves,
         mistakes=mistakes,
         n_wrong=round(metrics.n_images * (1 - metrics.accuracy)),
-        training=[
-            (key.replace("_", " "), value_text(value))
-            for key, value in evaluation.model.training.items()
-        ],
+        facts=_facts(evaluation),
+        details=json.dumps(
+            {"model": asdict(evaluation.model), "data": asdict(evaluation.data)},
+            indent=2,
+            ensure_ascii=False,
+        ),
         uniform_loss=np.log(len(labels)),
         version=__version__,
     )
 
 
-def thumbnails(mistakes: Sequence[Mistake], root: Path) -> list[Thumbnail]:
-    """Load and shrink the images of mistakes; files changed since the evaluation are not shown.
+def thumbnails(mistakes: Sequence[EvaluatedImage], source: Path) -> list[Thumbnail]:
+    """Load and shrink the images of mistakes.
 
     Parameters
     ----------
-    mistakes : sequence of Mistake
+    mistakes : sequence of EvaluatedImage
         The images.
-    root : Path
-        Folder that their paths are relative to.
+    source : Path
+        The folder that their paths are relative to, or a CSV file in that folder. Where a file of
+        a folder is absent or has changed, all images below the folder are searched for one of the
+        same SHA-256.
 
     Returns
     -------
     list of Thumbnail
         One per mistake.
     """
-    return [_thumbnail(mistake, root / mistake.path) for mistake in mistakes]
+    is_searched = is_folder(source)  # a CSV file may lie in a home folder
+    root = source if is_searched else source.parent
+    files = [root / each.path for each in mistakes]
+    there = [_digest(file) for file in files]
+    wanted = {
+        each.digest for each, digest in zip(mistakes, there, strict=True) if digest != each.digest
+    }
+    if wanted and is_searched:
+        moved = _find(wanted, root)
+        files = [moved.get(each.digest, file) for each, file in zip(mistakes, files, strict=True)]
+    return [_thumbnail(mistake, file) for mistake, file in zip(mistakes, files, strict=True)]
 
 
-def _thumbnail(mistake: Mistake, file: Path) -> Thumbnail:
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file, empty if it cannot be read."""
+    try:
+        return sha256_of(file)
+    except (OSError, ValueError):  # ValueError: a null byte in a CSV's path
+        return ""
+
+
+def _find(digests: set[str], root: Path) -> dict[str, Path]:
+    """Return the path below `root` of each of these SHA-256 that an image there has."""
+    found: dict[str, Path] = {}
+    try:
+        files = images_below(root)
+    except SourceError:  # a folder in it that cannot be read
+        files = []
+    for file in files:
+        digest = _digest(file)
+        if digest in digests:
+            found[digest] = file
+            if len(found) == len(digests):
+                break
+    return found
+
+
+def _thumbnail(mistake: EvaluatedImage, file: Path) -> Thumbnail:
     loaded = load_image(0, file, THUMBNAIL_SIZE)
     if not loaded.digest:
-        return Thumbnail(mistake, "", "image not found")
+        return Thumbnail(mistake, problem=_ABSENT)
     if loaded.digest != mistake.digest:
-        return Thumbnail(mistake, "", "file changed since")
+        return Thumbnail(mistake, problem="file changed since")
     if loaded.pixels is None:
-        return Thumbnail(mistake, "", loaded.problem)
+        return Thumbnail(mistake, problem=loaded.problem)
+    width, height = image_size(file)
+    side = min(THUMBNAIL_SIZE, max(width, height))
+    size = (
+        max(1, round(side * width / max(width, height))),
+        max(1, round(side * height / max(width, height))),
+    )
     content = io.BytesIO()
-    Image.fromarray(loaded.pixels).save(content, "JPEG", quality=80)
+    Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR).save(
+        content, "JPEG", quality=80
+    )
     encoded = base64.b64encode(content.getvalue()).decode()
-    return Thumbnail(mistake, f"data:image/jpeg;base64,{encoded}", "")
+    return Thumbnail(mistake, f"data:image/jpeg;base64,{encoded}", *size)
 
 
-def _root(source: str) -> Path:
-    """Return the folder that paths are relative to: the source, or that of a CSV file."""
-    path = Path(source)
-    return path if is_folder(path) else path.parent
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return how model and data were made, in words: pairs of a heading and a text."""
+    model, data, network = evaluation.model, evaluation.data, evaluation.model.backbone
+    training = model.training
+    fitted, split = training.get("fitted"), training.get("split")
+    size = f"{network.input_size} × {network.input_size} pixels"
+    pooled = "not pooled" if network.pool == "none" else f"pooled by {network.pool}"
+    precision = f", in {network.precision}" if network.precision != "float32" else ""
+    facts = [
+        ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
+        ("Network", f"{network.backbone} with {network.weights} weights{precision}"),
+        ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
+        ("Trained on", counted(model.n_training_images, "image")),
+    ]
+    if "estimator" in training:
+        facts.append(("Classifier", value_text(training["estimator"])))
+    for heading, values in (("Settings", fitted), ("Split", split)):
+        if isinstance(values, dict):
+            plain = {key: each for key, each in values.items() if not isinstance(each, dict)}
+            if plain:
+                facts.append((heading, value_text(plain).replace("_", " ")))
+    facts += [
+        ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {data.source}"),
+        ("Made with", model.created_with),
+        ("Network made with", network.created_with),
+    ]
+    return facts
+
+
+def _file_facts(path: str) -> str:
+    """Return the size of a file and the day it was written, where it is still there."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ""
+    if not stat.S_ISREG(status.st_mode):
+        return ""
+    day = datetime.fromtimestamp(status.st_mtime)
+    return f", {status.st_size / 1e6:.1f} MB, written on {day.day} {day:%B %Y}"
 
 
 def _shares(matrix: NDArray[np.int64]) -> list[list[float]]:

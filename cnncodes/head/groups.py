@@ -100,7 +100,8 @@ def notes_on_groups(names: Iterable[str]) -> list[str]:
     if not n_groups:
         return []
     some = "1 group, which stays" if n_groups == 1 else f"{n_groups} groups, which stay"
-    without = f"; {n_without} images have none" if n_without else ""
+    have = "1 image has" if n_without == 1 else f"{n_without} images have"
+    without = f"; {have} none" if n_without else ""
     return [f"the images are of {some} on one side of the split{without}"]
 
 

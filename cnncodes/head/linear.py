@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cnncodes.errors import TrainingError
+from cnncodes.text import counted
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,9 @@ def check_logits(logits: NDArray[Any], remedy: str = REMEDY) -> None:
         spread = logits.max(axis=-1) - logits.min(axis=-1)
     n_overflowing = int((~np.isfinite(spread)).sum())
     if n_overflowing:
-        raise LogitsError(f"the head's logits overflow for {n_overflowing} images; {remedy}")
+        raise LogitsError(
+            f"the head's logits overflow for {counted(n_overflowing, 'image')}; {remedy}"
+        )
 
 
 def log_softmax(logits: NDArray[Float]) -> NDArray[Float]:

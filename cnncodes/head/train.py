@@ -47,6 +47,7 @@ from cnncodes.parameters import (
     check_class_weight,
 )
 from cnncodes.progress import NoProgress, Progress
+from cnncodes.text import counted
 
 LINEAR = ("logistic", "sgd")
 N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
@@ -355,11 +356,12 @@ def labelled_classes(
     targets = np.full(len(labels), -1, np.int32)
     targets[labels >= 0] = y
     notes = []
-    if (labels < 0).any():
-        notes.append(f"{(labels < 0).sum()} images without a label are left out")
-    empty = len(names) - len(classes)
-    if empty:
-        notes.append(f"{empty} classes without a usable image are left out")
+    if n_without := int((labels < 0).sum()):
+        are = "is" if n_without == 1 else "are"
+        notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
+    if empty := len(names) - len(classes):
+        are = "is" if empty == 1 else "are"
+        notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
     return classes, targets, notes
 
 

@@ -77,7 +77,7 @@ from cnncodes.images.limits import (
     check_size,
     pixels_text,
 )
-from cnncodes.images.pixels import to_pixels
+from cnncodes.images.pixels import to_pixels, upright_size
 from cnncodes.parameters import MAX_PIXELS, WHITE, as_path
 from cnncodes.text import counted, shortened
 
@@ -259,6 +259,22 @@ def _as_image_errors() -> Iterator[None]:
                 f"a variant that is not decoded ({reason}): save it as JPEG or PNG"
             ) from error
         raise ImageError(f"damaged: {reason}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file in pixels, its EXIF orientation applied.
+
+    Raises
+    ------
+    ImageError
+        It is not an image that is decoded.
+    OSError
+        It cannot be read.
+    """
+    content = path.read_bytes()
+    kind = format_of(content[:SIGNATURE_LENGTH], path.suffix) or TGA
+    with _as_image_errors(), _opened(content, kind) as image:
+        return upright_size(image)
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,12 @@ def _to_rgb(image: Image.Image, white: int | None) -> Image.Image:
     return image.convert("RGB")
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened image, in pixels, its EXIF orientation applied."""
+    turned = _orientation(image) >= 5  # 5 to 8 exchange rows and columns
+    return (image.height, image.width) if turned else image.size
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 if there is none that can be read."""
     try:

@@ -30,7 +30,7 @@ from cnncodes.models.safety import check_model
 from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
 from cnncodes.progress import NoProgress, Progress
-from cnncodes.text import listed
+from cnncodes.text import counted, listed
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
@@ -147,7 +147,8 @@ def _verify_codes(
     from cnncodes.extract.store import CodeStore
 
     with CodeStore.open(file) as store:
-        checked = [f"format, labels and digests of {len(store)} images", "every code is finite"]
+        images_text = counted(len(store), "image")
+        checked = [f"format, labels and digests of {images_text}", "every code is finite"]
         if store.checksums is not None:
             checked.append("every image has the codes that were stored with it")
         progress.begin(len(store) * (1 if images is None else 2))
@@ -163,7 +164,7 @@ def _verify_codes(
                 faulty = {fault.subject for fault in faults}
                 sound = [row for row, path in enumerate(store.paths) if path not in faulty]
                 rows = np.random.default_rng(0).permutation(sound)[:sample].tolist()
-                checked.append(f"the codes of {len(rows)} images, computed again")
+                checked.append(f"the codes of {counted(len(rows), 'image')}, computed again")
                 difference, differing = _recomputed(store, images, network, rows, max_pixels)
                 faults += differing
     return Verification(file, "codes", checked, faults, difference)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -113,6 +114,32 @@ def test_figures_and_mistakes_of_a_small_case(small, run):
     assert mistake == {"path": "5.png", "digest": digest_of(5), "label": "c", "predicted": "a"}
 
 
+def test_csv_of_predictions(small, tmp_path, run):
+    file = tmp_path / "predictions.csv"
+    printed = run("evaluate", *small, "--predictions", file).stdout
+    assert printed.endswith(f"{file}: the prediction for each image\n")
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    result = evaluate(*small)
+    assert [each["path"] for each in rows] == [each.path for each in result.predictions]
+    n_right = sum(each["label"] == each["predicted"] for each in rows)
+    assert n_right / len(rows) == result.metrics.accuracy
+    (mistake,) = result.mistakes
+    (row,) = (each for each in rows if each["label"] != each["predicted"])
+    assert row == {
+        "path": mistake.path,
+        "label": mistake.label,
+        "predicted": mistake.predicted,
+        "probability": f"{mistake.probability:.6f}",
+    }
+    before = file.read_bytes()
+    assert f"{file}: exists already" in error_of("evaluate", *small, "--predictions", file)
+    assert file.read_bytes() == before
+    codes = small[1]
+    refused = error_of("evaluate", *small, "--predictions", codes, "--overwrite")
+    assert str(codes) in refused
+
+
 def test_surest_mistakes_come_first_and_are_no_more_than_24(tmp_path):
     head = write_head(tmp_path / "head.onnx", ["a", "b"])
     sizes = np.random.default_rng(0).permutation(40) / 10
@@ -207,7 +234,7 @@ def test_figures_are_printed(small, run):
         "    a  F1  66.7%  precision  50.0%  recall 100.0%  images 1",
         "    c  F1  66.7%  precision 100.0%  recall  50.0%  images 2",
         "    b  F1 100.0%  precision 100.0%  recall 100.0%  images 1",
-        "  c taken for a: 1 image",
+        "  c predicted as a: 1 image",
         "  note: left out: 2 images that trained the model",
     ]
 
@@ -225,8 +252,8 @@ def test_of_many_classes_the_worst_five_are_printed(tmp_path, run):
     worst = sorted(result, key=lambda each: each["f1"])[:5]
     listed = [line.split("  F1")[0].strip() for line in text.splitlines() if "  F1 " in line]
     assert listed == [each["label"] for each in worst]
-    pairs = [line.strip() for line in text.splitlines() if " taken for " in line]
-    assert pairs[0] == "class  8 taken for class  5: 2 images"
+    pairs = [line.strip() for line in text.splitlines() if " predicted as " in line]
+    assert pairs[0] == "class  8 predicted as class  5: 2 images"
     assert len(pairs) == 3
     assert "top-5 accuracy     " in text
     assert "not told" not in text
@@ -251,7 +278,7 @@ def test_hostile_names_are_escaped(tmp_path, run):
         skipped=[("\x1b[2J.png", "why\n")],
     )
     text = run("evaluate", head, codes).stdout
-    assert "a\\x1b[31m taken for b\\nc: 1 image" in text
+    assert "a\\x1b[31m predicted as b\\nc: 1 image" in text
     assert all(line.isprintable() for line in text.splitlines())
     assert evaluate_json(run, head, codes)["figures"]["classes"][0]["label"] == names[0]
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -82,13 +83,16 @@ def test_page_reports_the_figures(small, tmp_path, run):
         "Evaluated on 4 images of codes.h5, in 3 classes. It was trained on none of them.",
         "Accuracy 75.0%",
         "Balanced accuracy 83.3%",
-        "Not defined: with 3 classes",
         "Always predicting c, the most common class, would give 50.0%",
-        "c taken for a: 1 image",
+        "c predicted as a: 1 image",
         "left out: 2 images that trained the model",
         "logistic",
+        "of layer ",
     ):
         assert message in page.text
+    assert "Top-5" not in page.text  # of three classes
+    day = datetime.fromtimestamp(small[0].stat().st_mtime)
+    assert re.search(f"a head, [0-9.]+ MB, written on {day.day} {day:%B %Y}", page.text)
     assert printed.endswith(f"{tmp_path / 'report' / 'index.html'}: the report, for a browser\n")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
         "evaluation.json",
@@ -167,7 +171,7 @@ def test_many_classes(tmp_path, n_classes):
     y[7] = 11
     page = page_of_case(tmp_path, labels, predicted, y)
     assert len(page.all("svg")) == 2
-    assert "class 11 taken for class 7: 1 image" in page.text
+    assert "class 11 predicted as class 7: 1 image" in page.text
     assert ("The numbers of the classes are in the table below" in page.text) == (n_classes > 40)
     rows = re.findall(r"(\d+) (class \d+) (\d+\.\d%)", page.text.split("Metrics of each class")[1])
     assert rows[0] == ("8", "class 7", "80.0%")
@@ -220,7 +224,7 @@ def test_hostile_names_come_out_as_text(tmp_path, n_classes):
     page = page_of(tmp_path / "report")
     assert not page.all("script")
     shown = "<script>alert(1)</script>\"' & {{ 7*7 }} $x$ \\x1b[31m\\n\\u202eevil"
-    assert f"{shown} taken for b\\udcff: 1 image" in page.text
+    assert f"{shown} predicted as b\\udcff: 1 image" in page.text
     assert f"x/{shown}.png" in page.text
     assert not re.search(
         "[\x00-\x09\x0b-\x1f\u202a-\u202e]", (tmp_path / "report/index.html").read_text("utf-8")
@@ -284,12 +288,48 @@ def test_gallery_shows_the_images(illustrated, tmp_path):
     Report(tmp_path / "report").write(evaluate(head, codes))
     page = page_of(tmp_path / "report")
     shown = pictures(page)
-    assert [image.size for image in shown] == [(192, 192)] * 6
+    assert [image.size for image in shown] == [(300, 200)] * 6
     for number, image in enumerate(shown):
         assert image.format == "JPEG"
-        assert image.getpixel((90, 90)) == pytest.approx((10 * number, 128, 255), abs=4)
+        middle = image.width // 2, image.height // 2
+        assert image.getpixel(middle) == pytest.approx((10 * number, 128, 255), abs=4)
     p = np.exp(1) / (np.exp(1) + 1)
-    assert f"b, taken for a with {p:.1%} 0.png b, taken for a" in page.text
+    assert f"b, predicted as a with {p:.1%} 0.png b, predicted as a" in page.text
+
+
+def test_pictures_are_upright_and_not_larger_than_is_useful(illustrated, tmp_path):
+    head, codes, photos = illustrated
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (900, 600)).save(photos / "0.png", exif=exif)
+    with h5py.File(codes, "r+") as file:
+        digest = hashlib.sha256((photos / "0.png").read_bytes()).hexdigest()
+        file["digests"][0] = digest.encode()
+    Report(tmp_path / "report").write(evaluate(head, codes))
+    assert pictures(page_of(tmp_path / "report"))[0].size == (267, 400)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_in_a_browser(illustrated, tmp_path, browser, width):
+    head, codes, _ = illustrated
+    Report(tmp_path / "report").write(evaluate(head, codes))
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "report" / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    picture = page.locator(".gallery img").first
+    assert picture.evaluate("each => getComputedStyle(each).objectFit") == "contain"
+    small = picture.bounding_box()
+    assert small["width"] < width / 2
+    picture.click()
+    assert picture.bounding_box() == {"x": 0, "y": 0, "width": width, "height": 800}
+    page.keyboard.press("Space")
+    assert picture.bounding_box()["width"] == small["width"]
+    overlap = """() => [...document.querySelectorAll("tbody .bar")].every(bar => {
+        const number = document.createRange();
+        number.selectNode(bar.previousSibling);
+        return number.getBoundingClientRect().right <= bar.getBoundingClientRect().left;
+    })"""
+    assert page.evaluate(overlap)
 
 
 def test_image_that_is_gone_or_another_is_not_shown(illustrated, tmp_path):
@@ -319,8 +359,18 @@ def test_images_may_have_moved(illustrated, tmp_path, run):
     photos.rename(tmp_path / "elsewhere")
     run("evaluate", head, codes, "--report", tmp_path / "one")
     assert not page_of(tmp_path / "one").all("img")
+    warned = run("evaluate", head, codes, "--report", tmp_path / "zero").stderr
+    assert f"note: {photos}: 6 images of mistakes are not in it; --images FOLDER names" in warned
     run("evaluate", head, codes, "--report", tmp_path / "two", "--images", tmp_path / "elsewhere")
     assert len(page_of(tmp_path / "two").all("img")) == 6
+    deep = tmp_path / "archive" / "2026"
+    deep.mkdir(parents=True)
+    for number, path in enumerate(sorted((tmp_path / "elsewhere").iterdir())):
+        path.rename(deep / f"renamed {number}.png")
+    archive = ("--images", tmp_path / "archive")
+    result = run("evaluate", head, codes, "--report", tmp_path / "by content", *archive)
+    assert len(page_of(tmp_path / "by content").all("img")) == 6
+    assert "are not in it" not in result.stderr
     message = error_of("evaluate", head, codes, "--report", tmp_path / "three", "--images", photos)
     assert f"{photos}: no such folder; name the one that holds the images" in message
 

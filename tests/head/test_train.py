@@ -361,7 +361,7 @@ def test_class_without_a_usable_image_is_left_out(small_backbone, photos, tmp_pa
     codes = tmp_path / "codes.h5"
     run("extract", small_backbone, source, "-o", codes)
     result = train_json(run, codes, "-o", output)
-    assert result["notes"] == ["1 classes without a usable image are left out"]
+    assert result["notes"] == ["1 class without a usable image is left out"]
     assert result["labels"] == list("012356789")
     labels = labels_in(codes)
     assert (labels == 9).any(), "the labels must have a gap for a meaningful test"
