@@ -40,9 +40,6 @@ def weights_text(weights: str) -> str:
     return {"imagenet": "ImageNet's", "file": "trained"}.get(weights.partition(":")[0], "random")
 
 
-weights_told = weights_text  # the name in quality.py
-
-
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the median of each figure over several runs."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}

@@ -34,7 +34,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from page import cnncodes, machine, table, weights_told, write_section
+from page import cnncodes, machine, table, weights_text, write_section
 
 from cnncodes.export.graph import Graph
 from cnncodes.export.winograd import restore_convolutions
@@ -299,7 +299,7 @@ def main() -> None:
         if not int8.exists():
             cnncodes("quantize", float32, "--images", calibration, "-o", int8)
         info = Backbone(float32).info
-        title = f"**{info.backbone}**, {weights_told(info.weights)} weights.\n\n"
+        title = f"**{info.backbone}**, {weights_text(info.weights)} weights.\n\n"
         if "quantizers" in sections:
             compared = compare_quantizers(
                 float32, int8, calibration, [paths[row] for row in drawn], folder
