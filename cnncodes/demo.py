@@ -12,6 +12,8 @@ import numpy as np
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
 from cnncodes.extract.store import CodeStore
+from cnncodes.files import is_file
+from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
 from cnncodes.printing import print_note
@@ -129,6 +131,9 @@ def _can_report() -> bool:
 
 
 def _make_empty(folder: Path) -> None:
+    if is_file(folder):
+        with needing(folder, (), "a folder", "name a new one", error=OutputError):
+            raise OutputError(f"{folder}: is not a folder; name a new one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())

@@ -30,7 +30,7 @@ ALLOWED = {
     "cnncodes.inspect.bench": {"numpy"},
     "cnncodes.images.decoding": {"numpy", "PIL"},
     "cnncodes.images.folders": set(),
-    "cnncodes.images.formats": set(),
+    "cnncodes.image_formats": set(),
     "cnncodes.images.limits": {"numpy"},
     "cnncodes.images.jpeg": {"numpy", "PIL"},
     "cnncodes.images.pixels": {"numpy", "PIL"},
@@ -56,6 +56,7 @@ ALLOWED = {
     "cnncodes.machine": set(),
     "cnncodes.models.safety": set(),
     "cnncodes.models.checksum": set(),
+    "cnncodes.models.kinds": set(),
     "cnncodes.models.metadata": set(),
     "cnncodes.models.session": set(),
     "cnncodes.parameters": set(),
@@ -69,6 +70,7 @@ ALLOWED = {
 # Modules and folders of the package; each imports from those before it only.
 LAYERS = (
     *("_version", "errors", "text", "files", "output", "bounds", "hdf5", "parameters", "machine"),
+    "image_formats",
     "concurrency",
     *("progress", "streams", "interrupts", "models", "images", "export", "extract", "quantize"),
     *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),

@@ -29,6 +29,7 @@ from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import Evaluation, Mistake, evaluation_to_json
 from cnncodes.files import exists, is_folder
 from cnncodes.images.decoding import load_image
+from cnncodes.models.kinds import needing
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
 from cnncodes.text import shown, value_text
@@ -112,7 +113,9 @@ class Report:
             check_output(folder, overwrite=overwrite)
         self._images = None if images is None else as_path(images, "images")
         if self._images is not None and not is_folder(self._images):
-            raise SourceError(f"{images}: no such folder; name the one that holds the images")
+            remedy = "name the one that holds the images"
+            with needing(self._images, (), "a folder", remedy, error=SourceError):
+                raise SourceError(f"{images}: no such folder; {remedy}")
         self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> None:

@@ -210,20 +210,20 @@ def test_files_that_cannot_be_joined_are_refused(small_backbone, head, tmp_path)
 
 def test_swapped_arguments(small_backbone, head, tmp_path):
     said = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
-    assert f"{head}: is a head, but a backbone is needed" in said
+    assert f"{head}: is a head (evaluate and bundle take it), not a backbone" in said
 
 
 def test_app_as_head(small_backbone, app, tmp_path):
     said = error_of("bundle", small_backbone, app, "-o", tmp_path / "new.onnx")
     assert f"{app}: is a" in said
-    assert "but a head is needed; make one with: cnncodes train" in said
+    assert "not a head; make one with: cnncodes train" in said
 
 
 @pytest.mark.parametrize("place", ["backbone", "head"])
 def test_foreign_model(small_backbone, head, foreign, tmp_path, place):
     files = (foreign, head) if place == "backbone" else (small_backbone, foreign)
     said = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
-    assert f"{foreign}: an ONNX model, but not one of cnncodes" in said
+    assert f"{foreign}: is an ONNX model of another program " in said
 
 
 @pytest.mark.parametrize("place", ["backbone", "head"])
@@ -238,7 +238,7 @@ def test_not_a_model(small_backbone, head, tmp_path, place, content):
 
 def test_codes_as_head(small_backbone, codes, tmp_path):
     said = error_of("bundle", small_backbone, codes, "-o", tmp_path / "app.onnx")
-    assert f"{codes}: cannot be opened as an ONNX model" in said
+    assert f"{codes}: is a codes file (train, curve and evaluate take it), not a head" in said
 
 
 @pytest.mark.parametrize(("place", "remedy"), [("backbone", "export"), ("head", "train")])
