@@ -17,8 +17,10 @@ from click.core import ParameterSource
 
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
+    FIGURE,
     INPUT,
     OUTPUT,
+    CheckedCommand,
     Number,
     Sizes,
     class_weight_option,
@@ -95,6 +97,8 @@ OPTIONS_OF = {
 
 class Program(click.Group):
     """Prints every failure in one line and exits with 1; usage errors stay click's own."""
+
+    command_class = CheckedCommand
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the program on standard streams that are fit to be used."""
@@ -440,12 +444,11 @@ def train(
     sgd reads the codes a part at a time, as does logistic with fewer training images than codes
     per image; otherwise all training codes are in memory, as float32.
     """
+    _refuse_options_of_others(estimator)
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress
 
-    _refuse_options_of_others(estimator)
     sgd = {name: options.pop(name) for name in OPTIONS_OF["sgd"]}
-    click.echo("reading the codes and training …", err=True)
     with Progress("train", "images") as progress:
         result = train_head(
             codes,
@@ -507,6 +510,8 @@ def evaluate(
     path and label; a head with --backbone takes these too. Images that the model was trained on
     are left out.
     """
+    if report is None and (curve is not None or images is not None):
+        raise click.UsageError("--curve and --images are for a report; give --report too")
     from cnncodes.evaluate.evaluate import evaluate as measure
     from cnncodes.evaluate.evaluation import evaluation_to_json
     from cnncodes.progress import Progress
@@ -517,8 +522,6 @@ def evaluate(
 
         inputs = [path for path in (model, data, backbone) if path is not None]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
-    elif curve is not None or images is not None:
-        raise click.UsageError("--curve and --images are for a report; give --report too")
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     if planned is not None:
@@ -541,7 +544,7 @@ def evaluate(
     show_default=True,
     help="JSON file to write.",
 )
-@click.option("--plot", type=OUTPUT, metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option("--plot", type=FIGURE, metavar="FILE", help="Chart to write, as .png or .svg.")
 @click.option(
     "--per-class",
     type=Sizes(COUNT),
@@ -572,7 +575,6 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     from cnncodes.evaluate.learning_curve import learning_curves
     from cnncodes.progress import Progress
 
-    click.echo("reading the codes and training …", err=True)
     with Progress("curve", "heads") as progress:
         curves = learning_curves(codes, output, progress=progress, **options)
     emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)

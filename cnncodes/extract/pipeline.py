@@ -27,7 +27,7 @@ from cnncodes.images.decoding import LoadedImage, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
-from cnncodes.models.session import DEFAULT_PROVIDER
+from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
 from cnncodes.output import check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
@@ -189,6 +189,7 @@ def extract(
     is_compared = not (overwrite or update) and is_codes_file(output)
     replaceable = overwrite or update or is_compared
     check_output(output, overwrite=replaceable, inputs=[backbone, source])
+    find_provider(provider)  # before a long list of images is made
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=replaceable, inputs=images.files())
     if on_source is not None:
