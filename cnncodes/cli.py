@@ -9,8 +9,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -83,7 +85,7 @@ from cnncodes.printing import (
     print_training,
     print_verification,
 )
-from cnncodes.streams import prepare
+from cnncodes.streams import open_silence, prepare
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -116,20 +118,24 @@ class Program(click.Group):
         """Run a command; with ``--debug`` let its traceback through."""
         give_memory_back()
         if context.params["debug"]:
-            with Interruptible():
-                return super().invoke(context)
+            return self._run(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
             for shown_once in (FileLockWarning, SaturationWarning):
                 warnings.simplefilter("default", shown_once)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, sys.stderr)
             return self._invoke(context)
+
+    def _run(self, context: click.Context) -> Any:
+        # Errors and warnings are written to the stream that was there before.
+        silence = open_silence() if context.params["quiet"] else nullcontext()
+        with Interruptible(), silence:
+            return super().invoke(context)
 
     def _invoke(self, context: click.Context) -> Any:
         try:
-            with Interruptible():
-                return super().invoke(context)
+            return self._run(context)
         except CnncodesError as error:
             command = self.commands.get(context.invoked_subcommand or "", self)
             _fail(with_option_names(str(error), command))
@@ -164,8 +170,8 @@ def _fail(message: str) -> NoReturn:
     raise click.exceptions.Exit(1)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {shown(' '.join(str(message).split()))}", err=True)
+def _show_warning(stream: IO[str], message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {shown(' '.join(str(message).split()))}", file=stream)
 
 
 def _help(summary: str, example: str) -> dict[str, str]:
@@ -175,7 +181,8 @@ def _help(summary: str, example: str) -> dict[str, str]:
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
-def main(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Print no progress and no notes beside the result.")
+def main(debug: bool, quiet: bool) -> None:
     """From a folder of photographs to an image classifier, on the CPU.
 
     The commands are listed in the order of their use; each has an example in its --help.
