@@ -9,16 +9,20 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
+    FIGURE,
     INPUT,
     OUTPUT,
+    CheckedCommand,
     Number,
     Sizes,
     class_weight_option,
@@ -82,7 +86,7 @@ from cnncodes.printing import (
     print_training,
     print_verification,
 )
-from cnncodes.streams import prepare
+from cnncodes.streams import open_silence, prepare
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -96,6 +100,8 @@ OPTIONS_OF = {
 
 class Program(click.Group):
     """Prints every failure in one line and exits with 1; usage errors stay click's own."""
+
+    command_class = CheckedCommand
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the program on standard streams that are fit to be used."""
@@ -113,20 +119,24 @@ class Program(click.Group):
         """Run a command; with ``--debug`` let its traceback through."""
         give_memory_back()
         if context.params["debug"]:
-            with Interruptible():
-                return super().invoke(context)
+            return self._run(context)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
             for shown_once in (FileLockWarning, SaturationWarning):
                 warnings.simplefilter("default", shown_once)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, sys.stderr)
             return self._invoke(context)
+
+    def _run(self, context: click.Context) -> Any:
+        # Errors and warnings are written to the stream that was there before.
+        silence = open_silence() if context.params["quiet"] else nullcontext()
+        with Interruptible(), silence:
+            return super().invoke(context)
 
     def _invoke(self, context: click.Context) -> Any:
         try:
-            with Interruptible():
-                return super().invoke(context)
+            return self._run(context)
         except CnncodesError as error:
             command = self.commands.get(context.invoked_subcommand or "", self)
             _fail(with_option_names(str(error), command))
@@ -161,8 +171,8 @@ def _fail(message: str) -> NoReturn:
     raise click.exceptions.Exit(1)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {shown(' '.join(str(message).split()))}", err=True)
+def _show_warning(stream: IO[str], message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {shown(' '.join(str(message).split()))}", file=stream)
 
 
 def _help(summary: str, example: str) -> dict[str, str]:
@@ -172,7 +182,8 @@ def _help(summary: str, example: str) -> dict[str, str]:
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cnncodes")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
-def main(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Print no progress and no notes beside the result.")
+def main(debug: bool, quiet: bool) -> None:
     """From a folder of photographs to an image classifier, on the CPU.
 
     The commands are listed in the order of their use; each has an example in its --help.
@@ -477,12 +488,11 @@ def train(
     sgd reads the codes a part at a time, as does logistic with fewer training images than codes
     per image; otherwise all training codes are in memory, as float32.
     """
+    _refuse_options_of_others(estimator)
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress
 
-    _refuse_options_of_others(estimator)
     sgd = {name: options.pop(name) for name in OPTIONS_OF["sgd"]}
-    click.echo("reading the codes and training …", err=True)
     with Progress("train", "images") as progress:
         result = train_head(
             codes,
@@ -548,6 +558,8 @@ def evaluate(
     path and label; a head with --backbone takes these too. Images that the model was trained on
     are left out.
     """
+    if report is None and (curve is not None or images is not None):
+        raise click.UsageError("--curve and --images are for a report; give --report too")
     from cnncodes.evaluate.evaluate import evaluate as measure
     from cnncodes.evaluate.evaluation import evaluation_to_json, write_predictions
     from cnncodes.output import check_output
@@ -561,8 +573,6 @@ def evaluate(
         from cnncodes.evaluate.report import Report
 
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
-    elif curve is not None or images is not None:
-        raise click.UsageError("--curve and --images are for a report; give --report too")
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     notes = [] if planned is None else planned.write(result)
@@ -593,7 +603,7 @@ def evaluate(
     show_default=True,
     help="JSON file to write.",
 )
-@click.option("--plot", type=OUTPUT, metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option("--plot", type=FIGURE, metavar="FILE", help="Chart to write, as .png or .svg.")
 @click.option(
     "--per-class",
     type=Sizes(COUNT),
@@ -624,7 +634,6 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     from cnncodes.evaluate.learning_curve import learning_curves
     from cnncodes.progress import Progress
 
-    click.echo("reading the codes and training …", err=True)
     with Progress("curve", "heads") as progress:
         curves = learning_curves(codes, output, progress=progress, **options)
     emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)

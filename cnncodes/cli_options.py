@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from cnncodes.models.session import DEFAULT_PROVIDER
+from cnncodes.output import check_output
 from cnncodes.parameters import (
     MAX_PIXELS,
     SEED,
@@ -59,6 +60,38 @@ class OutputPath(click.Path):
         if text.endswith((os.sep, os.altsep or os.sep)):
             self.fail(f"{text!r} names a folder; name a file", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class FigurePath(OutputPath):
+    """A chart to write."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a path, of a chart that can be drawn here."""
+        from cnncodes.evaluate.charts import check_figure
+
+        path = super().convert(value, param, ctx)
+        check_figure(path, overwrite=True)  # whether it may be replaced is another option's
+        return path
+
+
+class CheckedCommand(click.Command):
+    """A command whose output paths are checked before it imports what its work needs."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Check the output paths, then run the command."""
+        values = {each: ctx.params.get(each.name or "") for each in self.params}
+        inputs = [
+            path
+            for each, value in values.items()
+            if each.type is INPUT and value is not None
+            for path in (value if isinstance(value, tuple) else (value,))
+        ]
+        # A command that can update a file looks at it itself.
+        overwrite = bool(ctx.params.get("overwrite")) or "update" in ctx.params
+        for each, value in values.items():
+            if isinstance(each.type, OutputPath) and value is not None:
+                check_output(value, overwrite=overwrite, inputs=inputs)
+        return super().invoke(ctx)
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]
@@ -112,6 +145,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 # Whether a path can be read is reported by what reads it, as for any other failure.
 INPUT = click.Path(path_type=Path, readable=False)
 OUTPUT = OutputPath(path_type=Path, readable=False)
+FIGURE = FigurePath(path_type=Path, readable=False)
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace the output file if it exists."

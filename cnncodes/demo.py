@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,14 @@ import numpy as np
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
 from cnncodes.extract.store import CodeStore
+from cnncodes.files import exists, is_file
+from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
 from cnncodes.printing import print_note
+from cnncodes.text import shown
 
+REPLACING = ("export", "train", "evaluate", "bundle")  # commands that keep no file by themselves
 N_IMAGES = 600
 N_SHOWN = 5
 SIDE = 64  # pixels; the digits are 8 × 8 and enlarged for people to see
@@ -45,9 +51,12 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
     def step(*arguments: str | Path) -> None:
         """Print a command, then run it: what is printed is what is done."""
         words = [str(argument) for argument in arguments]
-        click.echo(f"\n$ {shlex.join(['cnncodes', *words])}")
+        if words[0] in REPLACING:
+            words.append("--overwrite")
+        click.echo(f"\n$ {shlex.join([*program, *words])}")
         run(*words)
 
+    program = words_of_program(sys.argv[0])
     _make_empty(folder)
     try:
         fetch_imagenet_weights("inception_v3", on_note=print_note)
@@ -61,14 +70,15 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
         )
     paths = write_digits(folder / "digits", None if all_images else N_IMAGES)
     click.echo(f"{len(paths)} digits of scikit-learn are in {folder / 'digits'}.")
+    click.echo(f"Each command below can be typed again in {shown(str(Path.cwd()))}.")
     backbone, codes = folder / "inception_v3.onnx", folder / "codes.h5"
     head, app = folder / "head.onnx", folder / "app.onnx"
     step("export", "inception_v3", "--weights", weights, "-o", backbone)
     step("extract", backbone, folder / "digits", "-o", codes)
     step("train", codes, "-o", head)
     report = folder / "report"
-    shown: list[str | Path] = ["--report", report] if _can_report() else []
-    step("evaluate", head, codes, *shown)
+    reported: list[str | Path] = ["--report", report] if _can_report() else []
+    step("evaluate", head, codes, *reported)
     step("bundle", backbone, head, "-o", app)
     step("predict", app, *_unseen(head, codes, folder / "digits"), "--top", "2")
     accuracy = _read_head(head).training["test"]["accuracy"]
@@ -87,6 +97,27 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
         if path.exists():
             click.echo(f"  {path!s:{len(str(report / 'index.html'))}}  {meaning}")
     click.echo("Next: the same commands with a folder of your own photographs.")
+
+
+def words_of_program(started: str) -> list[str]:
+    """Return what starts this program in the user's shell.
+
+    Parameters
+    ----------
+    started : str
+        What started it, ``sys.argv[0]``.
+
+    Returns
+    -------
+    list of str
+        Its name if the shell finds it by that, else its path as it was typed; Python and the
+        name of the module if it was started as one.
+    """
+    if Path(started).stem != "cnncodes":
+        return [sys.executable, "-m", "cnncodes"]
+    found = shutil.which("cnncodes")
+    is_found = found is not None and exists(Path(started)) and Path(found).samefile(started)
+    return ["cnncodes"] if is_found else [started]
 
 
 def write_digits(folder: Path, n_images: int | None) -> list[Path]:
@@ -129,6 +160,9 @@ def _can_report() -> bool:
 
 
 def _make_empty(folder: Path) -> None:
+    if is_file(folder):
+        with needing(folder, (), "a folder", "name a new one", error=OutputError):
+            raise OutputError(f"{folder}: is not a folder; name a new one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())

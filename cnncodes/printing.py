@@ -186,6 +186,14 @@ def print_note(note: str) -> None:
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes = len(extraction.class_names)
+    if extraction.is_unchanged:
+        click.echo(
+            f"{shown(str(extraction.path))}: complete already, with the same "
+            f"{counted(extraction.n_images, 'image')} and network; nothing to do"
+        )
+        for note in extraction.notes:
+            click.echo(f"  note: {shown(note)}")
+        return
     click.echo(
         f"{shown(str(extraction.path))}: {extraction.n_images} images, "
         f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, TextIO, cast
 
 from cnncodes.errors import OutputError
@@ -31,6 +33,13 @@ def write_as_utf8() -> None:
     """Set standard output to UTF-8 for CSV and JSON, except on a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
+
+
+@contextmanager
+def open_silence() -> Iterator[None]:
+    """Drop in the block what is written to standard error."""
+    with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stderr(nothing):  # noqa: PTH123
+        yield
 
 
 class _StandardFile(io.FileIO):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 
 from cnncodes import __version__
 from cnncodes.app.bundle import bundle
@@ -31,7 +32,7 @@ from cnncodes.inspect.bench import benchmark
 from cnncodes.inspect.verify import verify
 from cnncodes.quantize.quantize import quantize_backbone
 from tests.conftest import Run
-from tests.helpers import error_of, run_process
+from tests.helpers import error_of, run_command, run_process, write_backbone, write_images
 
 COMMANDS = {
     "export": [export_backbone],
@@ -253,3 +254,44 @@ def test_command_names_options_and_library_parameters(codes: Path, tmp_path: Pat
     with pytest.raises(OutputError, match="choose another name or pass overwrite=True"):
         train_head(codes, output)
     assert error_of("train", codes, "-o", output).endswith("name or pass --overwrite")
+
+
+def test_quiet_leaves_results_warnings_and_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = write_backbone(tmp_path / "backbone.onnx")
+    write_images(tmp_path / "photos", "cat/a.png", "dog/b.png")
+    for number, path in enumerate((tmp_path / "photos").rglob("*.png")):
+        Image.new("L", (8, 8), 99 * number).save(path)
+    words = ("extract", backbone, tmp_path / "photos", "-o")
+    loud = run_command(*words, tmp_path / "loud.h5")
+    quiet = run_command("--quiet", *words, tmp_path / "quiet.h5")
+    assert "2 image files" in loud.stderr
+    assert quiet.stderr == ""
+    assert "2 images, 2 classes" in quiet.stdout
+    said = run_command("--quiet", "train", backbone, "-o", tmp_path / "head", exit_code=1).stderr
+    assert said.startswith(f"Error: {backbone}: is a backbone")
+    monkeypatch.setattr("cnncodes.extract.journal._lock", _refuse_lock)
+    warned = run_command("--quiet", *words, tmp_path / "warned.h5").stderr
+    assert warned.startswith("Warning: ")
+    assert len(warned.splitlines()) == 1
+
+
+def _refuse_lock(_: object) -> None:
+    raise OSError(38, "Function not implemented")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_that_the_readme_names(shell: str) -> None:
+    if shell == "bash" and shutil.which("bash") is None:
+        pytest.skip("click asks bash for its version")
+    done = subprocess.run(
+        [sys.executable, "-m", "cnncodes"],
+        env={**os.environ, "_CNNCODES_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "_CNNCODES_COMPLETE" in done.stdout
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert f"_CNNCODES_COMPLETE={shell}_source cnncodes" in readme

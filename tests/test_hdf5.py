@@ -255,7 +255,7 @@ def test_length_that_is_not_true_takes_no_memory(written: Path, name: str) -> No
 def test_attribute_that_is_no_single_text_is_none(written: Path) -> None:
     for value in (np.array(["codes"] * 3, object), 5, h5py.Empty("S5"), np.array([b"codes"])):
         change(written, lambda file, value=value: file.attrs.update(kind=value))
-        assert "not one of codes" in refusal_of_store(written)
+        assert "not a codes file" in refusal_of_store(written)
     change(written, lambda file: file.attrs.update(kind=np.bytes_(b"codes")))
     with CodeStore.open(written) as store:
         assert len(store) == len(PATHS)

@@ -30,7 +30,7 @@ ALLOWED = {
     "cnncodes.inspect.bench": {"numpy"},
     "cnncodes.images.decoding": {"numpy", "PIL"},
     "cnncodes.images.folders": set(),
-    "cnncodes.images.formats": set(),
+    "cnncodes.image_formats": set(),
     "cnncodes.images.limits": {"numpy"},
     "cnncodes.images.jpeg": {"numpy", "PIL"},
     "cnncodes.images.pixels": {"numpy", "PIL"},
@@ -57,6 +57,7 @@ ALLOWED = {
     "cnncodes.machine": set(),
     "cnncodes.models.safety": set(),
     "cnncodes.models.checksum": set(),
+    "cnncodes.models.kinds": set(),
     "cnncodes.models.metadata": set(),
     "cnncodes.models.session": set(),
     "cnncodes.parameters": set(),
@@ -70,6 +71,7 @@ ALLOWED = {
 # Modules and folders of the package; each imports from those before it only.
 LAYERS = (
     *("_version", "errors", "text", "files", "output", "bounds", "hdf5", "parameters", "machine"),
+    "image_formats",
     "concurrency",
     *("progress", "streams", "interrupts", "models", "images", "export", "extract", "quantize"),
     *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
@@ -89,6 +91,49 @@ def imported_by(code: str, *arguments: object) -> set[str]:
         check=True,
     )
     return set(json.loads(done.stderr.splitlines()[-1])) & set(HEAVY)
+
+
+WRONG_COMMANDS = {
+    "train absent.h5 -o absent/head.onnx": "the folder absent does not exist",
+    "train absent.h5 -o head.onnx --estimator sgd --C 3": "--C is for --estimator logistic only",
+    "train absent.h5 -o head.onnx --train-fraction 2": "--train-fraction",
+    "curve absent.h5 -o absent/curve.json": "the folder absent does not exist",
+    "curve absent.h5 --plot absent/chart.png": "the folder absent does not exist",
+    "curve absent.h5 --plot chart.jpg": "a chart is a .png or .svg file",
+    "evaluate absent.onnx absent.h5 --images photos": "give --report too",
+    "extract absent.onnx absent -o absent/codes.h5": "the folder absent does not exist",
+    "extract absent.onnx absent -o codes/": "names a folder",
+    "quantize absent.onnx --images absent -o absent/b.onnx": "the folder absent does not exist",
+    "export vgg16 -o absent/vgg16.onnx": "the folder absent does not exist",
+    "export vgg17": "vgg17",
+    "bundle absent.onnx absent.onnx -o absent/app.onnx": "the folder absent does not exist",
+    "bundle absent.onnx absent.onnx -o .": "is a folder; name a file inside it",
+    "predict absent.onnx absent.jpg --top 0": "--top",
+    "bench absent.onnx --batch-sizes 0": "--batch-sizes",
+    "demo absent --nothing": "--nothing",
+}
+
+
+@pytest.mark.parametrize("command", WRONG_COMMANDS)
+def test_wrong_options_are_reported_before_anything_heavy_is_imported(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one of the files is there, so the options are looked at first, too."""
+    monkeypatch.chdir(tmp_path)
+    code = """
+import sys
+from cnncodes.cli import main
+sys.stderr = open("stderr", "w")
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code in (1, 2)
+sys.stderr.close()
+sys.stderr = sys.__stderr__
+"""
+    allowed = {"click", "numpy"} if "--plot" in command else {"click"}
+    assert imported_by(code, *command.split()) <= allowed
+    assert WRONG_COMMANDS[command] in (tmp_path / "stderr").read_text()
 
 
 @pytest.mark.parametrize("module", ALLOWED)

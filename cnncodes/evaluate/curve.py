@@ -16,6 +16,7 @@ import numpy as np
 
 from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.files import check_filled
+from cnncodes.models.kinds import needing
 from cnncodes.output import replacing
 from cnncodes.parameters import (
     COUNT,
@@ -241,9 +242,10 @@ def read_curves(path: str | Path) -> list[Curve]:
         format.
     """
     path = as_path(path, "path")
-    value = _read_json(path)
-    if not _is_curve(value):
-        raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
+    with needing(path, ("curve",), "a learning curve", _REMEDY):
+        value = _read_json(path)
+        if not isinstance(value, dict) or value.get("kind") != "curve":
+            raise FileFormatError(f"{path}: is not a learning curve; {_REMEDY}")
     version = value.get("format")
     if version != FORMAT:
         raise FileFormatError(
@@ -254,18 +256,6 @@ def read_curves(path: str | Path) -> list[Curve]:
         return [_curve(each) for each in _list(value, "curves")]
     except ValueError as error:
         raise FileFormatError(f"{path}: is damaged ({error}); {_REMEDY}") from error
-
-
-def is_curve(path: Path) -> bool:
-    """Return whether a file has the kind of learning curves; the rest may be damaged."""
-    try:
-        return _is_curve(_read_json(path))
-    except FileFormatError:
-        return False
-
-
-def _is_curve(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("kind") == "curve"
 
 
 def _read_json(path: Path) -> Any:

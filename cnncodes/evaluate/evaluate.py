@@ -34,6 +34,7 @@ from cnncodes.images.decoding import (
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
+from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import (
     PREFIX,
     BackboneInfo,
@@ -46,6 +47,8 @@ from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 
 BATCH_SIZE = 8
+_DATA = "codes or images"
+_REMEDY = "name a codes file, a folder of images or a CSV file"
 
 
 def evaluate(
@@ -110,14 +113,19 @@ def evaluate(
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     if group_by is not None:
         check_choice(group_by, GROUPINGS, "group_by")
+    is_codes = _is_codes_file(data)
+    with needing(data, ("codes", "journal", "damaged"), _DATA, _REMEDY):
+        if is_codes and group_by is not None:
+            raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
+        if is_codes and backbone is not None:
+            raise ParameterError(f"{data}: has codes already; leave backbone out")
     opened = _ModelSession(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
-    if _is_codes_file(data):
-        if group_by is not None:
-            raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
-        return _evaluate_codes(opened, data, backbone, selection, progress)
+    if is_codes:
+        return _evaluate_codes(opened, data, selection, progress)
     classify = _classify(opened, backbone)
-    source = find_images(data, group_by=group_by)
+    with needing(data, ("images", "folder", "table", "text"), _DATA, _REMEDY, error=SourceError):
+        source = find_images(data, group_by=group_by)
     return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
 
 
@@ -181,14 +189,13 @@ def _is_codes_file(path: Path) -> bool:
         return False
     if path.suffix == ".h5":
         return True
-    check_filled(path, "name a codes file, a folder of images or a CSV file", error=SourceError)
+    check_filled(path, _REMEDY, error=SourceError)
     return is_journal(path) or is_hdf5(path)
 
 
 def _evaluate_codes(
     model: _ModelSession,
     data: Path,
-    backbone: str | Path | None,
     selection: Selection,
     progress: Progress,
 ) -> Evaluation:
@@ -197,8 +204,6 @@ def _evaluate_codes(
             f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
             f"images, or evaluate its head on {data}"
         )
-    if backbone is not None:
-        raise ParameterError(f"{data}: has codes already; leave backbone out")
     with CodeStore.open(data) as store:
         model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
         if store.white != model.info.white:

@@ -151,6 +151,7 @@ def learning_curves(
             f"{n_heads:,} heads are more than the {MAX_HEADS:,} that a file of curves can hold; "
             "pass fewer seeds, or fewer numbers per_class"
         )
+    progress.print_line("reading the codes and training …")
     progress.begin(n_heads)
     curves = [_measure(plan, C, class_weight, progress) for plan in plans]
     save_curves(curves, output, overwrite=overwrite)

@@ -32,6 +32,7 @@ from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_
 from cnncodes.files import exists, is_folder, sha256_of
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
+from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
@@ -122,7 +123,9 @@ class Report:
             check_output(folder, overwrite=overwrite)
         self._images = None if images is None else as_path(images, "images")
         if self._images is not None and not is_folder(self._images):
-            raise SourceError(f"{images}: no such folder; name the one that holds the images")
+            remedy = "name the one that holds the images"
+            with needing(self._images, (), "a folder", remedy, error=SourceError):
+                raise SourceError(f"{images}: no such folder; {remedy}")
         self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> list[str]:

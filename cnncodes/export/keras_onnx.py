@@ -34,8 +34,8 @@ from cnncodes.errors import (
 )
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_settings import keras_home, own_keras
-from cnncodes.export.keras_weights import load_weights
-from cnncodes.files import check_filled, exists, is_folder, sha256_of
+from cnncodes.export.keras_weights import check_weights_kind, load_weights
+from cnncodes.files import exists, sha256_of
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import noise_images, open_session
@@ -237,13 +237,9 @@ def _describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
     if weights == "random":
         return f"random:{seed}"
     path = as_path(weights, "weights")
-    if is_folder(path):
-        raise WeightsError(
-            f"{weights}: a folder, such as TensorFlow saves; from the Keras model save "
-            'model.save_weights("network.weights.h5")'
-        )
-    remedy = f"weights must be imagenet, random or a file such as {spec.weights_file}"
-    check_filled(path, remedy, error=WeightsError)
+    check_weights_kind(
+        path, f"weights must be imagenet, random or a file such as {spec.weights_file}"
+    )
     try:
         return f"file:{sha256_of(path)}"
     except OSError as error:

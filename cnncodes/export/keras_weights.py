@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import WeightsError
-from cnncodes.files import HDF5_SIGNATURE
+from cnncodes.files import HDF5_SIGNATURE, check_filled
+from cnncodes.models.kinds import KERAS_MEMBER, find_kind, wrong_kind
 from cnncodes.text import first_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from cnncodes.hdf5 import RawFile
 
-WEIGHTS_MEMBER = "model.weights.h5"
+_SAVE = 'from the Keras model save model.save_weights("network.weights.h5")'
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
 _OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
 _VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)")
@@ -126,6 +127,28 @@ def load_weights(network: Any, path: Path, name: str) -> None:
         layer.set_weights(arrays)
 
 
+def check_weights_kind(path: Path, remedy: str) -> None:
+    """Refuse, before Keras is imported, a file that holds no weights of Keras.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    remedy : str
+        What to do about an absent file.
+
+    Raises
+    ------
+    WeightsError
+        It is absent, no regular file, empty or of another kind. An HDF5 file may still be foreign.
+    """
+    kind = find_kind(path)
+    if kind is None:
+        check_filled(path, remedy, error=WeightsError)
+    elif kind.name not in ("weights", "keras", "hdf5", "damaged", "zip"):
+        raise wrong_kind(path, kind, "Keras weights", _SAVE, error=WeightsError)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[h5py.File, RawFile]]:
     """Open an HDF5 file, or the one in a ``.keras`` file, with h5py and as bytes."""
@@ -158,19 +181,18 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
     """Copy the weights in a ``.keras`` file to another file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if WEIGHTS_MEMBER not in archive.namelist():
+            if KERAS_MEMBER not in archive.namelist():
                 raise WeightsError(
-                    f"{path}: a zip archive without {WEIGHTS_MEMBER}, as Keras saves it; from the "
-                    'Keras model save model.save_weights("network.weights.h5")'
+                    f"{path}: a zip archive without {KERAS_MEMBER}, as Keras saves it; {_SAVE}"
                 )
-            n_bytes = archive.getinfo(WEIGHTS_MEMBER).file_size
+            n_bytes = archive.getinfo(KERAS_MEMBER).file_size
             if n_bytes > LARGEST_MEMBER:
                 raise WeightsError(
                     f"{path}: its weights would take {n_bytes / 1e9:.1f} GB, at most "
                     f"{LARGEST_MEMBER / 1e9:.1f} GB are unpacked; save the network alone, without "
                     "an optimizer"
                 )
-            with archive.open(WEIGHTS_MEMBER) as member:  # ends at the size that was checked
+            with archive.open(KERAS_MEMBER) as member:  # ends at the size that was checked
                 for block in iter(lambda: member.read(1 << 20), b""):
                     target.write(block)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 - `pipeline`: `extract`, the whole extraction
 - `workers`: threads that each take a batch from files to codes
+- `earlier`: a codes file that is there already, to be updated or kept
 - `backbone`: the network in an onnxruntime session
 - `journal`: codes on disk until the extraction ends
 - `store`: the codes file, HDF5

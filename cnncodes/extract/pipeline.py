@@ -10,28 +10,28 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cnncodes.bounds import MAX_ROW_BYTES
-from cnncodes.errors import FileFormatError, ImageError, OutputError, SourceError
+from cnncodes.errors import FileFormatError, ImageError, SourceError
+from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
 from cnncodes.extract.workers import Workers
-from cnncodes.files import exists
 from cnncodes.images.decoding import LoadedImage, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
-from cnncodes.models.session import DEFAULT_PROVIDER
+from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
 from cnncodes.output import check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
-from cnncodes.text import listed, shown
+from cnncodes.text import counted, listed, shown
 
 DTYPES = ("float16", "float32")
 
@@ -68,6 +68,8 @@ class Extraction:
         Images per batch.
     seconds : float
         Duration of this run.
+    is_unchanged : bool
+        Whether the codes file was there, with the codes of the same images, and was kept.
     """
 
     path: Path
@@ -83,6 +85,7 @@ class Extraction:
     workers: int
     batch_size: int
     seconds: float
+    is_unchanged: bool = False
 
     @property
     def images_per_second(self) -> float:
@@ -140,7 +143,8 @@ def extract(
         Whether a codes file at `output` is replaced by one of the current images, with codes copied
         from it where it has them. Images are identified by the SHA-256 of their files.
     overwrite : bool
-        Whether a file at `output` may be replaced.
+        Whether a file at `output` may be replaced. Without this and `update`, codes of the same
+        images, settings and network are kept, and nothing is computed.
     on_source : callable, optional
         Called with the `Source` before the first image is read.
     progress : Progress, optional
@@ -162,7 +166,8 @@ def extract(
     ImageError
         An image cannot be used, and `on_error` is ``"fail"``.
     OutputError
-        The codes cannot be written, or those to update are of another kind.
+        The codes cannot be written, those to update are of another kind, or a file at `output`
+        is not of these images, settings and network.
     KeyboardInterrupt
         With a message about what is kept.
 
@@ -181,9 +186,12 @@ def extract(
     white = WHITE.check_or_none(white, "white")
     dtype = check_choice(dtype, DTYPES, "dtype")
     on_error = check_choice(on_error, ("skip", "fail"), "on_error")
-    check_output(output, overwrite=overwrite or update, inputs=[backbone, source])
+    is_compared = not (overwrite or update) and is_codes_file(output)
+    replaceable = overwrite or update or is_compared
+    check_output(output, overwrite=replaceable, inputs=[backbone, source])
+    find_provider(provider)  # before a long list of images is made
     images = find_images(source, group_by=group_by)
-    check_output(output, overwrite=overwrite or update, inputs=images.files())
+    check_output(output, overwrite=replaceable, inputs=images.files())
     if on_source is not None:
         on_source(images)
     workers = Workers.open(
@@ -201,9 +209,14 @@ def extract(
         white=white,
     )
     started = time.monotonic()
+    if is_compared:
+        with open_unchanged(output, info, images, progress) as store:
+            if on_error == "fail":
+                _refuse(store.skipped)
+            return _unchanged(store, info, images, time.monotonic() - started)
     partial = output.with_name(output.name + ".partial")
     with (
-        _earlier(output, info, update=update) as earlier,
+        open_earlier(output, info, update=update) as earlier,
         Journal.open(partial, info, _identify(images, workers.network.provider)) as journal,
     ):
         n_resumed = journal.n_seen
@@ -262,6 +275,30 @@ def extract(
     )
 
 
+def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float) -> Extraction:
+    """Return the result where all codes were there."""
+    notes = []
+    if store.skipped:
+        skipped = counted(len(store.skipped), "skipped image")
+        notes.append(f"{skipped} left out as before; cnncodes extract --update tries again")
+    return Extraction(
+        path=store.path,
+        n_images=len(store),
+        n_unlabelled=int((store.labels == UNLABELLED).sum()),
+        n_resumed=0,
+        n_reused=len(store),
+        skipped=store.skipped,
+        source_notes=list(images.notes),
+        notes=notes,
+        class_names=store.class_names,
+        code_shape=info.code_shape,
+        workers=0,
+        batch_size=0,
+        seconds=seconds,
+        is_unchanged=True,
+    )
+
+
 def _check_row(backbone: Path, code_shape: Sequence[int], dtype: str) -> None:
     """Refuse codes of which one image takes more memory than `CodeStore` reads."""
     n_bytes = math.prod(code_shape) * np.dtype(dtype).itemsize
@@ -270,59 +307,6 @@ def _check_row(backbone: Path, code_shape: Sequence[int], dtype: str) -> None:
             f"{backbone}: the codes of an image take {n_bytes:,} bytes in {dtype}, and at most "
             f"{MAX_ROW_BYTES:,} can be stored; use a backbone exported with pool avg"
         )
-
-
-class _Earlier:
-    """The codes of an earlier extraction, by the digests of their images.
-
-    Attributes
-    ----------
-    rows : dict of str to int
-        For each digest its row in the codes file.
-    n_reused : int
-        Number of chunks read so far.
-    """
-
-    def __init__(self, store: CodeStore | None = None) -> None:
-        self._store = store
-        digests = [] if store is None else store.digests
-        self.rows = {digest: row for row, digest in enumerate(digests)}
-        self.n_reused = 0
-
-    def chunk(self, digest: str) -> bytes:
-        """Return the codes of an image, compressed."""
-        assert self._store is not None
-        self.n_reused += 1
-        return self._store.chunk(self.rows[digest])
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-
-
-@contextmanager
-def _earlier(output: Path, info: CodesInfo, *, update: bool) -> Iterator[_Earlier]:
-    """Open the file that is updated, if there is one; refuse codes that differ from new ones."""
-    if not (update and exists(output)):
-        yield _Earlier()
-        return
-    with CodeStore.open(output) as store:
-        for parameter, old, new in (
-            ("backbone", store.backbone_sha256, info.backbone_sha256),
-            ("dtype", store.codes.dtype.name, info.dtype),
-            ("max_pixels", store.max_pixels, info.max_pixels),
-            ("white", store.white or "guessed", info.white or "guessed"),
-        ):
-            if old != new:
-                raise OutputError(
-                    f"{output}: was made with another {parameter} ({_short(old)}, not "
-                    f"{_short(new)}); pass the same, or overwrite=True instead of update=True"
-                )
-        yield _Earlier(store)
-
-
-def _short(value: str | int | None) -> str:
-    return f"SHA-256 {value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _identify(images: Source, provider: str) -> str:
@@ -352,7 +336,7 @@ def _rows(
     offset: int,
     batch: Sequence[LoadedImage],
     chunks: Sequence[bytes],
-    earlier: _Earlier,
+    earlier: Earlier,
 ) -> Rows:
     """Return the rows of a batch to store; `chunks` are the codes computed in it."""
     computed = iter(chunks)

@@ -25,11 +25,13 @@ from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import WHITE, as_path
 from cnncodes.text import counted
 
 FORMAT = "1"
+_REMEDY = "make one with: cnncodes extract"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
@@ -202,12 +204,14 @@ class CodeStore:
         ParameterError
             `path` is no path.
         """
-        store = cls(_open_plain(as_path(path, "path")))
-        try:
-            store._check()
-        except FileFormatError:
-            store.close()
-            raise
+        path = as_path(path, "path")
+        with needing(path, ("codes", "journal", "damaged"), "a codes file", _REMEDY):
+            store = cls(_open_plain(path))
+            try:
+                store._check()
+            except FileFormatError:
+                store.close()
+                raise
         return store
 
     @cached_property
@@ -401,9 +405,7 @@ class CodeStore:
         """Refuse a file of another kind or format, or an unfinished one."""
         file = self._file
         if file.text_attribute("kind") != "codes":
-            raise FileFormatError(
-                f"{self.path}: an HDF5 file, but not one of codes; make one with: cnncodes extract"
-            )
+            raise FileFormatError(f"{self.path}: an HDF5 file, but not one of codes; {_REMEDY}")
         version = file.text_attribute("format")
         if version != FORMAT:
             raise later_format(self.path, version, self.created_with)
@@ -447,7 +449,7 @@ class CodeStore:
 
 
 def _open_plain(path: Path) -> PlainFile:
-    check_regular(path, "make one with: cnncodes extract")
+    check_regular(path, _REMEDY)
     if is_journal(path):
         raise FileFormatError(f"{path}: {UNFINISHED}")
     return PlainFile(path)

@@ -191,6 +191,7 @@ def train_head(
     seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite, inputs=[codes])
     with CodeStore.open(codes) as store, warnings.catch_warnings():
+        progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classes, y, notes = labelled_classes(store)

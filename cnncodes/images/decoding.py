@@ -2,7 +2,7 @@
 
 Rules, in this order:
 
-1. Only the formats that `formats` lists as decoded are opened, whatever the file is called.
+1. Only the formats that `image_formats` lists as decoded are opened, whatever the file is called.
 2. The size of the file is checked before it is read, and the pixel count in the header before
    anything is decoded. A progressive JPEG of very many scans is refused too: decoding goes over
    all pixels for each of them. So is one of very many segments of EXIF, and a PPM of many pixels
@@ -47,7 +47,7 @@ from PIL import Image, UnidentifiedImageError
 from cnncodes.bounds import MAX_REASON_LENGTH
 from cnncodes.concurrency import ordered_map
 from cnncodes.errors import ImageError
-from cnncodes.images.formats import (
+from cnncodes.image_formats import (
     HEIF,
     JPEG,
     PPM,
@@ -78,6 +78,7 @@ from cnncodes.images.limits import (
     pixels_text,
 )
 from cnncodes.images.pixels import to_pixels, upright_size
+from cnncodes.models.kinds import find_kind
 from cnncodes.parameters import MAX_PIXELS, WHITE, as_path
 from cnncodes.text import counted, shortened
 
@@ -87,6 +88,8 @@ _REDUCED, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 1, 254, 262, 50706  # TIFF
 _SENSOR_DATA = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 _TGA_FOOTER, _TGA_FOOTER_LENGTH = b"TRUEVISION-XFILE.", 18
 _SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, blue and alpha
+# Kinds of files that an image, or what an undecoded format keeps, may be taken for.
+_DESCRIBED_BY_ERROR = ("image", "images", "folder", "text", "zip", "unknown")
 _PREFIX = 16  # bytes that Pillow looks at to accept a file
 _NO_END = "its end marker is missing; its pixels are complete"
 _UNSUPPORTED = re.compile(
@@ -321,7 +324,7 @@ def load_image(
         with _one_large if large else nullcontext():
             return _read_and_decode(index, path, size, max_pixels, known, white)
     except ImageError as error:
-        reason = str(error)
+        reason = _reason(path, error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     return LoadedImage(index, None, "", shortened(reason, MAX_REASON_LENGTH))
@@ -343,9 +346,17 @@ def _read_and_decode(
     try:
         pixels, remark = _decode(content, size, max_pixels, white, path.suffix)
     except ImageError as error:
-        reason = shortened(" ".join(str(error).split()), MAX_REASON_LENGTH)
+        reason = shortened(" ".join(_reason(path, error).split()), MAX_REASON_LENGTH)
         return LoadedImage(index, None, digest, reason)
     return LoadedImage(index, pixels, digest, "", remark)
+
+
+def _reason(path: Path, error: ImageError) -> str:
+    """Return why a file is not decoded; of one for another command, what it is."""
+    kind = find_kind(path)
+    if kind is None or kind.name in _DESCRIBED_BY_ERROR:
+        return str(error)
+    return f"is {kind.noun} ({kind.use}), not an image"
 
 
 def _size_of(path: Path, max_pixels: int) -> int:

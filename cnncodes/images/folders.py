@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from cnncodes.errors import SourceError
-from cnncodes.images.formats import SIGNATURE_LENGTH, SUFFIXES, is_decoded, is_image
+from cnncodes.image_formats import SIGNATURE_LENGTH, SUFFIXES, is_decoded, is_image
 from cnncodes.text import counted, listed, normalized, shown
 
 # In lower case: of Synology and QNAP, of Windows, of Linux, of macOS.

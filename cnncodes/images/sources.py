@@ -22,13 +22,15 @@ from pathlib import Path
 from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
 from cnncodes.errors import ParameterError, SourceError
 from cnncodes.files import check_regular, is_folder
+from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
-from cnncodes.images.formats import DECODED
 from cnncodes.images.tables import read_table
+from cnncodes.models.kinds import needing
 from cnncodes.parameters import as_path, check_choice
 from cnncodes.text import listed, shown
 
 UNLABELLED = -1
+_REMEDY = "name a folder of images, or a CSV file with the columns path and label"
 GROUPINGS = ("folder",)
 _SEPARATOR = re.compile(r"[|;]")
 
@@ -101,14 +103,16 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
         root = source
         images, notes = list_folder(source, group_by_folder=group_by == "folder")
     else:
-        check_regular(source, "name a folder of images or a CSV file", error=SourceError)
+        check_regular(source, _REMEDY, error=SourceError)
         if group_by is not None:
             raise ParameterError(
                 f"{source}: images can be grouped by folder in a folder of class folders; a CSV "
                 "file names groups in a column group"
             )
         root = source.parent
-        images, notes = read_table(source)
+        needed = "a folder or a CSV file"
+        with needing(source, ("table", "text"), needed, _REMEDY, error=SourceError):
+            images, notes = read_table(source)
     if not images:
         left_out = f"; {'; '.join(notes)}" if notes else ""
         raise SourceError(f"{source}: no images in it ({DECODED}){left_out}")

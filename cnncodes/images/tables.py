@@ -20,8 +20,8 @@ from typing import Any
 from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_text
 from cnncodes.errors import SourceError
 from cnncodes.files import check_filled, exists
+from cnncodes.image_formats import SIGNATURE_LENGTH, is_image
 from cnncodes.images.folders import ListedImage
-from cnncodes.images.formats import SIGNATURE_LENGTH, is_image
 from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import FileFormatError
-from cnncodes.files import JOURNAL_SIGNATURE, check_regular, is_folder, is_hdf5
-from cnncodes.images.formats import SIGNATURE_LENGTH, is_image
+from cnncodes.files import check_regular, is_folder
 from cnncodes.images.sources import find_images
+from cnncodes.models.kinds import KINDS, Kind, kind_of_file
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
 from cnncodes.text import first_line, shown, value_text
-
-UNFINISHED_CODES = {
-    "what": "unfinished codes",
-    "use": "run the same cnncodes extract again to go on with it",
-}
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -43,35 +39,26 @@ def describe(path: str | Path) -> dict[str, Any]:
         A folder holds no images, or contradicts itself.
     """
     path = as_path(path, "path")
-    if is_folder(path):
-        return _describe_source(path)
+    if is_folder(path):  # also one whose first entries are no images
+        return _describe_source(path, KINDS["images"])
     n_bytes = check_regular(path).st_size
     if not n_bytes:  # a file of /proc has this size too, and reading it may never end
         return {"what": "an empty file", "bytes": 0}
-    if path.suffix.lower() == ".csv":
-        return _describe_source(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(SIGNATURE_LENGTH)
+        kind = kind_of_file(path)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    if head.startswith(JOURNAL_SIGNATURE):
-        return UNFINISHED_CODES
-    if is_image(head):
-        return {"what": "an image", "use": f"cnncodes predict APP.onnx {path}"}
-    if is_hdf5(path):
-        return _describe_hdf5(path)
-    return (
-        _describe_curve(path)
-        or _describe_onnx(path)
-        or {"what": "nothing cnncodes knows", "bytes": n_bytes}
-    )
+    describe_kind = _DESCRIPTIONS.get(kind.name)
+    if describe_kind is None:
+        return {"what": kind.noun, "use": kind.use, "bytes": n_bytes}
+    return describe_kind(path, kind)
 
 
-def _describe_source(path: Path) -> dict[str, Any]:
+def _describe_source(path: Path, kind: Kind) -> dict[str, Any]:
     images = find_images(path)
     return {
-        "what": "a source of images",
+        "what": kind.noun,
+        "use": kind.use,
         "images": len(images.paths),
         "images_by_class": images.class_counts() or "no labels",
         **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
@@ -79,30 +66,32 @@ def _describe_source(path: Path) -> dict[str, Any]:
     }
 
 
-def _describe_hdf5(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    from cnncodes.extract.store import FORMAT as CODES_FORMAT
-    from cnncodes.extract.store import CodeStore
+def _describe_damaged(path: Path, kind: Kind) -> dict[str, Any]:
+    """Describe an HDF5 file that cannot be opened."""
     from cnncodes.hdf5 import PlainFile
 
     try:
         with PlainFile(path) as file:
-            kind, complete = file.text_attribute("kind"), file.number_attribute("complete")
-            keras = file.has_attribute("layer_names") or "layers" in file or "model_weights" in file
+            file.text_attribute("kind"), file.number_attribute("complete")
+        reason = "an object in it is damaged"
     except Exception as error:  # h5py has no common base class for damage
         reason = first_line(error).removeprefix(f"{path}: ")
-        return {"what": "an HDF5 file that cannot be opened", "reason": reason}
-    if kind != "codes":
-        return {"what": "Keras weights" if keras else "an HDF5 file, not one of cnncodes"}
-    if not complete:
-        return UNFINISHED_CODES
+    return {"what": kind.noun, "reason": reason}
+
+
+def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
+    import numpy as np
+
+    from cnncodes.extract.store import FORMAT as CODES_FORMAT
+    from cnncodes.extract.store import CodeStore
+
     with CodeStore.open(path) as store:
         names, labels = store.class_names, store.labels
         n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
         counts = dict(zip(names, n_images, strict=True))
         return {
-            "what": "codes",
+            "what": kind.noun,
+            "use": kind.use,
             "format": CODES_FORMAT,
             "images": len(store),
             "images_by_class": counts or "no labels",
@@ -119,16 +108,14 @@ def _describe_hdf5(path: Path) -> dict[str, Any]:
         }
 
 
-def _describe_curve(path: Path) -> dict[str, Any]:
-    """Describe learning curves; {} if the file holds none."""
+def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:
     from cnncodes.evaluate.curve import FORMAT as CURVE_FORMAT
-    from cnncodes.evaluate.curve import is_curve, read_curves
+    from cnncodes.evaluate.curve import read_curves
 
-    if not is_curve(path):
-        return {}
     curves = read_curves(path)
     return {
-        "what": "a learning curve",
+        "what": kind.noun,
+        "use": kind.use,
         "format": CURVE_FORMAT,
         "codes": [curve.codes for curve in curves],
         "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
@@ -142,33 +129,30 @@ def _describe_curve(path: Path) -> dict[str, Any]:
     }
 
 
-def _describe_onnx(path: Path) -> dict[str, Any]:
-    """Describe an ONNX file without running it; {} if it is something else."""
+def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
+    """Describe an ONNX file without running it."""
     header = read_header(path)
     if header is None:
-        return {}
+        raise FileFormatError(f"{path}: has changed while it was read; try again")
     metadata = header.metadata
     shapes = {"input": _shape_text(header.input), "output": _shape_text(header.output)}
-    kind = metadata.get(PREFIX + "kind")
-    if kind not in ("backbone", "head", "app"):
-        return {"what": "an ONNX model, not one of cnncodes", **shapes}
+    if kind.name == "onnx":
+        return {"what": kind.noun, "use": kind.use, **shapes}
     check_model(path)
-    if metadata.get(PREFIX + "format") != FORMAT:
-        return {"what": f"a cnncodes {kind} of another format", **shapes}
-    if kind == "backbone":
+    if metadata[PREFIX + "format"] != FORMAT:
+        return {"what": f"{kind.noun} of another format", **shapes}
+    described = {"what": kind.noun, "use": kind.use, "format": FORMAT}
+    if kind.name in ("backbone", "int8"):
         info = BackboneInfo.from_metadata(metadata, path)
-        described = _describe_backbone(info)
         return {
-            "what": "a backbone",
-            "format": FORMAT,
             **described,
+            **_describe_backbone(info),
             **shapes,
             "created_with": info.created_with,
         }
     head = HeadInfo.from_metadata(metadata, path)
     return {
-        "what": "a head" if kind == "head" else "an app",
-        "format": FORMAT,
+        **described,
         "labels": list(head.labels),
         "training": head.training,
         **_describe_backbone(head.backbone),
@@ -215,6 +199,15 @@ def _shape_text(message: bytes | None) -> str:
     except KeyError:
         dtype = f"type {tensor.elem_type}"
     return f"{value.name}: {dtype} [{', '.join(lengths)}]"
+
+
+_DESCRIPTIONS: dict[str, Callable[[Path, Kind], dict[str, Any]]] = {
+    "table": _describe_source,
+    "codes": _describe_codes,
+    "damaged": _describe_damaged,
+    "curve": _describe_curve,
+    **dict.fromkeys(("backbone", "int8", "head", "app", "onnx"), _describe_model),
+}
 
 
 def as_text(described: dict[str, Any]) -> str:

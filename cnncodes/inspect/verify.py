@@ -25,7 +25,8 @@ from cnncodes.images.decoding import load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
 from cnncodes.models.checksum import read_checksum
-from cnncodes.models.metadata import PREFIX, HeadInfo, check_kind
+from cnncodes.models.kinds import check_kind, needing
+from cnncodes.models.metadata import PREFIX, HeadInfo
 from cnncodes.models.safety import check_model
 from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 # Largest difference between stored and computed codes, divided by the image's largest code:
 # float16 rounds by up to 0.0005, and int8 by a step.
 TOLERANCES = {"float32": 0.001, "int8": 0.05}
+_VERIFIED = ("codes", "journal", "backbone", "int8", "head", "app", "damaged")
+_REMEDY = "name a codes file, a backbone, a head or an app"
 ALTERED = (
     "its weights, operators or metadata are not those it was written with; copy or make it again"
 )
@@ -126,13 +129,17 @@ def verify(
     source = None if source is None else as_path(source, "source")
     sample = COUNT.check(sample, "sample")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
-    check_filled(file, "name a codes file, a backbone, a head or an app")
+    with needing(file, _VERIFIED, "one that can be verified", _REMEDY):
+        check_filled(file, _REMEDY)
+        is_codes = is_hdf5(file)
+        if not is_codes:
+            check_kind(check_model(file).metadata, file, "backbone", "head", "app")
+    if source is not None and not is_codes:
+        raise ParameterError(f"{file}: source is for a codes file; leave it out")
     network = None if backbone is None else Backbone(backbone)
-    if is_hdf5(file):
+    if is_codes:
         images = None if source is None else find_images(source)
         return _verify_codes(file, images, network, sample, max_pixels, progress)
-    if source is not None:
-        raise ParameterError(f"{file}: source is for a codes file; leave it out")
     return _verify_model(file, network)
 
 
@@ -275,7 +282,6 @@ def _recomputed(
 
 def _verify_model(file: Path, network: Backbone | None) -> Verification:
     metadata = check_model(file).metadata
-    check_kind(metadata, file, "backbone", "head", "app")
     kind = metadata[PREFIX + "kind"]
     checked = ["format, operators and metadata", "runs, and gives numbers that make sense"]
     faults = []

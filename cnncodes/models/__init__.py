@@ -1,6 +1,7 @@
 """Our ONNX files: metadata, sessions, safety and checksum.
 
 - `metadata`: the ``metadata_props`` of backbone, head and app
+- `kinds`: what any file is, and which command takes it
 - `safety`: checks of an ONNX file from a stranger before onnxruntime opens it
 - `checksum`: a checksum of the graph, written with the file and compared by `inspect.verify`
 - `session`: a checked model in an onnxruntime session

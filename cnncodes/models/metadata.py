@@ -4,8 +4,8 @@ Every model of cnncodes has ``metadata_props`` whose keys start with ``cnncodes.
 documented in ``docs/file-formats.md``, and read and written only here, with the standard library
 alone.
 
-To change the format: raise `FORMAT`, let `check_kind` accept the former one, and describe both in
-``docs/file-formats.md``.
+To change the format: raise `FORMAT`, let `kinds.check_kind` accept the former one, and describe
+both in ``docs/file-formats.md``.
 """
 
 from __future__ import annotations
@@ -278,35 +278,6 @@ def check_same_network(
 
 def _network(info: BackboneInfo, sha256: str) -> str:
     return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
-
-
-def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
-    """Refuse a model that is foreign, of a later format or of another kind.
-
-    Parameters
-    ----------
-    metadata : mapping of str to str
-        The model's ``metadata_props``.
-    path : Path
-        Named in the error.
-    *kinds : {"backbone", "head", "app"}
-        The kinds that the caller accepts.
-
-    Raises
-    ------
-    FileFormatError
-        The model is of none of `kinds`.
-    """
-    remedy = REMEDIES[kinds[0]]
-    if PREFIX + "format" not in metadata:
-        raise FileFormatError(f"{path}: an ONNX model, but not one of cnncodes; {remedy}")
-    if metadata[PREFIX + "format"] != FORMAT:
-        created_with = metadata.get(PREFIX + "created_with", "")
-        raise later_format(path, metadata[PREFIX + "format"], created_with)
-    kind = metadata.get(PREFIX + "kind", "file of no kind")
-    if kind not in kinds:
-        needed = " or ".join(map(with_article, kinds))
-        raise FileFormatError(f"{path}: is {with_article(kind)}, but {needed} is needed; {remedy}")
 
 
 def later_format(path: Path, version: str, created_with: str) -> FileFormatError:

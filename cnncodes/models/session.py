@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SaturationWarning
 from cnncodes.files import check_filled
 from cnncodes.machine import available_threads
-from cnncodes.models.metadata import REMEDIES, BackboneInfo, check_kind
+from cnncodes.models.kinds import check_kind, needing_model
+from cnncodes.models.metadata import REMEDIES, BackboneInfo
 from cnncodes.models.safety import check_model
 from cnncodes.parameters import THREADS
 from cnncodes.text import first_line
@@ -159,9 +160,10 @@ def open_session(
     import onnxruntime
 
     threads = THREADS.check_or_none(threads, "threads") or available_threads()
-    check_filled(path, REMEDIES[kinds[0]])
-    outline = check_model(path)
-    check_kind(outline.metadata, path, *kinds)
+    with needing_model(path, *kinds):
+        check_filled(path, REMEDIES[kinds[0]])
+        outline = check_model(path)
+        check_kind(outline.metadata, path, *kinds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Whatever the file's name: `check_model` does not read onnxruntime's own format, ORT.

@@ -38,6 +38,7 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.checksum import save_checked
+from cnncodes.models.kinds import KINDS, wrong_kind
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import (
     FULL_WEIGHTS,
@@ -193,8 +194,8 @@ def quantize_backbone(
     check_output(output, overwrite=overwrite, inputs=[backbone, images])
     network = Backbone(backbone)
     if network.info.precision != "float32":
-        raise FileFormatError(
-            f"{backbone}: is {network.info.precision} already; quantize the float32 file"
+        raise wrong_kind(
+            backbone, KINDS["int8"], "a float32 one", "quantize the file that it was made from"
         )
     progress = progress or NoProgress()
     listing = find_images(images)

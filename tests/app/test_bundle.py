@@ -210,20 +210,20 @@ def test_files_that_cannot_be_joined_are_refused(small_backbone, head, tmp_path)
 
 def test_swapped_arguments(small_backbone, head, tmp_path):
     message = error_of("bundle", head, small_backbone, "-o", tmp_path / "app.onnx")
-    assert f"{head}: is a head, but a backbone is needed" in message
+    assert f"{head}: is a head (evaluate and bundle take it), not a backbone" in message
 
 
 def test_app_as_head(small_backbone, app, tmp_path):
     message = error_of("bundle", small_backbone, app, "-o", tmp_path / "new.onnx")
     assert f"{app}: is a" in message
-    assert "but a head is needed; make one with: cnncodes train" in message
+    assert "not a head; make one with: cnncodes train" in message
 
 
 @pytest.mark.parametrize("role", ["backbone", "head"])
 def test_foreign_model(small_backbone, head, foreign, tmp_path, role):
     files = (foreign, head) if role == "backbone" else (small_backbone, foreign)
     message = error_of("bundle", *files, "-o", tmp_path / "app.onnx")
-    assert f"{foreign}: an ONNX model, but not one of cnncodes" in message
+    assert f"{foreign}: is an ONNX model of another program " in message
 
 
 @pytest.mark.parametrize("role", ["backbone", "head"])
@@ -238,7 +238,7 @@ def test_not_a_model(small_backbone, head, tmp_path, role, content):
 
 def test_codes_as_head(small_backbone, codes, tmp_path):
     message = error_of("bundle", small_backbone, codes, "-o", tmp_path / "app.onnx")
-    assert f"{codes}: cannot be opened as an ONNX model" in message
+    assert f"{codes}: is a codes file (train, curve and evaluate take it), not a head" in message
 
 
 @pytest.mark.parametrize(("role", "remedy"), [("backbone", "export"), ("head", "train")])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cnncodes.demo import words_of_program
 from tests.helpers import run_process
 
 
@@ -47,14 +48,33 @@ def test_ends_with_a_good_accuracy_and_names_the_weights(demo: tuple[Path, str])
 def test_printed_commands_can_be_typed_again(demo: tuple[Path, str]) -> None:
     folder, printed = demo
     commands = [line[2:] for line in printed.splitlines() if line.startswith("$ ")]
-    assert [shlex.split(command)[1] for command in commands] == [
+    assert [shlex.split(command)[3] for command in commands] == [
         *("export", "extract", "train", "evaluate", "bundle", "predict")
     ]
-    predict = shlex.split(commands[-1])
-    again = subprocess.run(
-        [sys.executable, "-m", *predict], cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert again.stdout in printed
+    assert f"Each command below can be typed again in {folder}." in printed
+    for command in commands[1:]:  # the export takes long
+        again = subprocess.run(
+            ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True
+        )
+        if " extract " in command:
+            assert "complete already, with the same 600 images" in again.stdout
+        if " predict " in command:
+            assert again.stdout in printed
+
+
+def test_printed_commands_name_the_program_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "cnncodes"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert words_of_program("bin/cnncodes") == ["bin/cnncodes"]
+    monkeypatch.setenv("PATH", f"/nowhere{os.pathsep}{program.parent}")
+    assert words_of_program("bin/cnncodes") == ["cnncodes"]
+    assert words_of_program("cnncodes/__main__.py") == [sys.executable, "-m", "cnncodes"]
 
 
 def test_everything_it_names_is_there(demo: tuple[Path, str]) -> None:

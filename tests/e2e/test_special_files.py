@@ -256,7 +256,9 @@ def test_large_files_take_little_memory(
         timeout=SECONDS,
     )
     if command == "info X":
-        assert done.stdout == f"what   nothing cnncodes knows\nbytes  {HOLE}\n"
+        assert done.stdout == (
+            f"what   nothing cnncodes knows\nuse    no command takes it\nbytes  {HOLE}\n"
+        )
     else:
         assert done.returncode == 1
         assert done.stderr.startswith(f"Error: {special}: "), done.stderr

@@ -222,16 +222,23 @@ def test_later_format(tmp_path):
     )
 
 
+TEXT = "is a text (no command takes it)"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"", "is an empty file"),
         (b"\x89PNG", "cannot be read as JSON"),
-        (b"[" * 100_000, "cannot be read as JSON"),
-        (b'{"kind": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
-        (b"[1, 2]", "is not a learning curve"),
-        (b'{"kind": "evaluation", "format": "1"}', "is not a learning curve"),
-        (b" " * (MAX_BYTES + 1), "is too large for a learning curve"),
+        (b"[" * 100_000, f"{TEXT}, not a learning curve"),
+        (b'{"kind": ' + b"9" * 5000 + b"}", f"{TEXT}, not a learning curve"),
+        (b"[1, 2]", f"{TEXT}, not a learning curve"),
+        (
+            b'{"kind": "evaluation", "format": "1"}',
+            "is the result of an evaluation (its report is the index.html beside it), not a "
+            "learning curve",
+        ),
+        (b'{"kind": "curve"}' + b" " * MAX_BYTES, "is too large for a learning curve"),
     ],
     ids=lambda value: str(value[:12]),
 )
@@ -243,7 +250,7 @@ def test_foreign_files(tmp_path, content, expected):
 def test_absent_file_and_folder(tmp_path):
     for path, expected in (
         (tmp_path / "absent.json", "no such file"),
-        (tmp_path, "is a folder, not a regular file"),
+        (tmp_path, "is a folder without images (no command takes it), not a learning curve"),
     ):
         with pytest.raises(FileFormatError) as caught:
             read_curves(path)

@@ -293,7 +293,9 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
     assert_fails(
         tmp_path / "absent.h5", tmp_path, "absent.h5: no such file; weights must be imagenet"
     )
-    assert_fails(tmp_path, tmp_path, ": a folder, such as TensorFlow saves; from the Keras model")
+    assert_fails(
+        tmp_path, tmp_path, ", not Keras weights; from the Keras model save model.save_weights"
+    )
 
     broken = tmp_path / "broken.weights.h5"
     broken.write_bytes(vgg16_weights.read_bytes())

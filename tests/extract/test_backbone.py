@@ -96,7 +96,8 @@ def test_refuses_what_is_no_model(tmp_path: Path) -> None:
     for name, content in (("text", b"no model"), ("empty", b""), ("zeros", b"\0" * 100)):
         (tmp_path / name).write_bytes(content)
         refusal(tmp_path / name)
-    for name, fault in (("missing", "no such file"), (".", "is a folder, not a regular file")):
+    folder = "is a folder without images (no command takes it), not a backbone"
+    for name, fault in (("missing", "no such file"), (".", folder)):
         assert f"{fault}; make one with: cnncodes export" in refusal(tmp_path / name)
 
 
@@ -107,7 +108,7 @@ def test_refuses_a_damaged_model(tmp_path: Path, small_backbone: Path) -> None:
 
 
 def test_refuses_heads_and_apps(head: Path, app: Path) -> None:
-    assert "is a head, but a backbone is needed; make one with: cnncodes export" in refusal(head)
+    assert "is a head (evaluate and bundle take it), not a backbone; make" in refusal(head)
     assert "is an app" in refusal(app)
 
 
@@ -117,11 +118,14 @@ GOOD = BACKBONE_INFO.to_metadata()
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({}, "an ONNX model, but not one of cnncodes; make one with: cnncodes export"),
-        ({"author": "another program"}, "an ONNX model, but not one of cnncodes"),
+        ({}, "not a backbone; make one with: cnncodes export"),
+        ({"author": "another program"}, "is an ONNX model of another program "),
         (GOOD | {"cnncodes.format": "2"}, "is in format '2', this release reads format 1"),
-        (GOOD | {"cnncodes.kind": "head"}, "is a head, but a backbone is needed"),
-        ({k: v for k, v in GOOD.items() if k != "cnncodes.kind"}, "is a file of no kind"),
+        (GOOD | {"cnncodes.kind": "head"}, "is a head (evaluate and bundle take it)"),
+        (
+            {k: v for k, v in GOOD.items() if k != "cnncodes.kind"},
+            "is an ONNX model of another program",
+        ),
         ({k: v for k, v in GOOD.items() if k != "cnncodes.layer"}, "cnncodes.layer is missing"),
         (GOOD | {"cnncodes.input_size": "large"}, "the metadata are damaged"),
         (GOOD | {"cnncodes.input_size": "5"}, "its input or output is not that of a backbone"),

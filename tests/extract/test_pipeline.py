@@ -261,9 +261,12 @@ def test_keeps_the_old_file_when_it_fails(
     text = odd / "b text.jpg"
     for arguments, reason in (
         ((few / "missing.onnx", few), "no such file; make one with: cnncodes export"),
-        ((text, few), "cannot be opened as an ONNX model"),
-        ((head, few), "is a head, but a backbone is needed; make one with: cnncodes export"),
-        ((backbone, few / "typo"), "no such file; name a folder of images or a CSV file"),
+        ((text, few), "is a text (no command takes it), not a backbone"),
+        (
+            (head, few),
+            "is a head (evaluate and bundle take it), not a backbone; make one",
+        ),
+        ((backbone, few / "typo"), "no such file; name a folder of images, or a CSV file"),
         ((backbone, text), "has no column path and no column label"),
         ((backbone, odd, "--on-error", "fail"), "a empty.jpg: empty file"),
         ((backbone, odd, "--max-pixels", "1"), "none of its 9 images can be used"),
@@ -615,7 +618,7 @@ def test_update_refuses_codes_of_another_kind(
 def test_update_refuses_what_is_no_codes_file(backbone: Path, few: Path, output: Path) -> None:
     output.write_text("mine")
     refusal = error_of("extract", backbone, few, "-o", output, "--update")
-    assert f"{output}: cannot be opened as HDF5" in refusal
+    assert f"{output}: is a text (no command takes it), not a codes file" in refusal
     assert output.read_text() == "mine"
 
 

@@ -168,14 +168,16 @@ def test_holds_thousands_of_classes(tmp_path: Path) -> None:
 
 def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
     assert "no such file; make one with: cnncodes extract" in refusal_of_store(tmp_path / "missing")
-    assert "is a folder, not a regular file" in refusal_of_store(tmp_path)
-    for name, content in (("text", b"no codes"), ("empty", b"")):
+    assert "is a folder without images (" in refusal_of_store(tmp_path)
+    for name, content in (("bytes", b"no codes\0"), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
         assert "cannot be opened as HDF5" in refusal_of_store(tmp_path / name)
     with h5py.File(tmp_path / "foreign", "w") as file:
         file["codes"] = CODES
         file.attrs["format"] = "1"
-    assert "an HDF5 file, but not one of codes" in refusal_of_store(tmp_path / "foreign")
+    assert "is an HDF5 file of another program (no command takes it)" in refusal_of_store(
+        tmp_path / "foreign"
+    )
 
 
 def test_reads_a_file_that_is_open_elsewhere(written: Path) -> None:

@@ -390,7 +390,9 @@ def test_missing_file(tmp_path, output):
 def test_file_that_is_not_hdf5(tmp_path, output, content):
     path = tmp_path / "codes.h5"
     path.write_bytes(content)
-    assert f"{path}: cannot be opened as HDF5" in error_of("train", path, "-o", output)
+    said = error_of("train", path, "-o", output)
+    reason = "is a text (" if content[:1] == b"a" else "cannot be opened as HDF5"
+    assert f"{path}: {reason}" in said
 
 
 def test_truncated_codes(codes, tmp_path, output):
@@ -406,7 +408,7 @@ def test_foreign_hdf5(tmp_path, output, kind):
         file["codes"] = np.zeros((3, 4))
         if kind is not None:
             file.attrs["kind"] = kind
-    assert f"{path}: an HDF5 file, but not one of codes" in error_of("train", path, "-o", output)
+    assert f"{path}: is an HDF5 file of another program " in error_of("train", path, "-o", output)
 
 
 def test_unfinished_codes(edited, output):

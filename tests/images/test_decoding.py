@@ -23,6 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from cnncodes.errors import ImageError, ParameterError
+from cnncodes.image_formats import is_image
 from cnncodes.images.decoding import (
     LoadedImage,
     decode_image,
@@ -31,7 +32,6 @@ from cnncodes.images.decoding import (
     load_images,
     prepare_image,
 )
-from cnncodes.images.formats import is_image
 from cnncodes.images.limits import pixels_text
 from tests.helpers import encode_image
 

@@ -205,7 +205,7 @@ def test_refuses_a_large_hole_as_a_table(tmp_path: Path) -> None:
 
 
 def test_refuses_a_source_that_is_missing(tmp_path: Path) -> None:
-    remedy = "name a folder of images or a CSV file"
+    remedy = "name a folder of images, or a CSV file with the columns path and label"
     assert refusal(tmp_path / "typo").endswith(f"no such file; {remedy}")
     os.mkfifo(tmp_path / "pipe")
     kind = "a named pipe (FIFO), but a regular file is needed"
@@ -323,7 +323,7 @@ def test_takes_an_empty_label_for_none(tmp_path: Path) -> None:
         ("path,label\na.jpg,cat\nb.jpg\n", ", line 3: has no label"),
         ("path,label\na.jpg,cat\n\x81".encode("latin-1"), ": neither a folder nor a CSV file;"),
         (b"path,label\na.jpg,cat\n\0\xff", ": neither a folder nor a CSV file;"),
-        (IMAGE + b"\xff", ": neither a folder nor a CSV file;"),
+        (IMAGE + b"\xff", ": is an image (predict takes it, and extract a folder of such), not a"),
         (f"path,label\n{'x' * 200_000},cat\n", ": not a readable CSV file (field larger than"),
     ],
 )

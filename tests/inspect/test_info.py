@@ -61,6 +61,7 @@ def test_backbone(small_backbone):
     assert 0 < result.pop("parity") < 1e-4
     assert result == {
         "what": "a backbone",
+        "use": "extract, quantize, bundle and bench take it",
         "format": "1",
         "backbone": "inception_v3",
         "weights": "random:0",
@@ -110,14 +111,14 @@ def test_app(app, head):
     assert result["what"] == "an app"
     assert result["input"] == "images: uint8 [N, 75, 75, 3]"
     differing = {key for key in heads if result[key] != heads[key]}
-    assert differing == {"what", "input"}
+    assert differing == {"what", "use", "input"}
     assert info_text(app)["what"] == "an app"
 
 
 def test_codes(codes, photos):
     result = info_json(codes)
     counts = {str(digit): len(list((photos / str(digit)).iterdir())) for digit in range(10)}
-    assert result["what"] == "codes"
+    assert result["what"] == "a codes file"
     assert result["images"] == 120
     assert result["images_by_class"] == counts
     assert result["images_skipped"] == 0
@@ -146,7 +147,7 @@ def test_unfinished_codes(codes, tmp_path):
     with h5py.File(path, "r+") as file:
         file.attrs["complete"] = False
     result = info_json(path)
-    assert result["what"] == "unfinished codes"
+    assert result["what"] == "an unfinished codes file"
     assert "cnncodes extract" in result["use"]
 
 
@@ -186,8 +187,9 @@ def test_keras_weights(tmp_path, sign):
         else:
             target = file if sign == "layer_names" else file.create_group(sign)
             target.attrs["layer_names"] = [b"conv2d"]
-    assert info_json(path) == {"what": "Keras weights"}
-    assert info_text(path) == {"what": "Keras weights"}
+    told = info_text(path)
+    assert told["what"] == "Keras weights"
+    assert told["use"] == "export --weights takes them"
 
 
 @pytest.mark.parametrize("kind", [None, "weights", [1, 2], 7])
@@ -197,12 +199,13 @@ def test_foreign_hdf5(tmp_path, kind):
         file["numbers"] = np.zeros(3)
         if kind is not None:
             file.attrs["kind"] = kind
-    assert info_json(path) == {"what": "an HDF5 file, not one of cnncodes"}
+    assert info_json(path)["what"] == "an HDF5 file of another program"
 
 
 def test_foreign_model(tmp_path):
     assert info_json(save_relu(tmp_path / "relu.onnx")) == {
-        "what": "an ONNX model, not one of cnncodes",
+        "what": "an ONNX model of another program",
+        "use": "no command takes it",
         "input": "x: float32 [N, 3]",
         "output": "y: float32 [N, 3]",
     }
@@ -213,7 +216,7 @@ def test_foreign_model_without_inputs(tmp_path):
     node = helper.make_node("Constant", [], ["y"], value=value)
     output = helper.make_tensor_value_info("y", FLOAT, [1])
     result = info_json(save_model(tmp_path / "constant.onnx", [], [output], [node]))
-    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["what"] == "an ONNX model of another program"
     assert result["input"] == "none"
 
 
@@ -222,7 +225,7 @@ def test_foreign_model_that_takes_a_sequence(tmp_path):
     length = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [])
     node = helper.make_node("SequenceLength", ["x"], ["y"])
     result = info_json(save_model(tmp_path / "length.onnx", [sequence], [length], [node]))
-    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["what"] == "an ONNX model of another program"
     assert result["input"].startswith("x: ")
     assert result["output"] == "y: int64 []"
 
@@ -234,13 +237,13 @@ def test_foreign_model_of_an_unknown_type(tmp_path, number):
     model.graph.input[0].type.tensor_type.elem_type = number
     onnx.save(model, str(path))
     result = info_json(path)
-    assert result["what"] == "an ONNX model, not one of cnncodes"
+    assert result["what"] == "an ONNX model of another program"
     assert result["input"].startswith("x: ")
 
 
 def test_foreign_model_with_metadata(tmp_path):
     path = save_relu(tmp_path / "relu.onnx", {"author": "another", "cnncodes.kind": "wheel"})
-    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    assert info_json(path)["what"] == "an ONNX model of another program"
 
 
 def refused_models():
@@ -273,7 +276,8 @@ def test_foreign_model_that_is_not_opened_is_described_all_the_same(tmp_path, re
     path, model = tmp_path / "model.onnx", refused_models()[reason]
     path.write_bytes(model.SerializeToString())
     assert info_json(path) == {
-        "what": "an ONNX model, not one of cnncodes",
+        "what": "an ONNX model of another program",
+        "use": "no command takes it",
         "input": "x: float32 [N, 3]",
         "output": "y: float32 [N, 3]",
     }
@@ -288,7 +292,8 @@ def test_model_whose_input_is_described_without_end(tmp_path):
     model.graph.input[0].doc_string = "x" * 200_000
     onnx.save(model, str(path))
     assert info_json(path) == {
-        "what": "an ONNX model, not one of cnncodes",
+        "what": "an ONNX model of another program",
+        "use": "no command takes it",
         "input": "none",
         "output": "y: float32 [N, 3]",
     }
@@ -296,10 +301,10 @@ def test_model_whose_input_is_described_without_end(tmp_path):
 
 def test_foreign_model_with_metadata_without_end_or_that_are_no_text(tmp_path):
     path = save_relu(tmp_path / "relu.onnx", {"note": "x" * 17_000_000})
-    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    assert info_json(path)["what"] == "an ONNX model of another program"
     path = save_relu(tmp_path / "relu.onnx", {"note": "yyyy"})
     path.write_bytes(path.read_bytes().replace(b"yyyy", b"\xff\xfe\xff\xfe"))
-    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    assert info_json(path)["what"] == "an ONNX model of another program"
 
 
 def test_fields_without_end_are_no_model(tmp_path):
@@ -310,7 +315,7 @@ def test_fields_without_end_are_no_model(tmp_path):
 
 def test_model_of_a_later_format(head, tmp_path):
     path = with_entry(head, tmp_path / "head.onnx", "cnncodes.format", "99")
-    assert info_json(path)["what"] == "a cnncodes head of another format"
+    assert info_json(path)["what"] == "a head of another format"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +343,8 @@ def test_image(tmp_path):
     Image.new("RGB", (8, 8)).save(path, "PNG")
     assert info_json(path) == {
         "what": "an image",
-        "use": f"cnncodes predict APP.onnx {path}",
+        "use": "predict takes it, and extract a folder of such",
+        "bytes": path.stat().st_size,
     }
 
 
@@ -353,12 +359,14 @@ def test_empty_file(tmp_path):
 def test_other_files_whatever_they_are_called(tmp_path, suffix, content):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(content)
-    assert info_json(path) == {"what": "nothing cnncodes knows", "bytes": len(content)}
+    told = info_json(path)
+    assert told["what"] == ("nothing cnncodes knows" if b"\0" in content else "a text")
+    assert told["bytes"] == len(content)
 
 
 def test_model_whatever_it_is_called(tmp_path):
     path = save_relu(tmp_path / "model.json")
-    assert info_json(path)["what"] == "an ONNX model, not one of cnncodes"
+    assert info_json(path)["what"] == "an ONNX model of another program"
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +407,7 @@ def test_wild_bytes(tmp_path_factory, small_files, start, position, wild):
 
 def test_folder_of_images(photos):
     result = info_json(photos)
-    assert result["what"] == "a source of images"
+    assert result["what"] == "a folder of images"
     assert result["images"] == 120
     assert result["images_by_class"]["8"] == len(list((photos / "8").iterdir()))
     assert info_text(photos)["images"] == "120"
@@ -419,7 +427,7 @@ def test_csv(tmp_path):
     path = tmp_path / "list.CSV"
     path.write_text("path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,\n")
     result = info_json(path)
-    assert result["what"] == "a source of images"
+    assert result["what"] == "a CSV file"
     assert result["images"] == 4
     assert result["images_by_class"] == {"cat": 2, "dog": 1}
 
@@ -442,6 +450,7 @@ def test_learning_curve(codes, tmp_path):
     run_command("curve", codes, "-o", path, "--per-class", "3,2", "--C", "3", "--seeds", "2")
     assert info_json(path) == {
         "what": "a learning curve",
+        "use": "evaluate --curve takes it",
         "format": "1",
         "codes": [str(codes)],
         "backbones": ["inception_v3, random:0 weights"],

@@ -259,9 +259,9 @@ def test_model_that_gives_no_numbers(
 
 def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a text")
-    assert "cannot be opened as an ONNX model" in error_of("verify", tmp_path / "text")
+    assert "is a text (no command takes it)" in error_of("verify", tmp_path / "text")
     assert "absent: no such file; name a codes file" in error_of("verify", tmp_path / "absent")
-    assert "is a folder, not a regular file; name" in error_of("verify", tmp_path)
+    assert "is a folder without images (no command takes it), not" in error_of("verify", tmp_path)
     assert ": source is for a codes file" in error_of("verify", app, "--source", photos)
 
 

@@ -14,8 +14,8 @@ from pillow_heif import from_pillow
 
 from cnncodes import CodeStore
 from cnncodes.errors import ImageError
+from cnncodes.image_formats import RAW, SUFFIXES, TABLE, format_of, is_image
 from cnncodes.images.decoding import decode_image, load_image
-from cnncodes.images.formats import RAW, SUFFIXES, TABLE, format_of, is_image
 from cnncodes.images.sources import find_images
 from tests.conftest import Run
 
@@ -190,7 +190,7 @@ def test_films_and_texts_are_no_images(head: bytes) -> None:
 
 
 def test_names_the_remedy_where_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cnncodes.images.formats as formats
+    import cnncodes.image_formats as formats
 
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r"HEIC: pip install 'cnncodes\[heic\]', or save it"):
