@@ -11,10 +11,12 @@ import numpy as np
 
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.extract.store import CodeStore
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
 from cnncodes.printing import print_note
+from cnncodes.progress import Progress
 
 N_IMAGES = 600
 N_SHOWN = 5
@@ -40,7 +42,7 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
     CnncodesError
         A step failed.
     """
-    from cnncodes.export.keras_onnx import fetch_imagenet_weights
+    from cnncodes.export.weights import fetch_weights
 
     def step(*arguments: str | Path) -> None:
         """Print a command, then run it: what is printed is what is done."""
@@ -50,7 +52,9 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
 
     _make_empty(folder)
     try:
-        fetch_imagenet_weights("inception_v3", on_note=print_note)
+        with Progress("download", "MB") as progress:
+            network = BACKBONES["inception_v3"]
+            fetch_weights(network, DEFAULT_INPUT_SIZE, progress=progress, on_note=print_note)
         weights = "imagenet"
         click.echo("InceptionV3 with its ImageNet weights, on handwritten digits.")
     except WeightsError:
