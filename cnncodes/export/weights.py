@@ -140,11 +140,12 @@ def fetch_weights(
     """
     name = spec.weights_file_for(input_size)
     address = f"{spec.weights_address}/{name}"
+    size = spec.weights_bytes if name == spec.weights_file else None  # of that one it is known
     path = keras_home() / "models" / name
     again = ""
     if is_file(path):
         try:
-            fault = fault_of(path, spec.weights_bytes, spec.weights_checksum)
+            fault = fault_of(path, size, spec.weights_checksum)
         except OSError as error:
             raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
         if not fault:
@@ -155,7 +156,7 @@ def fetch_weights(
     download(
         address,
         path,
-        size=spec.weights_bytes,
+        size=size,
         checksum=spec.weights_checksum,
         remedy=f"fetch it with a browser and pass weights='FILE' or put it at {path}, copy an "
         "exported .onnx file from another machine, or try things out with weights='random'",
