@@ -14,7 +14,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import Request, build_opener
 
 from cnncodes._version import __version__
 from cnncodes.errors import CnncodesError
@@ -143,7 +143,8 @@ def _transfer(address: str, part: Path, start: int, progress: Progress) -> None:
         headers["Range"] = f"bytes={start}-"
         headers["If-Range"] = formatdate(part.stat().st_mtime, usegmt=True)
     try:
-        response = urlopen(Request(address, headers=headers), timeout=SECONDS_OF_SILENCE)
+        request = Request(address, headers=headers)
+        response = build_opener().open(request, timeout=SECONDS_OF_SILENCE)
     except HTTPError as cause:
         cause.close()
         if cause.code == _NOT_SATISFIABLE and start:  # longer than the file, or complete
