@@ -22,9 +22,14 @@ ALLOWED = {
     "cnncodes.export.backbones": set(),
     "cnncodes.export.simplify": {"numpy", "onnx"},
     "cnncodes.quantize.quantize": {"numpy", "onnx", "onnxruntime", "PIL"},
+    "cnncodes.export.architectures": set(),
+    "cnncodes.export.direct": {"numpy", "onnx"},
+    "cnncodes.export.export": {"numpy"},
     "cnncodes.export.keras_onnx": {"numpy"},
     "cnncodes.export.keras_settings": {"numpy"},
     "cnncodes.export.keras_weights": {"numpy"},
+    "cnncodes.export.weights": {"numpy"},
+    "cnncodes.download": set(),
     "cnncodes.extract": set(),
     "cnncodes.extract.backbone": {"numpy", "PIL"},
     "cnncodes.inspect.bench": {"numpy"},
@@ -70,7 +75,17 @@ ALLOWED = {
 LAYERS = (
     *("_version", "errors", "text", "files", "output", "bounds", "hdf5", "parameters", "machine"),
     "concurrency",
-    *("progress", "streams", "interrupts", "models", "images", "export", "extract", "quantize"),
+    *(
+        "progress",
+        "download",
+        "streams",
+        "interrupts",
+        "models",
+        "images",
+        "export",
+        "extract",
+        "quantize",
+    ),
     *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
 )
 

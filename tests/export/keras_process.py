@@ -51,23 +51,28 @@ def command(*arguments: str) -> None:
     main(arguments, prog_name="cnncodes")
 
 
-def save_codes(
-    keras_class: str, module: str, images: np.ndarray, path: Path, trained: bool
-) -> None:
-    """Build a network from the same seed as we do, by Keras's public functions; save its codes.
+def save_codes(name: str, images: np.ndarray, path: Path, trained: bool) -> None:
+    """Build a network by Keras's public functions, with our random weights; save its codes.
 
     Beside them go its weights. `trained` gives it statistics such as training leaves.
     """
     import keras
 
-    keras.utils.set_random_seed(0)
-    network = getattr(keras.applications, keras_class)(
+    from cnncodes.export.architectures import layers_of
+    from cnncodes.export.backbones import BACKBONES
+    from cnncodes.export.weights import random_weights
+
+    spec = BACKBONES[name]
+    network = getattr(keras.applications, spec.keras_class)(
         include_top=False, weights=None, input_shape=images.shape[1:]
     )
+    weights = random_weights(layers_of(name, images.shape[1]), 0)
+    network.set_weights([each for arrays in weights.values() for each in arrays])
     for layer in network.layers:
         if trained and isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.random.uniform(0.5, 1.5, each.shape) for each in layer.weights])
-    prepared = getattr(keras.applications, module).preprocess_input(images.astype("float32"))
+    prepare = getattr(keras.applications, spec.keras_module).preprocess_input
+    prepared = prepare(images.astype("float32"))
     np.save(path, network.predict(prepared, verbose=0))
     network.save_weights(f"{path}.weights.h5")
 
