@@ -110,19 +110,29 @@ def _described(layer: Any) -> dict[str, Any]:
     }
 
 
+def well_conditioned(name: str, size: int) -> dict[str, list[np.ndarray]]:
+    """Return random weights with which float32 computes codes as well as with trained ones.
+
+    With those that Keras draws for EfficientNet it does not: without training it is chaotic.
+    """
+    from cnncodes.export.architectures import layers_of
+    from cnncodes.export.weights import random_weights
+
+    layers = [replace(layer, initializer="glorot") for layer in layers_of(name, size)]
+    return random_weights(layers, 0)
+
+
 def save_reference(name: str, images: np.ndarray, folder: Path) -> None:
     """Save the codes of a network in double and single precision, and its weights.
 
-    Twice: with random weights as we draw them, and with statistics in the batch normalization.
+    Twice: with `well_conditioned` weights, and with statistics in the batch normalization too.
     These weights are saved in Keras 3's layout and, as Keras publishes them, in that of Keras 1,
     of a network that is not the first of the process.
     """
     import keras
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-    from cnncodes.export.architectures import layers_of
     from cnncodes.export.backbones import BACKBONES
-    from cnncodes.export.weights import random_weights
 
     def build() -> Any:
         construct = getattr(keras.applications, spec.keras_class)
@@ -135,7 +145,7 @@ def save_reference(name: str, images: np.ndarray, folder: Path) -> None:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     double = build()
-    weights = random_weights(layers_of(name, images.shape[1]), 0)
+    weights = well_conditioned(name, images.shape[1])
     single.set_weights([each for arrays in weights.values() for each in arrays])
     random = np.random.default_rng(0)
     for label in ("random", "trained"):
