@@ -2,7 +2,7 @@
 
 Data moves one way, and so do imports::
 
-    export    a Keras network      ->  backbone.onnx          once, needs TensorFlow
+    export    a Keras network      ->  backbone.onnx          once
     quantize  backbone.onnx        ->  backbone.int8.onnx     optional, several times as fast
     extract   images               ->  codes.h5               needs onnxruntime
     head      codes                ->  head.onnx              logistic regression or SGD softmax
@@ -14,7 +14,8 @@ Data moves one way, and so do imports::
 the options of `cli_options`, the output of `printing`, the standard streams of `streams` and the
 signals of `interrupts`; `demo` runs them all. Below everything else lie `errors`, `text`,
 `parameters` and `bounds` (the ranges of what is passed and of what files hold), `files`, `hdf5` and
-`output` (looking at paths, reading HDF5, replacing files), `progress`, `concurrency` and `machine`.
+`output` (looking at paths, reading HDF5, replacing files), `download`, `progress`, `concurrency`
+and `machine`.
 
 The names below are imported when first used, so that a program which only classifies needs
 nothing beyond numpy, onnxruntime and Pillow.

@@ -48,7 +48,7 @@ from cnncodes.errors import (
     SaturationWarning,
     SourceError,
 )
-from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
+from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
 from cnncodes.parameters import (
@@ -192,7 +192,7 @@ def main(debug: bool, quiet: bool) -> None:
 
 @main.command(
     **_help(
-        "A Keras network becomes backbone.onnx (once; needs TensorFlow).",
+        "A Keras network becomes backbone.onnx (once).",
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
@@ -204,8 +204,8 @@ def main(debug: bool, quiet: bool) -> None:
     default="imagenet",
     show_default=True,
     metavar="imagenet|random|FILE",
-    help="Keras downloads ImageNet's itself; FILE is a .weights.h5, .h5 or .keras file that Keras "
-    "saved, of the network or of a model around it.",
+    help="imagenet is Keras's file, downloaded once; FILE is a .weights.h5, .h5 or .keras file "
+    "that Keras saved, of the network or of a model around it.",
 )
 @click.option(
     "--input-size",
@@ -229,25 +229,33 @@ def main(debug: bool, quiet: bool) -> None:
     show_default=True,
     help="Write convolutions with fewer multiplications; quicker in onnxruntime on a CPU.",
 )
+@click.option(
+    "--converter",
+    type=click.Choice(CONVERTERS),
+    default="direct",
+    show_default=True,
+    help="direct takes seconds; tf2onnx needs TensorFlow, and gives the same codes.",
+)
 @overwrite_option
 @json_option
 def export(
     backbone: str | None, list_all: bool, output: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Turn a Keras network without its top into an ONNX file. Needs TensorFlow.
+    """Turn a Keras network without its top into an ONNX file. Needs no TensorFlow.
 
-    With --list it prints the table of networks, without TensorFlow.
+    With --list it prints the table of networks.
     """
     if list_all:
         emit(list(BACKBONES.values()), as_json, print_backbones)
         return
     if backbone is None:
         raise click.UsageError("name a network; cnncodes export --list prints them")
-    from cnncodes.export.keras_onnx import export_backbone
+    from cnncodes.export.export import export_backbone
+    from cnncodes.progress import Progress
 
-    click.echo(f"building, converting and checking {backbone}, half a minute or so …", err=True)
     path = output or Path(f"{backbone}.onnx")
-    exported = export_backbone(backbone, path, on_note=print_note, **options)
+    with Progress("download", "MB") as progress:
+        exported = export_backbone(backbone, path, progress=progress, on_note=print_note, **options)
     emit(exported, as_json, print_export, to_json=export_to_json)
 
 

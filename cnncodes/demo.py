@@ -13,12 +13,14 @@ import numpy as np
 
 from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
+from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists, is_file
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
 from cnncodes.printing import print_note
+from cnncodes.progress import Progress
 from cnncodes.text import shown
 
 REPLACING = ("export", "train", "evaluate", "bundle")  # commands that keep no file by themselves
@@ -46,7 +48,7 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
     CnncodesError
         A step failed.
     """
-    from cnncodes.export.keras_onnx import fetch_imagenet_weights
+    from cnncodes.export.weights import fetch_weights
 
     def step(*arguments: str | Path) -> None:
         """Print a command, then run it: what is printed is what is done."""
@@ -59,7 +61,9 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
     program = words_of_program(sys.argv[0])
     _make_empty(folder)
     try:
-        fetch_imagenet_weights("inception_v3", on_note=print_note)
+        with Progress("download", "MB") as progress:
+            network = BACKBONES["inception_v3"]
+            fetch_weights(network, DEFAULT_INPUT_SIZE, progress=progress, on_note=print_note)
         weights = "imagenet"
         click.echo("InceptionV3 with its ImageNet weights, on handwritten digits.")
     except WeightsError:

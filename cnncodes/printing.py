@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
     from cnncodes.export.backbones import BackboneSpec
-    from cnncodes.export.keras_onnx import Export
+    from cnncodes.export.export import Export
     from cnncodes.extract.convert import Conversion
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.head.sgd.softmax import Epoch

@@ -1,7 +1,7 @@
 """What the tests share: real exported networks, images, and each file of the chain made once.
 
-TensorFlow is needed to export, and runs in processes of its own: what the rest of the package
-does is tested without it ever being imported.
+An export compares its codes with Keras's where TensorFlow is installed, and runs in processes of
+its own: what the rest of the package does is tested without TensorFlow ever being imported.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from cnncodes.errors import OutputError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.evaluate.report import Report
-from cnncodes.export.keras_onnx import export_backbone
+from cnncodes.export.export import export_backbone
 from cnncodes.extract.convert import convert_codes
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.sgd.softmax import SGDSoftmax

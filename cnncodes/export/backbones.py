@@ -1,11 +1,13 @@
-"""The table of backbones; a new one is a row here and nothing else."""
+"""The table of backbones; a new one is a row here and a function in `architectures`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+CONVERTERS = ("direct", "tf2onnx")
 DEFAULT_INPUT_SIZE = 224
 _SIZES_WITH_WEIGHTS = (96, 128, 160, 192)
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,18 @@ class BackboneSpec:
         The module below ``keras.applications`` that holds its ``preprocess_input``.
     min_input_size : int
         The smallest height and width, in pixels, that Keras accepts without the top.
+    preprocessing : {"scaled", "caffe", "none"}
+        What that ``preprocess_input`` does: scale pixels to −1 … 1, order them blue, green, red
+        and subtract their means, or nothing, where layers of the network do it.
     weights_file : str
         The file in which Keras publishes and caches the ImageNet weights without the top, for
         inputs of `DEFAULT_INPUT_SIZE`.
+    weights_address : str
+        URL of the folder from which Keras downloads it.
+    weights_bytes : int
+        Its size.
+    weights_checksum : str
+        What Keras checks, ``md5:`` and the digest; empty where Keras publishes none.
     code_shape : tuple of int
         Shape of an image's codes at `DEFAULT_INPUT_SIZE`, without pooling.
     n_parameters : int
@@ -37,7 +48,11 @@ class BackboneSpec:
     keras_class: str
     keras_module: str
     min_input_size: int
+    preprocessing: str
     weights_file: str
+    weights_address: str
+    weights_bytes: int
+    weights_checksum: str
     code_shape: tuple[int, ...]
     n_parameters: int
     n_multiply_adds: int
@@ -60,7 +75,11 @@ BACKBONES = {
             keras_class="InceptionV3",
             keras_module="inception_v3",
             min_input_size=75,
+            preprocessing="scaled",
             weights_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_address=f"{_KERAS}/inception_v3",
+            weights_bytes=87_910_968,
+            weights_checksum="md5:bcbd6486424b2319ff4ef7d526e38f63",
             code_shape=(5, 5, 2048),
             n_parameters=21_768_352,
             n_multiply_adds=2_835_873_120,
@@ -70,7 +89,11 @@ BACKBONES = {
             keras_class="VGG16",
             keras_module="vgg16",
             min_input_size=32,
+            preprocessing="caffe",
             weights_file="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_address=f"{_KERAS}/vgg16",
+            weights_bytes=58_889_256,
+            weights_checksum="md5:6d6bbae143d832006294945121d1f1fc",
             code_shape=(7, 7, 512),
             n_parameters=14_714_688,
             n_multiply_adds=15_346_630_656,
@@ -80,7 +103,11 @@ BACKBONES = {
             keras_class="VGG19",
             keras_module="vgg19",
             min_input_size=32,
+            preprocessing="caffe",
             weights_file="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_address=f"{_KERAS}/vgg19",
+            weights_bytes=80_134_624,
+            weights_checksum="md5:253f8cb515780f3b799900260a226db6",
             code_shape=(7, 7, 512),
             n_parameters=20_024_384,
             n_multiply_adds=19_508_428_800,
@@ -90,7 +117,11 @@ BACKBONES = {
             keras_class="MobileNetV2",
             keras_module="mobilenet_v2",
             min_input_size=32,
+            preprocessing="scaled",
             weights_file="mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+            weights_address=f"{_KERAS}/mobilenet_v2",
+            weights_bytes=9_406_464,
+            weights_checksum="",
             code_shape=(7, 7, 1280),
             n_parameters=2_206_816,
             n_multiply_adds=299_494_272,
@@ -100,7 +131,11 @@ BACKBONES = {
             keras_class="ResNet50",
             keras_module="resnet50",
             min_input_size=32,
+            preprocessing="caffe",
             weights_file="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_address=f"{_KERAS}/resnet",
+            weights_bytes=94_765_736,
+            weights_checksum="md5:4d473c1dd8becc155b73f8504c6f6626",
             code_shape=(7, 7, 2048),
             n_parameters=23_481_472,
             n_multiply_adds=3_855_925_248,
@@ -110,7 +145,11 @@ BACKBONES = {
             keras_class="EfficientNetV2B0",
             keras_module="efficientnet_v2",
             min_input_size=32,
+            preprocessing="none",
             weights_file="efficientnetv2-b0_notop.h5",
+            weights_address=f"{_KERAS}/efficientnet_v2",
+            weights_bytes=24_274_472,
+            weights_checksum="md5:893217f2bb855e2983157299931e43ff",
             code_shape=(7, 7, 1280),
             n_parameters=5_828_400,
             n_multiply_adds=716_806_176,

@@ -34,7 +34,7 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._template = model
+        self._template = _without_content(model)
         self.nodes: list[onnx.NodeProto] = list(model.graph.node)
         self.constants: dict[str, NDArray[Any]] = {
             each.name: numpy_helper.to_array(each) for each in model.graph.initializer
@@ -90,7 +90,14 @@ class Graph:
 
     def shapes(self) -> dict[str, list[int]]:
         """Return the shapes of tensors, as far as they can be inferred; 0 is an unknown length."""
-        inferred = onnx.shape_inference.infer_shapes(self.model()).graph
+        # Weights go in as inputs: only their shapes matter, and each copy of them takes memory.
+        weights = {name: each for name, each in self.constants.items() if each.dtype == np.float32}
+        model = self._model({n: each for n, each in self.constants.items() if n not in weights})
+        model.graph.input.extend(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, each.shape)
+            for name, each in weights.items()
+        )
+        inferred = onnx.shape_inference.infer_shapes(model).graph
         return {
             value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
             for value in (*inferred.input, *inferred.value_info, *inferred.output)
@@ -109,25 +116,40 @@ class Graph:
         onnx.ModelProto
             A model without metadata.
         """
-        model = onnx.ModelProto()
-        model.CopyFrom(self._template)
-        del model.metadata_props[:]
-        graph = model.graph
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(self.nodes)
-        read = {name for node in self.nodes for name in node.input}
-        graph.initializer.extend(
-            numpy_helper.from_array(value, name)
-            for name, value in self.constants.items()
-            if name in read
-        )
+        model = self._model(self.constants)
         if outputs is not None:
-            del graph.output[:]
-            graph.output.extend(
+            del model.graph.output[:]
+            model.graph.output.extend(
                 helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
                 for name in outputs
             )
         return model
+
+    def _model(self, constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+        """Build a model with some of the constants, as far as nodes read them."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._template)
+        model.graph.node.extend(self.nodes)
+        read = {name for node in self.nodes for name in node.input}
+        for name, value in constants.items():
+            if name in read:
+                model.graph.initializer.add().CopyFrom(numpy_helper.from_array(value, name))
+        return model
+
+
+def _without_content(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of the same versions, inputs and outputs, without nodes and constants."""
+    empty = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        functions=model.functions,
+    )
+    empty.graph.name = model.graph.name
+    empty.graph.input.extend(model.graph.input)
+    empty.graph.output.extend(model.graph.output)
+    return empty
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

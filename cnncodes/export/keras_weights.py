@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import WeightsError
+from cnncodes.export.architectures import Layer
 from cnncodes.files import HDF5_SIGNATURE, check_filled
 from cnncodes.models.kinds import KERAS_MEMBER, find_kind, wrong_kind
 from cnncodes.text import first_line
@@ -46,22 +47,16 @@ _VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)
 _NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
-Shapes = list[tuple[int, ...]]
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer with weights: its name, its class in snake case, and the shapes of its weights."""
+class _Stored:
+    """A layer of a file: its name, class in snake case, and datasets with their shapes."""
 
     name: str
     kind: str
-    shapes: Shapes
-
-
-@dataclass(frozen=True)
-class _Stored(_Layer):
-    """A layer of a file, with the datasets of its weights in the order of `shapes`."""
-
+    weights: Shapes
     datasets: list[h5py.Dataset]
 
 
@@ -73,28 +68,31 @@ class _Candidate:
     by_class: bool
 
 
-def load_weights(network: Any, path: Path, name: str) -> None:
-    """Load the weights of a network from a file.
+def read_weights(
+    layers: Sequence[Layer], path: Path, name: str
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Read the weights of a network from a file.
 
     Parameters
     ----------
-    network : keras.Model
-        The network, without its top.
+    layers : sequence of Layer
+        The network, without its top, in the order of Keras.
     path : Path
         A ``.weights.h5``, ``.h5`` or ``.keras`` file of it, or of a model that contains it.
     name : str
         The name of the network in messages.
+
+    Returns
+    -------
+    dict of str to list of ndarray of float32
+        The weights of each layer that has some, by its name, in Keras's order.
 
     Raises
     ------
     WeightsError
         The file is damaged, is not one of Keras's, or does not hold the network exactly once.
     """
-    layers = [layer for layer in network.layers if layer.weights]
-    wanted = [
-        _Layer(each.name, _snake_case(type(each).__name__), [tuple(w.shape) for w in each.weights])
-        for each in layers
-    ]
+    wanted = [layer for layer in layers if layer.weights]
     with _opened(path) as (file, raw):
         try:
             candidates = _candidates(file, raw)
@@ -113,8 +111,8 @@ def load_weights(network: Any, path: Path, name: str) -> None:
             "a .weights.h5, .h5 or .keras file"
         )
     save = (
-        f'save the network alone, model.get_layer("{network.name}").save_weights('
-        '"network.weights.h5"), under the name that model.summary() shows'
+        'save the network alone, model.get_layer(NAME).save_weights("network.weights.h5"), where '
+        "NAME is what model.summary() calls it"
     )
     if len(matches) > 1:
         raise WeightsError(f"{path}: holds weights for {name} more than once; {save}")
@@ -123,8 +121,7 @@ def load_weights(network: Any, path: Path, name: str) -> None:
             f"{path}: does not fit {name} without its top: {_misfit(wanted, candidates)}; if it is "
             f"part of a larger model, {save}"
         )
-    for layer, arrays in zip(layers, values, strict=True):
-        layer.set_weights(arrays)
+    return {layer.name: arrays for layer, arrays in zip(wanted, values, strict=True)}
 
 
 def check_weights_kind(path: Path, remedy: str) -> None:
@@ -235,7 +232,8 @@ def _numbered_candidates(datasets: dict[str, h5py.Dataset]) -> list[_Candidate]:
             parts = _NUMBERED.fullmatch(name)
             assert parts is not None
             weights = [variables[index] for index in sorted(variables)]
-            layer = _Stored(name, parts["kind"], [each.shape for each in weights], weights)
+            shapes = tuple(each.shape for each in weights)
+            layer = _Stored(name, parts["kind"], shapes, weights)
             numbered.append((int(parts["number"] or 0), layer))
         numbered.sort(key=lambda each: each[0])
         candidates.append(_Candidate([layer for _, layer in numbered], by_class=True))
@@ -267,7 +265,7 @@ def _named_candidates(
 def _named(name: str, datasets: list[h5py.Dataset]) -> _Stored:
     parts = _NUMBERED.fullmatch(name)
     kind = parts["kind"] if parts else ""
-    return _Stored(name, kind, [each.shape for each in datasets], datasets)
+    return _Stored(name, kind, tuple(each.shape for each in datasets), datasets)
 
 
 def _listed(raw: RawFile, group: h5py.Group, name: str) -> list[str]:
@@ -278,7 +276,7 @@ def _listed(raw: RawFile, group: h5py.Group, name: str) -> list[str]:
     return [text for each in names for text in raw.text_list(group, each)]
 
 
-def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]:
+def _matches(wanted: list[Layer], candidate: _Candidate) -> list[list[_Stored]]:
     """Return for each match of a network in a candidate the layers of the candidate."""
     stored = candidate.layers
     if candidate.by_class:
@@ -289,7 +287,7 @@ def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]
         # A deeper network, as ResNet101 is, may have layers of all these names and others between.
         contiguous = max(indices) - min(indices) == len(wanted) - 1
         if contiguous and all(
-            stored[index].shapes == layer.shapes
+            stored[index].weights == layer.weights
             for index, layer in zip(indices, wanted, strict=True)
         ):
             return [[stored[index] for index in indices]]
@@ -300,7 +298,7 @@ def _matches(wanted: list[_Layer], candidate: _Candidate) -> list[list[_Stored]]
     return matches or _matches_by_kind(wanted, stored)
 
 
-def _matches_by_kind(wanted: list[_Layer], stored: list[_Stored]) -> list[list[_Stored]]:
+def _matches_by_kind(wanted: list[Layer], stored: list[_Stored]) -> list[list[_Stored]]:
     """Match each class of layers by itself; return at most two matches."""
     matches: list[dict[str, Iterator[_Stored]]] = [{}]
     for kind in dict.fromkeys(layer.kind for layer in wanted):
@@ -311,29 +309,30 @@ def _matches_by_kind(wanted: list[_Layer], stored: list[_Stored]) -> list[list[_
     return [[next(each[layer.kind]) for layer in wanted] for each in matches[:2]]
 
 
-def _runs(wanted: Sequence[_Layer], stored: Sequence[_Layer]) -> list[int]:
+def _runs(wanted: Sequence[Layer], stored: Sequence[_Stored]) -> list[int]:
     """Return the indices at which layers of the wanted shapes begin among the stored ones."""
-    shapes = [layer.shapes for layer in wanted]
-    others = [layer.shapes for layer in stored]
+    shapes = [layer.weights for layer in wanted]
+    others = [layer.weights for layer in stored]
     n_starts = len(others) - len(shapes) + 1
     return [start for start in range(n_starts) if others[start : start + len(shapes)] == shapes]
 
 
-def _has_own_name(layer: _Layer) -> bool:
+def _has_own_name(layer: Layer) -> bool:
     """Whether the network names the layer; Keras's names are a class and a number."""
     return re.fullmatch(rf"{layer.kind}(_\d+)?", layer.name) is None
 
 
-def _misfit(wanted: list[_Layer], candidates: list[_Candidate]) -> str:
+def _misfit(wanted: list[Layer], candidates: list[_Candidate]) -> str:
     """Name the first layer that does not fit the candidate of which the most layers fit."""
     furthest, shapes = max(
         (_first_misfit(wanted, candidate) for candidate in candidates), key=lambda each: each[0]
     )
     layer = wanted[furthest]
-    return f"layer {layer.name} has weights of shape {layer.shapes}, the file {shapes or 'none'}"
+    stored = list(shapes) or "none"
+    return f"layer {layer.name} has weights of shape {list(layer.weights)}, the file {stored}"
 
 
-def _first_misfit(wanted: list[_Layer], candidate: _Candidate) -> tuple[int, Shapes]:
+def _first_misfit(wanted: list[Layer], candidate: _Candidate) -> tuple[int, Shapes]:
     """Return the index of the first layer that does not fit, and the shapes stored for it."""
     rest = {"": iter(candidate.layers)}
     if candidate.by_class:
@@ -343,9 +342,9 @@ def _first_misfit(wanted: list[_Layer], candidate: _Candidate) -> tuple[int, Sha
         }
     for index, layer in enumerate(wanted):
         stored = next(rest[layer.kind if candidate.by_class else ""], None)
-        if stored is None or stored.shapes != layer.shapes:
-            return index, stored.shapes if stored else []
-    return len(wanted) - 1, []
+        if stored is None or stored.weights != layer.weights:
+            return index, stored.weights if stored else ()
+    return len(wanted) - 1, ()
 
 
 def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
@@ -359,7 +358,3 @@ def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
             f"{path}: its weights are stored as {dataset.dtype.name}; save them as float32"
         )
     return np.asarray(dataset[()], np.float32)
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -175,6 +175,7 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
         **({"quantization": json.loads(info.quantization)} if info.quantization else {}),
         "parity": info.parity,
         "parity_images": info.parity_images,
+        "converter": info.converter,
     }
 
 

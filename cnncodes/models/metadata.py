@@ -61,6 +61,9 @@ class BackboneInfo:
         Of an int8 file: SHA-256 of the float32 file it was made from; else empty.
     quantization : str
         Of an int8 file: its settings and the closeness of its codes, as JSON; else empty.
+    converter : str
+        ``direct`` or ``tf2onnx``: what made the graph. Files of releases that had only tf2onnx
+        have no such entry.
     """
 
     backbone: str
@@ -74,6 +77,7 @@ class BackboneInfo:
     created_with: str
     parent_sha256: str = ""
     quantization: str = ""
+    converter: str = "tf2onnx"
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""

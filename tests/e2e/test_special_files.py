@@ -302,7 +302,7 @@ def test_what_is_no_path_is_refused_by_functions(value: object, chain: Chain) ->
     from cnncodes.evaluate.evaluate import evaluate
     from cnncodes.evaluate.learning_curve import learning_curves
     from cnncodes.evaluate.report import Report
-    from cnncodes.export.keras_onnx import export_backbone
+    from cnncodes.export.export import export_backbone
     from cnncodes.extract.pipeline import extract
     from cnncodes.head.train import train_head
     from cnncodes.images.sources import find_images

@@ -405,9 +405,7 @@ def test_codes_that_are_not_finite(small):
 
 def test_model_of_another_kind(small_backbone, codes, tmp_path):
     message = error_of("evaluate", small_backbone, codes)
-    assert (
-        "is a backbone (extract, quantize, bundle and bench take it), not a head" in message
-    )
+    assert "is a backbone (extract, quantize, bundle and bench take it), not a head" in message
     assert "no such file" in error_of("evaluate", tmp_path / "absent.onnx", codes)
 
 

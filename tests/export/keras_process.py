@@ -11,10 +11,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import h5py
 import numpy as np
 
 _LOADED = multiprocessing.get_context("forkserver")
@@ -49,25 +51,115 @@ def command(*arguments: str) -> None:
     main(arguments, prog_name="cnncodes")
 
 
-def save_codes(
-    keras_class: str, module: str, images: np.ndarray, path: Path, trained: bool
-) -> None:
-    """Build a network by Keras's public functions from the seed of `export`; save its codes.
+def save_codes(name: str, images: np.ndarray, path: Path, trained: bool) -> None:
+    """Build a network by Keras's public functions, with our random weights; save its codes.
 
     Its weights are saved beside them. With `trained` it has statistics like those of training.
     """
     import keras
 
-    keras.utils.set_random_seed(0)
-    network = getattr(keras.applications, keras_class)(
+    from cnncodes.export.architectures import layers_of
+    from cnncodes.export.backbones import BACKBONES
+    from cnncodes.export.weights import random_weights
+
+    spec = BACKBONES[name]
+    network = getattr(keras.applications, spec.keras_class)(
         include_top=False, weights=None, input_shape=images.shape[1:]
     )
+    weights = random_weights(layers_of(name, images.shape[1]), 0)
+    network.set_weights([each for arrays in weights.values() for each in arrays])
     for layer in network.layers:
         if trained and isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.random.uniform(0.5, 1.5, each.shape) for each in layer.weights])
-    prepared = getattr(keras.applications, module).preprocess_input(images.astype("float32"))
+    prepare = getattr(keras.applications, spec.keras_module).preprocess_input
+    prepared = prepare(images.astype("float32"))
     np.save(path, network.predict(prepared, verbose=0))
     network.save_weights(f"{path}.weights.h5")
+
+
+def save_layers(networks: list[tuple[str, str, int]], path: Path) -> None:
+    """Save what Keras says of each layer of networks: name, Keras class and input size of each."""
+    import keras
+
+    found = []
+    for _, keras_class, size in networks:
+        keras.backend.clear_session()
+        network = getattr(keras.applications, keras_class)(
+            include_top=False, weights=None, input_shape=(size, size, 3)
+        )
+        found.append([_described(layer) for layer in network.layers])
+    path.write_text(json.dumps(found))
+
+
+def _described(layer: Any) -> dict[str, Any]:
+    """Describe a layer of Keras by its configuration, as far as it matters for codes."""
+    config = layer.get_config()
+    wanted = ("kernel_size", "pool_size", "strides", "padding", "activation", "epsilon", "axis")
+    wanted += ("dilation_rate", "groups", "depth_multiplier", "max_value", "negative_slope")
+    wanted += ("threshold", "scale", "offset", "mean", "variance")
+    inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+    initializer = config.get("depthwise_initializer") or config.get("kernel_initializer") or {}
+    return {
+        "name": layer.name,
+        "kind": type(layer).__name__,
+        "inputs": [each._keras_history[0].name for each in inputs],
+        "shape": list(layer.output.shape[1:]),
+        "weights": [list(each.shape) for each in layer.weights],
+        "initializer": initializer.get("class_name"),
+        **{key: np.asarray(config[key]).tolist() for key in wanted if config.get(key) is not None},
+    }
+
+
+def well_conditioned(name: str, size: int) -> dict[str, list[np.ndarray]]:
+    """Return random weights with which float32 computes codes as well as with trained ones.
+
+    With those that Keras draws for EfficientNet it does not: without training it is chaotic.
+    """
+    from cnncodes.export.architectures import layers_of
+    from cnncodes.export.weights import random_weights
+
+    layers = [replace(layer, initializer="glorot") for layer in layers_of(name, size)]
+    return random_weights(layers, 0)
+
+
+def save_reference(name: str, images: np.ndarray, folder: Path) -> None:
+    """Save the codes of a network in double and single precision, and its weights.
+
+    Twice: with `well_conditioned` weights, and with statistics in the batch normalization too.
+    These weights are saved in Keras 3's layout and, as Keras publishes them, in that of Keras 1,
+    of a network that is not the first of the process.
+    """
+    import keras
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    from cnncodes.export.backbones import BACKBONES
+
+    def build() -> Any:
+        construct = getattr(keras.applications, spec.keras_class)
+        return construct(include_top=False, weights=None, input_shape=images.shape[1:])
+
+    spec = BACKBONES[name]
+    prepare = getattr(keras.applications, spec.keras_module).preprocess_input
+    build()
+    single = build()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    double = build()
+    weights = well_conditioned(name, images.shape[1])
+    single.set_weights([each for arrays in weights.values() for each in arrays])
+    random = np.random.default_rng(0)
+    for label in ("random", "trained"):
+        if label == "trained":
+            for layer in single.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.weights])
+        double.set_weights(single.get_weights())
+        for network, dtype in ((single, "float32"), (double, "float64")):
+            codes = network.predict(prepare(images.astype(dtype)), verbose=0)
+            np.save(folder / f"{label}.{dtype}.npy", codes)
+    single.save_weights(folder / "keras3.weights.h5")
+    with h5py.File(folder / "notop.h5", "w") as file:
+        save_weights_to_hdf5_group(file, single)
 
 
 def try_weight_files(name: str, size: int, folder: Path) -> None:
@@ -78,8 +170,9 @@ def try_weight_files(name: str, size: int, folder: Path) -> None:
     import keras
 
     from cnncodes.errors import WeightsError
+    from cnncodes.export.architectures import layers_of
     from cnncodes.export.backbones import BACKBONES
-    from cnncodes.export.keras_weights import load_weights
+    from cnncodes.export.keras_weights import read_weights
 
     spec = BACKBONES[name]
     construct = getattr(keras.applications, spec.keras_class)
@@ -101,9 +194,9 @@ def try_weight_files(name: str, size: int, folder: Path) -> None:
         for ending in (".weights.h5", ".keras", ".h5"):
             path = folder / f"{label}{ending}"
             (model.save_weights if ending == ".weights.h5" else model.save)(path)
-            loaded.set_weights([np.zeros(each.shape) for each in loaded.weights])
             try:
-                load_weights(loaded, path, name)
+                weights = read_weights(layers_of(name, size), path, name)
+                loaded.set_weights([each for layer in weights.values() for each in layer])
                 codes = loaded(images).numpy()
                 results[path.name] = float(np.abs(codes - expected).max() / np.abs(expected).max())
             except WeightsError as error:
@@ -168,7 +261,7 @@ def export_as_a_program(path: Path) -> None:
 
     import keras
 
-    from cnncodes.export.keras_onnx import export_backbone
+    from cnncodes.export.export import export_backbone
 
     keras.config.set_floatx("float16")
     keras.config.set_image_data_format("channels_first")
@@ -190,11 +283,13 @@ def export_as_a_program(path: Path) -> None:
 
 
 def export_without_download(path: Path, home: Path) -> None:
-    """Export with ImageNet's weights, where Keras finds a file of them at once."""
-    import keras.src.utils.file_utils as keras_files
+    """Export with the weights in Keras's cache, which are not ImageNet's but pass as such."""
+    from cnncodes.export.backbones import BACKBONES
 
+    spec = BACKBONES["vgg16"]
+    cached = home / "models" / spec.weights_file
+    BACKBONES["vgg16"] = replace(spec, weights_bytes=cached.stat().st_size, weights_checksum="")
     os.environ["KERAS_HOME"] = str(home)
-    keras_files.get_file = lambda name, *_, **__: str(home / "models" / name)
     command("export", "vgg16", "--input-size", "32", "-o", str(path))
 
 

@@ -7,8 +7,6 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,27 +16,19 @@ from hypothesis import strategies as st
 
 from cnncodes.errors import WeightsError
 from cnncodes.export import keras_weights
-from cnncodes.export.keras_weights import load_weights
+from cnncodes.export.architectures import Layer
+from cnncodes.export.keras_weights import read_weights
 from tests.export.keras_process import run_with_keras, try_weight_files
 
-SHAPES = {"stem": [(3, 3, 3, 4), (4,)], "neck": [(3, 3, 4, 4), (4,)], "last": [(1, 1, 4, 6), (6,)]}
+SHAPES = {"stem": ((3, 3, 3, 4), (4,)), "neck": ((3, 3, 4, 4), (4,)), "last": ((1, 1, 4, 6), (6,))}
 Edit = Callable[[h5py.File], None]
 
 
-class Conv2D:
-    """What a layer of Keras is to the reader."""
-
-    def __init__(self, name: str, shapes: list[tuple[int, ...]]) -> None:
-        self.name = name
-        self.weights = [np.zeros(shape) for shape in shapes]
-
-    def set_weights(self, values: list[np.ndarray]) -> None:
-        self.weights = values
-
-
-def network() -> Any:
-    layers = [Conv2D(name, shapes) for name, shapes in SHAPES.items()]
-    return SimpleNamespace(name="tiny", layers=[SimpleNamespace(weights=[]), *layers])
+def layers() -> list[Layer]:
+    """Return a network of three convolutions, with names of its own."""
+    first = Layer("input_layer", "input_layer", (), (8, 8, 3))
+    named = [Layer(name, "conv2d", (), (8, 8, 3), shapes) for name, shapes in SHAPES.items()]
+    return [first, *named]
 
 
 def values(seed: int = 0) -> list[np.ndarray]:
@@ -50,9 +40,9 @@ def values(seed: int = 0) -> list[np.ndarray]:
 
 def loaded(path: Path) -> list[np.ndarray]:
     """Return what a network gets from a file."""
-    target = network()
-    load_weights(target, path, "tiny")
-    return [each for layer in target.layers for each in layer.weights]
+    weights = read_weights(layers(), path, "tiny")
+    assert list(weights) == list(SHAPES)
+    return [each for arrays in weights.values() for each in arrays]
 
 
 def assert_loads(path: Path, expected: list[np.ndarray]) -> None:
@@ -61,10 +51,8 @@ def assert_loads(path: Path, expected: list[np.ndarray]) -> None:
 
 
 def refusal(path: Path) -> str:
-    target = network()
     with pytest.raises(WeightsError) as caught:
-        load_weights(target, path, "tiny")
-    assert not any(each.any() for layer in target.layers for each in layer.weights)
+        read_weights(layers(), path, "tiny")
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message

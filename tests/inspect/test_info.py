@@ -70,6 +70,7 @@ def test_backbone(small_backbone):
         "pool": "avg",
         "precision": "float32",
         "parity_images": "china.jpg, flower.jpg and 2 of noise",
+        "converter": "direct",
         "input": "images: uint8 [N, 75, 75, 3]",
         "output": "codes: float32 [N, 2048]",
     }

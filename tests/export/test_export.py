@@ -1,4 +1,4 @@
-"""The export against Keras itself, in processes of their own: TensorFlow stays out of this one."""
+"""The export by both converters, in processes of their own: TensorFlow stays out of this one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import pytest
 
 from cnncodes import Backbone
 from cnncodes.errors import MissingDependencyError, ParameterError
-from cnncodes.export.backbones import BACKBONES
+from cnncodes.export.backbones import BACKBONES, CONVERTERS
+from cnncodes.export.export import DIRECT_PARITY, export_backbone
 from cnncodes.export.graph import Graph
-from cnncodes.export.keras_onnx import export_backbone
 from cnncodes.export.winograd import restore_convolutions
 from tests.conftest import Exports
 from tests.export.keras_process import (
@@ -44,6 +44,7 @@ CODE_SHAPES = {
     "resnet50": (7, 7, 2048),
     "efficientnet_v2_b0": (7, 7, 1280),
 }
+TF2ONNX = ("--converter", "tf2onnx")
 BEFORE_THE_NETWORK = {"Cast", "Slice", "Concat", "Sub", "Add", "Mul", "Transpose"}
 IN_THE_NETWORK = {"Conv", "Relu", "Clip", "Sigmoid", "Add", "Mul", "Concat", "Pad", "Transpose"}
 IN_THE_NETWORK |= {"MaxPool", "AveragePool", "GlobalAveragePool"}
@@ -52,13 +53,13 @@ OF_WINOGRAD = {"Gather", "MatMul", "Reshape", "Slice"}
 
 def keras_codes(
     name: str, images: np.ndarray, folder: Path, *, trained: bool = False
-) -> tuple[np.ndarray, Path]:
-    """Return Keras's own codes, and the file of the weights that gave them."""
-    spec, path = BACKBONES[name], folder / "codes.npy"
-    arguments = (spec.keras_class, spec.keras_module, images, path, trained)
-    done = run_with_keras(save_codes, *arguments)
+) -> np.ndarray:
+    """Return Keras's own codes; the weights that gave them are in codes.npy.weights.h5."""
+    path = folder / "codes.npy"
+    done = run_with_keras(save_codes, name, images, path, trained)
     assert done.returncode == 0, done.stderr
-    return np.load(path), folder / "codes.npy.weights.h5"
+    codes: np.ndarray = np.load(path)
+    return codes
 
 
 def run_export(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,8 +74,9 @@ def relative_difference(codes: np.ndarray, expected: np.ndarray) -> float:
 @pytest.fixture(scope="session")
 def vgg16_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``.weights.h5`` file of VGG16, small enough to tamper with."""
-    images = np.zeros((1, 32, 32, 3), np.uint8)
-    return keras_codes("vgg16", images, tmp_path_factory.mktemp("weights"))[1]
+    folder = tmp_path_factory.mktemp("weights")
+    keras_codes("vgg16", np.zeros((1, 32, 32, 3), np.uint8), folder)
+    return folder / "codes.npy.weights.h5"
 
 
 @pytest.mark.parametrize("name", CODE_SHAPES)
@@ -82,25 +84,31 @@ def test_codes_are_those_of_keras(name: str, exports: Exports, tmp_path: Path) -
     images = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     images[1] = images[1] // 16  # a dark and, below, a bright one
     images[2] = 255 - images[1]
-    names = list(CODE_SHAPES)
-    for each in names[names.index(name) :][:2]:  # the next one meanwhile
-        exports.begin(each)
-    expected, _ = keras_codes(name, images, tmp_path)
-    backbone = Backbone(exports.get(name))
-    codes = backbone.extract(images)
-    assert codes.shape == (3, *CODE_SHAPES[name])
-    assert relative_difference(codes, expected) <= 1e-5
-    assert backbone.info.parity <= 1e-5
-    assert backbone.info.weights == "random:0"
+    exports.begin(name)
+    exports.begin(name, *TF2ONNX)
+    expected = keras_codes(name, images, tmp_path)
+    for options in ((), TF2ONNX):
+        backbone = Backbone(exports.get(name, *options))
+        codes = backbone.extract(images)
+        assert codes.shape == (3, *CODE_SHAPES[name])
+        assert relative_difference(codes, expected) <= 5e-6
+        assert backbone.info.parity <= 5e-6
+        assert backbone.info.parity_images == "china.jpg, flower.jpg and 2 of noise"
+        assert backbone.info.weights == "random:0"
+        assert backbone.info.converter == ("tf2onnx" if options else "direct")
 
 
+@pytest.mark.parametrize("converter", CONVERTERS)
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_v2_b0"])
-def test_batch_normalization_is_folded_into_the_convolutions(name: str, tmp_path: Path) -> None:
+def test_batch_normalization_is_folded_into_the_convolutions(
+    name: str, converter: str, tmp_path: Path
+) -> None:
     """With statistics as training leaves them: those of random weights do nothing."""
     images = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    expected, weights = keras_codes(name, images, tmp_path, trained=True)
-    path = tmp_path / "trained.onnx"
-    done = run_export(name, "--weights", weights, "--input-size", "64", "-o", path)
+    expected = keras_codes(name, images, tmp_path, trained=True)
+    weights, path = tmp_path / "codes.npy.weights.h5", tmp_path / "trained.onnx"
+    options = ("--input-size", "64", "--converter", converter)
+    done = run_export(name, "--weights", weights, *options, "-o", path)
     assert done.returncode == 0, done.stderr
     assert relative_difference(Backbone(path).extract(images), expected) <= 1e-4
     graph = onnx.load(str(path)).graph
@@ -191,7 +199,8 @@ def test_file_describes_itself(exports: Exports) -> None:
     assert metadata["cnncodes.backbone"] == "vgg19"
     assert metadata["cnncodes.parity_images"].startswith("china.jpg, flower.jpg")
     assert float(metadata["cnncodes.parity"]) > 0
-    assert "tensorflow" in metadata["cnncodes.created_with"]
+    assert "tensorflow" in metadata["cnncodes.created_with"]  # with which it was compared
+    assert metadata["cnncodes.converter"] == "direct"
     (images,) = model.graph.input
     (codes,) = model.graph.output
     assert (images.name, codes.name) == ("images", "codes")
@@ -301,7 +310,10 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
     broken.write_bytes(vgg16_weights.read_bytes())
     with h5py.File(broken, "r+") as file:
         file["layers/conv2d_12/vars/1"][0] = np.nan
-    assert_fails(broken, tmp_path, "its codes differ from Keras's by nan")
+    assert_fails(broken, tmp_path, "the weights of layer block5_conv3 are not finite numbers")
+    done = export_vgg16(broken, tmp_path, *TF2ONNX)
+    assert "its codes differ from Keras's by nan" in done.stderr
+    assert list(tmp_path.glob("*.onnx")) == []
 
 
 def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
@@ -317,15 +329,17 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    spec = BACKBONES["vgg16"]
+    address = f"{spec.weights_address}/{spec.weights_file}"
     for way in (
-        f"{BACKBONES['vgg16'].weights_file}: the ImageNet weights cannot be downloaded; pass",
-        str(tmp_path / "keras" / "models"),
+        f"{address}: cannot be downloaded (",
+        "fetch it with a browser and pass --weights FILE or put it at",
+        str(tmp_path / "keras" / "models" / spec.weights_file),
         "copy an exported .onnx file",
-        "random weights",
+        "--weights random",
     ):
         assert way in line
-    note = f"note: downloading {BACKBONES['vgg16'].weights_file}, about 59 MB, to {tmp_path}"
-    assert note in done.stderr
+    assert f"note: downloading {address}, 59 MB, to {tmp_path}" in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 
 
@@ -363,6 +377,7 @@ def test_json_has_the_parity_and_nothing_else_is_printed(tmp_path: Path) -> None
     printed = json.loads(done.stdout)
     assert printed["code_shape"] == [1, 1, 512]
     assert 0 < printed["parity"] <= 1e-5
+    assert printed["converter"] == "direct"
     assert Backbone(path).info.backbone == "vgg16"
     assert done.stderr.count("\n") == 1, done.stderr
 
@@ -371,6 +386,12 @@ def test_json_has_the_parity_and_nothing_else_is_printed(tmp_path: Path) -> None
 def plain_vgg16(exports: Exports) -> Path:
     """VGG16 as it is exported without settings of anyone."""
     return exports.get("vgg16", "--input-size", "32")
+
+
+@pytest.fixture(scope="module")
+def converted_vgg16(exports: Exports) -> Path:
+    """The same by tf2onnx."""
+    return exports.get("vgg16", "--input-size", "32", *TF2ONNX)
 
 
 def same_graphs(one: Path, two: Path) -> bool:
@@ -383,7 +404,7 @@ def same_graphs(one: Path, two: Path) -> bool:
     return contents[0] == contents[1]
 
 
-def test_settings_of_other_projects_do_not_matter(plain_vgg16: Path, tmp_path: Path) -> None:
+def test_settings_of_other_projects_do_not_matter(converted_vgg16: Path, tmp_path: Path) -> None:
     asked = {
         "floatx": "float16",
         "epsilon": 1e-4,
@@ -396,7 +417,7 @@ def test_settings_of_other_projects_do_not_matter(plain_vgg16: Path, tmp_path: P
     done = subprocess.run(
         [
             *(sys.executable, "-m", "cnncodes", "export", "vgg16", "--weights", "random"),
-            *("--input-size", "32", "-o", str(path)),
+            *("--input-size", "32", "-o", str(path), *TF2ONNX),
         ],
         env={**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch"},
         capture_output=True,
@@ -404,7 +425,7 @@ def test_settings_of_other_projects_do_not_matter(plain_vgg16: Path, tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert same_graphs(path, plain_vgg16)
+    assert same_graphs(path, converted_vgg16)
     assert json.loads(settings.read_text()) == asked
 
 
@@ -422,21 +443,31 @@ def test_settings_of_a_program_stay(plain_vgg16: Path, tmp_path: Path) -> None:
 
 
 def test_settings_that_keras_cannot_use(tmp_path: Path) -> None:
+    """Only tf2onnx cannot do without Keras."""
     (tmp_path / "keras.json").write_text('{"floatx": "int8"}')
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "cnncodes", "export", "vgg16", "--weights", "random"),
-            *("-o", str(tmp_path / "vgg16.onnx")),
-        ],
-        env={**os.environ, "KERAS_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith("Error: Keras cannot be imported (Invalid `floatx` configuration.")
-    assert f"look at {tmp_path / 'keras.json'}, or let KERAS_HOME name another folder" in line
+    reason = "Keras cannot be imported (Invalid `floatx` configuration."
+    remedy = f"look at {tmp_path / 'keras.json'}, or let KERAS_HOME name another folder"
+    lines, path = {}, tmp_path / "vgg16.onnx"
+    for converter in CONVERTERS:
+        options = ("--weights", "random", "--input-size", "32", "--converter", converter)
+        done = subprocess.run(
+            [sys.executable, "-m", "cnncodes", "export", "vgg16", *options, "-o", str(path)],
+            env={**os.environ, "KERAS_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (converter == "tf2onnx")
+        lines[converter] = done.stderr.splitlines()[-1]
+        assert remedy in lines[converter]
+        if converter == "direct":
+            info = Backbone(path).info
+            assert info.parity == DIRECT_PARITY[True]
+            assert info.parity_images.endswith("in the tests of this release, not with this file")
+            assert "tensorflow" not in info.created_with
+            path.unlink()
+    assert lines["direct"].startswith(f"note: not compared with Keras: {reason}")
+    assert lines["tf2onnx"].startswith(f"Error: {reason}")
 
 
 def test_program_that_has_keras_on_another_backend(
@@ -447,14 +478,14 @@ def test_program_that_has_keras_on_another_backend(
     monkeypatch.setitem(sys.modules, "keras", other)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(MissingDependencyError, match=r"imported it on torch; export in"):
-        export_backbone("vgg16", tmp_path / "x.onnx", weights="random")
+        export_backbone("vgg16", tmp_path / "x.onnx", weights="random", converter="tf2onnx")
     assert os.environ["KERAS_BACKEND"] == "torch"
 
 
 def test_download_on_a_disk_without_file_locks(
     vgg16_weights: Path, vgg16_of_file: Backbone, tmp_path: Path
 ) -> None:
-    """Keras reads what it has downloaded with a lock, which is refused here; we do without."""
+    """HDF5 reads with a lock, which is refused here; we do without."""
     path = tmp_path / "models" / BACKBONES["vgg16"].weights_file
     path.parent.mkdir()
     to_legacy(vgg16_weights, path)
@@ -469,7 +500,14 @@ def test_download_on_a_disk_without_file_locks(
     assert "downloading" not in done.stderr
 
 
-@pytest.mark.parametrize("parameters", [{"name": "vgg61"}, {"name": "vgg16", "pool": "mean"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"name": "vgg61"},
+        {"name": "vgg16", "pool": "mean"},
+        {"name": "vgg16", "converter": "tf2onxx"},
+    ],
+)
 def test_library_refuses_what_is_not_in_the_table(
     parameters: dict[str, str], tmp_path: Path
 ) -> None:
@@ -477,9 +515,9 @@ def test_library_refuses_what_is_not_in_the_table(
         export_backbone(**parameters, output=tmp_path / "x.onnx")
 
 
-def export_vgg16(weights: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def export_vgg16(weights: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     path = folder / "vgg16.onnx"
-    return run_export("vgg16", "--input-size", "32", "--weights", weights, "-o", path)
+    return run_export("vgg16", "--input-size", "32", "--weights", weights, *options, "-o", path)
 
 
 def assert_fails(weights: Path, folder: Path, message: str) -> None:
@@ -517,7 +555,7 @@ def test_folder_for_temporary_files_that_onnxruntime_cannot_name(tmp_path: Path)
         check=False,
     )
     assert done.returncode == 1
-    (error,) = done.stderr.splitlines()[1:]  # behind what it is about to do
+    (error,) = done.stderr.splitlines()
     assert error.endswith(
         "a name that is not UTF-8, which onnxruntime cannot use; let TMPDIR name another"
     )

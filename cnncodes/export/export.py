@@ -1,0 +1,298 @@
+"""A network of Keras, without its top, becomes one self-describing ONNX file.
+
+1. The request is checked, and the weights are read or downloaded.
+2. `direct` builds the graph from the network's layers. Or else Keras builds the network and
+   tf2onnx converts it, for which `keras_onnx` needs TensorFlow.
+3. `use_winograd` makes convolutions quicker; input and output are named, the size of the batch
+   stays free.
+4. onnx checks the structure. Where TensorFlow is installed, onnxruntime's codes are compared with
+   Keras's on photographs and noise. Only then is the file renamed to `output`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes._version import created_with
+from cnncodes.errors import MissingDependencyError, OutputError, ParameterError, ParityError
+from cnncodes.export.architectures import Layer, layers_before, layers_of
+from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE, BackboneSpec
+from cnncodes.export.keras_onnx import keras_codes, keras_network, to_onnx
+from cnncodes.export.keras_settings import own_keras
+from cnncodes.export.weights import Weights, describe_weights, load_weights
+from cnncodes.models.checksum import save_checked
+from cnncodes.models.metadata import BackboneInfo
+from cnncodes.models.session import noise_images, open_session
+from cnncodes.output import check_output, replacing
+from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
+from cnncodes.progress import Progress
+
+if TYPE_CHECKING:
+    import onnx
+
+# Of codes without and with Winograd's convolutions, to Keras's in double precision: what
+# tests/export/test_direct.py asserts for every network on the images of `PARITY_IMAGES`.
+DIRECT_PARITY = {False: 1e-6, True: 2e-6}
+PARITY_LIMIT = 1e-4
+N_NOISE_IMAGES = 2
+PARITY_IMAGES = f"china.jpg, flower.jpg and {N_NOISE_IMAGES} of noise"  # scikit-learn's photographs
+Codes = NDArray[np.float32]
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported backbone.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    info : BackboneInfo
+        The metadata of the file, parity included.
+    code_shape : tuple of int
+        Shape of one image's codes.
+    """
+
+    path: Path
+    info: BackboneInfo
+    code_shape: tuple[int, ...]
+
+
+def export_backbone(
+    name: str,
+    output: str | Path,
+    *,
+    weights: str = "imagenet",
+    input_size: int = DEFAULT_INPUT_SIZE,
+    pool: str = "none",
+    layer: str | None = None,
+    seed: int = 0,
+    winograd: bool = True,
+    converter: str = "direct",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Export:
+    """Export one Keras network, without its top, to ONNX.
+
+    Parameters
+    ----------
+    name : str
+        A name in `BACKBONES`.
+    output : str or Path
+        The file to write.
+    weights : str
+        ``imagenet`` (Keras's own file, downloaded into Keras's cache and verified), ``random``,
+        or the path of a ``.weights.h5``, ``.h5`` or ``.keras`` file that Keras saved, of the
+        network, with or without its top, or of a model around it.
+    input_size : int
+        Height and width of the input, in pixels.
+    pool : {"none", "avg", "max"}
+        Pooling of the codes over height and width.
+    layer : str, optional
+        The Keras layer whose output becomes the codes, by default the last.
+    seed : int
+        Seed of random weights.
+    winograd : bool
+        Whether convolutions are written with fewer multiplications where onnxruntime is quicker
+        with them on a CPU; other runtimes may have algorithms of their own.
+    converter : {"direct", "tf2onnx"}
+        Whether the graph is built from the layers in `architectures`, in seconds, or by Keras and
+        tf2onnx, which needs TensorFlow and several GB of memory. The codes are the same.
+    overwrite : bool
+        Whether a file at `output` may be replaced.
+    progress : Progress, optional
+        Counts the megabytes of a download.
+    on_note : callable, optional
+        Receives a line before what takes long.
+
+    Returns
+    -------
+    Export
+        The file's path, description and code shape.
+
+    Raises
+    ------
+    MissingDependencyError
+        tf2onnx is the converter, and it or TensorFlow is not installed, or Keras runs on another
+        backend.
+    ParameterError
+        The name, pooling, layer or converter is unknown, or a number out of range.
+    WeightsError
+        The weights are absent, damaged, of another network or of several.
+    ParityError
+        onnxruntime's codes differ from Keras's by more than `PARITY_LIMIT`.
+    OutputError
+        The file cannot be written.
+    """
+    from cnncodes.export.direct import build_graph
+    from cnncodes.export.winograd import use_winograd
+
+    spec = _check_request(name, input_size, pool, converter)
+    whole = layers_of(name, input_size)
+    layers = _cut(whole, layer, spec)
+    output = as_path(output, "output")
+    seed = SEED.check(seed, "seed")
+    inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
+    check_output(output, overwrite=overwrite, inputs=inputs)
+    origin = describe_weights(spec, weights, seed)
+    _check_temporary_folder()
+    values = load_weights(
+        spec, whole, weights, input_size=input_size, seed=seed, progress=progress, on_note=on_note
+    )
+    if converter == "tf2onnx":
+        _note(on_note, f"converting {name} with TensorFlow, half a minute or so and some GB")
+        with own_keras() as keras:
+            network = keras_network(keras, spec, whole, values, layers[-1].name, pool)
+            model = to_onnx(network, spec, input_size, winograd)
+            images = parity_images(input_size)
+            expected: Codes | None = keras_codes(network, spec, images)
+            del network
+    else:
+        expected = _expected_codes(spec, whole, values, layers[-1].name, pool, on_note)
+        graph = build_graph(layers, values, spec.preprocessing, pool)
+        if winograd:
+            use_winograd(graph)
+        model = graph.model()
+        del graph
+    packages = ["onnx"]
+    if expected is not None:
+        packages = ["keras", "tensorflow", *(["tf2onnx"] * (converter == "tf2onnx")), "onnx"]
+
+    with replacing(output, overwrite=overwrite) as temporary:
+        info = BackboneInfo(
+            backbone=spec.name,
+            weights=origin,
+            input_size=input_size,
+            layer=layers[-1].name,
+            pool=pool,
+            precision="float32",
+            parity=DIRECT_PARITY[winograd],
+            parity_images=f"{PARITY_IMAGES}, in the tests of this release, not with this file",
+            created_with=created_with(*packages),
+            converter=converter,
+        )
+        _save(model, info, temporary)
+        if expected is not None:
+            parity = _measure_parity(temporary, output, expected)
+            info = replace(info, parity=parity, parity_images=PARITY_IMAGES)
+            _save(model, info, temporary)
+    shape = layers[-1].shape
+    return Export(path=output, info=info, code_shape=shape if pool == "none" else shape[-1:])
+
+
+def _check_request(name: str, input_size: int, pool: str, converter: str) -> BackboneSpec:
+    spec = BACKBONES[check_choice(name, list(BACKBONES), "name")]
+    if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
+        raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
+    check_choice(pool, ("none", "avg", "max"), "pool")
+    if check_choice(converter, CONVERTERS, "converter") == "tf2onnx":
+        missing = [package for package in ("tensorflow", "tf2onnx") if find_spec(package) is None]
+        if missing:
+            raise MissingDependencyError(
+                f"converter='tf2onnx' needs {' and '.join(missing)}; install the extra: "
+                "pip install 'cnncodes[export]', or use converter='direct'"
+            )
+    return spec
+
+
+def _cut(layers: list[Layer], last: str | None, spec: BackboneSpec) -> list[Layer]:
+    """Return the layers up to the one whose output becomes the codes."""
+    if last is None:
+        return layers
+    named = {layer.name: layer for layer in layers}
+    if last not in named:
+        near = get_close_matches(last, named, n=3, cutoff=0.3)
+        raise ParameterError(f"{spec.name} has no layer {last!r}; similar: {', '.join(near)}")
+    if len(named[last].shape) != 3 or named[last].kind == "input_layer":
+        raise ParameterError(f"layer {last!r} of {spec.name} gives no codes; choose a later one")
+    return layers_before(layers, last)
+
+
+def _check_temporary_folder() -> None:
+    """Check before the work that there is a folder for temporary files with a UTF-8 name."""
+    try:
+        folder = tempfile.gettempdir()
+        folder.encode()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "no folder for temporary files can be written to; let TMPDIR name one"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{folder}: the folder for temporary files has a name that is not UTF-8, which "
+            "onnxruntime cannot use; let TMPDIR name another"
+        ) from error
+
+
+def _note(on_note: Callable[[str], None] | None, line: str) -> None:
+    if on_note:
+        on_note(line)
+
+
+def parity_images(input_size: int) -> Images:
+    """Return the images of `PARITY_IMAGES`, of shape (n_images, input_size, input_size, 3)."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images()
+    resized = [
+        Image.fromarray(pixels).resize((input_size, input_size), Image.Resampling.BILINEAR)
+        for pixels in photographs.images
+    ]
+    noise = noise_images(N_NOISE_IMAGES, input_size)
+    return np.concatenate([np.stack([np.asarray(image) for image in resized]), noise])
+
+
+def _expected_codes(
+    spec: BackboneSpec,
+    layers: Sequence[Layer],
+    weights: Weights,
+    last: str,
+    pool: str,
+    on_note: Callable[[str], None] | None,
+) -> Codes | None:
+    """Compute the codes with Keras; None where it is not installed or cannot be used."""
+    if find_spec("keras") is None or find_spec("tensorflow") is None:
+        return None
+    _note(on_note, "comparing with Keras, since TensorFlow is installed; some ten seconds")
+    try:
+        with own_keras() as keras:
+            network = keras_network(keras, spec, layers, weights, last, pool)
+            return keras_codes(network, spec, parity_images(layers[0].shape[0]))
+    except MissingDependencyError as error:
+        _note(on_note, f"not compared with Keras: {error}")
+        return None
+
+
+def _save(model: onnx.ModelProto, info: BackboneInfo, path: Path) -> None:
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, info.to_metadata())
+    save_checked(model, path)
+
+
+def _measure_parity(path: Path, output: Path, expected: Codes) -> float:
+    """Return the largest difference to Keras's codes, relative to the largest of them."""
+    session, metadata = open_session(path, "backbone")
+    images = parity_images(BackboneInfo.from_metadata(metadata, path).input_size)
+    codes = session.run(["codes"], {"images": images})[0]
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(codes - expected).max()) / largest if largest > 0 else float("nan")
+    if not difference <= PARITY_LIMIT:  # written so that NaN fails too
+        raise ParityError(
+            f"{output}: not written, since its codes differ from Keras's by {difference:.1e} of "
+            f"the largest code (at most {PARITY_LIMIT:.0e} is accepted); look at the weights"
+        )
+    return difference

@@ -1,0 +1,275 @@
+"""Downloads from a server of our own, which breaks off, refuses or lies as real ones do."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from cnncodes.download import download, fault_of
+from cnncodes.errors import WeightsError
+from cnncodes.progress import NoProgress
+
+CONTENT = bytes(range(256)) * 20_000  # 5 MB
+CHECKSUM = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+CHANGED = 1_500_000_000
+
+
+class Server(ThreadingHTTPServer):
+    """A server of one file; its attributes tell how it behaves."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.changed = CHANGED
+        self.breaks: list[int] = []  # the number of bytes after which each answer ends
+        self.status = 200
+        self.knows_ranges = True
+        self.names_length = True
+        self.asked: list[str | None] = []  # the range of each request
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/models/weights.h5"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        start = 0
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        modified = formatdate(server.changed, usegmt=True)
+        if wanted and server.knows_ranges and self.headers.get("If-Range") == modified:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(server.content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            end = len(server.content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{end + 1}")
+        else:
+            self.send_response(200)
+        if server.names_length:
+            self.send_header("Content-Length", str(len(server.content) - start))
+        self.send_header("Last-Modified", modified)
+        self.end_headers()
+        length = server.breaks.pop(0) if server.breaks else len(server.content)
+        self.wfile.write(server.content[start : start + length])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield server
+        server.shutdown()
+
+
+class Counted(NoProgress):
+    """Keeps what is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[tuple[int, int]] = []
+        self.counted = 0
+
+    def begin(self, total: int, done: int = 0, unit: str | None = None) -> None:
+        assert unit == "MB"
+        self.begun.append((total, done))
+        self.counted = done
+
+    def advance(self, amount: int) -> None:
+        self.counted += amount
+
+
+def fetch(server: Server, path: Path, progress: NoProgress | None = None) -> None:
+    download(
+        server.address,
+        path,
+        size=len(CONTENT),
+        checksum=CHECKSUM,
+        remedy="use a browser",
+        error=WeightsError,
+        progress=progress,
+    )
+
+
+def refusal(server: Server, path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        fetch(server, path)
+    assert not path.exists()
+    message = str(caught.value)
+    assert message.startswith(f"{server.address}: ")
+    assert message.endswith("; use a browser")
+    assert "\n" not in message
+    return message
+
+
+def test_file_is_whole_and_nothing_else_is_left(server: Server, tmp_path: Path) -> None:
+    path, progress = tmp_path / "new folder" / "weights.h5", Counted()
+    fetch(server, path, progress)
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+    assert progress.begun == [(5, 0)]
+    assert progress.counted == 5
+
+
+def test_connection_that_breaks_off_is_taken_up_again(server: Server, tmp_path: Path) -> None:
+    path, progress = tmp_path / "weights.h5", Counted()
+    server.breaks = [1_300_000, 1_200_000]
+    fetch(server, path, progress)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1300000-", "bytes=2500000-"]
+    assert progress.begun == [(5, 0), (5, 1), (5, 2)]
+
+
+def test_what_has_arrived_is_kept_for_the_next_run(server: Server, tmp_path: Path) -> None:
+    path, part = tmp_path / "weights.h5", tmp_path / "weights.h5.part"
+    server.breaks = [2_000_000, 0]
+    message = refusal(server, path)
+    assert "cannot be downloaded (the connection ended after 2,000,000 of 5,120,000" in message
+    assert f"{part} holds what has arrived" in message
+    assert part.read_bytes() == CONTENT[:2_000_000]
+    server.asked.clear()
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == ["bytes=2000000-"]
+    assert not part.exists()
+
+
+def test_rest_of_a_file_that_has_changed_is_not_appended(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    server.content, server.breaks = CONTENT[::-1], [2_000_000, 0]
+    refusal(server, path)
+    server.content, server.changed = CONTENT, CHANGED + 1
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_server_without_ranges_begins_again(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    server.knows_ranges, server.breaks = False, [2_000_000, 0]
+    refusal(server, path)
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 7])
+def test_part_that_is_complete_or_longer(server: Server, tmp_path: Path, size: int) -> None:
+    path, part = tmp_path / "weights.h5", tmp_path / "weights.h5.part"
+    part.write_bytes((CONTENT + bytes(7))[:size])
+    download(server.address, path, checksum=CHECKSUM)  # of no known size
+    assert path.read_bytes() == CONTENT
+    server.asked.clear()
+    path.rename(part)
+    fetch(server, path)
+    assert not server.asked  # nothing is missing
+
+
+def test_length_that_is_not_named(server: Server, tmp_path: Path) -> None:
+    path, server.names_length = tmp_path / "weights.h5", False
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_another_file_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    server.content = CONTENT[:-1]
+    assert "is not the expected file (it has 5,119,999 bytes, not 5,120,000)" in refusal(
+        server, path
+    )
+    server.content = CONTENT[:-1] + b"x"
+    assert "is not the expected file (its MD5 is " in refusal(server, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "Not Found"), (503, "Service Unavailable")])
+def test_server_that_refuses(server: Server, tmp_path: Path, status: int, reason: str) -> None:
+    server.status = status
+    message = refusal(server, tmp_path / "weights.h5")
+    assert f"cannot be downloaded (the server answers {status} {reason})" in message
+
+
+def test_no_server(server: Server, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(WeightsError, match=r"cannot be downloaded \(.*[Rr]efused"):
+        download(f"http://127.0.0.1:{port}/x", tmp_path / "x", error=WeightsError)
+    with pytest.raises(WeightsError, match=r"name\.invalid/x: cannot be downloaded \("):
+        download("http://name.invalid/x", tmp_path / "x", error=WeightsError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server_that_does_not_speak_http(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail ready\r\n")
+
+        Thread(target=answer).start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        with pytest.raises(WeightsError, match=r"cannot be downloaded \(220 mail ready"):
+            download(address, tmp_path / "x", error=WeightsError)
+
+
+def test_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    path = tmp_path / "models" / "weights.h5"
+    with pytest.raises(WeightsError, match=r"weights\.h5\.part: cannot be written \(.*exists"):
+        fetch(server, path)
+
+
+def test_ctrl_c_keeps_what_has_arrived(server: Server, tmp_path: Path) -> None:
+    class Interrupted(NoProgress):
+        def advance(self, amount: int) -> None:
+            if amount:
+                raise KeyboardInterrupt
+
+    path, part = tmp_path / "weights.h5", tmp_path / "weights.h5.part"
+    with pytest.raises(KeyboardInterrupt, match=r"weights\.h5\.part holds what has arrived"):
+        fetch(server, path, Interrupted())
+    kept = part.read_bytes()
+    assert kept
+    assert kept == CONTENT[: len(kept)]
+    server.asked.clear()
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(kept)}-"]
+
+
+def test_proxy_of_the_environment(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    download("http://name.invalid/x", tmp_path / "x", checksum=CHECKSUM)
+    assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+def test_fault_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    assert fault_of(path, 3, f"sha256:{hashlib.sha256(b'abc').hexdigest()}") == ""
+    assert fault_of(path, None, "") == ""
+    assert fault_of(path, 4, "") == "it has 3 bytes, not 4"
+    assert fault_of(path, 3, "sha256:00").startswith("its SHA256 is ba7816bf")
