@@ -201,7 +201,9 @@ def test_another_network_is_refused_whatever_is_allowed(
 
 def test_int8_is_not_quantized_again(int8: Path, photos: Path, tmp_path: Path) -> None:
     line = error_of("quantize", int8, "--images", photos, "-o", tmp_path / "twice.onnx")
-    assert line.startswith(f"Error: {int8}: is int8 already")
+    assert line.startswith(
+        f"Error: {int8}: is a quantized backbone (extract, bundle and bench take it), not"
+    )
 
 
 def test_network_that_contradicts_itself(photos: Path, tmp_path: Path) -> None:
