@@ -695,16 +695,25 @@ def predict(
 ) -> None:
     """Classify images: files, folders, or - for one image on standard input."""
     from cnncodes.app.classifier import Classifier
-    from cnncodes.app.inputs import predict_inputs
+    from cnncodes.app.inputs import list_inputs, predict_inputs
+    from cnncodes.progress import Progress
 
-    classifier = Classifier(app, provider=provider)
+    files = list_inputs(images, on_note=print_note)
+    classifier = Classifier(app, provider=provider, n_images=len(files))
     print_top(top, classifier)
-    predictions = predict_inputs(
-        classifier, images, sys.stdin.buffer, top, max_pixels=max_pixels, on_note=print_note
-    )
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {"table": print_table, "csv": print_csv, "json": print_list}
-    n_unusable = print_as[layout](predictions)
+    with Progress("predict", "images") as progress:
+        n_unusable = print_as[layout](
+            predict_inputs(
+                classifier,
+                files,
+                sys.stdin.buffer,
+                top,
+                max_pixels=max_pixels,
+                progress=progress,
+            )
+        )
     if n_unusable:
         raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
 

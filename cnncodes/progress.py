@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -85,6 +86,12 @@ class Progress:
             self._write(_ERASE_LINE + line[: columns - 1])
         else:
             self._write(f"{self._state(now)}\n")
+
+    def clear(self) -> None:
+        """Erase the bar before other output; the next `advance` draws it again at once."""
+        if self._on_terminal:
+            self._write(_ERASE_LINE)
+            self._last_shown = -math.inf
 
     def print_line(self, line: str) -> None:
         """Write a line of its own, above the bar where there is one."""

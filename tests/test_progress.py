@@ -239,6 +239,39 @@ def test_prints_a_line_above_the_bar(clock: Clock) -> None:
     assert start == end == ""
 
 
+def test_bar_makes_room_for_other_output(clock: Clock) -> None:
+    terminal = Terminal(width=80)
+    with standard_error_on(terminal), Progress("predict", "images") as shown:
+        shown.begin(4)
+        for line in ("one", "two"):
+            shown.clear()
+            sys.stderr.write(f"{line}\n")
+            shown.advance(1)  # drawn again at once, though no time has gone by
+    start, one, first, two, second, end = terminal.states()
+    assert (one, two) == ("one\r\n", "two\r\n")
+    assert " predict: 1 of 4 images, " in first
+    assert " predict: 2 of 4 images, " in second
+    assert start == end == ""
+
+
+def test_predict_shows_a_bar_for_several_images_only(app: Path, photos: Path) -> None:
+    for images, has_bar in ((photos / "3", True), (next(photos.rglob("*.png")), False)):
+        terminal = Terminal(width=100)
+        with subprocess.Popen(
+            [sys.executable, "-m", "cnncodes", "predict", app, images],
+            stdout=subprocess.PIPE,
+            stderr=terminal.theirs,
+        ) as command:
+            start, *states = terminal.states()
+            lines = command.communicate()[0].decode().splitlines()
+        assert command.returncode == 0
+        assert start == ""
+        bars = [state for state in states if state]
+        assert bool(bars) == has_bar
+        assert all(re.search(r"predict: \d+ of \d+ images, .* left$", bar) for bar in bars)
+        assert all(re.fullmatch(r"\S+  \d \d+\.\d%", line) for line in lines)
+
+
 def test_command_keeps_its_bar_apart_from_its_result(
     small_backbone: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,10 @@
-"""What the command line can be given to classify: files, folders and standard input."""
+"""The inputs of ``cnncodes predict``: files, folders and standard input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,69 +13,39 @@ from cnncodes.errors import ImageError, SourceError
 from cnncodes.files import is_folder
 from cnncodes.images.folders import Omissions, images_below
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.progress import NoProgress, Progress
 
 STANDARD_INPUT = "-"
 
 
-def predict_inputs(
-    classifier: Classifier,
-    inputs: Sequence[str],
-    standard_input: BinaryIO,
-    top: int | None = None,
-    *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    on_note: Callable[[str], None] | None = None,
-) -> Iterator[FilePrediction]:
-    """Classify images in the order in which they are named.
+def list_inputs(
+    inputs: Sequence[str], *, on_note: Callable[[str], None] | None = None
+) -> list[Path | None]:
+    """List the images to classify, in the order in which they are named.
 
     Parameters
     ----------
-    classifier : Classifier
-        What classifies.
     inputs : sequence of str
-        Image files; folders, of which all images below are taken; ``-``, one image on
-        standard input. A file of that name is ``./-``.
-    standard_input : binary file
-        Where ``-`` is read from.
-    top : int, optional
-        How many classes to give for each image, by default all.
-    max_pixels : int
-        An image with more pixels cannot be used.
+        Image files; folders, of which all images below are listed; ``-``, one image on standard
+        input. A file of that name is ``./-``.
     on_note : callable, optional
-        Given a line for what is left out of a folder.
+        Called with a line for each kind of file that is left out of a folder.
 
-    Yields
-    ------
-    FilePrediction
-        One for each image.
+    Returns
+    -------
+    list of Path or None
+        The image files; None is the image on standard input.
 
     Raises
     ------
     SourceError
         A folder cannot be read or holds no images.
     """
-    for is_standard_input, paths in _grouped(inputs, on_note):
-        if is_standard_input:
-            try:
-                predictions = classifier.predict(standard_input, top, max_pixels=max_pixels)
-                yield FilePrediction(Path(STANDARD_INPUT), predictions, "")
-            except ImageError as error:
-                yield FilePrediction(Path(STANDARD_INPUT), [], str(error))
-        else:
-            yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
-
-
-def _grouped(
-    inputs: Sequence[str], on_note: Callable[[str], None] | None
-) -> Iterator[tuple[bool, list[Path]]]:
-    """Expand folders, and keep runs of files together so that they share batches."""
-    files: list[Path] = []
+    files: list[Path | None] = []
     for name in inputs:
         path = Path(name)
         if name == STANDARD_INPUT:
-            yield False, files
-            yield True, []
-            files = []
+            files.append(None)
         elif is_folder(path):
             omitted = Omissions()
             images = images_below(path, omitted)
@@ -85,4 +57,67 @@ def _grouped(
             files += images
         else:
             files.append(path)
-    yield False, files
+    return files
+
+
+def predict_inputs(
+    classifier: Classifier,
+    files: Sequence[Path | None],
+    standard_input: BinaryIO,
+    top: int | None = None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Iterator[FilePrediction]:
+    """Classify images in order.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    files : sequence of Path or None
+        The result of `list_inputs`.
+    standard_input : binary file
+        The file that None is read from.
+    top : int, optional
+        Number of classes to return for each image, by default all.
+    max_pixels : int
+        An image with more pixels cannot be used.
+    progress : Progress, optional
+        Counts the images, if there are several. It is cleared before each result, which can
+        then be printed.
+
+    Yields
+    ------
+    FilePrediction
+        One for each image.
+    """
+    if progress is None or len(files) < 2:
+        progress = NoProgress()
+    progress.begin(len(files))
+    predictions = _predict(classifier, files, standard_input, top, max_pixels)
+    with closing(predictions):
+        for prediction in predictions:
+            progress.clear()
+            yield prediction
+            progress.advance(1)
+
+
+def _predict(
+    classifier: Classifier,
+    files: Sequence[Path | None],
+    standard_input: BinaryIO,
+    top: int | None,
+    max_pixels: int,
+) -> Generator[FilePrediction, None, None]:
+    """Classify runs of files together, so that they share workers and batches."""
+    for is_standard_input, run in groupby(files, lambda file: file is None):
+        if not is_standard_input:
+            paths = [file for file in run if file is not None]
+            yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
+            continue
+        for _ in run:
+            try:
+                predictions = classifier.predict(standard_input, top, max_pixels=max_pixels)
+                yield FilePrediction(Path(STANDARD_INPUT), predictions, "")
+            except ImageError as error:
+                yield FilePrediction(Path(STANDARD_INPUT), [], str(error))

@@ -2,6 +2,7 @@
 
 By default there is one worker per CPU, and all share a session of one thread. This keeps every CPU
 busy whatever an image needs most, including operators that onnxruntime runs in one thread only.
+The threads of a larger session would wait for each other between operators, and spin meanwhile.
 Results come in order and their look-ahead is bounded, so memory does not grow with the collection.
 """
 
@@ -11,6 +12,7 @@ import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,9 +100,8 @@ class Workers:
         # A worker computes in its own thread beside those of the session, which all workers share.
         network = Backbone(backbone, threads=threads - n_workers + 1, provider=provider)
         if batch_size is None:
-            default = BATCH_SIZES.get(network.info.precision, 1)
-            batch_size = max(1, min(default, n_images // (2 * n_workers)))  # two for every worker
-        n_fitting = _n_fitting(network.info.input_size, batch_size)
+            batch_size = default_batch_size(network.info.precision, n_images, n_workers)
+        n_fitting = n_fitting_workers(network.info.input_size, batch_size)
         if n_fitting < n_workers:
             n_workers = n_fitting
             del network  # the memory is short: not two sessions at a time
@@ -136,26 +137,78 @@ class Workers:
         result : Result or None
             Return value of `finish` for the usable ones among them; None if there are none.
         """
-        size = self.network.info.input_size
-
-        def work(start: int) -> tuple[list[LoadedImage], Result | None]:
-            images = [
-                load_image(index, files[index], size, max_pixels, known, white=white)
-                for index in range(start, min(start + self.batch_size, len(files)))
-            ]
-            pixels = [image.pixels for image in images if image.pixels is not None]
-            return images, finish(self.network.extract(np.stack(pixels))) if pixels else None
-
-        def starts() -> Iterator[int]:
-            for start in range(0, len(files), self.batch_size):
-                _read_ahead(files[start : start + self.batch_size])
-                yield start
-
-        ahead = AHEAD * self.n_workers
-        return ordered_map(work, starts(), threads=self.n_workers, ahead=ahead, name="worker")
+        return run_batches(
+            files,
+            self.network.info.input_size,
+            lambda pixels: finish(self.network.extract(pixels)),
+            n_workers=self.n_workers,
+            batch_size=self.batch_size,
+            max_pixels=max_pixels,
+            white=white,
+            known=known,
+        )
 
 
-def _n_fitting(input_size: int, batch_size: int) -> int:
+def run_batches(
+    files: Iterable[Path],
+    size: int,
+    compute: Callable[[NDArray[np.uint8]], Result],
+    *,
+    n_workers: int,
+    batch_size: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    white: int | None = None,
+    known: Container[str] = (),
+) -> Generator[tuple[list[LoadedImage], Result | None], None, None]:
+    """Read, decode and compute many files in batches, each batch by one worker.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Images. At most `AHEAD` batches per worker, and one more, are taken from it in advance.
+    size : int
+        Height and width of the decoded images, in pixels.
+    compute : callable
+        Called in the worker with the pixels of a batch, shape (n_usable, size, size, 3), uint8.
+    n_workers : int
+        Number of batches processed at a time.
+    batch_size : int
+        Files per batch.
+    max_pixels, white
+        As for `decode_image`.
+    known : container of str
+        SHA-256 of files that are read only, not decoded.
+
+    Yields
+    ------
+    images : list of LoadedImage
+        The images of the next batch, in order.
+    result : Result or None
+        Return value of `compute` for the usable ones among them; None if there are none.
+    """
+
+    def work(batch: Sequence[tuple[int, Path]]) -> tuple[list[LoadedImage], Result | None]:
+        images = [
+            load_image(index, file, size, max_pixels, known, white=white) for index, file in batch
+        ]
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        return images, compute(np.stack(pixels)) if pixels else None
+
+    def batches() -> Iterator[list[tuple[int, Path]]]:
+        numbered = enumerate(files)
+        while batch := list(islice(numbered, batch_size)):
+            _read_ahead(file for _, file in batch)
+            yield batch
+
+    return ordered_map(work, batches(), threads=n_workers, ahead=AHEAD * n_workers, name="worker")
+
+
+def default_batch_size(precision: str, n_images: int, n_workers: int) -> int:
+    """Return the images per batch that suit a precision, with two batches for every worker."""
+    return max(1, min(BATCH_SIZES.get(precision, 1), n_images // (2 * n_workers)))
+
+
+def n_fitting_workers(input_size: int, batch_size: int) -> int:
     """Return how many workers fit into half of the available memory, 1 or more."""
     memory = available_memory()
     if memory is None:

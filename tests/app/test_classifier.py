@@ -12,14 +12,16 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore, Prediction
-from cnncodes.app.classifier import BATCH_SIZE
+from cnncodes.app.classifier import MANY
 from cnncodes.errors import CnncodesError, FileFormatError, ImageError, ParameterError
 from cnncodes.images.decoding import decode_image
+from cnncodes.models.checksum import save_checked
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +282,7 @@ def test_broken_files_among_good_ones(classifier, files, tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     broken = [tmp_path / "absent.png", *(tmp_path / name for name in contents), tmp_path]
-    paths = [*broken[:2], *files[:BATCH_SIZE], broken[2], *files[20:33], *broken[3:]]
+    paths = [*broken[:2], *files[:MANY], broken[2], *files[20:33], *broken[3:]]
     predicted = list(classifier.predict_files(paths, top=2))
     assert [image.path for image in predicted] == paths
     for image in predicted:
@@ -308,7 +310,7 @@ def test_no_files(classifier):
 
 
 def test_nothing_but_broken_files(classifier, tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(3 * BATCH_SIZE)]
+    paths = [tmp_path / f"{number}.png" for number in range(3 * MANY)]
     predicted = list(classifier.predict_files(paths))
     assert [image.path for image in predicted] == paths
     assert all(image.problem for image in predicted)
@@ -383,16 +385,70 @@ def test_other_arrays_are_refused(app):
         Classifier(app).predict_proba(np.zeros((1, 80, 80, 3), np.uint8))
 
 
-def decoding_threads():
-    return [each for each in threading.enumerate() if each.name.startswith("decode")]
+def worker_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("worker")]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The number of threads of each session that is opened."""
+    threads = []
+
+    class Recorded(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **others):
+            threads.append(options.intra_op_num_threads)
+            super().__init__(path, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
+    return threads
+
+
+def test_few_images_need_one_session_of_all_threads(app, files, opened):
+    classifier = Classifier(app, threads=3)
+    classifier.predict(files[0])
+    assert len(list(classifier.predict_files(files[: MANY - 1]))) == MANY - 1
+    assert opened == [3]
+
+
+def test_many_images_share_a_session_of_one_thread(app, files, opened):
+    classifier = Classifier(app, threads=3)
+    for _ in range(2):
+        assert len(list(classifier.predict_files(files[:MANY]))) == MANY
+    assert opened == [3, 1]
+
+
+def test_many_images_that_are_announced_need_one_session(app, files, opened):
+    classifier = Classifier(app, threads=3, n_images=MANY)
+    assert len(list(classifier.predict_files(files[:MANY]))) == MANY
+    assert opened == [1]
+    assert pickle.loads(pickle.dumps(classifier)).predict(files[0]) == classifier.predict(files[0])
+    assert opened == [1, 1]
+
+
+@pytest.mark.parametrize("after", ["deleted", "replaced"])
+def test_file_may_go_once_it_is_open(app, files, tmp_path, after):
+    path = tmp_path / "app.onnx"
+    path.write_bytes(app.read_bytes())
+    classifier = Classifier(path, threads=2)
+    path.unlink()
+    if after == "replaced":
+        model = onnx.load(app)
+        (weights,) = (each for each in model.graph.initializer if list(each.dims) == [2048, 10])
+        weights.raw_data = bytes(len(weights.raw_data))
+        save_checked(model, path)
+    results = list(classifier.predict_files(files[:MANY], top=1))
+    for result, each in zip(results, files, strict=False):
+        (expected,) = classifier.predict(each, top=1)
+        assert result.predictions[0].label == expected.label
+        assert result.predictions[0].probability == pytest.approx(expected.probability, abs=1e-5)
 
 
 def test_threads_end_when_left_early(classifier, files):
     predictions = classifier.predict_files(files * 20)
     next(predictions)
-    assert decoding_threads()
+    assert worker_threads()
     predictions.close()
-    assert not decoding_threads()
+    assert not worker_threads()
 
 
 def test_threads_end_when_the_network_fails(app, files):
@@ -403,7 +459,7 @@ def test_threads_end_when_the_network_fails(app, files):
     with pytest.raises(ArithmeticError) as caught:
         list(Failing(app).predict_files(files * 20))
     assert caught.traceback  # which keeps what the functions were working with
-    assert not decoding_threads()
+    assert not worker_threads()
 
 
 def test_is_shown_in_one_line(app, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes import Classifier
-from cnncodes.app.inputs import STANDARD_INPUT, predict_inputs
+from cnncodes.app.inputs import predict_inputs
 from cnncodes.cli import shown
 from tests.helpers import error_of
 
@@ -94,7 +94,7 @@ def test_standard_input_that_is_no_image(app, content, problem, run):
 
 def test_standard_input_without_end(app, classifier):
     with Path("/dev/zero").open("rb") as endless:
-        (classified,) = predict_inputs(classifier, ["-"], endless)
+        (classified,) = predict_inputs(classifier, [None], endless)
     assert classified.problem.startswith("larger than the 664 MB that an image")
 
 
@@ -193,7 +193,7 @@ def test_what_is_shown_is_one_plain_line(text):
 @given(content=st.binary(max_size=200), signature=st.sampled_from([b"", b"\xff\xd8\xff", b"BM"]))
 def test_wild_bytes_are_classified_or_refused(classifier, content, signature):
     stream = io.BytesIO(signature + content)
-    (classified,) = predict_inputs(classifier, [STANDARD_INPUT], stream)
+    (classified,) = predict_inputs(classifier, [None], stream)
     assert bool(classified.predictions) != bool(classified.problem)
 
 
