@@ -15,6 +15,7 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.images.sources import UNLABELLED
+from cnncodes.models.description import closeness_text, weights_text
 from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, csv_cell, shown
@@ -116,7 +117,8 @@ def print_export(exported: Export) -> None:
     """Print what was exported, and how close it is to Keras."""
     info = exported.info
     size = (info.input_size, info.input_size)
-    click.echo(f"{shown(str(exported.path))}: {info.backbone}, {info.weights} weights")
+    weights = weights_text(info.weights, info.weights_file)
+    click.echo(f"{shown(str(exported.path))}: {info.backbone}, {weights}")
     click.echo(f"  codes   {_shape(exported.code_shape)} for an image of {_shape(size)}")
     click.echo(
         f"  parity  differs from Keras by {info.parity:.1e} of the largest code at most "
@@ -131,20 +133,17 @@ def print_quantization(quantized: Quantization) -> None:
     settings = quantized.settings
     bits = "8 bits" if settings.weight_limit == FULL_WEIGHTS else "7 bits"
     click.echo(f"{shown(str(quantized.path))}: {shown(quantized.info.backbone)}, int8")
-    click.echo(
-        f"  codes   cosine {near.cosine:.4f} to the float32 codes, at least "
-        f"{near.min_cosine:.4f}; relative error {near.relative_error:.1%} (on {near.n_images} "
-        "images not used for calibration)"
-    )
+    click.echo(f"  codes   {closeness_text(asdict(near))}")
     click.echo(
         f"  speed   {after:.1f} images per second, before {before:.1f}: {after / before:.1f} times"
     )
     click.echo(f"  size    {sizes[1]}, before {sizes[0]}")
     ranges = "all values" if settings.method == "max" else settings.method
+    left_float = counted(len(settings.floats), "convolution")
     click.echo(
-        f"  made    calibration ranges by {ranges} on {quantized.n_calibration} images, "
+        f"  made    calibration ranges by {ranges} on {counted(quantized.n_calibration, 'image')}, "
         f"equalization {settings.equalization:g}, weights of {bits}"
-        + (f", {len(settings.floats)} convolutions left in float32" if settings.floats else "")
+        + (f", {left_float} left in float32" if settings.floats else "")
     )
     if after < WORTHWHILE * before or not quantized.is_close:
         click.echo("  Not worth it: this network does better in its float32 file.")
@@ -195,17 +194,18 @@ def print_extraction(extraction: Extraction) -> None:
             click.echo(f"  note: {shown(note)}")
         return
     click.echo(
-        f"{shown(str(extraction.path))}: {extraction.n_images} images, "
-        f"{f'{n_classes} classes' if n_classes else 'no labels'}, codes "
+        f"{shown(str(extraction.path))}: {counted(extraction.n_images, 'image')}, "
+        f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
         f"{_shape(extraction.code_shape)}; {extraction.images_per_second:.1f} images per second"
     )
-    workers = f"{extraction.workers} worker{'s' * (extraction.workers > 1)}"
-    images = f"{extraction.batch_size} image{'s' * (extraction.batch_size > 1)}"
+    workers = counted(extraction.workers, "worker")
+    images = counted(extraction.batch_size, "image")
     click.echo(f"  by {workers}, {images} at a time in each")
     if extraction.n_resumed:
-        click.echo(f"  went on after {extraction.n_resumed} images of an earlier run")
+        click.echo(f"  went on after {counted(extraction.n_resumed, 'image')} of an earlier run")
     if extraction.n_reused:
-        click.echo(f"  {extraction.n_reused} images had codes in the file that was there")
+        images = counted(extraction.n_reused, "image")
+        click.echo(f"  {images} had codes in the file that was there")
     if extraction.skipped:
         skipped = counted(len(extraction.skipped), "image")
         click.echo(f"  {skipped} skipped (cnncodes info lists all):")
@@ -286,8 +286,9 @@ def print_epoch(epoch: Epoch, progress: Progress) -> None:
 def print_training(training: Training) -> None:
     """Print the scores of a head and how it was fitted."""
     click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}")
-    _print_score("train", training.train, training.weights)
-    _print_score("test", training.test, training.weights)
+    width = len(str(max(training.train.n_images, training.test.n_images)))
+    _print_score("train", training.train, training.weights, width)
+    _print_score("test", training.test, training.weights, width)
     if training.majority is not None:
         _print_majority(training.majority)
     long = ("C_scores", "parameters")
@@ -310,13 +311,11 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
     caution = _caution(model.backbone.weights)
     n_classes = len(figures.classes)
     click.echo(
-        f"{shown(model.path)}: {figures.n_images} images of {shown(evaluation.data.path)}, "
-        f"{n_classes} classes"
+        f"{shown(model.path)}: {counted(figures.n_images, 'image')} of "
+        f"{shown(evaluation.data.path)}, {n_classes} classes"
     )
     click.echo(f"  accuracy           {figures.accuracy:.1%}{caution}")
-    if figures.top5_accuracy is None:
-        click.echo(f"  top-5 accuracy     not defined for {n_classes} classes")
-    else:
+    if figures.top5_accuracy is not None:
         click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}{caution}")
     click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}{caution}")
     click.echo(f"  log loss           {figures.log_loss:.4f}{caution}")
@@ -327,7 +326,7 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
     )
     _print_classes(figures.worst_classes(), caution)
     for each in figures.confusions(CONFUSIONS_SHOWN):
-        images = f"{each.n_images} image{'' if each.n_images == 1 else 's'}"
+        images = counted(each.n_images, "image")
         click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
     for note in evaluation.notes:
         click.echo(f"  note: {shown(note)}")
@@ -341,8 +340,9 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
     """Print a table per codes file: accuracy by number of training images per class."""
     for curve in curves:
         click.echo(
-            f"{shown(curve.codes)}: {shown(curve.backbone)}, {shown(curve.weights)} weights, "
-            f"{curve.n_classes} classes; tested on {curve.n_test} images"
+            f"{shown(curve.codes)}: {shown(curve.backbone)}, "
+            f"{weights_text(curve.weights, curve.weights_file)}, {curve.n_classes} classes; "
+            f"tested on {counted(curve.n_test, 'image')}"
         )
         if curve.majority is not None:
             _print_majority(curve.majority)
@@ -439,13 +439,15 @@ def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
         )
 
 
-def _print_score(part: str, score: Score, weights: str) -> None:
+def _print_score(part: str, score: Score, weights: str, width: int) -> None:
+    """Print the metrics of a part; `width` is that of the column of numbers of images."""
     if score.accuracy is None:
         click.echo(f"  {part:5}  no images")
         return
+    images = "image " if score.n_images == 1 else "images"
     click.echo(
-        f"  {part:5}  {score.n_images} images  loss {score.loss:.4f}  "
-        f"accuracy {score.accuracy:.1%}{_caution(weights)}"
+        f"  {part:5}  {score.n_images:{width}} {images}  loss {score.loss:.4f}  "
+        f"accuracy {score.accuracy:6.1%}{_caution(weights)}"
     )
 
 

@@ -57,7 +57,8 @@ def normalized(name: str) -> str:
 def value_text(value: Any) -> str:
     """Format a value of JSON types as one line; control characters are escaped."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        # 10000, not 1e+04
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(
             f"{shown(key)} ({value_text(each)})"

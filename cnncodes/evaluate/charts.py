@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import MissingDependencyError, ParameterError
+from cnncodes.models.description import weights_text
 from cnncodes.output import check_output, replacing
 from cnncodes.text import shown
 
@@ -344,23 +345,24 @@ def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """Return the title, and a distinct name for each curve."""
     counts = sorted({curve.n_classes for curve in curves})
     title = f"{' and '.join(map(str, counts))} classes"
-    networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve.weights)}" for curve in curves]
+    networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve)}" for curve in curves]
     files = [_shortened(Path(curve.codes).name, 22) for curve in curves]
     if len(set(networks)) == 1:
         return f"{title}: {networks[0]}", files
     if len(set(networks)) == len(networks):
         return title, networks
+    # Network, weights and file side by side are wider than the chart.
     pairs = zip(networks, files, strict=True)
-    return title, [f"{network} ({file})" for network, file in pairs]
+    return title, [f"{network}\n({file})" for network, file in pairs]
 
 
-def _weights(weights: str) -> str:
-    """Return the origin of weights, without the seed or the 64 digits of a hash."""
-    if weights.startswith("random"):
+def _weights(curve: Curve) -> str:
+    """Return the origin of the weights, without the seed of random ones."""
+    if curve.weights.startswith("random"):
         return "random weights"
-    return (
-        "weights of a file" if weights.startswith("file:") else f"{_shortened(weights, 12)} weights"
-    )
+    if curve.weights.startswith("file:"):
+        return weights_text(curve.weights, _shortened(curve.weights_file, 18))
+    return f"{_shortened(curve.weights, 12)} weights"
 
 
 def _shortened(text: str, length: int) -> str:

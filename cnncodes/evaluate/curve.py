@@ -115,6 +115,9 @@ class Curve:
     majority : float or None
         Test accuracy of always naming the class most common in training; None in files of
         earlier releases.
+    weights_file : str
+        Name of the weight file, where the weights are of a file; empty in files of earlier
+        releases.
     """
 
     codes: str
@@ -132,6 +135,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
     notes: tuple[str, ...]
     majority: float | None = None
+    weights_file: str = ""
 
     @property
     def summary(self) -> str:
@@ -280,6 +284,7 @@ def _curve(value: Any) -> Curve:
     if sizes != sorted(set(sizes)):
         raise ValueError("the points do not increase")
     texts = {name: value.get(name) for name in _TEXTS}
+    texts["weights_file"] = value.get("weights_file", "")
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a text")

@@ -188,6 +188,7 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         points=points,
         notes=tuple(plan.notes),
         majority=plan.majority,
+        weights_file=backbone.weights_file,
     )
 
 

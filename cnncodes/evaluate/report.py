@@ -32,6 +32,7 @@ from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_
 from cnncodes.files import exists, is_folder, sha256_of
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
+from cnncodes.models.description import weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
 from cnncodes.output import check_output, replacing
@@ -320,11 +321,12 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     training = model.training
     fitted, split = training.get("fitted"), training.get("split")
     size = f"{network.input_size} × {network.input_size} pixels"
+    weights = weights_text(network.weights, network.weights_file)
     pooled = "not pooled" if network.pool == "none" else f"pooled by {network.pool}"
     precision = f", in {network.precision}" if network.precision != "float32" else ""
     facts = [
         ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
-        ("Network", f"{network.backbone} with {network.weights} weights{precision}"),
+        ("Network", f"{network.backbone} with {weights}{precision}"),
         ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
         ("Trained on", counted(model.n_training_images, "image")),
     ]

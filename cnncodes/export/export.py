@@ -35,6 +35,7 @@ from cnncodes.models.session import noise_images, open_session
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 from cnncodes.progress import Progress
+from cnncodes.text import shown
 
 if TYPE_CHECKING:
     import onnx
@@ -181,6 +182,7 @@ def export_backbone(
             parity_images=f"{PARITY_IMAGES}, in the tests of this release, not with this file",
             created_with=created_with(*packages),
             converter=converter,
+            weights_file=shown(inputs[0].name) if inputs else "",
         )
         _save(model, info, temporary)
         if expected is not None:

@@ -10,11 +10,19 @@ from typing import Any
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.images.sources import find_images
+from cnncodes.models.description import (
+    plain_text,
+    precision_rows,
+    short_digest,
+    training_rows,
+    weights_name,
+    weights_text,
+)
 from cnncodes.models.kinds import KINDS, Kind, kind_of_file
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import first_line, shown, value_text
+from cnncodes.text import first_line, shown
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -118,7 +126,10 @@ def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:
         "use": kind.use,
         "format": CURVE_FORMAT,
         "codes": [curve.codes for curve in curves],
-        "backbones": [f"{curve.backbone}, {curve.weights} weights" for curve in curves],
+        "backbones": [
+            f"{curve.backbone}, {weights_text(curve.weights, curve.weights_file)}"
+            for curve in curves
+        ],
         "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
         "seeds": max(len(p.accuracies) for curve in curves for p in curve.points),
         # One command makes all curves of a file.
@@ -168,6 +179,7 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
     return {
         "backbone": info.backbone,
         "weights": info.weights,
+        **({"weights_file": info.weights_file} if info.weights_file else {}),
         "input_size": info.input_size,
         "layer": info.layer,
         "pool": info.pool,
@@ -213,17 +225,29 @@ _DESCRIPTIONS: dict[str, Callable[[Path, Kind], dict[str, Any]]] = {
 
 def as_text(described: dict[str, Any]) -> str:
     """Format a description as aligned lines."""
-    rows = []
-    for key, value in described.items():
-        if key == "skipped":
-            rows += [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
-            continue
-        nested = isinstance(value, dict) and any(isinstance(each, dict) for each in value.values())
-        if nested:
-            rows += [(f"{key} {inner}", each) for inner, each in value.items()]
-        else:
-            rows.append((key, value))
-    width = max(len(key) for key, _ in rows)
-    return "\n".join(
-        f"{shown(key.replace('_', ' ')):{width}}  {value_text(value)}" for key, value in rows
-    )
+    rows = [row for key, value in described.items() for row in _rows(key, value, described)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of one entry, as pairs of name and text; none where another has it."""
+    name = shown(key.replace("_", " "))
+    if key in ("weights_file", "parity_images", "quantization"):
+        return []  # in the line of the weights or of the parity
+    if key == "weights":
+        return [(name, weights_name(value, described.get("weights_file", "")))]
+    if key == "parity":
+        return precision_rows(value, described["parity_images"], described.get("quantization", {}))
+    if key == "training":
+        return training_rows(value)
+    if key == "backbone_sha256":
+        return [(name, f"{short_digest(value)}… (--json has all digits)")]
+    if key == "skipped":
+        return [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
+    if key == "images_by_class" and isinstance(value, dict):
+        width = max(len(shown(label)) for label in value)
+        digits = max(len(str(count)) for count in value.values())
+        texts = [f"{shown(label):{width}}  {count:{digits}}" for label, count in value.items()]
+        return [(name if index == 0 else "", text) for index, text in enumerate(texts)]
+    return [(name, plain_text(value))]

@@ -2,6 +2,7 @@
 
 - `metadata`: the ``metadata_props`` of backbone, head and app
 - `kinds`: what any file is, and which command takes it
+- `description`: the metadata in words
 - `safety`: checks of an ONNX file from a stranger before onnxruntime opens it
 - `checksum`: a checksum of the graph, written with the file and compared by `inspect.verify`
 - `session`: a checked model in an onnxruntime session

@@ -21,6 +21,7 @@ from typing import Any
 
 from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
 from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.models.description import weights_name
 from cnncodes.parameters import WHITE
 
 FORMAT = "1"
@@ -64,6 +65,8 @@ class BackboneInfo:
     converter : str
         ``direct`` or ``tf2onnx``: what made the graph. Files of releases that had only tf2onnx
         have no such entry.
+    weights_file : str
+        Name of the weight file, where `weights` is of a file; empty in files of earlier releases.
     """
 
     backbone: str
@@ -78,6 +81,7 @@ class BackboneInfo:
     parent_sha256: str = ""
     quantization: str = ""
     converter: str = "tf2onnx"
+    weights_file: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""
@@ -281,7 +285,8 @@ def check_same_network(
 
 
 def _network(info: BackboneInfo, sha256: str) -> str:
-    return f"{info.backbone}, {info.weights}, SHA-256 {sha256[:8]}…"
+    weights = weights_name(info.weights, info.weights_file)
+    return f"{info.backbone}, {weights}, SHA-256 {sha256[:8]}…"
 
 
 def later_format(path: Path, version: str, created_with: str) -> FileFormatError:

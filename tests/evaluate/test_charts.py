@@ -88,6 +88,16 @@ def test_curves_of_several_networks_are_distinguished():
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
+def test_weight_files_are_named_with_8_digits():
+    files = [(f"{name}.weights.h5", f"file:{name * 64}") for name in "ab"]
+    curves = [replace(make_curve(weights=sha), weights_file=name) for name, sha in files]
+    (legend,) = learning_curve_figure(curves).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "vgg16, weights of a.weights.h5 (aaaaaaaa)",
+        "vgg16, weights of b.weights.h5 (bbbbbbbb)",
+    ]
+
+
 def test_curves_of_one_network_are_distinguished_by_their_files():
     figure = learning_curve_figure([make_curve("a/one.h5"), make_curve("a/two.h5")])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -99,9 +109,9 @@ def test_curves_are_distinguished_by_both_where_need_be():
     curves = [make_curve("one.h5"), make_curve("two.h5"), make_curve("three.h5", "vgg19")]
     figure = learning_curve_figure(curves)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "vgg16, imagenet weights (one.h5)",
-        "vgg16, imagenet weights (two.h5)",
-        "vgg19, imagenet weights (three.h5)",
+        "vgg16, imagenet weights\n(one.h5)",
+        "vgg16, imagenet weights\n(two.h5)",
+        "vgg19, imagenet weights\n(three.h5)",
     ]
 
 

@@ -226,11 +226,14 @@ def vgg16_of_file(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path)
     return Backbone(folder / "vgg16.onnx")
 
 
-def test_weights_from_a_file(vgg16_of_file: Backbone, exports: Exports) -> None:
+def test_weights_from_a_file(
+    vgg16_weights: Path, vgg16_of_file: Backbone, exports: Exports
+) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     same = Backbone(exports.get("vgg16", "--input-size", "32"))
     np.testing.assert_allclose(vgg16_of_file.extract(image), same.extract(image), rtol=1e-5)
     assert vgg16_of_file.info.weights.startswith("file:")
+    assert vgg16_of_file.info.weights_file == vgg16_weights.name
 
 
 def test_published_layout_is_read_under_any_name(

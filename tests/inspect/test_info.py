@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,7 +15,15 @@ from PIL import Image
 from cnncodes.evaluate import curve
 from cnncodes.evaluate.curve import read_curves
 from cnncodes.extract import store
-from tests.helpers import error_of, make_curve, run_command
+from cnncodes.models.description import training_rows
+from tests.helpers import (
+    BACKBONE_INFO,
+    error_of,
+    make_curve,
+    run_command,
+    write_backbone,
+    write_images,
+)
 
 helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 
@@ -80,9 +89,11 @@ def test_backbone_as_text(small_backbone):
     result, text = info_json(small_backbone), info_text(small_backbone)
     assert text["what"] == "a backbone"
     assert text["input size"] == "75"
-    assert text["parity"] == f"{result['parity']:.4g}"
-    assert text["parity images"] == result["parity_images"]
-    assert {name.replace(" ", "_") for name in text} == set(result)
+    assert text["parity"] == (
+        f"differs from Keras by {result['parity']:.1e} of the largest code at most "
+        f"({result['parity_images']})"
+    )
+    assert {name.replace(" ", "_") for name in text} == set(result) - {"parity_images"}
 
 
 def test_head(head, small_backbone, codes):
@@ -102,9 +113,17 @@ def test_head(head, small_backbone, codes):
 def test_head_as_text(head):
     result, text = info_json(head), info_text(head)
     assert text["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    assert text["training estimator"] == "logistic"
-    assert text["training split"] == "method stratified, train_fraction 0.7, seed 0"
-    assert f"accuracy {result['training']['test']['accuracy']:.4g}" in text["training test"]
+    assert text["estimator"] == "logistic"
+    assert text["split"] == "stratified, 70 % of each class for training, seed 0"
+    score = result["training"]["test"]
+    assert text["test part"] == (
+        f"{score['n_images']} images, accuracy {score['accuracy']:.1%}, log loss "
+        f"{score['loss']:.4f}"
+    )
+    assert text["log loss by C"].startswith("0.1: ")
+    assert text["log loss by C"].endswith(" (cross-validation)")
+    assert text["backbone sha256"] == f"{result['backbone_sha256'][:8]}… (--json has all digits)"
+    assert not [line for line in text.values() if "{" in line or "_" in line.split("v3")[-1]]
 
 
 def test_app(app, head):
@@ -127,9 +146,130 @@ def test_codes(codes, photos):
     assert result["dtype"] == "float16"
     assert result["source"] == str(photos)
     assert result["backbone"] == "inception_v3"
-    text = info_text(codes)
-    assert text["images by class"] == ", ".join(f"{name} {n}" for name, n in counts.items())
-    assert text["code shape"] == "2048"
+    assert info_text(codes)["code shape"] == "2048"
+    lines = run_command("info", codes).stdout.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("images by class"))
+    table = [line[len("images by class") :].split() for line in lines[first : first + 10]]
+    assert table == [[name, str(n)] for name, n in counts.items()]
+
+
+def test_numbers_of_images_are_aligned(tmp_path):
+    for label, n in (("cat", 12), ("flamingo", 3)):
+        for index in range(n):
+            write_images(tmp_path, f"{label}/{index}.png")
+    assert run_command("info", tmp_path).stdout.splitlines()[2:] == [
+        "images by class  cat       12",
+        "                 flamingo   3",
+    ]
+
+
+WEIGHTS = {"cnncodes.weights": f"file:{'ab12' * 16}"}
+
+
+@pytest.mark.parametrize(
+    ("file", "line"), [("my.weights.h5", "my.weights.h5 (ab12ab12)"), ("", "a file (ab12ab12)")]
+)
+def test_weight_file_is_named_with_8_digits(tmp_path, file, line):
+    """A file of an earlier release has no name of it."""
+    named = {"cnncodes.weights_file": file} if file else {}
+    path = write_backbone(
+        tmp_path / "b.onnx", metadata=BACKBONE_INFO.to_metadata() | WEIGHTS | named
+    )
+    assert info_text(path)["weights"] == line
+    assert "weights file" not in info_text(path)
+    result = info_json(path)
+    assert result["weights"] == WEIGHTS["cnncodes.weights"]
+    assert result.get("weights_file", "") == file
+
+
+QUANTIZATION = {
+    "method": "max",
+    "equalization": 0.5,
+    "bias_correction": True,
+    "weight_limit": 63,
+    "floats": 1,
+    "seed": 0,
+    "images": 64,
+    "images_sha256": "ab" * 32,
+    "calibration_images": 1,
+    "cosine": 0.99876,
+    "min_cosine": 0.98,
+    "relative_error": 0.0312,
+    "n_images": 16,
+}
+
+
+def write_int8(path, quantization):
+    info = replace(BACKBONE_INFO, precision="int8", quantization=json.dumps(quantization))
+    return write_backbone(path, metadata=info.to_metadata())
+
+
+def test_int8_file_has_its_closeness_and_not_the_parity_of_the_float32_file(tmp_path):
+    path = write_int8(tmp_path / "int8.onnx", QUANTIZATION)
+    text = info_text(path)
+    assert text["closeness"] == (
+        "cosine 0.9988 to the float32 codes, at least 0.9800; relative error 3.1% (on 16 images "
+        "not used for calibration)"
+    )
+    assert text["calibration"] == (
+        "ranges by all values on 1 image, equalization 0.5, biases corrected, weights of 7 bits, "
+        "1 convolution in float32, seed 0"
+    )
+    assert not {"parity", "parity images", "quantization"} & set(text)
+    assert info_json(path)["quantization"] == QUANTIZATION
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    wild=st.dictionaries(
+        st.sampled_from([*QUANTIZATION, "\x1b[31m"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda each: st.lists(each, max_size=2) | st.dictionaries(st.text(), each, max_size=2),
+            max_leaves=3,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_quantization_of_another_program_is_described_too(tmp_path_factory, wild):
+    folder = tmp_path_factory.getbasetemp()
+    lines = run_command("info", write_int8(folder / "wild.onnx", QUANTIZATION | wild)).stdout
+    assert all(line.isprintable() for line in lines.split("\n"))
+
+
+NAMES = [
+    "C_scores",
+    "parameters",
+    "method",
+    "train_fraction",
+    "seed",
+    "n_images",
+    "accuracy",
+    "loss",
+    "per_class",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    training=st.dictionaries(
+        st.sampled_from(["estimator", "fitted", "split", "train", "test"]) | st.text(max_size=3),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda each: st.dictionaries(
+                st.sampled_from(NAMES),
+                each,
+                max_size=5,
+            ),
+            max_leaves=6,
+        ),
+        max_size=4,
+    )
+)
+def test_training_of_another_program_is_described_in_whole_lines(training):
+    for name, text in training_rows(training):
+        assert (name + text).isprintable()
 
 
 def test_codes_without_labels(codes, tmp_path):
@@ -188,9 +328,9 @@ def test_keras_weights(tmp_path, sign):
         else:
             target = file if sign == "layer_names" else file.create_group(sign)
             target.attrs["layer_names"] = [b"conv2d"]
-    told = info_text(path)
-    assert told["what"] == "Keras weights"
-    assert told["use"] == "export --weights takes them"
+    result = info_text(path)
+    assert result["what"] == "Keras weights"
+    assert result["use"] == "export --weights takes them"
 
 
 @pytest.mark.parametrize("kind", [None, "weights", [1, 2], 7])
@@ -360,9 +500,9 @@ def test_empty_file(tmp_path):
 def test_other_files_whatever_they_are_called(tmp_path, suffix, content):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(content)
-    told = info_json(path)
-    assert told["what"] == ("nothing cnncodes knows" if b"\0" in content else "a text")
-    assert told["bytes"] == len(content)
+    result = info_json(path)
+    assert result["what"] == ("nothing cnncodes knows" if b"\0" in content else "a text")
+    assert result["bytes"] == len(content)
 
 
 def test_model_whatever_it_is_called(tmp_path):

@@ -1,0 +1,172 @@
+"""The metadata of a model in words, for `info`, reports and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cnncodes.text import counted, shown, value_text
+
+DIGEST_DIGITS = 8
+_FILE = "file:"
+# What a fact of another program, of other types than ours, raises.
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def short_digest(digest: str) -> str:
+    """Return the first 8 digits of a SHA-256, enough to tell files apart."""
+    return shown(digest[:DIGEST_DIGITS])
+
+
+def weights_name(weights: str, file: str = "") -> str:
+    """Name the weights of a network.
+
+    Parameters
+    ----------
+    weights : str
+        ``imagenet``, ``random:SEED`` or ``file:SHA256``, as in `BackboneInfo.weights`.
+    file : str
+        Name of the weight file; empty in files of earlier releases.
+
+    Returns
+    -------
+    str
+        The name and 8 digits of the SHA-256 of a weight file; else `weights`.
+    """
+    if not weights.startswith(_FILE):
+        return shown(weights)
+    return f"{shown(file) or 'a file'} ({short_digest(weights[len(_FILE) :])})"
+
+
+def weights_text(weights: str, file: str = "") -> str:
+    """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``."""
+    name = weights_name(weights, file)
+    return f"weights of {name}" if weights.startswith(_FILE) else f"{name} weights"
+
+
+def precision_rows(
+    parity: float, parity_images: str, quantization: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Describe how exact the codes of a network are, as pairs of name and text.
+
+    Parameters
+    ----------
+    parity : float
+        `BackboneInfo.parity`.
+    parity_images : str
+        The images on which it was measured.
+    quantization : mapping of str to JSON types
+        `BackboneInfo.quantization`; empty for a float32 file.
+
+    Returns
+    -------
+    list of (str, str)
+        Of an int8 file the closeness to the float32 codes and the calibration, since the parity
+        in its metadata is that of the float32 file; else the parity.
+    """
+    if not quantization:
+        text = f"differs from Keras by {parity:.1e} of the largest code at most"
+        return [("parity", f"{text} ({shown(parity_images)})")]
+    try:
+        return [
+            ("closeness", shown(closeness_text(quantization))),
+            ("calibration", shown(_calibration_text(quantization))),
+        ]
+    except _FOREIGN:
+        return [("quantization", plain_text(quantization))]
+
+
+def closeness_text(closeness: Mapping[str, Any]) -> str:
+    """Describe the closeness of int8 codes to float32 codes, from the fields of `Closeness`."""
+    images = counted(closeness["n_images"], "image")
+    return (
+        f"cosine {closeness['cosine']:.4f} to the float32 codes, at least "
+        f"{closeness['min_cosine']:.4f}; relative error {closeness['relative_error']:.1%} "
+        f"(on {images} not used for calibration)"
+    )
+
+
+def _calibration_text(quantization: Mapping[str, Any]) -> str:
+    method = quantization["method"]
+    parts = [
+        f"ranges by {'all values' if method == 'max' else shown(method)} on "
+        f"{counted(quantization['calibration_images'], 'image')}",
+        f"equalization {quantization['equalization']:g}",
+        *(["biases corrected"] if quantization["bias_correction"] else []),
+        f"weights of {quantization['weight_limit'].bit_length() + 1} bits",
+    ]
+    if quantization["floats"]:
+        parts.append(f"{counted(quantization['floats'], 'convolution')} in float32")
+    return ", ".join([*parts, f"seed {quantization['seed']}"])
+
+
+def training_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Describe how a head was trained, as pairs of name and text.
+
+    Parameters
+    ----------
+    training : mapping of str to JSON types
+        `HeadInfo.training`. An entry that is not of `train` is described as it is.
+
+    Returns
+    -------
+    list of (str, str)
+        Without control characters.
+    """
+    rows: list[tuple[str, str]] = []
+    for key, value in training.items():
+        describe = _TRAINING.get(key)
+        try:
+            rows += describe(value) if describe else [(_name(key), plain_text(value))]
+        except _FOREIGN:
+            rows.append((_name(key), plain_text(value)))
+    return [(name, shown(text)) for name, text in rows if text]
+
+
+def _fitted_rows(fitted: Any) -> list[tuple[str, str]]:
+    scores, parameters = fitted.get("C_scores", {}), fitted.get("parameters", {})
+    rest = {key: each for key, each in fitted.items() if key not in ("C_scores", "parameters")}
+    losses = ", ".join(f"{float(C):g}: {loss:.4f}" for C, loss in scores.items())
+    return [
+        ("fitted", plain_text(rest)),
+        ("log loss by C", losses and f"{losses} (cross-validation)"),
+        ("parameters", plain_text(parameters)),
+    ]
+
+
+def _split_rows(split: Any) -> list[tuple[str, str]]:
+    share = f"{100 * split['train_fraction']:.4g} %"
+    text = f"{shown(split['method'])}, {share} of each class for training"
+    if split.get("per_class") is not None:
+        text += f", at most {counted(split['per_class'], 'image')} of each"
+    return [("split", f"{text}, seed {split['seed']}")]
+
+
+def _score_rows(part: str, score: Any) -> list[tuple[str, str]]:
+    text = counted(score["n_images"], "image")
+    if score["accuracy"] is not None:
+        text += f", accuracy {score['accuracy']:.1%}, log loss {score['loss']:.4f}"
+    return [(part, text)]
+
+
+_TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
+    "fitted": _fitted_rows,
+    "split": _split_rows,
+    "train": lambda score: _score_rows("training part", score),
+    "test": lambda score: _score_rows("test part", score),
+}
+
+
+def plain_text(value: Any) -> str:
+    """Format JSON types as one line; names of entries have blanks for underscores."""
+    return value_text(_named(value))
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_name(key): _named(each) for key, each in value.items()}
+    return [_named(each) for each in value] if isinstance(value, list) else value
+
+
+def _name(key: str) -> str:
+    return shown(key).replace("_", " ").strip()
