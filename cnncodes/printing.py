@@ -15,7 +15,7 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.images.sources import UNLABELLED
-from cnncodes.models.description import closeness_text, weights_text
+from cnncodes.models.description import closeness_text, precision_rows, weights_text
 from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, csv_cell, shown
@@ -120,10 +120,8 @@ def print_export(exported: Export) -> None:
     weights = weights_text(info.weights, info.weights_file)
     click.echo(f"{shown(str(exported.path))}: {info.backbone}, {weights}")
     click.echo(f"  codes   {_shape(exported.code_shape)} for an image of {_shape(size)}")
-    click.echo(
-        f"  parity  differs from Keras by {info.parity:.1e} of the largest code at most "
-        f"({info.parity_images})"
-    )
+    ((name, text),) = precision_rows(info.parity, info.parity_images, {})
+    click.echo(f"  {name}  {text}")
 
 
 def print_quantization(quantized: Quantization) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cnncodes import Classifier
 from cnncodes.cli import main
+from cnncodes.export.backbones import BACKBONES
 from cnncodes.images.decoding import decode_image
 
 ROOT = Path(__file__).parent.parent.parent
@@ -250,3 +251,14 @@ def test_each_fault_is_backed_by_a_test_that_is_there() -> None:
         assert named, row
         for file, test in named:
             assert f"def {test}(" in (ROOT / file).read_text("utf-8"), row
+
+
+def test_drawing_names_the_networks_and_the_commands() -> None:
+    drawn = (ROOT / "docs" / "chain.svg").read_text("utf-8")
+    visible = re.sub(r"<[^>]*>", " ", drawn[drawn.index("</style>") :])
+    letters = re.sub("[^a-z0-9]", "", visible.lower())
+    for name in BACKBONES:
+        assert name.replace("_", "") in letters
+    chain = {"export", "quantize", "extract", "train", "evaluate", "curve", "bundle", "predict"}
+    assert chain <= set(main.commands)
+    assert chain <= set(re.findall(r"\w+", visible))
