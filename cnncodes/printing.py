@@ -445,7 +445,7 @@ def _print_score(part: str, score: Score, weights: str, width: int) -> None:
     images = "image " if score.n_images == 1 else "images"
     click.echo(
         f"  {part:5}  {score.n_images:{width}} {images}  loss {score.loss:.4f}  "
-        f"accuracy {score.accuracy:6.1%}{_caution(weights)}"
+        f"accuracy {score.accuracy:.1%}{_caution(weights)}"
     )
 
 

@@ -243,15 +243,15 @@ def extract(
             if journal.n_images == 0:
                 path, reason = journal.skipped[0]
                 raise SourceError(
-                    f"{source}: none of its {len(images.paths)} images can be used; the first, "
-                    f"{path}: {reason}"
+                    f"{source}: none of its {counted(len(images.paths), 'image')} can be used; "
+                    f"the first, {path}: {reason}"
                 )
         except KeyboardInterrupt:
             if journal.n_images == 0:
                 raise
             raise KeyboardInterrupt(
-                f"{journal.path} keeps {journal.n_seen} of {len(images.paths)} images; the same "
-                "command goes on from there"
+                f"{journal.path} keeps {journal.n_seen} of {counted(len(images.paths), 'image')}; the "
+                "same command goes on from there"
             ) from None
         finally:
             if journal.n_images == 0:

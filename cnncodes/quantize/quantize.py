@@ -54,6 +54,7 @@ from cnncodes.quantize.layout import fold_batch
 from cnncodes.quantize.plan import Settings, convolutions, observed_tensors
 from cnncodes.quantize.qdq import quantize_graph
 from cnncodes.quantize.rewrites import convolve_before_pooling, fold_preprocessing, pad_in_pooling
+from cnncodes.text import counted
 
 DEFAULT_N_IMAGES = 256
 MIN_IMAGES = CALIBRATION_IMAGES.least
@@ -305,7 +306,7 @@ def _draw(
     left_out = [f"{n} {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
     if len(drawn) < MIN_IMAGES:
         raise SourceError(
-            f"{source}: {len(drawn)} of its {len(files)} images can be used"
+            f"{source}: {len(drawn)} of its {counted(len(files), 'image')} can be used"
             + (f" ({', '.join(left_out)})" if left_out else "")
             + f", {MIN_IMAGES} or more are needed; give a folder with more of them"
         )

@@ -230,6 +230,19 @@ def test_reliability_diagram_shows_bins_and_counts():
     assert "12" in texts_of(inline_svg(figure, "reliability", "a chart"))
 
 
+@pytest.mark.parametrize("majority", [0.0, 0.687, 1.0])
+def test_reliability_diagram_shows_the_majority(majority):
+    bins = [Bin(0.5, 1, 12, 0.8, 0.75)]
+    upper, _ = reliability_figure(bins, majority).axes
+    (line,) = [each for each in upper.lines if each.get_linestyle() == ":"]
+    assert list(line.get_ydata()) == [majority, majority]
+    svg = inline_svg(reliability_figure(bins, majority), "reliability", "a chart")
+    assert f"most common class: {majority:.1%}" in texts_of(svg)
+    assert not [
+        each for each in reliability_figure(bins).axes[0].lines if each.get_linestyle() == ":"
+    ]
+
+
 def test_heat_map_has_a_square_for_each_cell_with_images():
     matrix = np.zeros((50, 50), np.int64)
     matrix[3, 3], matrix[3, 7], matrix[8, 2] = 3, 1, 5
