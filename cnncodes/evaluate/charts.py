@@ -199,7 +199,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
                 linewidth=1.6,
             )
         for majority in majorities:
-            label = f"always naming the most common class: {majority:.1%} of the test images"
+            label = f"always predicting the most common class: {majority:.1%} of the test images"
             index = [each.majority for each in curves].index(majority)
             colour = COLOURS["muted"] if len(majorities) == 1 else SERIES[index % len(SERIES)]
             axes.axhline(100 * majority, label=label, color=colour, linestyle="--", linewidth=1.1)
@@ -213,13 +213,16 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
         return figure
 
 
-def reliability_figure(bins: Sequence[Bin]) -> Figure:
+def reliability_figure(bins: Sequence[Bin], majority: float | None = None) -> Figure:
     """Draw the accuracy of predictions against their probability, and their number.
 
     Parameters
     ----------
     bins : sequence of Bin
         As in `Metrics.bins`.
+    majority : float, optional
+        `Metrics.majority`, drawn as a line; predictions below it are worse than always predicting
+        the most common class.
 
     Returns
     -------
@@ -243,6 +246,18 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
             edgecolor=COLOURS["accent"],
         )
         upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.2)
+        if majority is not None:
+            upper.axhline(majority, color=COLOURS["muted"], linestyle=":", linewidth=1.3)
+            # Above the line where there is room, and left, where the bars are seldom high.
+            below = majority > 0.93
+            upper.annotate(
+                f"most common class: {majority:.1%}",
+                (0, majority),
+                (4, -3 if below else 3),
+                textcoords="offset points",
+                va="top" if below else "bottom",
+                fontsize=7,
+            )
         upper.set_ylabel("accuracy")
         upper.set(xlim=(0, 1), ylim=(0, 1))
         lower.bar(centres, [each.n_images for each in filled], width, color=COLOURS["muted"])

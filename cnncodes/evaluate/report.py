@@ -191,7 +191,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     labels = [each.label for each in metrics.classes]
     charts = {
         "reliability": inline_svg(
-            reliability_figure(metrics.bins),
+            reliability_figure(metrics.bins, metrics.majority),
             "reliability",
             "Reliability diagram; its numbers are in the table below it.",
         )

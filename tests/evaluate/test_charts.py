@@ -62,7 +62,7 @@ def test_majority_is_a_line_and_a_single_fit_has_no_bar():
     assert list(line.get_ydata()) == pytest.approx([36, 36])
     assert axes.get_ylim()[0] < 36
     (text,) = figure.legends[0].get_texts()
-    assert text.get_text() == "always naming the most common class: 36.0% of the test images"
+    assert text.get_text() == "always predicting the most common class: 36.0% of the test images"
     bars = [each for each in axes.containers[0].lines[2][0].get_segments() if len(each)]
     assert sum(np.isfinite(bar).all() for bar in bars) == 3
     assert line_of(axes, 0).get_ydata()[-1] == pytest.approx(60)
