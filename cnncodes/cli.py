@@ -738,20 +738,20 @@ def predict(
     type=Number(SECONDS),
     default=1.0,
     show_default=True,
-    help="Seconds of measurement per batch size.",
+    help="Seconds of measurement per file and batch size.",
 )
 @provider_option
 @json_option
 def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Measure backbones and apps on random images, each in a process of its own.
 
-    Memory is the peak of the process, Python included. With several files, ratio compares
-    images per second with the first.
+    Several files take turns, round by round, and ratio compares images per second with the
+    first. Memory is the peak of the process, Python included.
     """
     from cnncodes.inspect.bench import benchmark
     from cnncodes.progress import Progress
 
-    with Progress("bench", "measurements") as progress:
+    with Progress("bench", "rounds") as progress:
         results = benchmark(files, progress=progress, **options)
     emit(results, as_json, print_benchmarks)
 

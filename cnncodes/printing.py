@@ -242,21 +242,24 @@ def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
     """Print a line per file, then images per second by batch size and threads."""
     names = [shown(each.path) for each in benchmarks]
     width = max(len("file"), *map(len, names))
-    first = benchmarks[0].best.images_per_second
     ratio = len(benchmarks) > 1
     click.echo(
-        f"{'file':{width}}  precision  file MB  load s  p50 ms  p95 ms  images/s  memory MB"
-        f"{'  ratio' if ratio else ''}"
+        f"{'file':{width}}  precision  file MB  load s  p50 ms  p95 ms  images/s  {'min–max':>13}"
+        f"  memory MB{'  ratio' if ratio else ''}"
     )
     for name, each in zip(names, benchmarks, strict=True):
         peak = "–" if each.peak_bytes is None else f"{each.peak_bytes / 1e6:.0f}"
+        spread = f"{each.best.slowest:.1f}–{each.best.fastest:.1f}"
         click.echo(
             f"{name:{width}}  {shown(each.precision):9}  {each.file_bytes / 1e6:7.1f}"
             f"  {each.load_seconds:6.2f}  {each.latency_p50 * 1e3:6.1f}"
-            f"  {each.latency_p95 * 1e3:6.1f}  {each.best.images_per_second:8.1f}  {peak:>9}"
-            f"{f'  {each.best.images_per_second / first:5.2f}' if ratio else ''}"
+            f"  {each.latency_p95 * 1e3:6.1f}  {each.best.images_per_second:8.1f}  {spread:>13}"
+            f"  {peak:>9}{f'  {each.ratio:5.2f}' if ratio else ''}"
         )
+    turns = ", the files in turn" if ratio else ""
     click.echo(
+        f"images/s is the median of {benchmarks[0].best.rounds} rounds{turns}; min–max are the "
+        "slowest and the fastest of them\n"
         "\nimages/s by batch size, for parallel batches × threads of each; * is the rate above"
     )
     sizes = list(dict.fromkeys(each.batch_size for each in benchmarks[0].throughputs))

@@ -251,8 +251,8 @@ def extract(
                 raise
             n_files = counted(len(images.paths), "image")
             raise KeyboardInterrupt(
-                f"{journal.path} keeps {journal.n_seen} of {n_files}; the same command goes on from "
-                "there"
+                f"{journal.path} keeps {journal.n_seen} of {n_files}; the same command goes on "
+                "from there"
             ) from None
         finally:
             if journal.n_images == 0:

@@ -1,11 +1,12 @@
-"""Speed and memory of a backbone or an app on this machine.
+"""Speed and memory of backbones and apps on this machine.
 
 Each file is measured in its own process, so that the peak memory of one does not count for the
 next. The images are random noise: the time of a network does not depend on its input.
 
 Many images can be computed in two ways: one batch at a time by all threads, or several at a time
 by one thread each. Which is faster depends on network and machine, so both are measured, in
-several short rounds, of which the median counts.
+several short rounds. In every round the files take turns, so that other load on the machine
+affects them alike. The median of the rounds counts; the slowest and the fastest show the spread.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 KINDS = ("backbone", "app")
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 DEFAULT_SECONDS = 1.0
-MIN_ROUNDS, MAX_ROUNDS = 2, 5
-MIN_LATENCIES = 20  # for a 95th percentile
+MIN_ROUNDS, MAX_ROUNDS = 3, 9
+MIN_LATENCIES = 7  # per round, so that there are 20 and more for a 95th percentile
 _STATUS = Path("/proc/self/status")
 
 
@@ -58,12 +59,19 @@ class Throughput:
         Threads per batch.
     images_per_second : float
         Median of the rounds.
+    slowest, fastest : float
+        Images per second of the slowest and of the fastest round.
+    rounds : int
+        Number of rounds.
     """
 
     batch_size: int
     callers: int
     threads: int
     images_per_second: float
+    slowest: float
+    fastest: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Benchmark:
         Seconds for one image with all threads: median and 95th percentile.
     best : Throughput
         The fastest of `throughputs`.
+    ratio : float
+        Images per second of `best` divided by those of the first file.
     peak_bytes : int or None
         Peak resident memory of the process, Python and all batch sizes included; None where the
         system does not report it.
@@ -109,24 +119,9 @@ class Benchmark:
     latency_p50: float
     latency_p95: float
     best: Throughput
+    ratio: float
     peak_bytes: int | None
     throughputs: list[Throughput]
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What a process measures."""
-
-    path: Path
-    batch_sizes: tuple[int, ...]
-    threads: int
-    provider: str
-    seconds: float
-
-    @property
-    def ways(self) -> list[tuple[int, int]]:
-        """The pairs of callers and threads."""
-        return [(1, self.threads), (self.threads, 1)] if self.threads > 1 else [(1, 1)]
 
 
 def benchmark(
@@ -138,7 +133,7 @@ def benchmark(
     seconds: float = DEFAULT_SECONDS,
     progress: Progress | None = None,
 ) -> list[Benchmark]:
-    """Measure backbones and apps, one after the other.
+    """Measure backbones and apps in turn, in several rounds.
 
     Parameters
     ----------
@@ -147,14 +142,14 @@ def benchmark(
     batch_sizes : sequence of int
         Images per batch; each size is measured once, in increasing order.
     threads : int, optional
-        Threads that compute; by default one per available processor.
+        Threads that compute; by default one per available CPU.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     seconds : float
-        How long to measure each batch size in each way, and the latency; longer where the
-        least number of runs takes longer.
+        Time to measure each batch size of each file in each way, and the latency; longer where
+        the least number of rounds takes longer.
     progress : Progress, optional
-        Counts the measurements.
+        Counts the rounds of all files.
 
     Returns
     -------
@@ -172,7 +167,8 @@ def benchmark(
     Notes
     -----
     New Python processes are started, so a script must call this below
-    ``if __name__ == "__main__":``, as `multiprocessing` requires.
+    ``if __name__ == "__main__":``, as `multiprocessing` requires. There is one for each file, and
+    all hold their networks in memory at the same time.
     """
     progress = progress or NoProgress()
     paths = list(as_paths(files, "files"))
@@ -181,104 +177,217 @@ def benchmark(
     sizes = NETWORK_BATCH.check_each(batch_sizes, "batch_sizes")
     if not paths:
         raise ParameterError("there is no file to measure; name one or more")
-    requests = [_Request(path, sizes, threads, provider, seconds) for path in paths]
-    for request in requests:  # a bad file is refused before the first is measured
-        _open(request, threads)
-    progress.begin(len(paths) * (1 + len(requests[0].ways)))
-    benchmarks = []
-    for request in requests:
-        with closing(_in_own_process(request)) as messages:
-            for message in messages:
-                if isinstance(message, Benchmark):
-                    benchmarks.append(message)
-                else:
-                    progress.advance(1)
-    return benchmarks
+    for path in paths:  # a bad file is refused before the first is measured
+        _open(path, threads, provider)
+    ways = [(1, threads), (threads, 1)] if threads > 1 else [(1, 1)]
+    progress.begin(len(ways) * MAX_ROUNDS * len(paths))
+    with ExitStack() as stack:
+        processes = []
+        for path in paths:
+            processes.append(_Process(path, sizes, provider))
+            stack.callback(processes[-1].close)  # first, since an interrupt may end the start
+            processes[-1].start()
+        for callers, threads_each in ways:
+            _measure_in_turn(processes, callers, threads_each, seconds, progress)
+        first = processes[0].best.images_per_second
+        return [process.result(first) for process in processes]
 
 
-def _in_own_process(request: _Request) -> Generator[Benchmark | None, None, None]:
-    """Yield None after each measurement, then the result."""
-    context = multiprocessing.get_context("spawn")  # a fork would start with this one's memory
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_measurements, args=(sender, request), daemon=True)
-    try:
-        process.start()
-        sender.close()
-        message: Benchmark | CnncodesError | None = None
-        while not isinstance(message, Benchmark):
-            message = receiver.recv()
-            if isinstance(message, CnncodesError):
-                raise message
-            yield message
-    except EOFError:
-        raise ParameterError(
-            f"{request.path}: measuring it ended early, most likely for lack of memory; pass "
-            "smaller batch_sizes"
-        ) from None
-    finally:
-        if process.pid is not None:
-            process.terminate()
-            process.join()
-        receiver.close()
+def _measure_in_turn(
+    processes: Sequence[_Process], callers: int, threads: int, seconds: float, progress: Progress
+) -> None:
+    """Measure all files in one way, round after round; slow networks have fewer rounds."""
+    for process in processes:
+        process.open(callers, threads)
+    n_sizes = sum(len(process.sizes) for process in processes)
+    end = time.perf_counter() + seconds * n_sizes
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() >= end:
+            progress.skip((MAX_ROUNDS - number) * len(processes))
+            return
+        for process in processes:
+            process.measure_round(seconds / MAX_ROUNDS)
+            progress.advance(1)
 
 
-def _send_measurements(sender: Connection, request: _Request) -> None:
-    """Measure, in the new process, and send each of the messages of `_in_own_process`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends this process
-    try:
-        with runtime_errors(
-            lambda reason: ParameterError(
-                f"{request.path}: cannot be run ({reason}); pass other batch_sizes"
+class _Process:
+    """A process that measures one file, and what it has measured.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        The batch sizes.
+    """
+
+    def __init__(self, path: Path, sizes: tuple[int, ...], provider: str) -> None:
+        self.sizes = sizes
+        self._path = path
+        context = multiprocessing.get_context("spawn")  # a fork would start with our memory
+        self._connection, self._other_end = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(self._other_end, path, sizes, provider), daemon=True
+        )
+        self._way = (1, 1)
+        self._rates: dict[tuple[int, int], list[list[float]]] = {}
+        self._latencies: list[float] = []
+        self._load_seconds: list[float] = []
+
+    def start(self) -> None:
+        self._process.start()
+        self._other_end.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.pid is not None:
+            self._process.terminate()
+            self._process.join()
+        self._connection.close()
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the `_Measurer` in the process."""
+        try:
+            self._connection.send((method, arguments))
+            reply = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise ParameterError(
+                f"{self._path}: measuring it ended early, most likely for lack of memory; pass "
+                "smaller batch_sizes"
+            ) from None
+        if isinstance(reply, CnncodesError):
+            raise reply
+        return reply
+
+    def open(self, callers: int, threads: int) -> None:
+        """Open the file with this number of threads, for this number of callers."""
+        self._way = callers, threads
+        self._rates[self._way] = []
+        self._load_seconds.append(self._ask("open", callers, threads))
+
+    def measure_round(self, seconds: float) -> None:
+        """Measure every batch size for so long, and the latency if there is one caller."""
+        if self._way[0] == 1:
+            self._latencies += self._ask("latencies", seconds)
+        self._rates[self._way].append(self._ask("rates", seconds))
+
+    @property
+    def throughputs(self) -> list[Throughput]:
+        """The rates of each batch size in each way, over the rounds."""
+        return [
+            Throughput(
+                batch_size=size,
+                callers=callers,
+                threads=threads,
+                images_per_second=float(np.median(rates)),
+                slowest=min(rates),
+                fastest=max(rates),
+                rounds=len(rates),
             )
-        ):
-            for message in _measure(request):
-                sender.send(message)
-    except CnncodesError as error:
-        sender.send(error)
+            for (callers, threads), rounds in self._rates.items()
+            for size, rates in zip(self.sizes, zip(*rounds, strict=True), strict=True)
+        ]
+
+    @property
+    def best(self) -> Throughput:
+        """The fastest of `throughputs`."""
+        return max(self.throughputs, key=lambda each: each.images_per_second)
+
+    def result(self, first: float) -> Benchmark:
+        """Return all measurements; `first` is the rate of the file to compare with."""
+        kind, provider, info, peak = self._ask("describe")
+        return Benchmark(
+            path=str(self._path),
+            kind=kind,
+            backbone=info.backbone,
+            weights=info.weights,
+            precision=info.precision,
+            input_size=info.input_size,
+            provider=provider,
+            file_bytes=self._path.stat().st_size,
+            load_seconds=self._load_seconds[0],
+            latency_p50=float(np.percentile(self._latencies, 50)),
+            latency_p95=float(np.percentile(self._latencies, 95)),
+            best=self.best,
+            ratio=self.best.images_per_second / first,
+            peak_bytes=peak,
+            throughputs=self.throughputs,
+        )
 
 
-def _measure(request: _Request) -> Iterator[Benchmark | None]:
+def _serve(connection: Connection, path: Path, sizes: tuple[int, ...], provider: str) -> None:
+    """Answer the calls of `_Process`, in the new process, until it is terminated."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends this process
     import onnxruntime  # noqa: F401 - importing it is no part of opening a file
 
-    throughputs: list[Throughput] = []
-    for callers, threads in request.ways:
+    measurer = _Measurer(path, sizes, provider)
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except EOFError:  # the parent was killed
+            return
+        try:
+            with runtime_errors(
+                lambda reason: ParameterError(
+                    f"{path}: cannot be run ({reason}); pass other batch_sizes"
+                )
+            ):
+                reply = getattr(measurer, method)(*arguments)
+        except CnncodesError as error:
+            reply = error
+        connection.send(reply)
+
+
+class _Measurer:
+    """One file in one session; its methods are called by name, from the parent process."""
+
+    def __init__(self, path: Path, sizes: tuple[int, ...], provider: str) -> None:
+        self._path = path
+        self._sizes = sizes
+        self._provider = provider
+        self._session: InferenceSession | None = None
+        self._batches: list[dict[str, NDArray[np.uint8]]] = []
+
+    def open(self, callers: int, threads: int) -> float:
+        """Open the file, and run it so that memory is allocated; return the seconds to open it."""
+        self._session = None  # one session at a time counts as memory
         started = time.perf_counter()
-        session, kind, info = _open(request, threads)
-        opened = time.perf_counter() - started
-        if not throughputs:
-            load_seconds = opened
-            latencies = _latencies(session, info.input_size, request.seconds)
-            provider = session.get_providers()[0]
-            yield None
-        rates = _medians(session, info.input_size, callers, request)
-        yield None
-        throughputs += [
-            Throughput(batch_size, callers, threads, rate)
-            for batch_size, rate in zip(request.batch_sizes, rates, strict=True)
+        self._session, self._kind, self._info = _open(self._path, threads, self._provider)
+        seconds = time.perf_counter() - started
+        self._callers = callers
+        size = self._info.input_size
+        self._image = {"images": noise_images(1, size)}
+        self._session.run(None, self._image)
+        self._batches = [{"images": noise_images(number, size)} for number in self._sizes]
+        _images_per_second(self._session, self._batches[-1], callers, 0)
+        return seconds
+
+    def latencies(self, seconds: float) -> list[float]:
+        """Time single images."""
+        assert self._session is not None
+        latencies: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(latencies) < MIN_LATENCIES or time.perf_counter() < end:
+            started = time.perf_counter()
+            self._session.run(None, self._image)
+            latencies.append(time.perf_counter() - started)
+        return latencies
+
+    def rates(self, seconds: float) -> list[float]:
+        """Return the images per second of each batch size."""
+        assert self._session is not None
+        return [
+            _images_per_second(self._session, batch, self._callers, seconds)
+            for batch in self._batches
         ]
-        del session
-    yield Benchmark(
-        path=str(request.path),
-        kind=kind,
-        backbone=info.backbone,
-        weights=info.weights,
-        precision=info.precision,
-        input_size=info.input_size,
-        provider=provider,
-        file_bytes=request.path.stat().st_size,
-        load_seconds=load_seconds,
-        latency_p50=float(np.percentile(latencies, 50)),
-        latency_p95=float(np.percentile(latencies, 95)),
-        best=max(throughputs, key=lambda each: each.images_per_second),
-        peak_bytes=peak_bytes(),
-        throughputs=throughputs,
-    )
+
+    def describe(self) -> tuple[str, str, BackboneInfo, int | None]:
+        """Return the kind of file, the provider in use, the network and the peak memory."""
+        assert self._session is not None
+        return self._kind, self._session.get_providers()[0], self._info, peak_bytes()
 
 
-def _open(request: _Request, threads: int) -> tuple[InferenceSession, str, BackboneInfo]:
+def _open(path: Path, threads: int, provider: str) -> tuple[InferenceSession, str, BackboneInfo]:
     """Open a file; return its session, its kind and its network."""
-    path = request.path
-    session, metadata = open_session(path, *KINDS, threads=threads, provider=request.provider)
+    session, metadata = open_session(path, *KINDS, threads=threads, provider=provider)
     kind = metadata[PREFIX + "kind"]
     info = (
         HeadInfo.from_metadata(metadata, path).backbone
@@ -289,40 +398,6 @@ def _open(request: _Request, threads: int) -> tuple[InferenceSession, str, Backb
     if inputs != [("images", "tensor(uint8)", [info.input_size, info.input_size, 3])]:
         raise FileFormatError(f"{path}: its input is not that of our files; make it again")
     return session, kind, info
-
-
-def _latencies(session: InferenceSession, size: int, seconds: float) -> list[float]:
-    """Time single images, after a first run, which allocates memory."""
-    image = {"images": noise_images(1, size)}
-    session.run(None, image)
-    latencies: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(latencies) < MIN_LATENCIES or time.perf_counter() < end:
-        started = time.perf_counter()
-        session.run(None, image)
-        latencies.append(time.perf_counter() - started)
-    return latencies
-
-
-def _medians(session: InferenceSession, size: int, callers: int, request: _Request) -> list[float]:
-    """Return the images per second of each batch size, the median over the rounds.
-
-    Each round has all batch sizes, so that other load on the machine affects them alike. A slow
-    network has fewer rounds.
-    """
-    batches = [{"images": noise_images(number, size)} for number in request.batch_sizes]
-    end = time.perf_counter() + request.seconds * len(batches)
-    _images_per_second(session, batches[-1], callers, 0)  # allocates memory for every size
-    rounds: list[list[float]] = []
-    while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and time.perf_counter() < end):
-        rounds.append(
-            [
-                _images_per_second(session, batch, callers, request.seconds / MAX_ROUNDS)
-                for batch in batches
-            ]
-        )
-    medians: list[float] = np.median(rounds, axis=0).tolist()
-    return medians
 
 
 def _images_per_second(

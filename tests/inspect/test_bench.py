@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from cnncodes.errors import ParameterError
-from cnncodes.inspect.bench import benchmark, peak_bytes
+from cnncodes.inspect.bench import MAX_ROUNDS, MIN_ROUNDS, benchmark, peak_bytes
+from cnncodes.progress import NoProgress
 from tests.conftest import Run
 from tests.helpers import BACKBONE_INFO, BACKBONE_SIZE, error_of, run_process, write_backbone
 
@@ -57,6 +58,9 @@ def test_measures_both_ways_and_reports_the_faster(run: Run, small_backbone: Pat
     rates = [each["images_per_second"] for each in measurements["throughputs"]]
     assert min(rates) > 0
     assert measurements["best"] == measurements["throughputs"][int(np.argmax(rates))]
+    for each in measurements["throughputs"]:
+        assert each["slowest"] <= each["images_per_second"] <= each["fastest"]
+        assert MIN_ROUNDS <= each["rounds"] <= MAX_ROUNDS
 
 
 def test_batch_sizes_are_measured_once_and_in_order(tiny: Path) -> None:
@@ -80,17 +84,44 @@ def test_table_compares_with_the_first(run: Run, tiny: Path, small_backbone: Pat
     header, *lines = run("bench", tiny, small_backbone, *QUICK).stdout.splitlines()
     assert header.split()[-1] == "ratio"
     assert [line.split()[0] for line in lines[:2]] == [str(tiny), str(small_backbone)]
-    rates = [float(line.split()[-3]) for line in lines[:2]]
+    rates = [float(line.split()[-4]) for line in lines[:2]]
+    for rate, line in zip(rates, lines[:2], strict=True):
+        slowest, fastest = map(float, line.split()[-3].split("–"))
+        assert slowest <= rate <= fastest
     ratios = [float(line.split()[-1]) for line in lines[:2]]
     assert ratios == [1, pytest.approx(rates[1] / rates[0], abs=0.006)]
-    assert lines[4].split() == ["1", "3"]
-    assert [line.split()[1:4] for line in lines[5:]] == [["1", "×", "2"], ["2", "×", "1"]] * 2
-    starred = [[each[:-1] for each in line.split() if each.endswith("*")] for line in lines[5:]]
+    assert "rounds, the files in turn; min–max are the slowest and the fastest" in lines[2]
+    assert lines[5].split() == ["1", "3"]
+    assert [line.split()[1:4] for line in lines[6:]] == [["1", "×", "2"], ["2", "×", "1"]] * 2
+    starred = [[each[:-1] for each in line.split() if each.endswith("*")] for line in lines[6:]]
     assert [float(each) for stars in starred for each in stars] == rates
 
 
 def test_single_file_has_no_ratio(run: Run, tiny: Path) -> None:
-    assert "ratio" not in run("bench", tiny, *QUICK).stdout.splitlines()[0]
+    printed = run("bench", tiny, *QUICK).stdout
+    assert "ratio" not in printed.splitlines()[0]
+    assert "in turn" not in printed
+
+
+def test_files_take_turns_in_every_round(tiny: Path, tmp_path: Path) -> None:
+    """The second would otherwise be opened when the first has been measured."""
+    second = write_backbone(tmp_path / "second.onnx")
+    counts: list[int] = []
+
+    class Watched(NoProgress):
+        def advance(self, amount: int) -> None:
+            counts.append(len(measuring()))
+
+    one, two = benchmark(
+        [tiny, second], batch_sizes=[1], threads=2, seconds=0.001, progress=Watched()
+    )
+    assert set(counts) == {2}
+    assert len(counts) == sum(each.rounds for found in (one, two) for each in found.throughputs)
+    for each, other in zip(one.throughputs, two.throughputs, strict=True):
+        assert each.rounds == other.rounds
+    assert one.ratio == 1
+    assert two.ratio == two.best.images_per_second / one.best.images_per_second
+    assert measuring() == []
 
 
 def test_memory_is_that_of_a_process_of_its_own(tiny: Path) -> None:
