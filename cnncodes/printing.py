@@ -127,13 +127,15 @@ def print_export(exported: Export) -> None:
 def print_quantization(quantized: Quantization) -> None:
     """Print how close the int8 codes are to the float32 ones, and the speed-up."""
     near, (before, after) = quantized.closeness, quantized.images_per_second
+    spreads = [f"{least:.1f}–{most:.1f}" for least, most in quantized.images_per_second_spread]
     sizes = [f"{size / 1e6:.1f} MB" for size in quantized.file_sizes]
     settings = quantized.settings
     bits = "8 bits" if settings.weight_limit == FULL_WEIGHTS else "7 bits"
     click.echo(f"{shown(str(quantized.path))}: {shown(quantized.info.backbone)}, int8")
     click.echo(f"  codes   {closeness_text(asdict(near))}")
     click.echo(
-        f"  speed   {after:.1f} images per second, before {before:.1f}: {after / before:.1f} times"
+        f"  speed   {after:.1f} images per second ({spreads[1]} in rounds by turns), before "
+        f"{before:.1f} ({spreads[0]}): {after / before:.1f} times"
     )
     click.echo(f"  size    {sizes[1]}, before {sizes[0]}")
     ranges = "all values" if settings.method == "max" else settings.method

@@ -105,7 +105,9 @@ class Quantization:
     closeness : Closeness
         On images used neither to calibrate nor to choose.
     images_per_second : tuple of float
-        Of the float32 and of the int8 file, on this machine.
+        Of the float32 and of the int8 file, on this machine: medians of rounds in turn.
+    images_per_second_spread : tuple of (float, float)
+        The slowest and the fastest of these rounds, for each of the two files.
     file_sizes : tuple of int
         Of the float32 and of the int8 file, in bytes.
     notes : tuple of str
@@ -118,6 +120,7 @@ class Quantization:
     n_calibration: int
     closeness: Closeness
     images_per_second: tuple[float, float]
+    images_per_second_spread: tuple[tuple[float, float], tuple[float, float]]
     file_sizes: tuple[int, int]
     notes: tuple[str, ...] = ()
 
@@ -227,9 +230,19 @@ def quantize_backbone(
             model.producer_version = __version__
             onnx.helper.set_model_props(model, info.to_metadata())
             save_checked(model, temporary)
-            speeds = _compare_speeds(network, Backbone(temporary), parts[2])
+            rates = _compare_speeds(network, Backbone(temporary), parts[2])
             sizes = (backbone.stat().st_size, temporary.stat().st_size)
-    return Quantization(output, info, settings, half, closeness, speeds, sizes, sample.notes)
+    return Quantization(
+        path=output,
+        info=info,
+        settings=settings,
+        n_calibration=half,
+        closeness=closeness,
+        images_per_second=(median(rates[0]), median(rates[1])),
+        images_per_second_spread=((min(rates[0]), max(rates[0])), (min(rates[1]), max(rates[1]))),
+        file_sizes=sizes,
+        notes=sample.notes,
+    )
 
 
 def compare_codes(expected: NDArray[np.float32], codes: NDArray[np.float32]) -> Closeness:
@@ -438,14 +451,14 @@ def _codes(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> 
 
 def _compare_speeds(
     first: Backbone, second: Backbone, images: NDArray[np.uint8]
-) -> tuple[float, float]:
-    """Return the images per second of two networks: medians of alternating rounds."""
+) -> tuple[list[float], list[float]]:
+    """Return the images per second of two networks in each of several alternating rounds."""
     batch = images[:_BATCH]
-    times: tuple[list[float], list[float]] = ([], [])
+    rates: tuple[list[float], list[float]] = ([], [])
     for round_ in range(_ROUNDS + 1):
-        for network, seconds in zip((first, second), times, strict=True):
+        for network, of_rounds in zip((first, second), rates, strict=True):
             started = time.perf_counter()
             network.extract(batch)
             if round_:  # the first warms up
-                seconds.append(time.perf_counter() - started)
-    return len(batch) / median(times[0]), len(batch) / median(times[1])
+                of_rounds.append(len(batch) / (time.perf_counter() - started))
+    return rates
