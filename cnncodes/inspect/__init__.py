@@ -1,6 +1,6 @@
-"""What a file is, whether it is whole, and how fast a network runs here.
+"""Description, verification and speed of files.
 
-- `info`: what any file says of itself
+- `info`: description of any file from its metadata
 - `verify`: a file read from end to end and compared with its source and backbone
 - `bench`: speed and memory of networks, each in a process of its own
 """

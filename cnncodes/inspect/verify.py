@@ -1,7 +1,7 @@
-"""Whether a file is whole, and belongs to the images and the network it names.
+"""Check a file from end to end, and against the images and the network it names.
 
-Every code is read, and every model is run. The commands that use a file check no more than they
-need, so that they stay quick.
+Every code is read, and every model is run. Other commands check only the parts that they use,
+so that they stay quick.
 """
 
 from __future__ import annotations
@@ -283,7 +283,10 @@ def _recomputed(
 def _verify_model(file: Path, network: Backbone | None) -> Verification:
     metadata = check_model(file).metadata
     kind = metadata[PREFIX + "kind"]
-    checked = ["format, operators and metadata", "runs, and gives numbers that make sense"]
+    checked = [
+        "format, operators and metadata",
+        "runs, with output as declared",
+    ]
     faults = []
     recorded, computed = read_checksum(file)
     if recorded is None:
@@ -308,7 +311,7 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
 
 
 def _opened(file: Path, kind: str) -> tuple[Callable[[], NDArray[np.float32]], tuple[int, ...]]:
-    """Open a model; return a function that runs it on one input, and the shape it promises."""
+    """Open a model; return a function that runs it on one input, and the declared shape."""
     if kind == "backbone":
         backbone = Backbone(file)
         images = noise_images(1, backbone.info.input_size)
@@ -326,14 +329,14 @@ def _opened(file: Path, kind: str) -> tuple[Callable[[], NDArray[np.float32]], t
 
 def _problem_of_codes(codes: NDArray[np.float32], shape: tuple[int, ...]) -> str:
     if codes.shape != shape:
-        return f"promises codes {shape[1:]}, gives {codes.shape[1:]}"
-    return "" if np.isfinite(codes).all() else "gives codes that are not finite"
+        return f"declares codes of shape {shape[1:]}, computes {codes.shape[1:]}"
+    return "" if np.isfinite(codes).all() else "computes codes that are not finite"
 
 
 def _problem_of_probabilities(values: NDArray[np.float32], shape: tuple[int, ...]) -> str:
     if values.shape != shape:
-        return f"has {shape[1]} labels, gives {values.shape[1:]} probabilities"
+        return f"has {shape[1]} labels, computes probabilities of shape {values.shape[1:]}"
     total = values.sum()
     if np.isfinite(total) and values.min() >= 0 and abs(total - 1) < 1e-3:
         return ""
-    return "gives numbers that are not probabilities"
+    return "computes numbers that are not probabilities"
