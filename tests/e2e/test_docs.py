@@ -1,0 +1,76 @@
+"""The pages in docs: the generated ones are current, and what the tutorial shows is printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
+# What differs with the weights: confusions, the curve's conclusion, settings of quantization; and
+# with TensorFlow, how close the codes are to Keras's.
+VARYING = re.compile("^(note: |from N |C predicted as C|parity |made )")
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_docs", DOCS / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs of the tutorial."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    subprocess.run([sys.executable, DOCS / "tutorial_photos.py", folder], check=True)
+    return folder
+
+
+def test_reference_of_the_commands_is_current(build: ModuleType) -> None:
+    page = (DOCS / "cli.md").read_text("utf-8")
+    assert page == build.command_reference(), "run: python docs/build.py"
+
+
+def test_index_names_every_page() -> None:
+    index = (DOCS / "README.md").read_text("utf-8")
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"^- \[.*?\]\((.*?)\): ", index, flags=re.MULTILINE)) == pages
+
+
+def _masked(page: str, classes: list[str]) -> set[str]:
+    """Return the lines of a page's console blocks, with what may differ masked."""
+    lines = "".join(re.findall(r"^```console\n(.*?)^```$", page, flags=re.M | re.S)).splitlines()
+    masked = set()
+    for line in lines:
+        line = line.replace("  (random weights)", "")
+        line = re.sub(r"random:0 weights|weights of \S+ \(\w{8}\)", "WEIGHTS", line)
+        line = re.sub(rf"\b({'|'.join(classes)})\b", "C", line)
+        line = re.sub(r"\d[\d.,]*", "N", line)
+        line = re.sub(r"(?<=part: )[N ]+$", "N", line)  # fewer or more values of C
+        masked.add(" ".join(line.split()))
+    return {line for line in masked if not VARYING.search(line)}
+
+
+def test_tutorial_prints_what_its_page_shows(build: ModuleType, photos: Path) -> None:
+    classes = sorted(each.name for each in (photos / "photos").iterdir())
+    added = {"cnncodes export inception_v3": "--weights random --input-size 75"}
+    page = build.run_page(TUTORIAL, lambda each: build.run_in_shell(each, photos, added, {}))
+    assert _masked(page, classes) == _masked(TUTORIAL, classes)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, flags=re.M | re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=photos, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answers = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert answers.keys() == {path.name for path in (photos / "new").iterdir()}
+    assert set(answers.values()) <= {*classes, "not sure"}
