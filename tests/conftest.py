@@ -10,15 +10,18 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import Result
 from hypothesis import settings
-from playwright.sync_api import Browser, sync_playwright
 
 from cnncodes.demo import write_digits
 from tests.export.keras_process import KerasProcess, command
 from tests.helpers import run_command
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Run = Callable[..., Result]
 SMALL_BACKBONE = ("inception_v3", "--input-size", "75", "--pool", "avg")
@@ -40,6 +43,8 @@ def run() -> Run:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, without a window; absent, it is a failure and not a skip."""
+    from playwright.sync_api import sync_playwright  # not where wheels are tried
+
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path)

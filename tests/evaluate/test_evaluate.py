@@ -225,7 +225,6 @@ def test_figures_are_printed(small, run):
     assert lines == [
         f"{small[0]}: 4 images of {small[1]}, 3 classes",
         "  accuracy           75.0%",
-        "  top-5 accuracy     not defined for 3 classes",
         "  balanced accuracy  83.3%",
         f"  log loss           {np.log(1 + 2 * np.exp(-3)) + 3 / 4:.4f}",
         f"  calibration error  {np.exp(3) / (np.exp(3) + 2) - 0.75:.1%}",

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from cnncodes.errors import OutputError
-from cnncodes.evaluate import report as report_module
 from cnncodes.evaluate.curve import CurvePoint
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.report import Report, render, thumbnails
@@ -466,10 +465,3 @@ def test_curve_that_cannot_be_read_is_reported_before_any_work(small, tmp_path):
     message = error_of("evaluate", *small, "--report", tmp_path / "report", "--curve", absent)
     assert str(absent) in message
     assert not (tmp_path / "report").exists()
-
-
-def test_template_is_part_of_the_package():
-    template = Path(report_module.__file__).with_name("report.html")
-    assert template.is_file()
-    pyproject = Path(report_module.__file__).parent.parent.parent / "pyproject.toml"
-    assert "evaluate/report.html" in pyproject.read_text("utf-8")

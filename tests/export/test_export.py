@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -118,6 +119,24 @@ def test_batch_normalization_is_folded_into_the_convolutions(
     assert {node.op_type for node in graph.node[first:]} <= IN_THE_NETWORK
     for node in graph.node[first:]:
         assert node.op_type not in ("Mul", "Add") or constants.isdisjoint(node.input)
+
+
+@pytest.mark.parametrize(("converter", "most"), [("direct", 0.6e9), ("tf2onnx", 2.5e9)])
+def test_memory(converter: str, most: float, tmp_path: Path) -> None:
+    """As a laptop has it; TensorFlow is hidden from the direct way, which would compare with it."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(["tensorflow"] * ({converter!r} == "direct")))
+from cnncodes.cli import main
+words = ["export", "inception_v3", "--weights", "random", "--converter", {converter!r}]
+main([*words, "-o", {str(tmp_path / "b.onnx")!r}], standalone_mode=False)
+print(open("/proc/self/status").read())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", done.stdout, flags=re.MULTILINE)
+    assert 0.1e9 < 1024 * int(peak) < most
 
 
 @pytest.mark.parametrize("name", CODE_SHAPES)
