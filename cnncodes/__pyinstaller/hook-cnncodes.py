@@ -34,6 +34,8 @@ def hook(hook_api: Any) -> None:
         kept = {home for name, home in homes.items() if name in used or "*" in used}
         for home in {*homes.values()} - kept:
             graph.removeReference(package, home)
+    # It looks into HDF5 files for an error message only.
+    graph.removeReference("cnncodes.models.kinds", "cnncodes.hdf5")
 
 
 def _words(code: CodeType) -> Iterator[str]:

@@ -254,8 +254,10 @@ def _looks_like_an_image(path: Path) -> bool:
 
 
 def _name_of_hdf5(path: Path) -> str:
-    from cnncodes.hdf5 import PlainFile
-
+    try:
+        from cnncodes.hdf5 import PlainFile
+    except ImportError:  # a frozen program that reads no codes holds no h5py
+        return "hdf5"
     try:
         with PlainFile(path) as file:
             if file.text_attribute("kind") == "codes":
