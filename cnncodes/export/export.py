@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from cnncodes._version import created_with
 from cnncodes.errors import MissingDependencyError, OutputError, ParameterError, ParityError
 from cnncodes.export.architectures import Layer, layers_before, layers_of
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE, BackboneSpec
-from cnncodes.export.keras_onnx import freeze, keras_codes, keras_network, to_onnx
+from cnncodes.export.keras_onnx import keras_codes, keras_network, to_onnx
 from cnncodes.export.keras_settings import own_keras
 from cnncodes.export.weights import Weights, describe_weights, load_weights
 from cnncodes.models.checksum import save_checked
@@ -156,14 +155,10 @@ def export_backbone(
         _note(on_note, f"converting {name} with TensorFlow, half a minute or so and some GB")
         with own_keras() as keras:
             network = keras_network(keras, spec, whole, values, layers[-1].name, pool)
-            expected: Codes | None = keras_codes(network, spec, parity_images(input_size))
-            frozen = freeze(network, spec, input_size)
+            model = to_onnx(network, spec, input_size, winograd)
+            images = parity_images(input_size)
+            expected: Codes | None = keras_codes(network, spec, images)
             del network
-            values.clear()
-            keras.backend.clear_session()
-            gc.collect()
-            model = to_onnx(frozen, winograd)
-            del frozen
     else:
         expected = _expected_codes(spec, whole, values, layers[-1].name, pool, on_note)
         graph = build_graph(layers, values, spec.preprocessing, pool)

@@ -12,7 +12,6 @@ This module and `keras_settings` alone import TensorFlow, Keras or tf2onnx, insi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,25 +74,8 @@ def _preprocess(spec: BackboneSpec) -> Any:
     return getattr(keras.applications, spec.keras_module).preprocess_input
 
 
-@dataclass(frozen=True)
-class FrozenGraph:
-    """A network of TensorFlow with its weights as constants.
-
-    Attributes
-    ----------
-    graph_def : tensorflow.GraphDef
-        Its nodes.
-    input, output : str
-        Names of the tensors of 8-bit images and of codes.
-    """
-
-    graph_def: Any
-    input: str
-    output: str
-
-
-def freeze(network: Any, spec: BackboneSpec, input_size: int) -> FrozenGraph:
-    """Put preprocessing in front of a network and make its variables constants.
+def to_onnx(network: Any, spec: BackboneSpec, input_size: int, winograd: bool) -> Any:
+    """Convert a network, with its preprocessing, to an ``onnx.ModelProto``.
 
     Parameters
     ----------
@@ -103,64 +85,24 @@ def freeze(network: Any, spec: BackboneSpec, input_size: int) -> FrozenGraph:
         Its row in the table.
     input_size : int
         Height and width of the input, in pixels.
-    """
-    import keras
-    import tensorflow
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
-
-    shape = (input_size, input_size, 3)
-    images = keras.Input(shape, dtype="uint8", name="images")
-    codes = network(_preprocess(spec)(keras.ops.cast(images, "float32")))
-    function = tensorflow.function(keras.Model(images, codes)).get_concrete_function(
-        tensorflow.TensorSpec((None, *shape), tensorflow.uint8, name="images")
-    )
-    frozen = convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
-    (source,) = (each.name for each in frozen.inputs)
-    (target,) = (each.name for each in frozen.outputs)
-    return FrozenGraph(frozen.graph.as_graph_def(add_shapes=True), source, target)
-
-
-def to_onnx(frozen: FrozenGraph, winograd: bool) -> Any:
-    """Convert a network to an ``onnx.ModelProto``.
-
-    What `tf2onnx.convert.from_keras` does, without its copies: it keeps the Keras model, and the
-    whole network before each of its optimizers, to go on from after an error.
-
-    Parameters
-    ----------
-    frozen : FrozenGraph
-        From `freeze`. The memory of the Keras model should have been freed by now.
     winograd : bool
         Whether to use `use_winograd`.
     """
+    import keras
     import tensorflow
-    from tf2onnx.optimizer import optimize_graph
-    from tf2onnx.tf_loader import tf_optimize
-    from tf2onnx.tfonnx import process_tf_graph
+    import tf2onnx
 
     from cnncodes.export.graph import Graph, rename_output
     from cnncodes.export.simplify import simplify
     from cnncodes.export.winograd import use_winograd
 
-    ends = [frozen.input], [frozen.output]
-    with tensorflow.Graph().as_default():
-        tensorflow.import_graph_def(frozen.graph_def, name="")
-        folded = tf_optimize(*ends, frozen.graph_def)
-    with tensorflow.Graph().as_default() as graph:
-        tensorflow.import_graph_def(folded, name="")
-        converted = process_tf_graph(
-            graph,
-            opset=OPSET,
-            input_names=ends[0],
-            output_names=ends[1],
-            tensors_to_rename={frozen.input: "images"},
-        )
-        optimized = optimize_graph(converted, catch_errors=False, optimizers=_lean_optimizers())
-        model = optimized.make_model("cnncodes")
+    shape = (input_size, input_size, 3)
+    images = keras.Input(shape, dtype="uint8", name="images")
+    codes = network(_preprocess(spec)(keras.ops.cast(images, "float32")))
+    signature = [tensorflow.TensorSpec((None, *shape), tensorflow.uint8, name="images")]
+    model, _ = tf2onnx.convert.from_keras(
+        keras.Model(images, codes), input_signature=signature, opset=OPSET
+    )
     model = simplify(model)
     rename_output(model, "codes")
     if winograd:
@@ -176,28 +118,6 @@ def to_onnx(frozen: FrozenGraph, winograd: bool) -> Any:
     model.graph.name = model.producer_name = "cnncodes"
     model.producer_version = __version__
     return model
-
-
-def _lean_optimizers() -> dict[str, Any]:
-    """Return the optimizers of tf2onnx, without the copies of all weights that each one makes.
-
-    After an optimizer tf2onnx writes the attributes of every node, weights included, into
-    protobuf messages, whose memory stays until the end: some 40 times the network. Writing them
-    once, when the model is made, is enough.
-    """
-    from tf2onnx.optimizer import _get_optimizers
-
-    def lean(optimizer: Any) -> Any:
-        class Lean(optimizer):  # type: ignore[misc]
-            def optimize(self, graph: Any, iteration: int) -> Any:
-                self.opt_iteration = iteration
-                graph = self._optimize(graph)
-                graph.delete_unused_nodes(graph.outputs)
-                return graph
-
-        return Lean
-
-    return {name: lean(each) for name, each in _get_optimizers().items()}
 
 
 def keras_codes(network: Any, spec: BackboneSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
