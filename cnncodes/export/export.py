@@ -109,7 +109,7 @@ def export_backbone(
         with them on a CPU; other runtimes may have algorithms of their own.
     converter : {"direct", "tf2onnx"}
         Whether the graph is built from the layers in `architectures`, in seconds, or by Keras and
-        tf2onnx, which needs TensorFlow and several GB of memory. The codes are the same.
+        tf2onnx, which needs TensorFlow and up to 2 GB of memory. The codes are the same.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -152,7 +152,7 @@ def export_backbone(
         spec, whole, weights, input_size=input_size, seed=seed, progress=progress, on_note=on_note
     )
     if converter == "tf2onnx":
-        _note(on_note, f"converting {name} with TensorFlow, half a minute or so and some GB")
+        _note(on_note, f"converting {name} with TensorFlow, half a minute or so and up to 2 GB")
         with own_keras() as keras:
             network = keras_network(keras, spec, whole, values, layers[-1].name, pool)
             model = to_onnx(network, spec, input_size, winograd)
