@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -237,8 +238,7 @@ def test_tensorflow_is_named_in_two_modules_only() -> None:
         path.name
         for path in package.rglob("*.py")
         for line in path.read_text("utf-8").splitlines()
-        if line.strip().startswith(("import ", "from "))
-        and any(f" {name}" in line for name in ("tensorflow", "keras", "tf2onnx"))
+        if re.match(r"\s*(import|from) (tensorflow|keras|tf2onnx)\b", line)
     }
     assert naming == {"keras_onnx.py", "keras_settings.py"}
 
