@@ -326,7 +326,7 @@ def test_class_of_one_image_trains_and_is_noted(edited, output, run):
         file["labels"][np.flatnonzero(file["labels"][:] == 9)[1:]] = -1
         n_unlabelled = int((file["labels"][:] < 0).sum())
     result = train_json(run, edited.path, "-o", output)
-    assert result["notes"] == [
+    assert result["notes"][:2] == [
         f"{n_unlabelled} images without a label are left out",
         "classes of one image train but are not tested: 9",
     ]

@@ -150,8 +150,8 @@ def test_peak_memory_is_unknown_where_the_system_does_not_report_it(
 def test_files_that_cannot_be_measured(head: Path, codes: Path, tiny: Path, tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "absent.onnx", "no such file; make one with: cnncodes export"),
-        (head, "is a head, but a backbone or an app is needed"),
-        (codes, "cannot be opened as an ONNX model"),
+        (head, "is a head (evaluate and bundle take it), not a backbone or an app"),
+        (codes, "is a codes file ("),
         (write_backbone(tmp_path / "x.onnx", shape=("N", 3, 3, 3)), "its input is not that"),
     ):
         assert f"{path}: {reason}" in error_of("bench", tiny, path, *QUICK)
@@ -169,7 +169,7 @@ def test_batch_that_memory_cannot_hold_is_reported(tmp_path: Path) -> None:
     described = replace(BACKBONE_INFO, input_size=side).to_metadata()
     vast = write_backbone(tmp_path / "v.onnx", metadata=described, shape=("N", side, side, 3))
     message = error_of("bench", vast, "--batch-sizes", 1)
-    assert f"{vast}: cannot be run (Unable to allocate" in message
+    assert f"{vast}: measuring it ended early, most likely for lack of memory" in message
 
 
 def test_absent_provider_is_reported(tiny: Path) -> None:

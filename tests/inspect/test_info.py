@@ -157,7 +157,7 @@ def test_numbers_of_images_are_aligned(tmp_path):
     for label, n in (("cat", 12), ("flamingo", 3)):
         for index in range(n):
             write_images(tmp_path, f"{label}/{index}.png")
-    assert run_command("info", tmp_path).stdout.splitlines()[2:] == [
+    assert run_command("info", tmp_path).stdout.splitlines()[3:] == [
         "images by class  cat       12",
         "                 flamingo   3",
     ]

@@ -252,8 +252,8 @@ def test_model_that_gives_no_numbers(
     (_, altered), (_, problem) = faults(path)
     assert altered.startswith("its weights, operators or metadata are not those")
     assert problem in (
-        "gives codes that are not finite",
-        "gives numbers that are not probabilities",
+        "computes codes that are not finite",
+        "computes numbers that are not probabilities",
     )
 
 
