@@ -22,9 +22,9 @@ def test_results_are_in_order_and_items_not_consumed_far_ahead(threads: int, ahe
     def items() -> Iterator[int]:
         nonlocal n_taken
         for n_taken in range(1, 51):
-            yield n_taken
             if n_taken == min(threads, ahead + 1):
                 release.set()
+            yield n_taken
 
     def square(number: int) -> int:
         if number == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -242,7 +243,7 @@ def test_other_commands_do_not_lose_them_either(
     printed = run("predict", app, mixed, exit_code=1).stdout
     assert printed.count("IMG_") == 4
     assert "0.NEF  camera raw is not decoded" in printed
-    assert "bird 4, cat 4, dog 3" in run("info", mixed).output
+    assert re.search(r"bird +4\n +cat +4\n +dog +3", run("info", mixed).output)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_predict_shows_a_bar_for_several_images_only(app: Path, photos: Path) ->
         with subprocess.Popen(
             [sys.executable, "-m", "cnncodes", "predict", app, images],
             stdout=subprocess.PIPE,
-            stderr=terminal.theirs,
+            stderr=terminal.slave,
         ) as command:
             start, *states = terminal.states()
             lines = command.communicate()[0].decode().splitlines()
