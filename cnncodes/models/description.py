@@ -8,7 +8,7 @@ from typing import Any
 from cnncodes.text import counted, shown, value_text
 
 DIGEST_DIGITS = 8
-_FILE = "file:"
+_FILE, _RANDOM = "file:", "random:"
 # What a fact of another program, of other types than ours, raises.
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
@@ -40,6 +40,8 @@ def weights_name(weights: str, file: str = "") -> str:
 
 def weights_text(weights: str, file: str = "") -> str:
     """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``."""
+    if weights.startswith(_RANDOM):
+        return f"random weights (seed {shown(weights[len(_RANDOM) :])})"
     name = weights_name(weights, file)
     return f"weights of {name}" if weights.startswith(_FILE) else f"{name} weights"
 

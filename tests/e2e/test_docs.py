@@ -53,7 +53,7 @@ def _masked(page: str, classes: list[str]) -> set[str]:
     masked = set()
     for line in lines:
         line = line.replace("  (random weights)", "")
-        line = re.sub(r"random:0 weights|weights of \S+ \(\w{8}\)", "WEIGHTS", line)
+        line = re.sub(r"random weights \(seed 0\)|weights of \S+ \(\w{8}\)", "WEIGHTS", line)
         line = re.sub(rf"\b({'|'.join(classes)})\b", "C", line)
         line = re.sub(r"\d[\d.,]*", "N", line)
         line = re.sub(r"(?<=part: )[N ]+$", "N", line)  # fewer or more values of C

@@ -270,7 +270,7 @@ def test_table(codes, output, run):
     points, n_test = curve.points, curve.n_test
     assert (
         lines[0]
-        == f"{codes}: inception_v3, random:0 weights, 10 classes; tested on {n_test} images"
+        == f"{codes}: inception_v3, random weights (seed 0), 10 classes; tested on {n_test} images"
     )
     assert (
         lines[1]

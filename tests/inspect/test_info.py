@@ -594,7 +594,7 @@ def test_learning_curve(codes, tmp_path):
         "use": "evaluate --curve takes it",
         "format": "1",
         "codes": [str(codes)],
-        "backbones": ["inception_v3, random:0 weights"],
+        "backbones": ["inception_v3, random weights (seed 0)"],
         "images_a_class": [2, 3],
         "seeds": 2,
         "split": "stratified",
