@@ -23,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes._version import created_with
-from cnncodes.errors import MissingDependencyError, OutputError, ParameterError, ParityError
+from cnncodes.errors import (
+    MissingDependencyError,
+    OutputError,
+    ParameterError,
+    ParityError,
+    WeightsError,
+)
 from cnncodes.export.architectures import Layer, layers_before, layers_of
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_onnx import keras_codes, keras_network, to_onnx
@@ -161,7 +167,10 @@ def export_backbone(
             del network
     else:
         expected = _expected_codes(spec, whole, values, layers[-1].name, pool, on_note)
-        graph = build_graph(layers, values, spec.preprocessing, pool)
+        try:
+            graph = build_graph(layers, values, spec.preprocessing, pool)
+        except WeightsError as error:  # it knows layers, not files
+            raise WeightsError(f"{weights}: {error}") from error
         if winograd:
             use_winograd(graph)
         model = graph.model()
