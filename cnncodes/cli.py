@@ -32,6 +32,7 @@ from cnncodes.cli_options import (
     mixed_option,
     overwrite_option,
     penalty_option,
+    pool_option,
     provider_option,
     seed_option,
     split_option,
@@ -214,13 +215,7 @@ def main(debug: bool, quiet: bool) -> None:
     show_default=True,
     help="Height and width of the input image, in pixels.",
 )
-@click.option(
-    "--pool",
-    type=click.Choice(["none", "avg", "max"]),
-    default="none",
-    show_default=True,
-    help="Pool the codes over height and width.",
-)
+@pool_option
 @click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
 @seed_option("random weights")
 @click.option(
@@ -391,13 +386,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     required=True,
     help="File to write, as .npz (numpy), .csv, .parquet (needs pyarrow) or .tab (Orange).",
 )
-@click.option(
-    "--pool",
-    type=click.Choice(["none", "avg", "max"]),
-    default="none",
-    show_default=True,
-    help="Pool the codes over height and width.",
-)
+@pool_option
 @overwrite_option
 @json_option
 def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:

@@ -164,6 +164,13 @@ provider_option = click.option(
     help="onnxruntime's execution provider, if the installed build has it: cpu, openvino, "
     "coreml, dml, cuda …",
 )
+pool_option = click.option(
+    "--pool",
+    type=click.Choice(["none", "avg", "max"]),
+    default="none",
+    show_default=True,
+    help="Pool the codes over height and width.",
+)
 max_pixels_option = click.option(
     "--max-pixels",
     type=whole(MAX_PIXELS),
