@@ -559,16 +559,13 @@ def evaluate(
         raise click.UsageError("--curve and --images are for a report; give --report too")
     from cnncodes.evaluate.evaluate import evaluate as measure
     from cnncodes.evaluate.evaluation import evaluation_to_json, write_predictions
-    from cnncodes.output import check_output
     from cnncodes.progress import Progress
 
     planned = None
-    inputs = [path for path in (model, data, backbone, curve) if path is not None]
-    if predictions is not None:
-        check_output(predictions, overwrite=overwrite, inputs=inputs)
     if report is not None:
         from cnncodes.evaluate.report import Report
 
+        inputs = [path for path in (model, data, backbone) if path is not None]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)

@@ -333,7 +333,6 @@ def _evaluation(
             images_sha256=digest_images(predictions.digests),
         ),
         metrics=measure(probabilities, y, labels),
-        mistakes=predictions.mistakes(),
         notes=notes,
         predictions=predictions,
     )

@@ -128,7 +128,7 @@ class Predictions:
     def __iter__(self) -> Iterator[EvaluatedImage]:
         return (self._image(row) for row in range(len(self.paths)))
 
-    def mistakes(self, most: int = N_MISTAKES) -> list[EvaluatedImage]:
+    def mistakes(self, most: int) -> list[EvaluatedImage]:
         """Return the mistakes of the highest probabilities, in decreasing order."""
         wrong = np.flatnonzero(self.predicted != self.targets)
         surest = wrong[np.argsort(-self.probabilities[wrong], kind="stable")[:most]]
@@ -156,20 +156,22 @@ class Evaluation:
         The images.
     metrics : Metrics
         The metrics; ``figures`` in JSON.
-    mistakes : list of EvaluatedImage
-        At most 24, in decreasing order of probability.
     notes : list of str
         Remarks on the data.
     predictions : Predictions
-        Those of all images; not in JSON.
+        Those of all images; JSON has `mistakes` of them.
     """
 
     model: EvaluatedModel
     data: EvaluatedData
     metrics: Metrics
-    mistakes: list[EvaluatedImage]
     notes: list[str]
     predictions: Predictions
+
+    @property
+    def mistakes(self) -> list[EvaluatedImage]:
+        """The `N_MISTAKES` mistakes of the highest probabilities, in decreasing order."""
+        return self.predictions.mistakes(N_MISTAKES)
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
