@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CONVERTERS = ("direct", "tf2onnx")
 DEFAULT_INPUT_SIZE = 224
+OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 _SIZES_WITH_WEIGHTS = (96, 128, 160, 192)
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 

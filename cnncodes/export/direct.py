@@ -24,11 +24,11 @@ from onnx import TensorProto, helper
 from cnncodes._version import __version__
 from cnncodes.errors import WeightsError
 from cnncodes.export.architectures import Layer
+from cnncodes.export.backbones import OPSET
 from cnncodes.export.graph import TO_NCHW, TO_NHWC, Graph, as_float32
+from cnncodes.export.keras_weights import Weights
 
-OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
 IR_VERSION = 8  # of that opset
-Weights = dict[str, list[NDArray[np.float32]]]
 CAFFE_MEANS = (103.939, 116.779, 123.68)  # of blue, green and red
 _POOLS = {"avg": "ReduceMean", "max": "ReduceMax"}
 _PIXELS = ("input_layer", "rescaling", "normalization")

@@ -34,7 +34,8 @@ from cnncodes.export.architectures import Layer, layers_before, layers_of
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE, BackboneSpec
 from cnncodes.export.keras_onnx import keras_codes, keras_network, to_onnx
 from cnncodes.export.keras_settings import own_keras
-from cnncodes.export.weights import Weights, describe_weights, load_weights
+from cnncodes.export.keras_weights import Weights
+from cnncodes.export.weights import describe_weights, load_weights
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import noise_images, open_session
@@ -162,8 +163,7 @@ def export_backbone(
         with own_keras() as keras:
             network = keras_network(keras, spec, whole, values, layers[-1].name, pool)
             model = to_onnx(network, spec, input_size, winograd)
-            images = parity_images(input_size)
-            expected: Codes | None = keras_codes(network, spec, images)
+            expected: Codes | None = keras_codes(network, spec, parity_images(input_size))
             del network
     else:
         expected = _expected_codes(spec, whole, values, layers[-1].name, pool, on_note)
@@ -195,7 +195,7 @@ def export_backbone(
         )
         _save(model, info, temporary)
         if expected is not None:
-            parity = _measure_parity(temporary, output, expected)
+            parity = _measure_parity(temporary, output, input_size, expected)
             info = replace(info, parity=parity, parity_images=PARITY_IMAGES)
             _save(model, info, temporary)
     shape = layers[-1].shape
@@ -294,11 +294,10 @@ def _save(model: onnx.ModelProto, info: BackboneInfo, path: Path) -> None:
     save_checked(model, path)
 
 
-def _measure_parity(path: Path, output: Path, expected: Codes) -> float:
+def _measure_parity(path: Path, output: Path, input_size: int, expected: Codes) -> float:
     """Return the largest difference to Keras's codes, relative to the largest of them."""
-    session, metadata = open_session(path, "backbone")
-    images = parity_images(BackboneInfo.from_metadata(metadata, path).input_size)
-    codes = session.run(["codes"], {"images": images})[0]
+    session, _ = open_session(path, "backbone")
+    codes = session.run(["codes"], {"images": parity_images(input_size)})[0]
     largest = float(np.abs(expected).max())
     difference = float(np.abs(codes - expected).max()) / largest if largest > 0 else float("nan")
     if not difference <= PARITY_LIMIT:  # written so that NaN fails too

@@ -23,16 +23,15 @@ from numpy.typing import NDArray
 
 from cnncodes._version import __version__
 from cnncodes.export.architectures import Layer
-from cnncodes.export.backbones import BackboneSpec
-
-OPSET = 18  # the highest of tf2onnx 1.17; int8 pooling stays fused up to 21
+from cnncodes.export.backbones import OPSET, BackboneSpec
+from cnncodes.export.keras_weights import Weights
 
 
 def keras_network(
     keras: Any,
     spec: BackboneSpec,
     layers: Sequence[Layer],
-    weights: dict[str, list[NDArray[np.float32]]],
+    weights: Weights,
     last: str,
     pool: str,
 ) -> Any:

@@ -48,6 +48,7 @@ _NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 Shapes = tuple[tuple[int, ...], ...]
+Weights = dict[str, list[NDArray[np.float32]]]  # of each layer, by its name, in Keras's order
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class _Candidate:
     by_class: bool
 
 
-def read_weights(
-    layers: Sequence[Layer], path: Path, name: str
-) -> dict[str, list[NDArray[np.float32]]]:
+def read_weights(layers: Sequence[Layer], path: Path, name: str) -> Weights:
     """Read the weights of a network from a file.
 
     Parameters

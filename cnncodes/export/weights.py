@@ -7,19 +7,16 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncodes.download import download, fault_of
 from cnncodes.errors import WeightsError
 from cnncodes.export.architectures import Layer
 from cnncodes.export.backbones import BackboneSpec
 from cnncodes.export.keras_settings import keras_home
-from cnncodes.export.keras_weights import check_weights_kind, read_weights
+from cnncodes.export.keras_weights import Weights, check_weights_kind, read_weights
 from cnncodes.files import is_file, sha256_of
 from cnncodes.parameters import as_path
 from cnncodes.progress import Progress
-
-Weights = dict[str, list[NDArray[np.float32]]]
 
 
 def describe_weights(spec: BackboneSpec, weights: str, seed: int) -> str:
