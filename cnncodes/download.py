@@ -6,7 +6,6 @@ states for the file: by it the server recognizes whether the rest still belongs 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from email.utils import formatdate, parsedate_to_datetime
@@ -18,6 +17,7 @@ from urllib.request import Request, build_opener
 
 from cnncodes._version import __version__
 from cnncodes.errors import CnncodesError
+from cnncodes.files import digest_of
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import first_line
 
@@ -113,12 +113,9 @@ def fault_of(path: Path, size: int | None, checksum: str) -> str:
     algorithm, _, wanted = checksum.partition(":")
     if wanted:
         # Against damage: the address is one of https, and the algorithm the publisher's choice.
-        digest = hashlib.new(algorithm, usedforsecurity=False)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != wanted:
-            return f"its {algorithm.upper()} is {digest.hexdigest()}, not {wanted}"
+        digest = digest_of(path, algorithm)
+        if digest != wanted:
+            return f"its {algorithm.upper()} is {digest}, not {wanted}"
     return ""
 
 

@@ -56,14 +56,34 @@ def is_file(path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, hexadecimal, reading a megabyte at a time.
+    """Return the SHA-256 of a file's content, hexadecimal, as `digest_of`."""
+    return digest_of(path, "sha256")
+
+
+def readable_sha256(path: Path) -> str:
+    """Return the SHA-256 of a regular file, hexadecimal; empty where it cannot be read."""
+    try:
+        return sha256_of(path) if is_file(path) else ""
+    except OSError:
+        return ""
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Return a digest of a file's content, hexadecimal, reading a megabyte at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    algorithm : str
+        A name in `hashlib`. It identifies content and protects against damage, no more.
 
     Raises
     ------
     OSError
         The file cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cnncodes.errors import FileFormatError
-from cnncodes.files import check_regular, kind_of
+from cnncodes.files import check_regular, kind_of, readable_sha256
 
 
 def test_regular_file_passes_also_through_a_link(tmp_path: Path) -> None:
@@ -53,3 +54,11 @@ def test_absent_and_impossible_paths_are_one_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(FileFormatError, match="cannot be read"):
         check_regular(tmp_path / "loop")
+
+
+def test_digest_of_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert readable_sha256(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("absent", "pipe", ".", "null\0byte", "x" * 300):
+        assert readable_sha256(tmp_path / path) == ""

@@ -29,7 +29,7 @@ from cnncodes.evaluate.charts import (
 )
 from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
-from cnncodes.files import exists, is_folder, sha256_of
+from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
 from cnncodes.models.description import weights_text
@@ -259,7 +259,7 @@ def thumbnails(mistakes: Sequence[EvaluatedImage], source: Path) -> list[Thumbna
     is_searched = is_folder(source)  # a CSV file may lie in a home folder
     root = source if is_searched else source.parent
     files = [root / each.path for each in mistakes]
-    there = [_digest(file) for file in files]
+    there = [readable_sha256(file) for file in files]
     wanted = {
         each.digest for each, digest in zip(mistakes, there, strict=True) if digest != each.digest
     }
@@ -267,14 +267,6 @@ def thumbnails(mistakes: Sequence[EvaluatedImage], source: Path) -> list[Thumbna
         moved = _find(wanted, root)
         files = [moved.get(each.digest, file) for each, file in zip(mistakes, files, strict=True)]
     return [_thumbnail(mistake, file) for mistake, file in zip(mistakes, files, strict=True)]
-
-
-def _digest(file: Path) -> str:
-    """Return the SHA-256 of a file, empty if it cannot be read."""
-    try:
-        return sha256_of(file)
-    except (OSError, ValueError):  # ValueError: a null byte in a CSV's path
-        return ""
 
 
 def _find(digests: set[str], root: Path) -> dict[str, Path]:
@@ -285,7 +277,7 @@ def _find(digests: set[str], root: Path) -> dict[str, Path]:
     except SourceError:  # a folder in it that cannot be read
         files = []
     for file in files:
-        digest = _digest(file)
+        digest = readable_sha256(file)
         if digest in digests:
             found[digest] = file
             if len(found) == len(digests):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnncodes.errors import OutputError
 from cnncodes.extract.store import CodesInfo, CodeStore
-from cnncodes.files import exists, is_file, sha256_of
+from cnncodes.files import exists, readable_sha256
 from cnncodes.images.sources import Source
 from cnncodes.models.kinds import find_kind
 from cnncodes.progress import Progress
@@ -140,7 +140,7 @@ def _changes(store: CodeStore, images: Source, progress: Progress) -> list[str]:
         progress.begin(len(digests), unit="images compared")
         counts["changed"] = 0
         for path, digest in digests.items():
-            counts["changed"] += _digest(images.root / path) != digest
+            counts["changed"] += readable_sha256(images.root / path) != digest
             progress.advance(1)
     return [f"{counted(n, 'image')} {what}" for what, n in counts.items() if n]
 
@@ -152,11 +152,3 @@ def _rows(
     with_none = (*names, "")  # label -1 means none
     for path, label, group in zip(paths, labels, groups or [""] * len(paths), strict=True):
         yield path, with_none[label], group
-
-
-def _digest(file: Path) -> str:
-    """Return the SHA-256 of an image file; empty where it cannot be read."""
-    try:
-        return sha256_of(file) if is_file(file) else ""
-    except OSError:
-        return ""
