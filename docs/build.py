@@ -73,9 +73,7 @@ def run_page(text: str, run: Callable[[str], str]) -> str:
     return BLOCK.sub(renewed, text)
 
 
-def run_in_shell(
-    command: str, folder: Path, added: Mapping[str, str], variables: Mapping[str, str]
-) -> str:
+def run_in_shell(command: str, folder: Path, added: Mapping[str, str]) -> str:
     """Run a command of a page in a folder; return what it prints, without progress.
 
     Parameters
@@ -86,15 +84,13 @@ def run_in_shell(
         Where it runs.
     added : mapping of str to str
         Options to add to commands, such as weights that are there already.
-    variables : mapping of str to str
-        Environment variables to add.
     """
     scripts = Path(sys.executable).parent
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", f"{command} {added.get(command, '')}"],
         cwd=folder,
-        env={**os.environ, "PATH": path, "COLUMNS": str(WIDTH), **variables},
+        env={**os.environ, "PATH": path, "COLUMNS": str(WIDTH)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -114,7 +110,7 @@ def build_tutorial(weights: Path) -> None:
         subprocess.run([sys.executable, str(DOCS / "tutorial_photos.py"), str(folder)], check=True)
         added = {"cnncodes export inception_v3": f"--weights {weights.absolute()}"}
         page.write_text(
-            run_page(page.read_text("utf-8"), lambda each: run_in_shell(each, folder, added, {})),
+            run_page(page.read_text("utf-8"), lambda each: run_in_shell(each, folder, added)),
             "utf-8",
         )
         shutil.copy(folder / "curve.svg", DOCS / "tutorial-curve.svg")

@@ -65,6 +65,15 @@ def run_process(
     )
 
 
+def run_program(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of a page in a process of its own, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def encode_image(image: Image.Image, layout: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, layout, **options)

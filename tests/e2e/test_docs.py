@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.helpers import run_program
+
 DOCS = Path(__file__).parent.parent.parent / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
 # What differs with the weights: confusions, the curve's conclusion, settings of quantization; and
@@ -64,13 +66,10 @@ def _masked(page: str, classes: list[str]) -> set[str]:
 def test_tutorial_prints_what_its_page_shows(build: ModuleType, photos: Path) -> None:
     classes = sorted(each.name for each in (photos / "photos").iterdir())
     added = {"cnncodes export inception_v3": "--weights random --input-size 75"}
-    page = build.run_page(TUTORIAL, lambda each: build.run_in_shell(each, photos, added, {}))
+    page = build.run_page(TUTORIAL, lambda each: build.run_in_shell(each, photos, added))
     assert _masked(page, classes) == _masked(TUTORIAL, classes)
     (program,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, flags=re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=photos, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    answers = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    lines = run_program(program, photos).stdout.splitlines()
+    answers = dict(line.split(maxsplit=1) for line in lines)
     assert answers.keys() == {path.name for path in (photos / "new").iterdir()}
     assert set(answers.values()) <= {*classes, "not sure"}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 import cnncodes
 import cnncodes.extract
 import cnncodes.head
+from tests.helpers import run_program
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -38,10 +37,7 @@ def folder(
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_program_runs(folder: Path, program: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program(program, folder)
     assert done.stderr == ""
     assert done.stdout
     # What is printed has the form that the comment behind the call gives.

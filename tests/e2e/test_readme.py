@@ -19,6 +19,7 @@ from cnncodes import Classifier
 from cnncodes.cli import main
 from cnncodes.export.backbones import BACKBONES
 from cnncodes.images.decoding import decode_image
+from tests.helpers import run_program
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -81,17 +82,7 @@ def test_commands_and_programs_run(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert len(PROGRAMS) == 3
-    answers = []
-    for program in PROGRAMS:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        answers.append(done.stdout)
+    answers = [run_program(program, folder).stdout for program in PROGRAMS]
     assert 0 <= float(answers[0]) <= 1
     label = re.search(r"label='(\d)'", answers[1])
     assert label is not None
