@@ -18,7 +18,7 @@ from cnncodes.images.sources import UNLABELLED
 from cnncodes.models.description import closeness_text, precision_rows, weights_text
 from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.streams import write_as_utf8
-from cnncodes.text import counted, csv_cell, shown
+from cnncodes.text import counted, csv_cell, shown, value_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,7 +295,7 @@ def print_training(training: Training) -> None:
     if training.majority is not None:
         _print_majority(training.majority)
     long = ("C_scores", "parameters")
-    fitted = _pairs({key: value for key, value in training.fitted.items() if key not in long})
+    fitted = value_text({key: value for key, value in training.fitted.items() if key not in long})
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     if "C_scores" in training.fitted:
         scores = training.fitted["C_scores"]
@@ -466,13 +466,3 @@ def _caution(weights: str) -> str:
 
 def _shape(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}" if value.is_integer() else f"{value:.4g}"  # 10000, not 1e+04
-    return str(value)

@@ -57,8 +57,7 @@ def normalized(name: str) -> str:
 def value_text(value: Any) -> str:
     """Format a value of JSON types as one line; control characters are escaped."""
     if isinstance(value, float):
-        # 10000, not 1e+04
-        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+        return f"{value:g}" if value.is_integer() else f"{value:.4g}"  # 10000, not 1e+04
     if isinstance(value, dict):
         return ", ".join(
             f"{shown(key)} ({value_text(each)})"
