@@ -117,25 +117,15 @@ class Workers:
         white: int | None = None,
         known: Container[str] = (),
     ) -> Generator[tuple[list[LoadedImage], Result | None], None, None]:
-        """Compute the codes of many files.
+        """Compute the codes of many files, as `run_batches`.
 
         Parameters
         ----------
-        files : sequence of Path
-            Images.
+        files, max_pixels, white, known
+            As for `run_batches`.
         finish : callable
-            Called in the worker with the codes of a batch, shape (n_usable, *code_shape).
-        max_pixels, white
-            As for `decode_image`.
-        known : container of str
-            SHA-256 of files that are read only, not decoded.
-
-        Yields
-        ------
-        images : list of LoadedImage
-            The images of the next batch, in order.
-        result : Result or None
-            Return value of `finish` for the usable ones among them; None if there are none.
+            Called in the worker with the codes of a batch, shape (n_usable, *code_shape); what
+            it returns is the result of the batch.
         """
         return run_batches(
             files,
