@@ -230,7 +230,7 @@ class Classifier:
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
-        return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+        return self.ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
     def predict_files(
         self,
@@ -297,7 +297,7 @@ class Classifier:
                 rows = iter(() if probabilities is None else probabilities)
                 for image in images:
                     usable = image.pixels is not None
-                    predictions = self._ranked(next(rows), top) if usable else []
+                    predictions = self.ranked(next(rows), top) if usable else []
                     yield FilePrediction(next(paths), predictions, image.problem)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -323,7 +323,21 @@ class Classifier:
         probabilities = run_session(self._session, self.path, "probabilities", "images", images)
         return probabilities
 
-    def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+    def ranked(self, row: NDArray[np.float32], top: int | None = None) -> list[Prediction]:
+        """Name the classes of one image's probabilities.
+
+        Parameters
+        ----------
+        row : ndarray of float32, shape (n_classes,)
+            A row of `predict_proba`.
+        top : int, optional
+            Number of classes to return, by default all.
+
+        Returns
+        -------
+        list of Prediction
+            The most probable first.
+        """
         order = np.argsort(-row, kind="stable")[:top]
         return [Prediction(self.labels[index], float(row[index])) for index in order]
 
