@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
 from cnncodes.errors import FileFormatError
-from cnncodes.export.graph import rename_output
+from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
@@ -83,6 +84,7 @@ def bundle(
         ),
     ):
         joined = _join(backbone, head)
+        _output_features(joined, network.info.pool)
         helper.set_model_props(joined, described)
         save_checked(joined, temporary)
     return info
@@ -109,6 +111,37 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     _clean_domains(joined)
     rename_output(joined, "probabilities")
     return joined
+
+
+def _output_features(app: onnx.ModelProto, pool: str) -> None:
+    """Add what a linear head's answers are explained by as a second output: codes before pooling.
+
+    The output is a tensor that is computed anyway, but for a transposition behind a pooled
+    network's last layer: with it an app takes 0.97 to 1.00 of the time (MobileNetV2, InceptionV3
+    and VGG16, batches of 1 and 4). To compute the contributions in the graph too would take 1 % to
+    10 % more, at 8 and at 102 classes, whether somebody asks for them or not.
+    """
+    graph = app.graph
+    if not {WEIGHTS, BIAS} <= {each.name for each in graph.initializer}:
+        return
+    shapes = Graph(app).shapes()
+    if pool == "none":
+        shape = shapes["codes"]
+        if len(shape) != 4 or 0 in shape[1:]:  # a network from elsewhere
+            return
+        rename_tensor(app, "codes", FEATURES)
+    else:
+        (last,) = (node for node in graph.node if "codes" in node.output)
+        if last.op_type != POOLS[pool]:
+            return
+        n_images, channels, height, width = shapes[last.input[0]]
+        shape = [n_images, height, width, channels]
+        to_features = helper.make_node(
+            "Transpose", [last.input[0]], [FEATURES], name=FEATURES, perm=TO_NHWC
+        )
+        graph.node.append(to_features)
+    output = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", *shape[1:]])
+    graph.output.append(output)
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -6,7 +6,7 @@ Needs numpy, onnxruntime and Pillow, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnncodes.app.explain import FEATURES, Explanation, LinearHead
 from cnncodes.errors import CnncodesError, FileFormatError, ImageError, ParameterError
 from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
 from cnncodes.images.decoding import decode_image, load_image, prepare_image
@@ -83,11 +84,14 @@ class FilePrediction:
         The most probable classes in descending order; empty if the image cannot be used.
     problem : str
         Why the image cannot be used; empty if it can.
+    explanation : Explanation, optional
+        That of the most probable class, where it was asked for.
     """
 
     path: Path
     predictions: list[Prediction]
     problem: str
+    explanation: Explanation | None = None
 
 
 class Classifier:
@@ -155,9 +159,10 @@ class Classifier:
             [(each.name, each.type, each.shape[1:]) for each in ends]
             for ends in (self._session.get_inputs(), self._session.get_outputs())
         )
+        self._has_features = FEATURES in [name for name, *_ in outputs]
         if inputs != [
             ("images", "tensor(uint8)", [self.input_size, self.input_size, 3])
-        ] or outputs != [("probabilities", "tensor(float)", [len(self.labels)])]:
+        ] or outputs[0] != ("probabilities", "tensor(float)", [len(self.labels)]):
             raise FileFormatError(
                 f"{self.path}: its input or output is not that of an app; bundle it again"
             )
@@ -238,6 +243,7 @@ class Classifier:
         top: int | None = None,
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        explain: bool = False,
     ) -> Generator[FilePrediction, None, None]:
         """Classify many files, in order; one that cannot be used does not stop the rest.
 
@@ -253,6 +259,8 @@ class Classifier:
             Number of classes to return for each, by default all.
         max_pixels : int
             A file with more pixels cannot be used.
+        explain : bool
+            Whether to explain the most probable class of each, as `Classifier.explain`.
 
         Returns
         -------
@@ -264,14 +272,18 @@ class Classifier:
         ParameterError
             `paths` is a single path or not iterable, one of them is no path, or `top` or
             `max_pixels` is out of range.
+        FileFormatError
+            With `explain`: the head is not linear, or the app was made by an earlier release.
         """
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         n_files = len(paths) if isinstance(paths, Sized) else 0
-        return self._predict_each(as_paths(paths, "paths"), n_files, top, max_pixels)
+        if explain:
+            _ = self._head  # raises here if there is none
+        return self._predict_each(as_paths(paths, "paths"), n_files, top, max_pixels, explain)
 
     def _predict_each(
-        self, paths: Iterator[Path], n_files: int, top: int | None, max_pixels: int
+        self, paths: Iterator[Path], n_files: int, top: int | None, max_pixels: int, explain: bool
     ) -> Generator[FilePrediction, None, None]:
         first = list(islice(paths, MANY))
         precision = self.info.backbone.precision
@@ -286,19 +298,22 @@ class Classifier:
         batches = run_batches(
             to_load,
             self.input_size,
-            classifier.predict_proba,
+            partial(classifier._answers, explain=explain),
             n_workers=n_workers,
             batch_size=batch_size,
             max_pixels=max_pixels,
             white=self.info.white,
         )
         with closing(batches):  # its threads end with it, also when the caller stops early
-            for images, probabilities in batches:
-                rows = iter(() if probabilities is None else probabilities)
+            for images, answers in batches:
+                rows = iter(answers or ())
                 for image in images:
-                    usable = image.pixels is not None
-                    predictions = self.ranked(next(rows), top) if usable else []
-                    yield FilePrediction(next(paths), predictions, image.problem)
+                    path = next(paths)
+                    if image.pixels is None:
+                        yield FilePrediction(path, [], image.problem)
+                        continue
+                    probabilities, explanation = next(rows)
+                    yield FilePrediction(path, self.ranked(probabilities, top), "", explanation)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.
@@ -318,10 +333,83 @@ class Classifier:
         ParameterError
             The images have another dtype or shape.
         """
-        check_pixels(images, self.input_size)
         probabilities: NDArray[np.float32]
-        probabilities = run_session(self._session, self.path, "probabilities", "images", images)
+        (probabilities,) = self._run(images, "probabilities")
         return probabilities
+
+    def explain(
+        self,
+        image: ImageSource,
+        label: str | None = None,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Explanation:
+        """Split the logit of a class over the cells of an image, exactly.
+
+        Parameters
+        ----------
+        image : path, bytes, binary file, ndarray of uint8 or PIL.Image.Image
+            As for `predict`.
+        label : str, optional
+            The class; by default the most probable.
+        max_pixels : int
+            An image with more pixels is refused.
+
+        Returns
+        -------
+        Explanation
+            Its `contributions` and `bias` add up to the logit.
+
+        Raises
+        ------
+        ImageError
+            The image cannot be used.
+        ParameterError
+            There is no such class, or as for `predict`.
+        FileFormatError
+            The head is not linear, or the app was made by an earlier release.
+        """
+        if label is not None and label not in self.labels:
+            raise ParameterError(
+                f"label must be one of the classes ({shown(listed(self.labels))}), not {label!r}"
+            )
+        max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
+        pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
+        ((_, explanation),) = self._explained(pixels[np.newaxis], label)
+        return explanation
+
+    def _explained(
+        self, images: NDArray[np.uint8], label: str | None = None
+    ) -> list[tuple[NDArray[np.float32], Explanation]]:
+        """Return probabilities and explanation of each image of a batch."""
+        head = self._head
+        return [
+            (row, head.explain(features, row, label))
+            for row, features in zip(*self._run(images, "probabilities", FEATURES), strict=True)
+        ]
+
+    def _answers(
+        self, images: NDArray[np.uint8], *, explain: bool
+    ) -> Sequence[tuple[NDArray[np.float32], Explanation | None]]:
+        """As `_explained`, without explanations where none are wanted."""
+        if explain:
+            return self._explained(images)
+        return [(row, None) for row in self.predict_proba(images)]
+
+    @cached_property
+    def _head(self) -> LinearHead:
+        """The weights of the head, read when they are first needed."""
+        if not self._has_features:
+            estimator = shown(str(self.info.training.get("estimator")))
+            raise FileFormatError(
+                f"{self.path}: holds nothing to explain its answers by, as only apps with a head "
+                f"of logistic or sgd do that this release has bundled (this head: {estimator})"
+            )
+        return LinearHead(self._opened_as[0], self.labels, self.info.backbone.pool)
+
+    def _run(self, images: NDArray[np.uint8], *outputs: str) -> list[NDArray[np.float32]]:
+        check_pixels(images, self.input_size)
+        return run_session(self._session, self.path, outputs, "images", images)
 
     def ranked(self, row: NDArray[np.float32], top: int | None = None) -> list[Prediction]:
         """Name the classes of one image's probabilities.

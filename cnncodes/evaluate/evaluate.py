@@ -143,9 +143,13 @@ class _ModelSession:
             warn_of_saturation(path, self.info.backbone)
         self._input = "codes" if self.kind == "head" else "images"
         inputs = [each.name for each in self._session.get_inputs()]
-        outputs = [(each.name, each.shape[1:]) for each in self._session.get_outputs()]
+        output = self._session.get_outputs()[0]
         n_classes = len(self.info.labels)
-        is_ours = inputs == [self._input] and outputs == [("probabilities", [n_classes])]
+        is_ours = (inputs, output.name, output.shape[1:]) == (
+            [self._input],
+            "probabilities",
+            [n_classes],
+        )
         if not is_ours or n_classes < 2:
             raise FileFormatError(
                 f"{path}: its input or output is not that of {with_article(self.kind)}; "
@@ -156,7 +160,7 @@ class _ModelSession:
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run a batch; refuse an output that is not of probabilities."""
         output: NDArray[np.float32]
-        output = run_session(self._session, self.path, "probabilities", self._input, batch)
+        (output,) = run_session(self._session, self.path, ["probabilities"], self._input, batch)
         if not (np.abs(output.sum(axis=1) - 1) < 1e-3).all() or output.min(initial=0) < 0:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
         return output

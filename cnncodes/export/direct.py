@@ -25,12 +25,11 @@ from cnncodes._version import __version__
 from cnncodes.errors import WeightsError
 from cnncodes.export.architectures import Layer
 from cnncodes.export.backbones import OPSET
-from cnncodes.export.graph import TO_NCHW, TO_NHWC, Graph, as_float32
+from cnncodes.export.graph import POOLS, TO_NCHW, TO_NHWC, Graph, as_float32
 from cnncodes.export.keras_weights import Weights
 
 IR_VERSION = 8  # of that opset
 CAFFE_MEANS = (103.939, 116.779, 123.68)  # of blue, green and red
-_POOLS = {"avg": "ReduceMean", "max": "ReduceMax"}
 _PIXELS = ("input_layer", "rescaling", "normalization")
 
 
@@ -59,7 +58,7 @@ def build_graph(layers: Sequence[Layer], weights: Weights, preprocessing: str, p
         A weight is not a finite number.
     """
     *size, channels = layers[-1].shape
-    graph = Graph(_template(layers[0].shape, (channels,) if pool in _POOLS else (*size, channels)))
+    graph = Graph(_template(layers[0].shape, (channels,) if pool in POOLS else (*size, channels)))
     _GraphWriter(graph, layers, weights).write(preprocessing, pool)
     return graph
 
@@ -115,9 +114,9 @@ class _GraphWriter:
                 inputs = [self._tensors[each] for each in layer.inputs]
                 self._tensors[layer.name] = _WRITERS[layer.kind](self, layer, *inputs)
         last = self._tensors[self._layers[-1].name]
-        if pool in _POOLS:
+        if pool in POOLS:
             axes = self._graph.constant("codes/axes", np.array([2, 3] if is_nchw else [1, 2]))
-            self._node(_POOLS[pool], "codes", last, axes, keepdims=0)
+            self._node(POOLS[pool], "codes", last, axes, keepdims=0)
         elif is_nchw:
             self._node("Transpose", "codes", last, perm=TO_NHWC)
         else:

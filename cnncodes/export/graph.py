@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from cnncodes.errors import FileFormatError
 
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]  # axes of Transpose
+POOLS = {"avg": "ReduceMean", "max": "ReduceMax"}  # operators over height and width
 
 
 class Graph:
@@ -175,6 +176,11 @@ def rename_output(model: onnx.ModelProto, name: str) -> None:
     """Rename the only output of a model, in place, wherever a node reads or writes it."""
     old = model.graph.output[0].name
     model.graph.output[0].name = name
+    rename_tensor(model, old, name)
+
+
+def rename_tensor(model: onnx.ModelProto, old: str, name: str) -> None:
+    """Rename a tensor of a model, in place, wherever a node reads or writes it."""
     for node in model.graph.node:
         for tensors in (node.input, node.output):
             tensors[:] = [name if each == old else each for each in tensors]

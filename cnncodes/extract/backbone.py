@@ -118,5 +118,5 @@ class Backbone:
         """
         check_pixels(images, self.info.input_size)
         codes: NDArray[np.float32]
-        codes = run_session(self._session, self.path, "codes", "images", images)
+        (codes,) = run_session(self._session, self.path, ["codes"], "images", images)
         return codes

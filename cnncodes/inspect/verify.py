@@ -324,7 +324,10 @@ def _opened(file: Path, kind: str) -> tuple[Callable[[], NDArray[np.float32]], t
     n_classes = len(HeadInfo.from_metadata(metadata, file).labels)
     lengths = session.get_inputs()[0].shape[1:] if session.get_inputs() else []
     codes = np.zeros((1, *(each for each in lengths if isinstance(each, int))), np.float32)
-    return partial(run_session, session, file, "probabilities", "codes", codes), (1, n_classes)
+    return (
+        lambda: run_session(session, file, ["probabilities"], "codes", codes)[0],
+        (1, n_classes),
+    )
 
 
 def _problem_of_codes(codes: NDArray[np.float32], shape: tuple[int, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -201,8 +201,10 @@ def _path_or_content(path: Path) -> str | bytes:
     return str(path)
 
 
-def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
-    """Run a session on the input `name`; return one output, an array.
+def run_session(
+    session: InferenceSession, path: Path, outputs: Sequence[str], name: str, values: Any
+) -> list[Any]:
+    """Run a session on the input `name`; return some of its outputs, arrays.
 
     Raises
     ------
@@ -212,12 +214,13 @@ def run_session(session: InferenceSession, path: Path, output: str, name: str, v
     if len(values) == 0:  # some operators refuse an empty batch
         import numpy as np
 
-        (shape,) = (each.shape for each in session.get_outputs() if each.name == output)
-        return np.empty((0, *shape[1:]), np.float32)
+        shapes = {each.name: each.shape[1:] for each in session.get_outputs()}
+        return [np.empty((0, *shapes[output]), np.float32) for output in outputs]
     with runtime_errors(
         lambda reason: FileFormatError(f"{path}: cannot be run ({reason}); make the file again")
     ):
-        return session.run([output], {name: values})[0]
+        results: list[Any] = session.run(list(outputs), {name: values})
+        return results
 
 
 def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:

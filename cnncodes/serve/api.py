@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from cnncodes._version import __version__
 from cnncodes.app.classifier import Classifier
+from cnncodes.app.explain import Explanation
 from cnncodes.errors import CnncodesError
 from cnncodes.parameters import COUNT
 from cnncodes.serve.batching import Answer, Batcher, BusyError, Upload
@@ -97,24 +98,26 @@ class Api:
         }
 
     async def _explain(self, request: Request) -> Response:
-        explain = self._classifier.explain
         async with self._intake.form(request, max_files=1, fields=("label",)) as form:
             (upload,) = form.uploads
             size, white = self._classifier.input_size, self._classifier.info.white
 
-            def compute() -> Any:
+            def compute() -> Explanation:
                 pixels = upload.decode(size, self._limits.max_pixels, white)
-                return explain(pixels, form.fields.get("label"))
+                return self._classifier.explain(pixels, form.fields.get("label"))
 
             try:
                 explanation = await run_sync(compute, limiter=self._one_at_a_time)
             except CnncodesError as error:
-                raise HTTPException(422, " ".join(str(error).split())) from None
+                # The sender need not know where the server's files are.
+                path = self._classifier.path
+                message = " ".join(str(error).replace(str(path), path.name).split())
+                raise HTTPException(422, message) from None
         return JSONResponse(
             {
                 "label": explanation.label,
-                "logit": float(explanation.logit),
-                "bias": float(explanation.bias),
+                "logit": explanation.logit,
+                "bias": explanation.bias,
                 "contributions": explanation.contributions.tolist(),
             }
         )

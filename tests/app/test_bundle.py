@@ -142,10 +142,12 @@ def test_version_that_cannot_be_converted(tmp_path, photos, run):
 
 def test_names_types_and_batch_of_any_size(app):
     session = session_of(app)
-    (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+    (images,), (probabilities, features) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [75, 75, 3])
     assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
     assert probabilities.shape[1:] == [10]
+    assert (features.name, features.type) == ("features", "tensor(float)")
+    assert features.shape[1:] == [1, 1, 2048]
     for n_images in (0, 1, 9):
         pixels = np.zeros((n_images, 75, 75, 3), np.uint8)
         assert session.run(None, {"images": pixels})[0].shape == (n_images, 10)

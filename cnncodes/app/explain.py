@@ -1,0 +1,152 @@
+"""What in an image speaks for a class, exactly: the share of each cell in the logit.
+
+The last convolution of a network describes an image as h × w cells of c channels. A linear head
+adds weighted channels up, so the logit of a class is a sum over the cells and a bias:
+
+- codes as they are have a weight for each cell and channel;
+- codes pooled by average have a weight for each channel, and each cell has 1 / (h w) of it: class
+  activation maps (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016);
+- of codes pooled by maximum, each channel counts where its maximum is, in equal parts where
+  several cells have it.
+
+No gradient and no approximation is in it. What a cell describes is a wider part of the image than
+the cell itself, since each convolution looks at its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import FileFormatError
+from cnncodes.models.tensors import read_tensors
+
+FEATURES = "features"  # the second output of an app whose head is linear
+WEIGHTS, BIAS = "head/weights", "head/bias"  # its initializers
+_TOLERANCE = 1e-3  # of probabilities; those of another runtime or processor differ by less
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The evidence in an image for a class.
+
+    Attributes
+    ----------
+    label : str
+        The class.
+    probability : float
+        Its probability.
+    logit : float
+        ``bias + contributions.sum()``; the probabilities are the softmax of the logits.
+    bias : float
+        The bias of the class.
+    contributions : ndarray of float32, shape (h, w)
+        What each cell of the image adds to the logit: above zero it speaks for the class, below
+        against it. Cell (0, 0) is at the top left; each is an equal part of the image.
+    """
+
+    label: str
+    probability: float
+    logit: float
+    bias: float
+    contributions: NDArray[np.float32] = field(repr=False)
+
+
+class LinearHead:
+    """The linear head of an app.
+
+    Parameters
+    ----------
+    path : Path
+        The app.
+    labels : tuple of str
+        Its classes.
+    pool : {"none", "avg", "max"}
+        The pooling of the backbone.
+
+    Raises
+    ------
+    FileFormatError
+        The file has no weights under the names of a linear head.
+    """
+
+    def __init__(self, path: Path, labels: tuple[str, ...], pool: str) -> None:
+        self._path, self._labels, self._pool = path, labels, pool
+        tensors = read_tensors(path, (WEIGHTS, BIAS))
+        n_classes = len(labels)
+        if tensors.keys() != {WEIGHTS, BIAS} or tensors[WEIGHTS].size % n_classes:
+            raise self._foreign()
+        self._weights = tensors[WEIGHTS].reshape(-1, n_classes)
+        self._bias = tensors[BIAS]
+
+    def explain(
+        self,
+        features: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+        label: str | None = None,
+    ) -> Explanation:
+        """Split the logit of a class over the cells of an image.
+
+        Parameters
+        ----------
+        features : ndarray of float32, shape (h, w, c)
+            What the app computes of the image before pooling.
+        probabilities : ndarray of float32, shape (n_classes,)
+            What it computes in the end.
+        label : str, optional
+            The class; by default the most probable.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        FileFormatError
+            The weights do not give these probabilities: the file was changed or made elsewhere.
+        """
+        height, width, channels = features.shape
+        cells = _shares(features.reshape(-1, channels), self._pool)
+        if self._weights.size == cells.size * len(self._labels):
+            weights = self._weights.reshape(len(cells), channels, -1)
+        elif len(self._weights) == channels:
+            weights = self._weights[np.newaxis]
+        else:
+            raise self._foreign()
+        # [cells, 1, c] · [cells or 1, c, K]
+        contributions = np.matmul(cells[:, np.newaxis], weights)[:, 0]
+        logits = contributions.sum(axis=0, dtype=np.float64) + self._bias
+        if np.abs(_softmax(logits) - probabilities).max() > _TOLERANCE:
+            raise self._foreign()
+        index = int(probabilities.argmax()) if label is None else self._labels.index(label)
+        return Explanation(
+            self._labels[index],
+            float(probabilities[index]),
+            float(logits[index]),
+            float(self._bias[index]),
+            contributions[:, index].reshape(height, width),
+        )
+
+    def _foreign(self) -> FileFormatError:
+        return FileFormatError(
+            f"{self._path}: its weights do not give its answers, so these cannot be explained; "
+            "bundle it again"
+        )
+
+
+def _shares(cells: NDArray[np.float32], pool: str) -> NDArray[np.float32]:
+    """Return what each cell adds to the codes, shape (n_cells, c)."""
+    if pool == "avg":
+        return cells / np.float32(len(cells))
+    if pool == "max":
+        is_largest = cells == cells.max(axis=0)
+        cells = np.where(is_largest, cells, 0) / is_largest.sum(axis=0, dtype=np.float32)
+    return cells
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max())
+    return np.asarray(powers / powers.sum())
