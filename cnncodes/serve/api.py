@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +81,16 @@ class Api:
             futures = self._batcher.submit(form.uploads)
         except BusyError as error:
             raise busy(str(error)) from None
-        # When this is cancelled, so are the images that still wait.
-        answers = asyncio.gather(*map(asyncio.wrap_future, futures))
+        with self._in_time():  # at its end, images that still wait are cancelled
+            return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
         seconds = self._limits.seconds_to_answer
         try:
-            return await asyncio.wait_for(answers, seconds)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(seconds):
+                yield
+        except TimeoutError:
             raise busy(f"not computed within {seconds:g} seconds; try again later") from None
 
     def _as_json(self, upload: Upload, answer: Answer, top: int) -> dict[str, Any]:
@@ -107,7 +113,10 @@ class Api:
                 return self._classifier.explain(pixels, form.fields.get("label"))
 
             try:
-                explanation = await run_sync(compute, limiter=self._one_at_a_time)
+                with self._in_time():
+                    explanation = await run_sync(
+                        compute, limiter=self._one_at_a_time, abandon_on_cancel=True
+                    )
             except CnncodesError as error:
                 # The sender need not know where the server's files are.
                 path = self._classifier.path

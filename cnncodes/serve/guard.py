@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +24,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # IPv6 address or name, and port
 TOKEN = "token"
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -138,10 +140,9 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 def _without_port(host: str) -> str:
-    """Return the name or address of a Host header."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Return the name or address of a Host header; nothing if it is malformed."""
+    match = HOST.fullmatch(host)
+    return match.group(1) or match.group(2) if match else ""
 
 
 def _is_address(name: str) -> bool:

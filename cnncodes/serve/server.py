@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import re
 import secrets
@@ -147,6 +148,7 @@ def serve(
 
 def _run(app: Any, listener: socket.socket, limits: Limits) -> None:
     """Run uvicorn until a signal; it lets requests finish, and raises the signal again then."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what it logs, it raises too
     config = uvicorn.Config(
         app,
         http=type("Protocol", (TimedProtocol,), {"seconds": limits.seconds_to_send}),

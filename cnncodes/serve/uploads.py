@@ -100,7 +100,7 @@ class Intake:
             raise HTTPException(415, f"send images as multipart/form-data, in parts named {FILE!r}")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal():
-            body.check(int(announced))
+            body.hold(int(announced))
         parser = InMemoryParser(
             request.headers,
             body.counted(request.stream()),
@@ -138,33 +138,37 @@ class Intake:
 
 
 class _Body:
-    """Counts the bytes of a body, and holds its share of the memory of all."""
+    """The share of a request's body in the memory of all."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._limits = intake._limits
-        self._n_bytes = 0
+        self._n_held = 0  # bytes
 
-    def check(self, n_bytes: int) -> None:
-        """Refuse a body of so many bytes, if it exceeds a limit."""
-        most = self._limits.max_body
-        if n_bytes > most:
-            raise HTTPException(413, f"a request may have {most / MB:g} MB; send fewer files")
-        if self._intake._n_held + n_bytes - self._n_bytes > self._limits.max_held:
+    def hold(self, n_bytes: int) -> None:
+        """Hold memory for a body of so many bytes, or refuse it."""
+        more = n_bytes - self._n_held
+        if more <= 0:
+            return
+        if n_bytes > self._limits.max_body:
+            most = self._limits.max_body / MB
+            raise HTTPException(413, f"a request may have {most:g} MB; send fewer files")
+        if self._intake._n_held + more > self._limits.max_held:
             raise busy("too many large files arrive at a time; try again in a second")
+        self._intake._n_held += more
+        self._n_held = n_bytes
 
     async def counted(self, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """Pass on the parts of a body while it is within the limits."""
+        n_bytes = 0
         async for part in parts:
-            n_bytes = self._n_bytes + len(part)
-            self.check(n_bytes)
-            self._intake._n_held += len(part)
-            self._n_bytes = n_bytes
+            n_bytes += len(part)
+            self.hold(n_bytes)
             yield part
 
     def release(self) -> None:
         """Give the memory back."""
-        self._intake._n_held -= self._n_bytes
+        self._intake._n_held -= self._n_held
 
 
 def busy(message: str) -> HTTPException:
