@@ -23,13 +23,14 @@ cnncodes.evidence = (() => {
     context.putImageData(pixels, 0, 0);
   }
 
-  /** Lay a canvas over what an image shows. */
+  /** Lay a canvas over what an image shows, to the fraction of a pixel. */
   function cover(canvas, image) {
-    const style = canvas.style;
-    style.left = `${image.offsetLeft}px`;
-    style.top = `${image.offsetTop}px`;
-    style.width = `${image.offsetWidth}px`;
-    style.height = `${image.offsetHeight}px`;
+    const { left, top, width, height } = image.getBoundingClientRect();
+    const parent = canvas.offsetParent.getBoundingClientRect();
+    canvas.style.left = `${left - parent.left}px`;
+    canvas.style.top = `${top - parent.top}px`;
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
   }
 
   /** Name the part of the image with the largest value. */
