@@ -23,7 +23,7 @@ from cnncodes.images.decoding import decode_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.text import shortened
 
-# The quickest on two CPUs with a MobileNetV2 app, where 1 is 4 % slower and 16 a third:
+# The quickest on two CPUs with a MobileNetV2 app in float32, by a fifth, where `extract` has 1:
 # benchmarks/serve.py prints the figures of a machine.
 BATCH_SIZE = 4
 
