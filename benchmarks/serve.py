@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import io
 import json
+import os
 import re
 import signal
 import statistics
@@ -36,6 +37,7 @@ from sklearn.datasets import load_sample_images
 
 from cnncodes import Classifier
 from cnncodes.app.classifier import MANY
+from cnncodes.images.decoding import decode_image
 from cnncodes.machine import available_threads
 
 PAGE = Path(__file__).parent.parent / "docs" / "serve.md"
@@ -77,14 +79,14 @@ class Bare:
         self._classifier = Classifier(app, threads=available_threads(), n_images=n_images)
         self._n_workers = n_workers
 
-    def rate(self, batch_size: int, seconds: float) -> float:
-        """Return images per second in batches of a size."""
+    def measure(self, batch_size: int, seconds: float) -> dict[str, float]:
+        """Return images per second in batches of a size, and processor seconds per image."""
         size = self._classifier.input_size
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
         self._classifier.predict_proba(pixels)
         counts = [0] * self._n_workers
-        begin = time.perf_counter()
+        begin, begin_busy = time.perf_counter(), time.process_time()
 
         def work(worker: int) -> None:
             while time.perf_counter() < begin + seconds:
@@ -96,7 +98,11 @@ class Bare:
             worker.start()
         for worker in workers:
             worker.join()
-        return sum(counts) / (time.perf_counter() - begin)
+        busy = time.process_time() - begin_busy
+        return {
+            "rate": sum(counts) / (time.perf_counter() - begin),
+            "busy": busy / sum(counts),
+        }
 
 
 def rates_of_settings(app: str) -> dict[str, float]:
@@ -104,7 +110,8 @@ def rates_of_settings(app: str) -> dict[str, float]:
     rates = {}
     for n_workers in sorted({1, available_threads()}):
         bare = Bare(app, n_workers)
-        rates.update({f"{n_workers} {size}": bare.rate(size, 2) for size in BATCH_SIZES})
+        for size in BATCH_SIZES:
+            rates[f"{n_workers} {size}"] = bare.measure(size, 2)["rate"]
     return rates
 
 
@@ -186,28 +193,50 @@ def measure(app: str, n_clients: int, seconds: float, rounds: int) -> dict[str, 
     rates = run_apart(__file__, app, "--part", "settings")
     sys.stdout.write(f"{app}: images/s of the session by workers and batch size {rates}\n")
     workers, size = max(rates, key=lambda setting: rates[setting]).split()
-    bare, answered, memory, latencies = [], [], [], []
+    rates_alone, rates_served, busy_alone, busy_served = [], [], [], []
+    memory, latencies = [], []
     statuses: Counter[str] = Counter()
     with served(app) as (process, port):
         for _ in range(rounds):
             arguments = workers, size, seconds / rounds / 3
-            bare.append(run_apart(__file__, app, "--part", "bare", *arguments)["rate"])
+            alone = run_apart(__file__, app, "--part", "bare", *arguments)
+            rates_alone.append(alone["rate"])
+            busy_alone.append(alone["busy"])
             arguments = port, n_clients, seconds / rounds, process
             load = run_apart(__file__, app, "--part", "load", *arguments)
             statuses += Counter(load["statuses"])
             latencies += load["latencies"]
-            answered.append(len(load["latencies"]) / load["seconds"])
+            rates_served.append(len(load["latencies"]) / load["seconds"])
+            busy_served.append(load["busy"] / len(load["latencies"]))
             memory += load["memory"]
     return {
         "app": app,
-        "bare": f"{workers} × batch {size}",
-        "rate": statistics.median(answered),
-        "ratio": statistics.median(np.array(answered) / np.array(bare)),
+        "bare": f"{workers} × {size}",
+        "rate": statistics.median(rates_served),
+        "ratio": statistics.median(np.array(rates_served) / np.array(rates_alone)),
+        "busy_alone": statistics.median(busy_alone),
+        "busy_decoding": seconds_to_decode(app),
+        "busy_served": statistics.median(busy_served),
         "statuses": dict(statuses),
         "p50": float(np.percentile(latencies, 50)),
         "p95": float(np.percentile(latencies, 95)),
         "memory": [memory[index * (len(memory) - 1) // 5] for index in range(6)],
     }
+
+
+def seconds_to_decode(app: str) -> float:
+    """Return processor seconds to decode one of the photographs."""
+    size, files = Classifier(app).input_size, photographs()
+    begin = time.process_time()
+    for content in files:
+        decode_image(content, size)
+    return (time.process_time() - begin) / len(files)
+
+
+def busy_of(process: int) -> float:
+    """Return the processor seconds that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def load_of(port: int, n_clients: int, seconds: float, process: int) -> dict[str, Any]:
@@ -220,40 +249,55 @@ async def load_of(port: int, n_clients: int, seconds: float, process: int) -> di
             await asyncio.sleep(1)
 
     watching = asyncio.create_task(watch())
+    begin = busy_of(process)
     result = await send_all(port, n_clients, seconds)
     watching.cancel()
-    return {**result, "memory": memory}
+    return {**result, "memory": memory, "busy": busy_of(process) - begin}
 
 
 def section(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Return the figures as text."""
-    header = (
-        "app",
-        "images/s",
-        "of the session alone",
-        "p50",
-        "p95",
-        "answers",
-        "memory over time",
+    loads = table(
+        ("app", "images/s", "of the session alone", "p50", "p95", "answers", "memory over time"),
+        [
+            (
+                name_of(each["app"]),
+                f"{each['rate']:.1f}",
+                f"{each['ratio']:.0%} ({each['bare']})",
+                f"{each['p50']:.2f} s",
+                f"{each['p95']:.2f} s",
+                ", ".join(f"{n:,} × {status}" for status, n in each["statuses"].items()),
+                " → ".join(f"{value:.0f}" for value in each["memory"]) + " MB",
+            )
+            for each in results
+        ],
     )
-    rows = [
-        (
-            f"{Classifier(each['app']).info.backbone.backbone} "
-            f"{Classifier(each['app']).info.backbone.precision}",
-            f"{each['rate']:.1f}",
-            f"{each['ratio']:.0%} ({each['bare']})",
-            f"{each['p50']:.2f} s",
-            f"{each['p95']:.2f} s",
-            ", ".join(f"{n:,} × {status}" for status, n in each["statuses"].items()),
-            " → ".join(f"{value:.0f}" for value in each["memory"]) + " MB",
-        )
-        for each in results
-    ]
+    times = table(
+        ("app", "session alone", "with decoding", "server", "share of the session"),
+        [
+            (
+                name_of(each["app"]),
+                f"{1000 * each['busy_alone']:.1f} ms",
+                f"{1000 * (each['busy_alone'] + each['busy_decoding']):.1f} ms",
+                f"{1000 * each['busy_served']:.1f} ms",
+                f"{each['busy_alone'] / each['busy_served']:.0%}",
+            )
+            for each in results
+        ],
+    )
     return (
-        f"Machine: {machine(PACKAGES)}. {options.clients} clients on the same machine for "
-        f"{options.seconds:g} seconds, in {options.rounds} rounds beside the session alone in its "
-        f"best setting, which is in brackets.\n\n{table(header, rows)}"
+        f"Machine: {machine(PACKAGES)}; load average {os.getloadavg()[2]:.1f}. {options.clients} "
+        f"clients on the same machine for {options.seconds:g} seconds, in {options.rounds} rounds "
+        "beside the session alone in its best setting, which is in brackets as workers × batch.\n\n"
+        f"{loads}\nProcessor time per image, which other work on the machine changes less:\n\n"
+        f"{times}"
     )
+
+
+def name_of(app: str) -> str:
+    """Return the network of an app, and its precision."""
+    network = Classifier(app).info.backbone
+    return f"{network.backbone} {network.precision}"
 
 
 def main() -> None:
@@ -272,7 +316,7 @@ def main() -> None:
             result = rates_of_settings(options.apps[0])
         elif part == "bare":
             workers, size, seconds = words
-            result = {"rate": Bare(options.apps[0], int(workers)).rate(int(size), float(seconds))}
+            result = Bare(options.apps[0], int(workers)).measure(int(size), float(seconds))
         else:
             port, clients, seconds, process = words
             result = asyncio.run(load_of(int(port), int(clients), float(seconds), int(process)))
