@@ -676,10 +676,24 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     default="table",
     show_default=True,
 )
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder for pictures of what in each image speaks for and against its class.",
+)
 @max_pixels_option
 @provider_option
+@overwrite_option
 def predict(
-    app: Path, images: tuple[str, ...], top: int, layout: str, max_pixels: int, provider: str
+    app: Path,
+    images: tuple[str, ...],
+    top: int,
+    layout: str,
+    explain: Path | None,
+    max_pixels: int,
+    provider: str,
+    overwrite: bool,
 ) -> None:
     """Classify images: files, folders, or - for one image on standard input."""
     from cnncodes.app.classifier import Classifier
@@ -687,21 +701,35 @@ def predict(
     from cnncodes.progress import Progress
 
     files = list_inputs(images, on_note=print_note)
+    if explain is not None and None in files:
+        raise click.UsageError("--explain is for files; name one instead of standard input")
+    overlays = None
+    if explain is not None:
+        from cnncodes.app.overlays import Overlays
+
+        overlays = Overlays(
+            explain,
+            overwrite=overwrite,
+            inputs=[file for file in files if file is not None],
+            max_pixels=max_pixels,
+        )
     classifier = Classifier(app, provider=provider, n_images=len(files))
     print_top(top, classifier)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {"table": print_table, "csv": print_csv, "json": print_list}
     with Progress("predict", "images") as progress:
-        n_unusable = print_as[layout](
-            predict_inputs(
-                classifier,
-                files,
-                sys.stdin.buffer,
-                top,
-                max_pixels=max_pixels,
-                progress=progress,
-            )
+        predictions = predict_inputs(
+            classifier,
+            files,
+            sys.stdin.buffer,
+            top,
+            max_pixels=max_pixels,
+            explain=explain is not None,
+            progress=progress,
         )
+        if overlays is not None:
+            predictions = overlays.write_each(predictions, classifier.info.white)
+        n_unusable = print_as[layout](predictions)
     if n_unusable:
         raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
 

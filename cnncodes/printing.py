@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -430,9 +430,18 @@ def print_csv(predictions: Iterable[FilePrediction]) -> int:
 
 def print_list(predictions: Iterable[FilePrediction]) -> int:
     """Print one JSON list of all images; return the number of unusable images."""
-    images = [asdict(image) for image in predictions]
+    images = [_as_json(image) for image in predictions]
     print_json(images)
     return sum(bool(image["problem"]) for image in images)
+
+
+def _as_json(image: FilePrediction) -> dict[str, Any]:
+    described = asdict(replace(image, explanation=None))
+    del described["explanation"]
+    if image.explanation is not None:
+        contributions = image.explanation.contributions.tolist()
+        described["explanation"] = asdict(image.explanation) | {"contributions": contributions}
+    return described
 
 
 def _print_classes(classes: list[ClassMetrics], caution: str) -> None:

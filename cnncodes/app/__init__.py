@@ -4,5 +4,7 @@ Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs 
 
 - `classifier`: from image to labels and probabilities
 - `inputs`: the files, folders and standard input that ``cnncodes predict`` takes
+- `explain`: the evidence in an image for a class, from codes and weights
+- `overlays`: pictures of it
 - `bundle`: backbone and head joined into one ONNX file
 """

@@ -67,6 +67,7 @@ def predict_inputs(
     top: int | None = None,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    explain: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[FilePrediction]:
     """Classify images in order.
@@ -82,6 +83,8 @@ def predict_inputs(
         Number of classes to return for each image, by default all.
     max_pixels : int
         An image with more pixels cannot be used.
+    explain : bool
+        Whether to explain the most probable class of each file.
     progress : Progress, optional
         Counts the images, if there are several. It is cleared before each result, which can
         then be printed.
@@ -94,7 +97,7 @@ def predict_inputs(
     if progress is None or len(files) < 2:
         progress = NoProgress()
     progress.begin(len(files))
-    predictions = _predict(classifier, files, standard_input, top, max_pixels)
+    predictions = _predict(classifier, files, standard_input, top, max_pixels, explain)
     with closing(predictions):
         for prediction in predictions:
             progress.clear()
@@ -108,12 +111,13 @@ def _predict(
     standard_input: BinaryIO,
     top: int | None,
     max_pixels: int,
+    explain: bool,
 ) -> Generator[FilePrediction, None, None]:
     """Classify runs of files together, so that they share workers and batches."""
     for is_standard_input, run in groupby(files, lambda file: file is None):
         if not is_standard_input:
             paths = [file for file in run if file is not None]
-            yield from classifier.predict_files(paths, top, max_pixels=max_pixels)
+            yield from classifier.predict_files(paths, top, max_pixels=max_pixels, explain=explain)
             continue
         for _ in run:
             try:

@@ -280,6 +280,21 @@ def image_size(path: Path) -> tuple[int, int]:
         return upright_size(image)
 
 
+def scaled_size(path: Path, longest: int) -> tuple[int, int]:
+    """Return width and height of an image file, scaled so that the longer one is `longest`.
+
+    Raises
+    ------
+    ImageError
+        It is not an image that is decoded.
+    OSError
+        It cannot be read.
+    """
+    width, height = image_size(path)
+    factor = longest / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
 @dataclass(frozen=True)
 class LoadedImage:
     """The result of reading and decoding one image file.

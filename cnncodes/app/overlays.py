@@ -1,0 +1,189 @@
+"""Pictures of explanations: the image, and beside it what speaks for and against its class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cnncodes.app.classifier import FilePrediction
+from cnncodes.app.explain import Explanation
+from cnncodes.errors import ImageError, OutputError
+from cnncodes.files import exists, is_folder
+from cnncodes.images.decoding import load_image, scaled_size
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.output import check_output, replacing
+from cnncodes.parameters import as_path
+from cnncodes.text import shown
+
+SIDE = 448  # of the longer side of a picture, in pixels
+# Okabe and Ito's orange and blue, told apart with every kind of colour vision.
+FOR, AGAINST = (213, 94, 0), (0, 114, 178)
+INK, PAPER = (28, 37, 46), (255, 255, 255)
+_MARGIN, _LINE, _BAR, _FONT_SIZE = 16, 22, 14, 15
+_OPACITY = 0.8  # of the strongest cell
+
+
+class Overlays:
+    """A folder of pictures, one of each image.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to write; created if absent.
+    overwrite : bool
+        Whether pictures that are there may be replaced.
+    inputs : iterable of str or Path
+        The images, which are never replaced.
+    max_pixels : int
+        As for the predictions.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written to, or has files in it that must not be replaced.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        inputs: Iterable[str | Path] = (),
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self.folder = folder = as_path(folder, "explain")
+        self._overwrite, self._max_pixels = overwrite, max_pixels
+        self._inputs = list(inputs)
+        self._names: Counter[str] = Counter()
+        if not is_folder(folder):
+            if exists(folder) or folder.is_symlink():
+                raise OutputError(f"{folder}: is not a folder; name a folder for the pictures")
+            check_output(folder, overwrite=overwrite)
+        elif not overwrite and any(folder.iterdir()):
+            raise OutputError(f"{folder}: is not empty; name another folder or pass overwrite=True")
+
+    def write_each(
+        self, predictions: Iterable[FilePrediction], white: int | None = None
+    ) -> Iterator[FilePrediction]:
+        """Write a picture of each prediction that has an explanation, and yield it.
+
+        Parameters
+        ----------
+        predictions : iterable of FilePrediction
+        white : int, optional
+            As for `decode_image`.
+
+        Yields
+        ------
+        FilePrediction
+
+        Raises
+        ------
+        OutputError
+            A picture cannot be written.
+        """
+        for prediction in predictions:
+            if prediction.explanation is not None:
+                self._write(prediction.path, prediction.explanation, white)
+            yield prediction
+
+    def _write(self, path: Path, explanation: Explanation, white: int | None) -> None:
+        loaded = load_image(0, path, SIDE, self._max_pixels, white=white)
+        if loaded.pixels is None:  # changed in the last second
+            raise ImageError(f"{path}: {loaded.problem}")
+        size = scaled_size(path, SIDE)
+        picture = Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
+        output = self.folder / self._name(path)
+        check_output(output, overwrite=self._overwrite, inputs=self._inputs)
+        with replacing(output, overwrite=self._overwrite) as temporary:
+            draw_explanation(picture, explanation).save(temporary, "PNG")
+
+    def _name(self, path: Path) -> str:
+        """Return the name of a picture: that of the image, numbered where several have it."""
+        self._names[path.name] += 1
+        number = self._names[path.name]
+        return f"{path.name}.png" if number == 1 else f"{path.name}-{number}.png"
+
+
+def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Image:
+    """Draw an image and what speaks for its class, side by side, with a legend.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        The image, in RGB.
+    explanation : Explanation
+        That of the image.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In RGB. Orange speaks for the class, blue against it, the stronger the more; between the
+        centres of the cells colours are interpolated.
+    """
+    strongest = float(np.abs(explanation.contributions).max())
+    width, height = picture.size
+    inner = max(2 * width + _MARGIN, SIDE + _MARGIN)
+    page = Image.new("RGB", (inner + 2 * _MARGIN, height + 4 * _LINE + 4 * _MARGIN), PAPER)
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(_FONT_SIZE)
+    draw.text(
+        (_MARGIN, _MARGIN),
+        f"{shown(explanation.label)}  {explanation.probability:.1%}",
+        INK,
+        ImageFont.load_default(_FONT_SIZE + 5),
+    )
+    evidence = explanation.logit - explanation.bias
+    draw.text(
+        (_MARGIN, _MARGIN + _LINE + 6),
+        f"cells {evidence:+.2f}, bias {explanation.bias:+.2f}: logit {explanation.logit:+.2f}",
+        INK,
+        font,
+    )
+    top = 2 * _MARGIN + 2 * _LINE
+    page.paste(picture, (_MARGIN, top))
+    page.paste(_overlay(picture, explanation.contributions, strongest), (2 * _MARGIN + width, top))
+    _draw_legend(draw, font, strongest, (_MARGIN, top + height + _MARGIN, inner))
+    return page
+
+
+def _overlay(
+    picture: Image.Image, contributions: NDArray[np.float32], strongest: float
+) -> Image.Image:
+    shares = Image.fromarray(contributions / np.float32(strongest or 1))
+    at_pixels = np.asarray(shares.resize(picture.size, Image.Resampling.BILINEAR))
+    return Image.fromarray(_coloured(np.asarray(picture.convert("L").convert("RGB")), at_pixels))
+
+
+def _coloured(pixels: NDArray[np.uint8], shares: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Blend pixels of shape (..., 3) with the colours of shares between -1 and 1."""
+    colours = np.where(shares[..., np.newaxis] > 0, FOR, AGAINST)
+    opacity = _OPACITY * np.abs(shares)[..., np.newaxis]
+    return np.asarray(pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    strongest: float,
+    place: tuple[int, int, int],
+) -> None:
+    """Draw the scale of colours at a left end, top and width."""
+    left, top, width = place
+    shares = np.linspace(-1, 1, width, dtype=np.float32)
+    for column, colour in enumerate(_coloured(np.full((width, 3), 255, np.uint8), shares)):
+        x = left + column
+        draw.line([(x, top), (x, top + _BAR)], tuple(colour.tolist()))
+    below = top + _BAR + 4
+    draw.text((left, below), f"against: {-strongest:+.2g} a cell", INK, font)
+    draw.text((left + width / 2, below), "0", INK, font, anchor="ma")
+    draw.text((left + width, below), f"for: {strongest:+.2g} a cell", INK, font, anchor="ra")
