@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnncodes import Classifier
 from cnncodes.serve.limits import Limits
-from tests.helpers import encode_image, error_of, run_program
+from tests.helpers import encode_image, error_of
 from tests.serve.servers import Server, form_of, running
 
 TOKEN = "a-token-of-the-test"
@@ -326,14 +326,3 @@ def test_options_that_cannot_be_used_are_reported(server: Server, app: Path) -> 
         (("--token", "short"), "token must be 16 to 256"),
     ):
         assert message in error_of("serve", app, *options, "--no-open")
-
-
-def test_missing_packages_are_named(app: Path) -> None:
-    program = """
-import sys
-sys.modules["uvicorn"] = None
-from click.testing import CliRunner
-from cnncodes.cli import main
-print(CliRunner().invoke(main, ["serve", "app.onnx"]).output)
-"""
-    assert "pip install 'cnncodes[serve]'" in run_program(program, app.parent).stdout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -12,7 +15,7 @@ import httpx
 import pytest
 
 from cnncodes.serve.limits import Limits
-from tests.serve.servers import Server, form_of, running
+from tests.serve.servers import Server, client_of, form_of, running
 
 
 def request_of(content: bytes, *lines: str) -> bytes:
@@ -168,6 +171,23 @@ def test_interrupt_ends_a_server_with_idle_connections(app: Path) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         server.interrupt()
         server.process.wait(60)
+
+
+def test_command_prints_the_address_and_ends_well(app: Path) -> None:
+    command = [sys.executable, "-m", "cnncodes", "serve", str(app), "--port", "0", "--no-open"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url, _, hint = line.partition("  ")
+        assert hint == "(Ctrl-C stops the server)\n"
+        with client_of(url) as client:
+            assert client.get("/").text.startswith("<!doctype html>")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert errors == "note: stopped\n"
+    assert process.returncode == 0
 
 
 def test_all_that_may_be_received_fits_into_the_bound_of_memory() -> None:

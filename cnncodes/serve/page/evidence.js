@@ -1,8 +1,8 @@
 "use strict";
 /* Maps of evidence: drawn over an image, and in words. */
 cnncodes.evidence = (() => {
-  const FOR = [230, 97, 0]; // --for and --against of style.css
-  const AGAINST = [26, 111, 223];
+  const FOR = [213, 94, 0]; // as in style.css, and as predict --explain has them
+  const AGAINST = [0, 114, 178];
   const OPACITY = 0.8; // of the largest contribution
   const ROWS = ["top", "middle", "bottom"];
   const COLUMNS = ["left", "centre", "right"];
