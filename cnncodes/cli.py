@@ -52,6 +52,7 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
+from cnncodes.output import check_output
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
     COUNT,
@@ -566,7 +567,12 @@ def evaluate(
         from cnncodes.evaluate.report import Report
 
         inputs = [path for path in (model, data, backbone) if path is not None]
-        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
+        others = [] if predictions is None else [predictions]
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
+    if predictions is not None:
+        options["on_images"] = lambda files: check_output(
+            predictions, overwrite=overwrite, inputs=files
+        )
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     notes = [] if planned is None else planned.write(result)
