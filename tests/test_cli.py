@@ -271,7 +271,7 @@ def test_quiet_leaves_results_warnings_and_errors(
     assert "2 images, 2 classes" in quiet.stdout
     said = run_command("--quiet", "train", backbone, "-o", tmp_path / "head", exit_code=1).stderr
     assert said.startswith(f"Error: {backbone}: is a backbone")
-    monkeypatch.setattr("cnncodes.extract.journal._lock", _refuse_lock)
+    monkeypatch.setattr("cnncodes.output._lock", _refuse_lock)
     warned = run_command("--quiet", *words, tmp_path / "warned.h5").stderr
     assert warned.startswith("Warning: ")
     assert len(warned.splitlines()) == 1

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-import sys
 import time
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileLockWarning, OutputError
+from cnncodes.errors import OutputError
 from cnncodes.extract.store import (
     CodesInfo,
     Rows,
@@ -33,13 +31,11 @@ from cnncodes.extract.store import (
 )
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
-from cnncodes.output import check_unfinished, foreign_object, replacing
+from cnncodes.output import foreign_object, open_unfinished, replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _ANY_JOURNAL = b"cnncodes-j"  # first bytes of a journal of any release
-# Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
-_NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Journal:
@@ -94,7 +90,7 @@ class Journal:
         """
         header = json.dumps({"request": request, **info.to_json()}).encode()
         try:
-            journal = cls(_open_locked(path), path, info)
+            journal = cls(open_unfinished(path), path, info)
             try:
                 if not journal._resume(header):
                     journal._start(header)
@@ -319,58 +315,3 @@ def _rows(record: bytes) -> Rows:
         start += size
     skipped = [(path, reason) for path, reason in description["skipped"]]
     return Rows(**{**description, "chunks": chunks, "skipped": skipped})
-
-
-def _open_locked(path: Path) -> BinaryIO:
-    """Open and lock a file; the lock is released when the process ends, however it ends."""
-    while True:
-        check_unfinished(path)
-        file = open(path, "a+b", buffering=0, opener=_open_plain)  # noqa: SIM115
-        try:
-            try:
-                _lock(file)
-            except BlockingIOError:
-                raise
-            except OSError as error:  # as on NFS without its lock service, SMB and some of FUSE
-                warnings.warn(
-                    f"{path}: this disk has no file locks ({reason_of(error)}); take care that no "
-                    "other extraction writes the same file",
-                    FileLockWarning,
-                    stacklevel=2,
-                )
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except BlockingIOError as error:
-            file.close()
-            raise OutputError(f"{path}: another extraction is writing it; wait for it") from error
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # the process that held the lock has removed the file: try again
-
-
-def _open_plain(path: str, flags: int) -> int:
-    """Open a file without following a link or waiting for the other end of a FIFO.
-
-    A new file is private, since the codes file that it becomes may replace a private one.
-    """
-    return os.open(path, flags | _NO_LINK_OR_FIFO, 0o600)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: BinaryIO) -> None:
-        file.seek(2**31 - 1)  # beyond the end: locked bytes cannot be read by others
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:  # raised where another process has the lock
-            raise BlockingIOError from error
-
-else:
-    import fcntl
-
-    def _lock(file: BinaryIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -87,7 +87,7 @@ def is_refused(path: Path) -> bool:
         create_journal(path)
     assert str(caught.value) == (
         f"{path}: is no journal of cnncodes extract, and unfinished work is kept under that name; "
-        "move it away, or choose another output name"
+        "move it away"
     )
     assert path.read_bytes() == content
     return True
@@ -226,7 +226,7 @@ def test_lets_only_one_write(tmp_path: Path) -> None:
         for change in ({}, {"source": "elsewhere"}):
             with pytest.raises(OutputError) as caught:
                 create_journal(path, **change)
-            assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
+            assert str(caught.value) == f"{path}: another process is writing it; wait for it"
         assert path.read_bytes() == before
         other.kill()  # the lock goes with the process
     with create_journal(path) as journal:

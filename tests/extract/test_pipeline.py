@@ -417,7 +417,7 @@ def test_second_extraction_reports_the_first(
 
     extract(backbone, few, output, progress=Watching("extract", "images"))
     partial = output.with_name("codes.h5.partial")
-    assert refusal == [f"Error: {partial}: another extraction is writing it; wait for it"]
+    assert refusal == [f"Error: {partial}: another process is writing it; wait for it"]
     assert_codes_are_of(output, backbone, few)
 
 
