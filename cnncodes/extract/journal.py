@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from cnncodes.extract.store import (
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
 from cnncodes.output import foreign_object, open_unfinished, replacing
+from cnncodes.text import counted
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
@@ -55,6 +56,8 @@ class Journal:
         Number of images with codes for each remark on what was assumed or mended.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
+    discarded : str
+        The codes of another extraction that were in the file, in words; empty if there were none.
     """
 
     def __init__(self, file: BinaryIO, path: Path, info: CodesInfo) -> None:
@@ -67,12 +70,11 @@ class Journal:
         self.label_counts: Counter[int] = Counter()
         self.remarks: Counter[str] = Counter()
         self.skipped: list[tuple[str, str]] = []
+        self.discarded = ""
 
     @classmethod
-    def open(cls, path: Path, info: CodesInfo, request: str) -> Journal:
+    def open(cls, path: Path, info: CodesInfo, request: str, *, overwrite: bool = False) -> Journal:
         """Resume the journal of the same extraction, or start one.
-
-        A journal of another extraction is replaced; any other file is refused.
 
         Parameters
         ----------
@@ -82,17 +84,25 @@ class Journal:
             What is common to all images.
         request : str
             Identifies the images, so that only the same extraction is resumed.
+        overwrite : bool
+            Whether codes of another extraction may be discarded.
 
         Raises
         ------
         OutputError
-            The file cannot be written, another process is writing it, or it is no journal.
+            The file cannot be written, another process is writing it, it is no journal, or it
+            keeps codes of another extraction.
         """
         header = json.dumps({"request": request, **info.to_json()}).encode()
         try:
             journal = cls(open_unfinished(path), path, info)
             try:
                 if not journal._resume(header):
+                    if journal.discarded and not overwrite:
+                        raise OutputError(
+                            f"{path}: keeps {journal.discarded}; finish that one with the same "
+                            "command, choose another output, or pass overwrite=True to discard them"
+                        )
                     journal._start(header)
             except BaseException:
                 journal._file.close()
@@ -249,9 +259,24 @@ class Journal:
         if not (signature.startswith(_ANY_JOURNAL) or _ANY_JOURNAL.startswith(signature)):
             raise foreign_object(self.path, "no journal of cnncodes extract")
         if signature != JOURNAL_SIGNATURE:
+            if len(signature) == len(JOURNAL_SIGNATURE):
+                self.discarded = "codes of an extraction by another release of cnncodes"
             return False
         records = _records(self._file)
-        if next(records, None) != header:
+        first = next(records, None)
+        if first is None:
+            return False
+        if first != header:
+            try:
+                n_images = sum(len(_rows(record).labels) for record in records)
+                difference = _difference(json.loads(first), json.loads(header))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise foreign_object(self.path, "a damaged journal") from error
+            if n_images:
+                self.discarded = (
+                    f"the codes of {counted(n_images, 'image')}, of an interrupted extraction "
+                    f"{difference}"
+                )
             return False
         self._end = self._file.tell()
         for record in records:
@@ -304,6 +329,15 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
         if len(record) < n_bytes or _checksum(length, record) != checksum:
             return
         yield record
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return in words by what the headers of two journals differ."""
+    for name in ("backbone_sha256", "dtype", "max_pixels", "white", "source"):
+        if old.get(name) != new[name]:
+            values = "" if name == "backbone_sha256" else f" ({old.get(name)}, not {new[name]})"
+            return f"with another {name.removesuffix('_sha256')}{values}"
+    return "of other images, changed ones or with another provider"
 
 
 def _rows(record: bytes) -> Rows:
