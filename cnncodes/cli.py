@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
     FIGURE,
+    FOLDER,
     INPUT,
     OUTPUT,
     CheckedCommand,
@@ -520,7 +521,7 @@ def train(
 @group_option
 @max_pixels_option
 @provider_option
-@click.option("--report", type=INPUT, metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
     type=INPUT,
@@ -810,7 +811,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         "cnncodes demo",
     )
 )
-@click.argument("folder", type=INPUT, default="cnncodes-demo")
+@click.argument("folder", type=FOLDER, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
     """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""

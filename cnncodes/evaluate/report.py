@@ -133,7 +133,8 @@ class Report:
         if self._images is not None and not is_folder(self._images):
             remedy = "name the one that holds the images"
             with needing(self._images, (), "a folder", remedy, error=SourceError):
-                raise SourceError(f"{images}: no such folder; {remedy}")
+                problem = "is no folder" if exists(self._images) else "no such folder"
+                raise SourceError(f"{images}: {problem}; {remedy}")
         self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> list[str]:
