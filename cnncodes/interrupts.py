@@ -40,6 +40,8 @@ def end_at_once_when_interrupted() -> None:
     for number in SIGNALS:
         if _signal.getsignal(number) in (_signal.default_int_handler, _signal.SIG_DFL):
             _signal.signal(number, _end)
+            # Python gives up its handlers before it is gone, but leaves ignored signals ignored.
+            atexit.register(_signal.signal, number, _signal.SIG_IGN)
 
 
 class Interruptible:
@@ -109,10 +111,10 @@ def leave_if_interrupted(code: object) -> None:
     """End the process with an exit code, without waiting for threads, if it was interrupted."""
     if not Interruptible.happened:
         return
-    atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        atexit._run_exitfuncs()
     finally:
         os._exit(code if isinstance(code, int) else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import stat
@@ -21,6 +22,8 @@ OPEN_ELSEWHERE = "is open in another program; close it there, and run the comman
 _ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
 # Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
 _NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+_temporary: set[Path] = set()  # files of `replacing`
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
@@ -180,6 +183,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     target = _target(path)
     # Named before it exists, so that an interrupt at any moment can remove it.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
+    _temporary.add(temporary)
     try:
         # A new file has the permissions that the umask leaves; one that replaces another is
         # private while it is written.
@@ -199,6 +203,18 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+        _temporary.discard(temporary)
+
+
+def _remove_temporary(process: int = os.getpid()) -> None:
+    """Remove what an interrupt between `replacing` and its block has left, at the end."""
+    if os.getpid() == process:  # not in a fork of it
+        for path in _temporary:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+atexit.register(_remove_temporary)
 
 
 def is_open_elsewhere(error: Exception) -> bool:
