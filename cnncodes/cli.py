@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
     FIGURE,
+    FOLDER,
     INPUT,
     OUTPUT,
     CheckedCommand,
@@ -52,6 +53,7 @@ from cnncodes.errors import (
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
+from cnncodes.output import check_output
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
     COUNT,
@@ -519,7 +521,7 @@ def train(
 @group_option
 @max_pixels_option
 @provider_option
-@click.option("--report", type=INPUT, metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
     type=INPUT,
@@ -566,7 +568,12 @@ def evaluate(
         from cnncodes.evaluate.report import Report
 
         inputs = [path for path in (model, data, backbone) if path is not None]
-        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
+        others = [] if predictions is None else [predictions]
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
+    if predictions is not None:
+        options["on_images"] = lambda files: check_output(
+            predictions, overwrite=overwrite, inputs=files
+        )
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     notes = [] if planned is None else planned.write(result)
@@ -832,7 +839,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         "cnncodes demo",
     )
 )
-@click.argument("folder", type=INPUT, default="cnncodes-demo")
+@click.argument("folder", type=FOLDER, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
     """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""

@@ -51,7 +51,17 @@ class Number(click.FloatRange):
         return number
 
 
-class OutputPath(click.Path):
+class WrittenPath(click.Path):
+    """A file or folder to write: ``-`` would seem to mean standard output."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a path."""
+        if os.fsdecode(value) == "-":
+            self.fail("results go to files, not to standard output; name one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputPath(WrittenPath):
     """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
@@ -145,6 +155,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 # Whether a path can be read is reported by what reads it, as for any other failure.
 INPUT = click.Path(path_type=Path, readable=False)
 OUTPUT = OutputPath(path_type=Path, readable=False)
+FOLDER = WrittenPath(path_type=Path, readable=False)
 FIGURE = FigurePath(path_type=Path, readable=False)
 
 overwrite_option = click.option(

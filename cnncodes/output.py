@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import stat
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileLockWarning, OutputError
 from cnncodes.files import exists, is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
 # Windows's error codes for a file that is open elsewhere, or locked.
 _ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
+# Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
+_NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+_temporary: set[Path] = set()  # files of `replacing`
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
@@ -76,6 +85,60 @@ def check_unfinished(path: Path) -> None:
         raise foreign_object(path, kind_of(status.st_mode))
 
 
+def open_unfinished(path: Path, *, mode: int = 0o600) -> BinaryIO:
+    """Open and lock the file of unfinished work, to append; create it if it is absent.
+
+    The lock is released when the file is closed or the process ends, however it ends.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mode : int
+        Permissions of a new file, before the umask. It is private by default, since what it
+        becomes may replace a private file.
+
+    Returns
+    -------
+    file object
+        The file, unbuffered.
+
+    Raises
+    ------
+    OutputError
+        As `check_unfinished`, or another process has the lock.
+    OSError
+        It cannot be opened.
+    """
+    while True:
+        check_unfinished(path)
+        opener = partial(_open_plain, mode=mode)
+        file = open(path, "a+b", buffering=0, opener=opener)  # noqa: SIM115
+        try:
+            try:
+                _lock(file)
+            except BlockingIOError:
+                raise
+            except OSError as error:  # as on NFS without its lock service, SMB and some of FUSE
+                warnings.warn(
+                    f"{path}: this disk has no file locks ({error.strerror or error}); take care "
+                    "that no other process writes the same file",
+                    FileLockWarning,
+                    stacklevel=2,
+                )
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(f"{path}: another process is writing it; wait for it") from error
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the process that held the lock has removed the file: try again
+
+
 def foreign_object(path: Path, kind: str) -> OutputError:
     """Return the error for a foreign object at the path of unfinished work.
 
@@ -87,8 +150,7 @@ def foreign_object(path: Path, kind: str) -> OutputError:
         What it is, with its article.
     """
     return OutputError(
-        f"{path}: is {kind}, and unfinished work is kept under that name; move it away, or choose "
-        "another output name"
+        f"{path}: is {kind}, and unfinished work is kept under that name; move it away"
     )
 
 
@@ -121,6 +183,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     target = _target(path)
     # Named before it exists, so that an interrupt at any moment can remove it.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
+    _temporary.add(temporary)
     try:
         # A new file has the permissions that the umask leaves; one that replaces another is
         # private while it is written.
@@ -140,6 +203,18 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+        _temporary.discard(temporary)
+
+
+def _remove_temporary(process: int = os.getpid()) -> None:
+    """Remove what an interrupt between `replacing` and its block has left, at the end."""
+    if os.getpid() == process:  # not in a fork of it
+        for path in _temporary:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+atexit.register(_remove_temporary)
 
 
 def is_open_elsewhere(error: Exception) -> bool:
@@ -211,3 +286,25 @@ def _set_owner(path: Path, replaced: os.stat_result) -> bool:
             os.chown(path, owner, replaced.st_gid)
             return True
     return status.st_gid == replaced.st_gid
+
+
+def _open_plain(path: str, flags: int, *, mode: int) -> int:
+    """Open a file without following a link or waiting for the other end of a FIFO."""
+    return os.open(path, flags | _NO_LINK_OR_FIFO, mode)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        file.seek(2**31 - 1)  # beyond the end: locked bytes cannot be read by others
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:  # raised where another process has the lock
+            raise BlockingIOError from error
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

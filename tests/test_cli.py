@@ -51,17 +51,23 @@ COMMANDS = {
 OWN = {"as_json", "layout", "list_all", "output", "predictions", "report", "top"}
 
 
-@pytest.mark.parametrize(
-    ("name", "option"),
-    [
-        *(
-            (name, "-o")
-            for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
-        ),
-        ("curve", "--plot"),
-        ("evaluate", "--predictions"),
-    ],
-)
+OUTPUTS = [
+    *(
+        (name, "-o")
+        for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
+    ),
+    ("curve", "--plot"),
+    ("evaluate", "--predictions"),
+]
+
+
+@pytest.mark.parametrize(("name", "option"), [*OUTPUTS, ("evaluate", "--report"), ("demo", "--")])
+def test_output_is_no_standard_output(name: str, option: str, run: Run) -> None:
+    said = run(name, option, "-", exit_code=2).stderr
+    assert "results go to files, not to standard output; name one" in said
+
+
+@pytest.mark.parametrize(("name", "option"), OUTPUTS)
 def test_output_that_ends_with_a_slash_is_no_file(name: str, option: str, run: Run) -> None:
     assert (
         "'x.onnx/' names a folder; name a file" in run(name, option, "x.onnx/", exit_code=2).stderr
@@ -271,7 +277,7 @@ def test_quiet_leaves_results_warnings_and_errors(
     assert "2 images, 2 classes" in quiet.stdout
     said = run_command("--quiet", "train", backbone, "-o", tmp_path / "head", exit_code=1).stderr
     assert said.startswith(f"Error: {backbone}: is a backbone")
-    monkeypatch.setattr("cnncodes.extract.journal._lock", _refuse_lock)
+    monkeypatch.setattr("cnncodes.output._lock", _refuse_lock)
     warned = run_command("--quiet", *words, tmp_path / "warned.h5").stderr
     assert warned.startswith("Warning: ")
     assert len(warned.splitlines()) == 1

@@ -61,6 +61,7 @@ def evaluate(
     allow_mixed: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
+    on_images: Callable[[list[Path]], None] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model on labelled images.
@@ -86,6 +87,8 @@ def evaluate(
         An image with more pixels cannot be used.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+    on_images : callable, optional
+        Called with the paths of the image files, those of codes too, before any work.
     progress : Progress, optional
         Counts the images.
 
@@ -122,10 +125,12 @@ def evaluate(
     opened = _ModelSession(model, provider, allow_mixed)
     selection = Selection(data, opened.info, include_training=include_training)
     if is_codes:
-        return _evaluate_codes(opened, data, selection, progress)
+        return _evaluate_codes(opened, data, selection, on_images, progress)
     classify = _classify(opened, backbone)
     with needing(data, ("images", "folder", "table", "text"), _DATA, _REMEDY, error=SourceError):
         source = find_images(data, group_by=group_by)
+    if on_images is not None:
+        on_images(source.files())
     return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
 
 
@@ -201,6 +206,7 @@ def _evaluate_codes(
     model: _ModelSession,
     data: Path,
     selection: Selection,
+    on_images: Callable[[list[Path]], None] | None,
     progress: Progress,
 ) -> Evaluation:
     if model.kind == "app":
@@ -216,6 +222,10 @@ def _evaluate_codes(
                 f"trained with {_shown_white(model.info.white)}; extract it again with the same"
             )
         paths, digests = store.paths, store.digests
+        if on_images is not None:
+            source = Path(store.source)
+            root = source if is_folder(source) else source.parent
+            on_images([root / path for path in paths])
         known = selection.known(store.labels, store.class_names)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp

@@ -88,13 +88,15 @@ class Report:
         Whether an existing report may be replaced.
     inputs : iterable of str or Path
         The files of the evaluation, which are never replaced.
+    others : iterable of str or Path
+        Other files that the caller writes.
 
     Raises
     ------
     MissingDependencyError
         matplotlib or jinja2 is not installed.
     OutputError
-        The report cannot be written.
+        The report cannot be written, or one of `others` is its folder or a file of it.
     FileFormatError
         `curve` is not a file of learning curves.
     SourceError
@@ -109,6 +111,7 @@ class Report:
         *,
         overwrite: bool = False,
         inputs: Iterable[str | Path] = (),
+        others: Iterable[str | Path] = (),
     ) -> None:
         require("a report", "matplotlib", "jinja2")
         self.folder = folder = as_path(folder, "report")
@@ -122,11 +125,16 @@ class Report:
             raise OutputError(f"{folder}: is not a folder; name a folder for the report")
         else:
             check_output(folder, overwrite=overwrite)
+        reserved = {_same_name(path) for path in (folder, folder / PAGE, folder / RESULT)}
+        for other in others:
+            if _same_name(other) in reserved:
+                raise OutputError(f"{other}: is a part of the report; choose another name")
         self._images = None if images is None else as_path(images, "images")
         if self._images is not None and not is_folder(self._images):
             remedy = "name the one that holds the images"
             with needing(self._images, (), "a folder", remedy, error=SourceError):
-                raise SourceError(f"{images}: no such folder; {remedy}")
+                problem = "is no folder" if exists(self._images) else "no such folder"
+                raise SourceError(f"{images}: {problem}; {remedy}")
         self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> list[str]:
@@ -164,6 +172,11 @@ class Report:
             f"{source}: {counted(n_absent, 'image')} of mistakes {are} not in it; "
             "images='FOLDER' names another"
         ]
+
+
+def _same_name(path: str | Path) -> str:
+    """Return the same text for names that are one file, on disks that ignore case too."""
+    return str(Path(path).resolve()).casefold()
 
 
 def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[Thumbnail]) -> str:

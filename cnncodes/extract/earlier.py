@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.extract.store import CodesInfo, CodeStore
 from cnncodes.files import exists, readable_sha256
 from cnncodes.images.sources import Source
@@ -84,12 +84,13 @@ def open_unchanged(
     """Open a codes file that would come out the same again.
 
     The images are compared by path, label, group and the SHA-256 of their files; those that
-    were skipped by their paths alone.
+    were skipped by their paths alone. All codes are read, to find damaged ones: 3,000 rows of
+    51,200 numbers in float16 take 1.6 s.
 
     Raises
     ------
     OutputError
-        It is of another network, other settings or other images.
+        It is of another network, other settings or other images, or some of its codes are damaged.
     """
     with CodeStore.open(output) as store:
         if difference := _difference(store, info):
@@ -102,7 +103,21 @@ def open_unchanged(
                 f"{output}: exists already, with other images ({', '.join(changes)}); pass "
                 "update=True to compute what is new, or overwrite=True to compute all again"
             )
+        _refuse_damaged(store, progress)
         yield store
+
+
+def _refuse_damaged(store: CodeStore, progress: Progress) -> None:
+    progress.begin(len(store), unit="codes checked")
+    for row, path in enumerate(store.paths):
+        try:
+            store.chunk(row)
+        except FileFormatError as error:
+            raise OutputError(
+                f"{store.path}: exists already, but its codes of {path} are damaged "
+                f"({error.__cause__}); pass overwrite=True to compute all again"
+            ) from error
+        progress.advance(1)
 
 
 def _difference(store: CodeStore, info: CodesInfo) -> str:

@@ -143,7 +143,8 @@ def extract(
         Whether a codes file at `output` is replaced by one of the current images, with codes copied
         from it where it has them. Images are identified by the SHA-256 of their files.
     overwrite : bool
-        Whether a file at `output` may be replaced. Without this and `update`, codes of the same
+        Whether a file at `output` may be replaced, and codes of another extraction that was
+        interrupted be discarded. Without this and `update`, codes of the same
         images, settings and network are kept, and nothing is computed.
     on_source : callable, optional
         Called with the `Source` before the first image is read.
@@ -166,16 +167,16 @@ def extract(
     ImageError
         An image cannot be used, and `on_error` is ``"fail"``.
     OutputError
-        The codes cannot be written, those to update are of another kind, or a file at `output`
-        is not of these images, settings and network.
+        The codes cannot be written, those to update are of another kind, or a file at `output`,
+        or of its interrupted extraction, is not of these images, settings and network.
     KeyboardInterrupt
         With a message about what is kept.
 
     Notes
     -----
     Codes are first written to ``OUTPUT.partial``. When the extraction ends early, in whatever way,
-    that file stays and the same call resumes from it; a different call starts anew. The codes file
-    is the same as that of an uninterrupted run.
+    that file stays and the same call resumes from it; a different call is refused, unless
+    `overwrite` lets it discard them. The codes file is the same as that of an uninterrupted run.
     """
     progress = progress or NoProgress()
     backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
@@ -215,9 +216,10 @@ def extract(
                 _refuse(store.skipped)
             return _unchanged(store, info, images, time.monotonic() - started)
     partial = output.with_name(output.name + ".partial")
+    request = _identify(images, workers.network.provider)
     with (
         open_earlier(output, info, update=update) as earlier,
-        Journal.open(partial, info, _identify(images, workers.network.provider)) as journal,
+        Journal.open(partial, info, request, overwrite=overwrite) as journal,
     ):
         n_resumed = journal.n_seen
         try:
@@ -360,8 +362,9 @@ def _rows(
 
 
 def _notes(images: Source, journal: Journal) -> list[str]:
-    """Return notes on what was assumed of images, and on classes without codes."""
-    notes = notes_on_remarks(journal.remarks)
+    """Return notes on what was discarded or assumed, and on classes without codes."""
+    notes = [f"discarded {journal.discarded}"] if journal.discarded else []
+    notes += notes_on_remarks(journal.remarks)
     if sum(remark.startswith(ASSUMED_WHITE) for remark in journal.remarks) > 1:
         notes.append(
             "images of 16 bits are scaled by different whites: pass the white of their camera, "

@@ -190,7 +190,7 @@ def test_unfinished_work(command: str, kind: str, chain: Chain, tmp_path: Path) 
     before = state(tmp_path)
     error = error_of(*words(command, chain, special, tmp_path / "new"))
     assert error.startswith(f"Error: {special}: is ")
-    assert error.endswith("; move it away, or choose another output name")
+    assert error.endswith("; move it away")
     assert state(tmp_path) == before
     if kind == "text":
         assert special.read_text() == "my diary"
@@ -230,6 +230,33 @@ def test_image_of_the_source_is_never_replaced(
     ]
     assert "is what the result is made from" in error_of(*arguments, "--overwrite")
     assert state(source) == before
+
+
+@pytest.mark.parametrize("data", ["photos", "codes"])
+def test_evaluated_image_is_never_replaced(data: str, chain: Chain) -> None:
+    model = {"photos": chain.app, "codes": chain.head}[data]
+    photo = chain.photo()
+    before = state(photo.parent)
+    words = ("evaluate", model, getattr(chain, data), "--predictions", photo, "--overwrite")
+    assert error_of(*words) == (
+        f"Error: {photo}: is what the result is made from; choose another name"
+    )
+    assert state(photo.parent) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["report", "report/index.html", "report/../report/EVALUATION.json"]
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_predictions_replace_no_part_of_a_report(
+    name: str, is_there: bool, chain: Chain, tmp_path: Path
+) -> None:
+    evaluated = ("evaluate", chain.head, chain.codes, "--report", tmp_path / "report")
+    if is_there:
+        run_command(*evaluated)
+    before = state(tmp_path)
+    error_of(*evaluated, "--predictions", tmp_path / name, "--overwrite")
+    assert state(tmp_path) == before
 
 
 @pytest.mark.parametrize("command", ["info X", "verify X", "predict X PHOTO", "evaluate APP X"])

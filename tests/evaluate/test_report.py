@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -372,6 +373,9 @@ def test_images_may_have_moved(illustrated, tmp_path, run):
     assert "are not in it" not in result.stderr
     message = error_of("evaluate", head, codes, "--report", tmp_path / "three", "--images", photos)
     assert f"{photos}: no such folder; name the one that holds the images" in message
+    null = ("--report", tmp_path / "three", "--images", os.devnull)
+    message = error_of("evaluate", head, codes, *null)
+    assert f"{os.devnull}: is no folder; name the one that holds the images" in message
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -355,12 +355,10 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     address = f"{spec.weights_address}/{spec.weights_file}"
     for way in (
         f"{address}: cannot be downloaded (",
-        "fetch it with a browser and pass --weights FILE or put it at",
-        str(tmp_path / "keras" / "models" / spec.weights_file),
-        "copy an exported .onnx file",
-        "--weights random",
+        "; fetch it with a browser and pass --weights FILE",
     ):
         assert way in line
+    assert len(line) < 300
     assert f"note: downloading {address}, 59 MB, to {tmp_path}" in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import h5py
 import pytest
 from PIL import Image
 
@@ -131,3 +132,18 @@ def test_damaged_codes_are_not_taken_for_complete_ones(
     run_command("extract", backbone, photos, "-o", output)
     output.write_bytes(output.read_bytes()[:-100])
     assert "exists already; choose" in error_of("extract", backbone, photos, "-o", output)
+
+
+def test_damaged_rows_are_not_taken_for_complete_ones(
+    backbone: Path, photos: Path, output: Path
+) -> None:
+    run_command("extract", backbone, photos, "-o", output)
+    with h5py.File(output, "r+") as file:
+        offset = file["codes"].id.get_chunk_info(2)
+    content = bytearray(output.read_bytes())
+    content[offset.byte_offset + offset.size // 2] ^= 1
+    output.write_bytes(content)
+    said = error_of("extract", backbone, photos, "-o", output)
+    assert said.startswith(f"Error: {output}: exists already, but its codes of dog/a.png are dama")
+    assert said.endswith("; pass --overwrite to compute all again")
+    assert output.read_bytes() == content

@@ -350,8 +350,15 @@ def test_starts_anew_for_another_request(
     ):
         interrupt(backbone, source, output, batch_size=2)
         change()
-        result = run("extract", *arguments, "-o", output, "--overwrite")
+        partial = output.with_name("codes.h5.partial")
+        kept = partial.read_bytes()
+        words = ("extract", *arguments, "-o", output)
+        if not output.exists():  # else that is refused first
+            assert f"Error: {partial}: keeps the codes of " in error_of(*words)
+            assert partial.read_bytes() == kept
+        result = run(*words, "--overwrite")
         assert "went on" not in result.output
+        assert "discarded the codes of " in result.output
         assert_codes_are_of(output, arguments[0], source)
         assert names_in(output.parent) == ["codes.h5"]
 
@@ -417,7 +424,7 @@ def test_second_extraction_reports_the_first(
 
     extract(backbone, few, output, progress=Watching("extract", "images"))
     partial = output.with_name("codes.h5.partial")
-    assert refusal == [f"Error: {partial}: another extraction is writing it; wait for it"]
+    assert refusal == [f"Error: {partial}: another process is writing it; wait for it"]
     assert_codes_are_of(output, backbone, few)
 
 

@@ -391,7 +391,8 @@ def test_file_that_is_not_hdf5(tmp_path, output, content):
     path = tmp_path / "codes.h5"
     path.write_bytes(content)
     said = error_of("train", path, "-o", output)
-    reason = "is a text (" if content[:1] == b"a" else "cannot be opened as HDF5"
+    reasons = {b"": "is an empty file; make one with: cnncodes extract", b"a": "is a text ("}
+    reason = reasons.get(content[:1], "cannot be opened as HDF5")
     assert f"{path}: {reason}" in said
 
 
