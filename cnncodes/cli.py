@@ -88,7 +88,7 @@ from cnncodes.printing import (
     print_verification,
 )
 from cnncodes.streams import open_silence, prepare
-from cnncodes.text import shown
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import FilePrediction
@@ -792,10 +792,8 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         result = check(file, progress=progress, **options)
     emit(result, as_json, print_verification)
     if result.faults:
-        first = result.faults[0]
-        raise FileFormatError(
-            f"{file}: {len(result.faults)} faults; the first, {first.subject}: {first.problem}"
-        )
+        faults = counted(len(result.faults), "fault")
+        raise FileFormatError(f"{file}: has {faults}, listed above")
 
 
 @main.command(

@@ -374,9 +374,12 @@ def print_verification(verification: Verification) -> None:
     for each in verification.checked:
         click.echo(f"  checked: {shown(each)}")
     if verification.largest_difference == 0:
-        click.echo("  are equal to the stored codes")
+        click.echo("  computed codes are equal to the stored ones")
     elif verification.largest_difference is not None:
-        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+        click.echo(
+            "  computed codes differ from the stored ones by at most "
+            f"{verification.largest_difference:.1e} of the largest code"
+        )
     for fault in verification.faults:
         click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
     if not verification.faults:
