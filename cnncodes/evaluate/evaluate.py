@@ -34,7 +34,7 @@ from cnncodes.images.decoding import (
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
-from cnncodes.models.kinds import needing
+from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.metadata import (
     PREFIX,
     BackboneInfo,
@@ -124,7 +124,7 @@ def evaluate(
     if is_codes:
         return _evaluate_codes(opened, data, selection, progress)
     classify = _classify(opened, backbone)
-    with needing(data, ("images", "folder", "table", "text"), _DATA, _REMEDY, error=SourceError):
+    with needing(data, ("images", "folder", *TABLES), _DATA, _REMEDY, error=SourceError):
         source = find_images(data, group_by=group_by)
     return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
 

@@ -25,7 +25,7 @@ from cnncodes.files import check_regular, is_folder
 from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
 from cnncodes.images.tables import read_table
-from cnncodes.models.kinds import needing
+from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
 from cnncodes.text import listed, shown
 
@@ -111,7 +111,7 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
             )
         root = source.parent
         needed = "a folder or a CSV file"
-        with needing(source, ("table", "text"), needed, _REMEDY, error=SourceError):
+        with needing(source, TABLES, needed, _REMEDY, error=SourceError):
             images, notes = read_table(source)
     if not images:
         left_out = f"; {'; '.join(notes)}" if notes else ""
