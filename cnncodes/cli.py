@@ -468,7 +468,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--patience",
     type=whole(EPOCHS),
-    help="sgd: stop after this many epochs without improvement.",
+    help="sgd: stop after this many epochs without a lower validation loss.",
 )
 @seed_option("the split and the estimator")
 @overwrite_option
