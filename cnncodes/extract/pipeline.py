@@ -188,7 +188,7 @@ def extract(
     on_error = check_choice(on_error, ("skip", "fail"), "on_error")
     is_compared = not (overwrite or update) and is_codes_file(output)
     replaceable = overwrite or update or is_compared
-    check_output(output, overwrite=replaceable, inputs=[backbone, source])
+    check_output(output, overwrite=replaceable, inputs=[backbone, source], endings=CODES)
     find_provider(provider)  # before a long list of images is made
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=replaceable, inputs=images.files())
@@ -267,7 +267,7 @@ def extract(
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
         source_notes=list(images.notes),
-        notes=_notes(images, journal),
+        notes=[*_notes(images, journal), *_notes_on_groups(images, earlier)],
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.n_workers,
@@ -281,7 +281,7 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
     notes = []
     if store.skipped:
         skipped = counted(len(store.skipped), "skipped image")
-        notes.append(f"{skipped} left out as before; cnncodes extract --update tries again")
+        notes.append(f"{skipped} tried again and left out as before")
     return Extraction(
         path=store.path,
         n_images=len(store),
@@ -357,6 +357,16 @@ def _rows(
         if image.remark:
             rows.remarks.append(image.remark)
     return rows
+
+
+def _notes_on_groups(images: Source, earlier: Earlier) -> list[str]:
+    """Report that a file with groups is replaced by one without."""
+    if images.groups or not earlier.n_groups:
+        return []
+    return [
+        f"{counted(earlier.n_groups, 'group')} of the file that was there are not kept, and a split "
+        "may now separate their images: cnncodes extract --group-by folder makes them of folders"
+    ]
 
 
 def _notes(images: Source, journal: Journal) -> list[str]:
