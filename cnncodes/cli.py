@@ -19,9 +19,13 @@ from click.core import ParameterSource
 
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
+    CODES_OUTPUT,
     FIGURE,
     INPUT,
+    MODEL_OUTPUT,
     OUTPUT,
+    RESULT_OUTPUT,
+    TABLE_OUTPUT,
     CheckedCommand,
     Number,
     Sizes,
@@ -199,7 +203,7 @@ def main(debug: bool, quiet: bool) -> None:
 )
 @click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -268,7 +272,7 @@ def export(
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
@@ -312,7 +316,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("source", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Codes file to write.")
+@click.option("-o", "--output", type=CODES_OUTPUT, required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
@@ -409,7 +413,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
     )
 )
 @click.argument("codes", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Head to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
     "--method",
@@ -533,7 +537,7 @@ def train(
     help="report: where the images are, found by their content; by default where they were.",
 )
 @click.option(
-    "--predictions", type=OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
+    "--predictions", type=TABLE_OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
 )
 @overwrite_option
 @json_option
@@ -592,7 +596,7 @@ def evaluate(
 @click.option(
     "-o",
     "--output",
-    type=OUTPUT,
+    type=RESULT_OUTPUT,
     default="curve.json",
     show_default=True,
     help="JSON file to write.",
@@ -641,7 +645,7 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("head", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="App to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
 @mixed_option
 @overwrite_option
 @json_option

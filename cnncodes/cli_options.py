@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from cnncodes.models.session import DEFAULT_PROVIDER
-from cnncodes.output import check_output
+from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
     MAX_PIXELS,
     SEED,
@@ -52,7 +52,17 @@ class Number(click.FloatRange):
 
 
 class OutputPath(click.Path):
-    """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
+    """A file to write: `pathlib` drops a slash at the end, which only a folder can have.
+
+    Parameters
+    ----------
+    endings : sequence of str
+        As for `check_output`.
+    """
+
+    def __init__(self, endings: Sequence[str] = ()) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self.endings = endings
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Turn what was typed into a path."""
@@ -90,7 +100,9 @@ class CheckedCommand(click.Command):
         overwrite = bool(ctx.params.get("overwrite")) or "update" in ctx.params
         for each, value in values.items():
             if isinstance(each.type, OutputPath) and value is not None:
-                check_output(value, overwrite=overwrite, inputs=inputs)
+                check_output(
+                    value, overwrite=overwrite, inputs=inputs, endings=each.type.endings
+                )
         return super().invoke(ctx)
 
 
@@ -144,8 +156,9 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 
 # Whether a path can be read is reported by what reads it, as for any other failure.
 INPUT = click.Path(path_type=Path, readable=False)
-OUTPUT = OutputPath(path_type=Path, readable=False)
-FIGURE = FigurePath(path_type=Path, readable=False)
+OUTPUT, FIGURE = OutputPath(), FigurePath()  # whose own checks know the endings
+MODEL_OUTPUT, CODES_OUTPUT = OutputPath(MODEL), OutputPath(CODES)
+RESULT_OUTPUT, TABLE_OUTPUT = OutputPath(RESULT), OutputPath(TABLE)
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace the output file if it exists."

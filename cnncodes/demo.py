@@ -15,10 +15,11 @@ from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.extract.store import CodeStore
-from cnncodes.files import exists, is_file
+from cnncodes.files import exists, is_file, is_folder
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
+from cnncodes.output import FOLDER, check_ending
 from cnncodes.printing import print_note
 from cnncodes.progress import Progress
 from cnncodes.text import shown
@@ -167,6 +168,8 @@ def _make_empty(folder: Path) -> None:
     if is_file(folder):
         with needing(folder, (), "a folder", "name a new one", error=OutputError):
             raise OutputError(f"{folder}: is not a folder; name a new one")
+    if not is_folder(folder):
+        check_ending(folder, FOLDER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())

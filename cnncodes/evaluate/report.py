@@ -35,7 +35,7 @@ from cnncodes.images.folders import images_below
 from cnncodes.models.description import weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
-from cnncodes.output import check_output, replacing
+from cnncodes.output import FOLDER, check_output, replacing
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, shown, value_text
 
@@ -121,7 +121,7 @@ class Report:
         elif exists(folder) or folder.is_symlink():  # one that leads nowhere
             raise OutputError(f"{folder}: is not a folder; name a folder for the report")
         else:
-            check_output(folder, overwrite=overwrite)
+            check_output(folder, overwrite=overwrite, endings=FOLDER)
         self._images = None if images is None else as_path(images, "images")
         if self._images is not None and not is_folder(self._images):
             remedy = "name the one that holds the images"

@@ -28,7 +28,7 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
 from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
-from cnncodes.output import check_output
+from cnncodes.output import CODES, check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed, shown
