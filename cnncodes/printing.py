@@ -343,7 +343,7 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
     """Print a table per codes file: accuracy by number of training images per class."""
     for curve in curves:
         click.echo(
-            f"{shown(curve.codes)}: {shown(curve.backbone)}, "
+            f"{shown(curve.codes)}: {shown(curve.network)}, "
             f"{weights_text(curve.weights, curve.weights_file)}, {curve.n_classes} classes; "
             f"tested on {counted(curve.n_test, 'image')}"
         )

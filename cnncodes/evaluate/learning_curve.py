@@ -189,6 +189,7 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         notes=tuple(plan.notes),
         majority=plan.majority,
         weights_file=backbone.weights_file,
+        precision=backbone.precision,
     )
 
 

@@ -129,7 +129,7 @@ def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:
         "format": CURVE_FORMAT,
         "codes": [curve.codes for curve in curves],
         "backbones": [
-            f"{curve.backbone}, {weights_text(curve.weights, curve.weights_file)}"
+            f"{curve.network}, {weights_text(curve.weights, curve.weights_file)}"
             for curve in curves
         ],
         "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
