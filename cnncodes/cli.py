@@ -52,6 +52,7 @@ from cnncodes.errors import (
     OutputError,
     SaturationWarning,
     SourceError,
+    SourceWarning,
 )
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
@@ -128,7 +129,7 @@ class Program(click.Group):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
-            for shown_once in (FileLockWarning, SaturationWarning):
+            for shown_once in (FileLockWarning, SaturationWarning, SourceWarning):
                 warnings.simplefilter("default", shown_once)
             warnings.showwarning = partial(_show_warning, sys.stderr)
             return self._invoke(context)

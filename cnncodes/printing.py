@@ -174,7 +174,8 @@ def print_source(path: Path, source: Source) -> None:
         n_groups = len({group for group in source.groups if group})
         click.echo(f"  {counted(n_groups, 'group')}, which no split separates", err=True)
     for note in source.notes:
-        click.echo(f"  note: {shown(note)}", err=True)
+        if note not in source.doubts:  # which are warnings
+            click.echo(f"  note: {shown(note)}", err=True)
 
 
 def print_note(note: str) -> None:
@@ -448,7 +449,7 @@ def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
 def _print_score(part: str, score: Score, weights: str, width: int) -> None:
     """Print the metrics of a part; `width` is that of the column of numbers of images."""
     if score.accuracy is None:
-        click.echo(f"  {part:5}  no images")
+        click.echo(f"  {part:5}  no images: nothing is tested")
         return
     images = "image " if score.n_images == 1 else "images"
     click.echo(

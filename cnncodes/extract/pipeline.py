@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cnncodes.bounds import MAX_ROW_BYTES
-from cnncodes.errors import FileFormatError, ImageError, SourceError
+from cnncodes.errors import FileFormatError, ImageError, SourceError, SourceWarning
 from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
@@ -33,6 +34,7 @@ from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_pa
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed, shown
 
+MANY_SKIPPED = 0.2  # of the images: more of them are worth a warning
 DTYPES = ("float16", "float32")
 
 
@@ -171,6 +173,12 @@ def extract(
     KeyboardInterrupt
         With a message about what is kept.
 
+    Warns
+    -----
+    SourceWarning
+        Classes look like dates or like the parts of a split, or more than a fifth of the images
+        cannot be used.
+
     Notes
     -----
     Codes are first written to ``OUTPUT.partial``. When the extraction ends early, in whatever way,
@@ -194,6 +202,8 @@ def extract(
     check_output(output, overwrite=replaceable, inputs=images.files())
     if on_source is not None:
         on_source(images)
+    for doubt in images.doubts:
+        warnings.warn(doubt, SourceWarning, stacklevel=2)
     workers = Workers.open(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
@@ -213,6 +223,7 @@ def extract(
         with open_unchanged(output, info, images, progress) as store:
             if on_error == "fail":
                 _refuse(store.skipped)
+            _warn_of_skipped(store.skipped, len(images.paths), progress)
             return _unchanged(store, info, images, time.monotonic() - started)
     partial = output.with_name(output.name + ".partial")
     with (
@@ -259,6 +270,7 @@ def extract(
                 journal.discard()
         earlier.close()  # where an open file cannot be replaced
         journal.finish(output, overwrite=overwrite or update)
+    _warn_of_skipped(journal.skipped, len(images.paths), progress)
     return Extraction(
         path=output,
         n_images=journal.n_images,
@@ -357,6 +369,22 @@ def _rows(
         if image.remark:
             rows.remarks.append(image.remark)
     return rows
+
+
+def _warn_of_skipped(
+    skipped: Sequence[tuple[str, str]], n_images: int, progress: Progress
+) -> None:
+    """Warn where so many images are unusable that the others may not stand for them."""
+    if len(skipped) <= MANY_SKIPPED * n_images:
+        return
+    path, reason = skipped[0]
+    progress.clear()
+    warnings.warn(
+        f"{len(skipped)} of {n_images} images ({len(skipped) / n_images:.0%}) cannot be used, and "
+        f"what is made of these codes knows the others only; the first, {path}: {reason}",
+        SourceWarning,
+        stacklevel=3,
+    )
 
 
 def _notes_on_groups(images: Source, earlier: Earlier) -> list[str]:

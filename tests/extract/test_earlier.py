@@ -93,6 +93,24 @@ def test_codes_of_other_images_are_not_replaced_unasked(
     assert "nothing to do" in run_command("extract", backbone, photos, "-o", output).stdout
 
 
+def test_doubtful_classes_and_many_unusable_images_are_warned_of(
+    backbone: Path, photos: Path, output: Path
+) -> None:
+    words = ("--quiet", "extract", backbone, photos, "-o", output)
+    (photos / "cat" / "empty.png").touch()
+    assert run_command(*words).stderr == "", "one of five is ordinary"
+    (photos / "dog" / "text.png").write_text("no picture")
+    for option in ("--update", "--max-pixels=100000000"):  # the second has nothing to do
+        (line,) = run_command(*words, option).stderr.splitlines()
+        assert line.startswith("Warning: 2 of 6 images (33%) cannot be used, and ")
+        assert "the first, cat/empty.png: empty file" in line
+    (photos / "cat").rename(photos / "2024-05-01")
+    (photos / "dog").rename(photos / "2024-05-02")
+    first, *_ = run_command(*words, "--update").stderr.splitlines()
+    assert first.startswith("Warning: 2024-05-01, 2024-05-02 look like days ")
+    assert "note: 2024" not in run_command(*words[1:], "--update").stderr
+
+
 def test_labels_and_groups_count_as_changes(
     backbone: Path, photos: Path, tmp_path: Path, output: Path
 ) -> None:
