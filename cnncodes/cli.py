@@ -810,11 +810,16 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 @click.argument("folder", type=INPUT, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
-    """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""
+    """Run the whole chain on handwritten digits, in a new FOLDER; works offline.
+
+    When it was interrupted, the same command goes on from there.
+    """
     from cnncodes.demo import run_demo
 
     def run(*words: str) -> None:
         # With --debug errors come through as they are, and this command prints them.
-        main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
+        # Not by `main.main`, in which click turns an interrupt into its own line.
+        with main.make_context("cnncodes", ["--debug", *words]) as context:
+            main.invoke(context)
 
     run_demo(folder, run, all_images=all_images)

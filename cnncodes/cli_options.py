@@ -88,7 +88,7 @@ class CheckedCommand(click.Command):
     """A command whose output paths are checked before it imports what its work needs."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Check the output paths, then run the command."""
+        """Check the output paths, then run the command; without its result nothing is kept."""
         values = {each: ctx.params.get(each.name or "") for each in self.params}
         inputs = [
             path
@@ -103,7 +103,15 @@ class CheckedCommand(click.Command):
                 check_output(
                     value, overwrite=overwrite, inputs=inputs, endings=each.type.endings
                 )
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            writes = any(isinstance(each.type, OutputPath) for each in self.params)
+            if interrupt.args or not writes:  # it has said already what is kept
+                raise
+            raise KeyboardInterrupt(
+                "nothing is kept, and the same command starts from the beginning"
+            ) from None
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]
