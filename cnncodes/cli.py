@@ -273,7 +273,9 @@ def export(
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
+@click.option(
+    "-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx."
+)
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
@@ -538,7 +540,10 @@ def train(
     help="report: where the images are, found by their content; by default where they were.",
 )
 @click.option(
-    "--predictions", type=TABLE_OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
+    "--predictions",
+    type=TABLE_OUTPUT,
+    metavar="FILE",
+    help="Write the prediction for each image as CSV.",
 )
 @overwrite_option
 @json_option

@@ -100,9 +100,7 @@ class CheckedCommand(click.Command):
         overwrite = bool(ctx.params.get("overwrite")) or "update" in ctx.params
         for each, value in values.items():
             if isinstance(each.type, OutputPath) and value is not None:
-                check_output(
-                    value, overwrite=overwrite, inputs=inputs, endings=each.type.endings
-                )
+                check_output(value, overwrite=overwrite, inputs=inputs, endings=each.type.endings)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:

@@ -19,7 +19,7 @@ from cnncodes.files import exists, is_file, is_folder
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
-from cnncodes.output import FOLDER, check_ending, replacing
+from cnncodes.output import FOLDER, check_ending
 from cnncodes.printing import print_note
 from cnncodes.progress import Progress
 from cnncodes.text import shown
@@ -169,8 +169,9 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         ink = np.round(255 * pixels / digits.images.max()).astype(np.uint8)
         digit = Image.fromarray(ink).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        with replacing(path, overwrite=False) as temporary:
-            digit.save(temporary, "PNG")
+        temporary = path.with_suffix(".new")  # an interrupt must not leave half of one
+        digit.save(temporary, "PNG")
+        temporary.replace(path)
     return paths
 
 

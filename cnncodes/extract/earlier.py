@@ -136,9 +136,7 @@ def _short(value: str | int | None) -> str:
     return f"SHA-256 {value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
-def _changes(
-    store: CodeStore, info: CodesInfo, images: Source, progress: Progress
-) -> list[str]:
+def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progress) -> list[str]:
     """Count what differs between the images of a codes file and those of a source."""
     skipped = {path for path, _ in store.skipped}
     stored = _labels_and_groups(

@@ -371,9 +371,7 @@ def _rows(
     return rows
 
 
-def _warn_of_skipped(
-    skipped: Sequence[tuple[str, str]], n_images: int, progress: Progress
-) -> None:
+def _warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress: Progress) -> None:
     """Warn where so many images are unusable that the others may not stand for them."""
     if len(skipped) <= MANY_SKIPPED * n_images:
         return

@@ -343,7 +343,9 @@ def test_long_list_of_classes_is_cut(edited, output, run):
         file["labels"][:] = labels
     result = train_json(run, edited.path, "-o", output)
     untested = result["notes"].pop(-2)
-    assert untested.startswith("nothing was tested, so how good the head is on new images is unknown")
+    assert untested.startswith(
+        "nothing was tested, so how good the head is on new images is unknown"
+    )
     assert result["notes"][-2:] == [
         "4 classes without a usable image are left out",
         "classes of one image train but are not tested: 0, 1, 2, …",
