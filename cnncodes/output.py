@@ -22,8 +22,10 @@ FOLDER = ("",)  # has none
 _CONVERTED = (".csv", ".tab", ".npz", ".parquet")
 # A file of another format must not be called so; any other ending is the user's own affair.
 _ENDINGS = frozenset(
-    (*MODEL, *CODES, *RESULT, *_CONVERTED, ".keras", ".npy", ".tsv", ".xlsx", ".html", ".htm")
-    + (".svg", ".png", ".jpg", ".jpeg", ".pdf", ".zip", ".pkl", ".joblib", ".pt", ".pth")
+    [
+        *(*MODEL, *CODES, *RESULT, *_CONVERTED, ".keras", ".npy", ".tsv", ".xlsx", ".html", ".htm"),
+        *(".svg", ".png", ".jpg", ".jpeg", ".pdf", ".zip", ".pkl", ".joblib", ".pt", ".pth"),
+    ]
 )
 
 

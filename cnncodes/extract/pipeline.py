@@ -390,8 +390,8 @@ def _notes_on_groups(images: Source, earlier: Earlier) -> list[str]:
     if images.groups or not earlier.n_groups:
         return []
     return [
-        f"{counted(earlier.n_groups, 'group')} of the file that was there are not kept, and a split "
-        "may now separate their images: cnncodes extract --group-by folder makes them of folders"
+        f"{counted(earlier.n_groups, 'group')} of the file that was there not kept, and a split "
+        "may now separate their images: cnncodes extract --group-by folder makes groups of folders"
     ]
 
 

@@ -144,7 +144,7 @@ def test_forgotten_grouping_is_named(backbone: Path, photos: Path, output: Path)
     )
     printed = run_command("extract", backbone, photos, "-o", output, "--update").stdout
     assert "  note: 1 group of the file that was there " in printed
-    assert "--group-by folder makes them" in printed
+    assert "--group-by folder makes groups of folders" in printed
 
 
 def test_skipped_image_that_can_be_used_now_is_one_to_compute(
