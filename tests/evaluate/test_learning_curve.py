@@ -488,7 +488,9 @@ def test_outputs_that_are_there_or_are_inputs(codes, edited, output):
         message = error_of("curve", path, *options, "--overwrite")
         assert message == f"Error: {path}: is what the result is made from; choose another name"
     assert path.read_bytes() == before
-    message = error_of("curve", codes, "-o", chart, "--plot", chart, "--overwrite")
+    same = output.with_name("same")
+    same.symlink_to(chart)
+    message = error_of("curve", codes, "-o", same, "--plot", chart, "--overwrite")
     assert "is both the result and its chart" in message
     assert "does not exist" in error_of("curve", codes, "-o", output.parent / "no" / "curve.json")
 
