@@ -19,10 +19,14 @@ from click.core import ParameterSource
 
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
+    CODES_OUTPUT,
     FIGURE,
     FOLDER,
     INPUT,
+    MODEL_OUTPUT,
     OUTPUT,
+    RESULT_OUTPUT,
+    TABLE_OUTPUT,
     CheckedCommand,
     Number,
     Sizes,
@@ -49,6 +53,7 @@ from cnncodes.errors import (
     OutputError,
     SaturationWarning,
     SourceError,
+    SourceWarning,
 )
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
@@ -90,7 +95,7 @@ from cnncodes.printing import (
     print_verification,
 )
 from cnncodes.streams import open_silence, prepare
-from cnncodes.text import shown
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import FilePrediction
@@ -126,7 +131,7 @@ class Program(click.Group):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
-            for shown_once in (FileLockWarning, SaturationWarning):
+            for shown_once in (FileLockWarning, SaturationWarning, SourceWarning):
                 warnings.simplefilter("default", shown_once)
             warnings.showwarning = partial(_show_warning, sys.stderr)
             return self._invoke(context)
@@ -201,7 +206,7 @@ def main(debug: bool, quiet: bool) -> None:
 )
 @click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -270,7 +275,9 @@ def export(
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
+@click.option(
+    "-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx."
+)
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
@@ -314,7 +321,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("source", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Codes file to write.")
+@click.option("-o", "--output", type=CODES_OUTPUT, required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
@@ -411,7 +418,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
     )
 )
 @click.argument("codes", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Head to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
     "--method",
@@ -470,7 +477,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--patience",
     type=whole(EPOCHS),
-    help="sgd: stop after this many epochs without improvement.",
+    help="sgd: stop after this many epochs without a lower validation loss.",
 )
 @seed_option("the split and the estimator")
 @overwrite_option
@@ -535,7 +542,10 @@ def train(
     help="report: where the images are, found by their content; by default where they were.",
 )
 @click.option(
-    "--predictions", type=OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
+    "--predictions",
+    type=TABLE_OUTPUT,
+    metavar="FILE",
+    help="Write the prediction for each image as CSV.",
 )
 @overwrite_option
 @json_option
@@ -599,7 +609,7 @@ def evaluate(
 @click.option(
     "-o",
     "--output",
-    type=OUTPUT,
+    type=RESULT_OUTPUT,
     default="curve.json",
     show_default=True,
     help="JSON file to write.",
@@ -648,7 +658,7 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("head", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="App to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
 @mixed_option
 @overwrite_option
 @json_option
@@ -683,7 +693,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 )
 @click.option(
     "--explain",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="FOLDER",
     help="Folder for pictures of what in each image speaks for and against its class.",
 )
@@ -827,10 +837,8 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         result = check(file, progress=progress, **options)
     emit(result, as_json, print_verification)
     if result.faults:
-        first = result.faults[0]
-        raise FileFormatError(
-            f"{file}: {len(result.faults)} faults; the first, {first.subject}: {first.problem}"
-        )
+        faults = counted(len(result.faults), "fault")
+        raise FileFormatError(f"{file}: has {faults}, listed above")
 
 
 @main.command(
@@ -842,11 +850,16 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 @click.argument("folder", type=FOLDER, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
-    """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""
+    """Run the whole chain on handwritten digits, in a new FOLDER; works offline.
+
+    When it was interrupted, the same command goes on from there.
+    """
     from cnncodes.demo import run_demo
 
     def run(*words: str) -> None:
         # With --debug errors come through as they are, and this command prints them.
-        main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
+        # Not by `main.main`, in which click turns an interrupt into its own line.
+        with main.make_context("cnncodes", ["--debug", *words]) as context:
+            main.invoke(context)
 
     run_demo(folder, run, all_images=all_images)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from cnncodes.models.session import DEFAULT_PROVIDER
-from cnncodes.output import check_output
+from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
     MAX_PIXELS,
     SEED,
@@ -54,6 +54,9 @@ class Number(click.FloatRange):
 class WrittenPath(click.Path):
     """A file or folder to write: ``-`` would seem to mean standard output."""
 
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Turn what was typed into a path."""
         if os.fsdecode(value) == "-":
@@ -62,7 +65,17 @@ class WrittenPath(click.Path):
 
 
 class OutputPath(WrittenPath):
-    """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
+    """A file to write: `pathlib` drops a slash at the end, which only a folder can have.
+
+    Parameters
+    ----------
+    endings : sequence of str
+        As for `check_output`.
+    """
+
+    def __init__(self, endings: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.endings = endings
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Turn what was typed into a path."""
@@ -88,7 +101,7 @@ class CheckedCommand(click.Command):
     """A command whose output paths are checked before it imports what its work needs."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Check the output paths, then run the command."""
+        """Check the output paths, then run the command; without its result nothing is kept."""
         values = {each: ctx.params.get(each.name or "") for each in self.params}
         inputs = [
             path
@@ -100,8 +113,16 @@ class CheckedCommand(click.Command):
         overwrite = bool(ctx.params.get("overwrite")) or "update" in ctx.params
         for each, value in values.items():
             if isinstance(each.type, OutputPath) and value is not None:
-                check_output(value, overwrite=overwrite, inputs=inputs)
-        return super().invoke(ctx)
+                check_output(value, overwrite=overwrite, inputs=inputs, endings=each.type.endings)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            writes = any(isinstance(each.type, OutputPath) for each in self.params)
+            if interrupt.args or not writes:  # it has said already what is kept
+                raise
+            raise KeyboardInterrupt(
+                "nothing is kept, and the same command starts from the beginning"
+            ) from None
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]
@@ -154,9 +175,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 
 # Whether a path can be read is reported by what reads it, as for any other failure.
 INPUT = click.Path(path_type=Path, readable=False)
-OUTPUT = OutputPath(path_type=Path, readable=False)
-FOLDER = WrittenPath(path_type=Path, readable=False)
-FIGURE = FigurePath(path_type=Path, readable=False)
+FOLDER = WrittenPath()
+OUTPUT, FIGURE = OutputPath(), FigurePath()  # whose own checks know the endings
+MODEL_OUTPUT, CODES_OUTPUT = OutputPath(MODEL), OutputPath(CODES)
+RESULT_OUTPUT, TABLE_OUTPUT = OutputPath(RESULT), OutputPath(TABLE)
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace the output file if it exists."

@@ -8,7 +8,7 @@ import secrets
 import stat
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,26 @@ _NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _temporary: set[Path] = set()  # files of `replacing`
 
+# Endings of each format, the first of which errors name; a table of `convert` has its own.
+MODEL, CODES, RESULT, TABLE = (".onnx",), (".h5", ".hdf5"), (".json",), (".csv",)
+FOLDER = ("",)  # has none
+_CONVERTED = (".csv", ".tab", ".npz", ".parquet")
+# A file of another format must not be called so; any other ending is the user's own affair.
+_ENDINGS = frozenset(
+    [
+        *(*MODEL, *CODES, *RESULT, *_CONVERTED, ".keras", ".npy", ".tsv", ".xlsx", ".html", ".htm"),
+        *(".svg", ".png", ".jpg", ".jpeg", ".pdf", ".zip", ".pkl", ".joblib", ".pt", ".pth"),
+    ]
+)
 
-def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
+    endings: Sequence[str] = (),
+) -> None:
     """Check before hours of work that a result can be written.
 
     Parameters
@@ -37,12 +55,15 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         Whether an existing file may be replaced; only a regular file ever is.
     inputs : iterable of str or Path
         What the result is made from, which is never replaced, whatever its name.
+    endings : sequence of str
+        Those of the result's format; another format's is refused. Empty for any ending.
 
     Raises
     ------
     OutputError
         The folder is missing or read-only, the path leads to a folder, device, FIFO, socket,
-        input or the file that standard output or standard error goes to, or a file exists.
+        input or the file that standard output or standard error goes to, a file exists, or the
+        ending is that of another format.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -64,10 +85,41 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         raise OutputError(
             f"{path}: is where standard output or standard error goes; choose another name"
         )
+    check_ending(path, endings)
     if status is not None and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass overwrite=True")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to")
+
+
+def check_ending(path: Path, endings: Sequence[str]) -> None:
+    """Refuse a path whose ending is that of another format than the result has.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder to write.
+    endings : sequence of str
+        Those of the result's format; empty for any ending.
+
+    Raises
+    ------
+    OutputError
+        The ending is a known one, and none of `endings`.
+    """
+    suffix = path.suffix.lower()
+    if not endings or suffix in endings or suffix not in _ENDINGS:
+        return
+    if endings == FOLDER:
+        raise OutputError(
+            f"{path}: a folder is written, not a {suffix} file; choose a name such as "
+            f"{path.with_suffix('').name}"
+        )
+    another = path.with_suffix(endings[0]).name
+    remedy = f"choose a name such as {another}"
+    if endings == CODES and suffix in _CONVERTED:
+        remedy += f", and make a {suffix} file of it by cnncodes convert"
+    raise OutputError(f"{path}: a {endings[0]} file is written, not a {suffix} file; {remedy}")
 
 
 def check_unfinished(path: Path) -> None:

@@ -174,7 +174,8 @@ def print_source(path: Path, source: Source) -> None:
         n_groups = len({group for group in source.groups if group})
         click.echo(f"  {counted(n_groups, 'group')}, which no split separates", err=True)
     for note in source.notes:
-        click.echo(f"  note: {shown(note)}", err=True)
+        if note not in source.doubts:  # which are warnings
+            click.echo(f"  note: {shown(note)}", err=True)
 
 
 def print_note(note: str) -> None:
@@ -343,7 +344,7 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
     """Print a table per codes file: accuracy by number of training images per class."""
     for curve in curves:
         click.echo(
-            f"{shown(curve.codes)}: {shown(curve.backbone)}, "
+            f"{shown(curve.codes)}: {shown(curve.network)}, "
             f"{weights_text(curve.weights, curve.weights_file)}, {curve.n_classes} classes; "
             f"tested on {counted(curve.n_test, 'image')}"
         )
@@ -374,9 +375,12 @@ def print_verification(verification: Verification) -> None:
     for each in verification.checked:
         click.echo(f"  checked: {shown(each)}")
     if verification.largest_difference == 0:
-        click.echo("  are equal to the stored codes")
+        click.echo("  computed codes are equal to the stored ones")
     elif verification.largest_difference is not None:
-        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+        click.echo(
+            "  computed codes differ from the stored ones by at most "
+            f"{verification.largest_difference:.1e} of the largest code"
+        )
     for fault in verification.faults:
         click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
     if not verification.faults:
@@ -454,7 +458,7 @@ def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
 def _print_score(part: str, score: Score, weights: str, width: int) -> None:
     """Print the metrics of a part; `width` is that of the column of numbers of images."""
     if score.accuracy is None:
-        click.echo(f"  {part:5}  no images")
+        click.echo(f"  {part:5}  no images: nothing is tested")
         return
     images = "image " if score.n_images == 1 else "images"
     click.echo(

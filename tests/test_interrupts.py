@@ -159,6 +159,23 @@ def test_exception_that_a_callback_loses_comes_again(number: int, debug: tuple[s
 
 
 @BOTH
+def test_demo_goes_on_where_it_was(number: int, tmp_path: Path) -> None:
+    """Interrupted inside the command that its first step runs."""
+    code = WHILE_IMPORTING.replace("cnncodes.errors", "cnncodes.export.export") + MAIN
+    folder = tmp_path / "demo"
+    line = f"Error: interrupted; {folder} keeps what is done, and the same command goes on "
+    times = []
+    for _ in range(2):
+        done = run(code, number, "demo", folder)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == f"{line}from there"
+        assert "Aborted" not in done.stderr
+        times.append([path.stat().st_mtime_ns for path in sorted(folder.rglob("*.png"))])
+    assert len(times[0]) == 600
+    assert times[0] == times[1]
+
+
+@BOTH
 def test_other_exceptions_of_callbacks_are_shown_as_ever(number: int) -> None:
     code = IN_A_CALLBACK.replace("interrupt)", "lambda _: 1 / 0)").replace("time.sleep(60)", "")
     done = run(code + MAIN, number, "lose")

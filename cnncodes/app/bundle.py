@@ -15,7 +15,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
 from cnncodes.models.session import open_session, runtime_errors
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import as_path
 
 
@@ -59,7 +59,7 @@ def bundle(
     """
     backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
-    check_output(output, overwrite=overwrite, inputs=[backbone, head])
+    check_output(output, overwrite=overwrite, inputs=[backbone, head], endings=MODEL)
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)

@@ -360,7 +360,7 @@ def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """Return the title, and a distinct name for each curve."""
     counts = sorted({curve.n_classes for curve in curves})
     title = f"{' and '.join(map(str, counts))} classes"
-    networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve)}" for curve in curves]
+    networks = [f"{_shortened(curve.network, 20)}, {_weights(curve)}" for curve in curves]
     files = [_shortened(Path(curve.codes).name, 22) for curve in curves]
     if len(set(networks)) == 1:
         return f"{title}: {networks[0]}", files

@@ -35,7 +35,7 @@ from cnncodes.images.folders import images_below
 from cnncodes.models.description import weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
-from cnncodes.output import check_output, replacing
+from cnncodes.output import FOLDER, check_output, replacing
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, shown, value_text
 
@@ -124,7 +124,7 @@ class Report:
         elif exists(folder) or folder.is_symlink():  # one that leads nowhere
             raise OutputError(f"{folder}: is not a folder; name a folder for the report")
         else:
-            check_output(folder, overwrite=overwrite)
+            check_output(folder, overwrite=overwrite, endings=FOLDER)
         reserved = {_same_name(path) for path in (folder, folder / PAGE, folder / RESULT)}
         for other in others:
             if _same_name(other) in reserved:

@@ -39,7 +39,7 @@ from cnncodes.export.weights import describe_weights, load_weights
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import noise_images, open_session
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 from cnncodes.progress import Progress
 from cnncodes.text import shown
@@ -152,7 +152,7 @@ def export_backbone(
     output = as_path(output, "output")
     seed = SEED.check(seed, "seed")
     inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
-    check_output(output, overwrite=overwrite, inputs=inputs)
+    check_output(output, overwrite=overwrite, inputs=inputs, endings=MODEL)
     origin = describe_weights(spec, weights, seed)
     _check_temporary_folder()
     values = load_weights(

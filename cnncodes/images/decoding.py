@@ -441,20 +441,3 @@ def load_images(
 def notes_on_remarks(remarks: Counter[str]) -> list[str]:
     """Return a line for each remark on images, the most frequent first."""
     return [f"{counted(count, 'image')}: {remark}" for remark, count in remarks.most_common()]
-
-
-def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Yield batches of `batch_size` usable images, the last perhaps of fewer.
-
-    Unusable images are in the batch of the usable ones after them.
-    """
-    group: list[LoadedImage] = []
-    usable = 0
-    for image in images:
-        group.append(image)
-        usable += image.pixels is not None
-        if usable == batch_size:
-            yield group
-            group, usable = [], 0
-    if group:
-        yield group

@@ -46,7 +46,7 @@ from cnncodes.models.session import (
     kernels_saturate,
     runtime_errors,
 )
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
@@ -195,7 +195,7 @@ def quantize_backbone(
     n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
     seed = SEED.check(seed, "seed")
     weights = check_choice(weights, ("auto", "full", "reduced"), "weights")
-    check_output(output, overwrite=overwrite, inputs=[backbone, images])
+    check_output(output, overwrite=overwrite, inputs=[backbone, images], endings=MODEL)
     network = Backbone(backbone)
     if network.info.precision != "float32":
         raise wrong_kind(

@@ -219,11 +219,12 @@ def test_image_of_the_source_is_never_replaced(
     source.mkdir()
     for number, photo in enumerate(sorted(chain.photos.rglob("*.png"))):
         (source / f"{number}.png").write_bytes(photo.read_bytes())
-    output = source / "0.png" if link == "same" else tmp_path / "output"
+    photo = (source / "0.png").rename(source / "0")  # an output must not be called .png
+    output = photo if link == "same" else tmp_path / "output"
     if link == "hard":
-        output.hardlink_to(source / "0.png")
+        output.hardlink_to(photo)
     elif link == "symbolic":
-        output.symlink_to(source / "0.png")
+        output.symlink_to(photo)
     before = state(source)
     arguments = [
         str(output) if each == "Y" else each for each in words(command, chain, source, output)

@@ -88,6 +88,13 @@ def test_curves_of_several_networks_are_distinguished():
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
+def test_int8_network_is_distinguished_from_its_float32_file():
+    curves = [replace(make_curve(), precision=precision) for precision in ("float32", "int8")]
+    (legend,) = learning_curve_figure(curves).legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["vgg16, imagenet weights", "vgg16 int8, imagenet weights"]
+
+
 def test_weight_files_are_named_with_8_digits():
     files = [(f"{name}.weights.h5", f"file:{name * 64}") for name in "ab"]
     curves = [replace(make_curve(weights=sha), weights_file=name) for name, sha in files]

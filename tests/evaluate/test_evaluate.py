@@ -436,3 +436,11 @@ def test_head_with_other_outputs_is_refused(small, tmp_path, labels, name):
 def test_options_of_a_report_need_one(small, tmp_path, run, option):
     words = ("evaluate", *small, f"--{option}", tmp_path)
     assert "are for a report; give --report too" in run(*words, exit_code=2).stderr
+
+
+def test_training_images_are_not_decoded(app, photos, run):
+    """They are left out by their digests, whatever else is wrong with them."""
+    n_trained = json.loads(run("info", app, "--json").stdout)["training_images"]
+    message = error_of("evaluate", app, photos, "--max-pixels", 1)
+    assert f"left out: {n_trained} images that trained the model" in message
+    assert f"left out: {120 - n_trained} images that cannot be used" in message

@@ -488,7 +488,9 @@ def test_outputs_that_are_there_or_are_inputs(codes, edited, output):
         message = error_of("curve", path, *options, "--overwrite")
         assert message == f"Error: {path}: is what the result is made from; choose another name"
     assert path.read_bytes() == before
-    message = error_of("curve", codes, "-o", chart, "--plot", chart, "--overwrite")
+    same = output.with_name("same")
+    same.symlink_to(chart)
+    message = error_of("curve", codes, "-o", same, "--plot", chart, "--overwrite")
     assert "is both the result and its chart" in message
     assert "does not exist" in error_of("curve", codes, "-o", output.parent / "no" / "curve.json")
 
@@ -576,3 +578,15 @@ def test_codes_that_are_all_the_same_are_noted(edited, output, run):
     (curve,) = curve_json(run, edited(equal), "-o", output, "--per-class", "1,3")
     assert [note for note in curve["notes"] if note.startswith("the codes of all")]
     assert all(each["mean"] == pytest.approx(0.1, abs=0.05) for each in curve["points"])
+
+
+def test_int8_network_is_named(edited, output, run):
+    def quantized(file):
+        info = json.loads(file.attrs["backbone"])
+        file.attrs["backbone"] = json.dumps(info | {"cnncodes.precision": "int8"})
+
+    path = edited(quantized)
+    words = ("curve", path, "-o", output, "--C", "1", "--seeds", "1", "--per-class", "3")
+    assert f"{path}: inception_v3 int8, random weights" in run(*words).stdout
+    assert read_curves(output)[0].network == "inception_v3 int8"
+    assert "inception_v3 int8, random weights" in run("info", output).stdout

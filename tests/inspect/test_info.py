@@ -16,6 +16,7 @@ from cnncodes.evaluate import curve
 from cnncodes.evaluate.curve import read_curves
 from cnncodes.extract import store
 from cnncodes.models.description import training_rows
+from cnncodes.models.kinds import GENERATOR
 from tests.helpers import (
     BACKBONE_INFO,
     error_of,
@@ -571,6 +572,34 @@ def test_csv(tmp_path):
     assert result["what"] == "a CSV file"
     assert result["images"] == 4
     assert result["images_by_class"] == {"cat": 2, "dog": 1}
+
+
+def test_files_for_people_and_other_programs(head, app, codes, photos, tmp_path):
+    """Each as the command writes it; none of them is an input of a command but by chance."""
+    report, predicted, chart = (tmp_path / name for name in ("report", "of all.csv", "curve.svg"))
+    run_command("evaluate", head, codes, "--report", report, "--predictions", predicted)
+    run_command("curve", codes, "-o", tmp_path / "curve.json", "--C", "3", "--plot", chart)
+    printed = tmp_path / "printed.csv"
+    printed.write_text(run_command("predict", app, photos / "3", "--format", "csv").stdout)
+    for path, what in (
+        (report, "a report of evaluate"),
+        (report / "index.html", "a report of evaluate"),
+        (report / "evaluation.json", "the result of an evaluation"),
+        (predicted, "predictions for images"),
+        (printed, "predictions for images"),
+        (chart, "a picture in SVG"),
+    ):
+        assert info_json(path)["what"] == what
+    for suffix in (".csv", ".tab", ".npz"):
+        converted = tmp_path / f"codes{suffix}"
+        run_command("convert", codes, "-o", converted)
+        assert info_json(converted)["what"] == "codes for other programs"
+
+
+def test_folder_of_photographs_beside_a_report_is_one_of_images(photos, tmp_path):
+    (tmp_path / "index.html").write_text(f"<!DOCTYPE html>{GENERATOR}")
+    shutil.copy(next((photos / "3").iterdir()), tmp_path)
+    assert info_json(tmp_path)["what"] == "a folder of images"
 
 
 def test_csv_of_something_else(tmp_path):
