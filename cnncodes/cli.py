@@ -618,7 +618,9 @@ def evaluate(
 @class_weight_option()
 @overwrite_option
 @json_option
-def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
+def curve(
+    codes: tuple[Path, ...], output: Path, plot: Path | None, as_json: bool, **options: Any
+) -> None:
     """Measure accuracy against the number of training images per class.
 
     Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
@@ -629,8 +631,8 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     from cnncodes.progress import Progress
 
     with Progress("curve", "heads") as progress:
-        curves = learning_curves(codes, output, progress=progress, **options)
-    emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)
+        curves = learning_curves(codes, output, plot=plot, progress=progress, **options)
+    emit(curves, as_json, lambda each: print_curves(each, output, plot), to_json=curves_to_json)
 
 
 @main.command(

@@ -163,7 +163,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
     ----------
     curves : sequence of Curve
         One or more, each drawn as the mean over its draws with a bar of one standard deviation;
-        a dashed line is the accuracy of always naming the most common class.
+        a dashed line is the accuracy of always predicting the most common class.
 
     Returns
     -------

@@ -32,12 +32,12 @@ from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_
 from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
-from cnncodes.models.description import weights_text
+from cnncodes.models.description import is_random, training_rows, weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import counted, shown, value_text
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -159,10 +159,9 @@ class Report:
         n_absent = sum(each.problem == _ABSENT for each in shown_mistakes)
         if not n_absent:
             return []
-        are = "is" if n_absent == 1 else "are"
         return [
-            f"{source}: {counted(n_absent, 'image')} of mistakes {are} not in it; "
-            "images='FOLDER' names another"
+            f"no picture of {counted(n_absent, 'mistake')} in the report, since the files are not "
+            f"in {source}; images='FOLDER' names where they are now"
         ]
 
 
@@ -214,7 +213,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         model=evaluation.model,
         model_name=Path(evaluation.model.path).name,
         data_name=Path(evaluation.data.path).name,
-        is_random=evaluation.model.backbone.weights.startswith("random"),
+        is_random=is_random(evaluation.model.backbone.weights),
         written_out=zip(labels, _shares(matrix), matrix.tolist(), strict=True)
         if is_written_out
         else None,
@@ -310,31 +309,22 @@ def _thumbnail(mistake: EvaluatedImage, file: Path) -> Thumbnail:
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how model and data were made, in words: pairs of a heading and a text."""
     model, data, network = evaluation.model, evaluation.data, evaluation.model.backbone
-    training = model.training
-    fitted, split = training.get("fitted"), training.get("split")
     size = f"{network.input_size} × {network.input_size} pixels"
     weights = weights_text(network.weights, network.weights_file)
     pooled = "not pooled" if network.pool == "none" else f"pooled by {network.pool}"
     precision = f", in {network.precision}" if network.precision != "float32" else ""
-    facts = [
+    scores = ("train", "test")  # of the page's own images there are better ones
+    settings = {key: value for key, value in model.training.items() if key not in scores}
+    return [
         ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
         ("Network", f"{network.backbone} with {weights}{precision}"),
         ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
         ("Trained on", counted(model.n_training_images, "image")),
-    ]
-    if "estimator" in training:
-        facts.append(("Classifier", value_text(training["estimator"])))
-    for heading, values in (("Settings", fitted), ("Split", split)):
-        if isinstance(values, dict):
-            plain = {key: each for key, each in values.items() if not isinstance(each, dict)}
-            if plain:
-                facts.append((heading, value_text(plain).replace("_", " ")))
-    facts += [
+        *((name.capitalize(), text) for name, text in training_rows(settings)),
         ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {data.source}"),
         ("Made with", model.created_with),
         ("Network made with", network.created_with),
     ]
-    return facts
 
 
 def _file_facts(path: str) -> str:

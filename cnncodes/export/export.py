@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 DIRECT_PARITY = {False: 1e-6, True: 2e-6}
 PARITY_LIMIT = 1e-4
 N_NOISE_IMAGES = 2
-PARITY_IMAGES = f"china.jpg, flower.jpg and {N_NOISE_IMAGES} of noise"  # scikit-learn's photographs
+PARITY_IMAGES = f"2 photographs of scikit-learn and {N_NOISE_IMAGES} images of noise"
 Codes = NDArray[np.float32]
 Images = NDArray[np.uint8]
 

@@ -84,7 +84,7 @@ def test_page_reports_the_figures(small, tmp_path, run):
         "Balanced accuracy 83.3%",
         "Always predicting c, the most common class, would give 50.0%",
         "c predicted as a: 1 image",
-        "left out: 2 images that trained the model",
+        "not evaluated: 2 images that trained the model",
         "logistic",
         "of layer ",
     ):
@@ -244,7 +244,7 @@ def test_curves_are_shown(small, tmp_path):
     assert "codes.h5: a note of the curve" in page.text
     assert "two.h5 1 10 45.0% (random weights) 7.1%" in page.text
     assert "codes.h5 64 640 80.0% one fit" in page.text
-    assert "codes.h5 always naming the most common class 25.0%" in page.text
+    assert "codes.h5 always predicting the most common class 25.0%" in page.text
     assert f"codes.h5: {curves[0].summary}." in page.text
     assert f"two.h5: {curves[1].summary}. (random weights)" in page.text
     assert len(page.all("svg")) == 2
@@ -359,7 +359,10 @@ def test_images_may_have_moved(illustrated, tmp_path, run):
     run("evaluate", head, codes, "--report", tmp_path / "one")
     assert not page_of(tmp_path / "one").all("img")
     warned = run("evaluate", head, codes, "--report", tmp_path / "zero").stderr
-    assert f"note: {photos}: 6 images of mistakes are not in it; --images FOLDER names" in warned
+    assert warned == (
+        f"note: no picture of 6 mistakes in the report, since the files are not in {photos}; "
+        "--images FOLDER names where they are now\n"
+    )
     run("evaluate", head, codes, "--report", tmp_path / "two", "--images", tmp_path / "elsewhere")
     assert len(page_of(tmp_path / "two").all("img")) == 6
     deep = tmp_path / "archive" / "2026"
@@ -369,7 +372,7 @@ def test_images_may_have_moved(illustrated, tmp_path, run):
     archive = ("--images", tmp_path / "archive")
     result = run("evaluate", head, codes, "--report", tmp_path / "by content", *archive)
     assert len(page_of(tmp_path / "by content").all("img")) == 6
-    assert "are not in it" not in result.stderr
+    assert "no picture" not in result.stderr
     message = error_of("evaluate", head, codes, "--report", tmp_path / "three", "--images", photos)
     assert f"{photos}: no such folder; name the one that holds the images" in message
 
