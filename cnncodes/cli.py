@@ -23,6 +23,7 @@ from cnncodes.cli_options import (
     INPUT,
     OUTPUT,
     CheckedCommand,
+    Network,
     Number,
     Sizes,
     class_weight_option,
@@ -88,7 +89,7 @@ from cnncodes.printing import (
     print_verification,
 )
 from cnncodes.streams import open_silence, prepare
-from cnncodes.text import shown
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import FilePrediction
@@ -197,9 +198,9 @@ def main(debug: bool, quiet: bool) -> None:
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
-@click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
+@click.argument("backbone", type=Network(), required=False, metavar="[NETWORK]")
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=OUTPUT, help="File to write, by default NETWORK.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -690,7 +691,11 @@ def predict(
     classifier = Classifier(app, provider=provider, n_images=len(files))
     print_top(top, classifier)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
-    print_as = {"table": print_table, "csv": print_csv, "json": print_list}
+    print_as = {
+        "table": lambda each: print_table(each, files, classifier.labels),
+        "csv": print_csv,
+        "json": print_list,
+    }
     with Progress("predict", "images") as progress:
         n_unusable = print_as[layout](
             predict_inputs(
@@ -703,7 +708,8 @@ def predict(
             )
         )
     if n_unusable:
-        raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
+        unusable = counted(n_unusable, "image")
+        raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")
 
 
 @main.command(
@@ -796,7 +802,8 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
     if result.faults:
         first = result.faults[0]
         raise FileFormatError(
-            f"{file}: {len(result.faults)} faults; the first, {first.subject}: {first.problem}"
+            f"{file}: {counted(len(result.faults), 'fault')}; the first, {first.subject}: "
+            f"{first.problem}"
         )
 
 

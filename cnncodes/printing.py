@@ -49,6 +49,7 @@ WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
+MAX_WIDTH = 50  # of an aligned column of names
 
 
 def print_json(value: Any) -> None:
@@ -391,15 +392,33 @@ def print_top(top: int, classifier: Classifier) -> None:
         )
 
 
-def print_table(predictions: Iterable[FilePrediction]) -> int:
-    """Print a line per image as results arrive; return the number of unusable images."""
+def print_table(
+    predictions: Iterable[FilePrediction], files: Sequence[Path | None], labels: Iterable[str]
+) -> int:
+    """Print a line per image as results arrive; return the number of unusable images.
+
+    Parameters
+    ----------
+    predictions : iterable of FilePrediction
+        The results.
+    files : sequence of Path or None
+        Their files, known in advance; of several, the columns are aligned.
+    labels : iterable of str
+        The classes.
+    """
+    path_width = label_width = percent_width = 0
+    if len(files) > 1:
+        path_width = min(MAX_WIDTH, max(len(shown(str(file or "-"))) for file in files))
+        label_width = min(MAX_WIDTH, max(len(shown(label)) for label in labels))
+        percent_width = len("100.0%")
     n_unusable = 0
     for image in predictions:
         n_unusable += bool(image.problem)
         named = "  ".join(
-            f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
+            f"{shown(each.label):{label_width}} {each.probability:{percent_width}.1%}"
+            for each in image.predictions
         )
-        click.echo(f"{shown(str(image.path))}  {named or shown(image.problem)}")
+        click.echo(f"{shown(str(image.path)):{path_width}}  {named or shown(image.problem)}")
     return n_unusable
 
 

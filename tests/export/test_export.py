@@ -368,7 +368,8 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; similar: mixed8"),
+        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; name one such as mixed8"),
+        (["--layer", ""], "inception_v3 has no layer ''; name one such as "),
         (["--input-size", "74"], "needs an --input-size of 75 pixels or more"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],

@@ -233,6 +233,7 @@ def test_reports_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, outp
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
     assert "do not fit float16; store them with --dtype float32" in message
+    assert ".partial" not in message, "a file that the user has not named"
     assert names_in(output.parent) == []
     run("extract", network, few, "-o", output, "--dtype", "float32")
     assert_codes_are_of(output, network, few)
