@@ -21,6 +21,7 @@ from PIL import Image
 from cnncodes._version import __version__
 from cnncodes.errors import OutputError, SourceError
 from cnncodes.evaluate.charts import (
+    NAMED_CLASSES,
     confusion_figure,
     inline_svg,
     learning_curve_figure,
@@ -29,6 +30,7 @@ from cnncodes.evaluate.charts import (
 )
 from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
+from cnncodes.evaluate.metrics import drawn_bins
 from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
@@ -185,12 +187,13 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     from markupsafe import Markup
 
     metrics = evaluation.metrics
+    bins = drawn_bins(metrics.bins)
     matrix = np.array(metrics.confusion_matrix)
     is_written_out = len(matrix) <= _MAX_WRITTEN
     labels = [each.label for each in metrics.classes]
     charts = {
         "reliability": inline_svg(
-            reliability_figure(metrics.bins, metrics.majority),
+            reliability_figure(bins, metrics.majority),
             "reliability",
             "Reliability diagram; its numbers are in the table below it.",
         )
@@ -218,6 +221,8 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         if is_written_out
         else None,
         labels=labels,
+        is_numbered=len(labels) > NAMED_CLASSES,
+        n_drawn_bins=len(bins),
         has_tall_names=len(labels) > 4 and max(map(len, labels)) > 6,
         numbers={label: number for number, label in enumerate(labels, 1)},
         confusions=metrics.confusions(N_CONFUSIONS),

@@ -172,10 +172,13 @@ def test_many_classes(tmp_path, n_classes):
     assert len(page.all("svg")) == 2
     assert "class 11 predicted as class 7: 1 image" in page.text
     assert ("The numbers of the classes are in the table below" in page.text) == (n_classes > 40)
-    rows = re.findall(r"(\d+) (class \d+) (\d+\.\d%)", page.text.split("Metrics of each class")[1])
-    assert rows[0] == ("8", "class 7", "80.0%")
+    table = page.text.split("Metrics of each class")[1]
+    assert ("number in the matrix" in table) == (n_classes > 40)
+    assert ("8 class 7 80.0%" in table) == (n_classes > 40), "the number in the heat map"
+    rows = re.findall(r"(class \d+) (\d+\.\d%)", table)
+    assert rows[0] == ("class 7", "80.0%")
     assert len(rows) == n_classes
-    assert [float(row[2][:-1]) for row in rows] == sorted(float(row[2][:-1]) for row in rows)
+    assert [float(row[1][:-1]) for row in rows] == sorted(float(row[1][:-1]) for row in rows)
     assert page.text.count("Top-5 accuracy") == 1
     assert "Not defined" not in page.text
 
@@ -183,7 +186,7 @@ def test_many_classes(tmp_path, n_classes):
 def test_class_without_images_comes_last_without_figures(tmp_path):
     page = page_of_case(tmp_path, ["a", "b", "c"], [1, 1, 2], [1, 1, 2])
     table = page.text.split("Metrics of each class")[1].split("Calibration")[0]
-    assert table.rstrip().endswith("1 a – – – 0 0")
+    assert table.rstrip().endswith(" a – – – 0 0")
 
 
 def test_no_mistakes(tmp_path):
