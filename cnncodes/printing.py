@@ -265,6 +265,7 @@ def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
     click.echo(
         f"images/s is the median of {benchmarks[0].best.rounds} rounds{turns}; min–max are the "
         "slowest and the fastest of them\n"
+        "of single images, half take at most p50, and 95 of 100 at most p95\n"
         "\nimages/s by batch size, for parallel batches × threads of each; * is the rate above"
     )
     sizes = list(dict.fromkeys(each.batch_size for each in benchmarks[0].throughputs))
@@ -373,9 +374,10 @@ def print_verification(verification: Verification) -> None:
     for each in verification.checked:
         click.echo(f"  checked: {shown(each)}")
     if verification.largest_difference == 0:
-        click.echo("  are equal to the stored codes")
+        click.echo("  those computed again are equal to the stored codes")
     elif verification.largest_difference is not None:
-        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+        difference = f"{verification.largest_difference:.1e} of the largest code"
+        click.echo(f"  those computed again differ from the stored codes by at most {difference}")
     for fault in verification.faults:
         click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
     if not verification.faults:

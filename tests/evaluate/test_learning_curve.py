@@ -452,7 +452,8 @@ def test_names_from_elsewhere_are_escaped(edited, output, run):
 @pytest.mark.parametrize("suffix", [".png", ".SVG"])
 def test_chart(codes, output, run, suffix):
     chart = output.with_name(f"curve{suffix}")
-    run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    printed = run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    assert printed.stdout.endswith(f"\n{output}: the numbers\n{chart}: the chart\n")
     content = chart.read_bytes()
     assert content.startswith(b"\x89PNG") if suffix == ".png" else b"<svg" in content
     assert {each.name for each in output.parent.iterdir()} == {output.name, chart.name}

@@ -276,4 +276,7 @@ def test_codes_without_a_difference_are_called_equal(run: Run, tmp_path: Path) -
         Image.new("RGB", (9, 9), (grey, 7, 0)).save(tmp_path / "photos" / f"{grey}.png")
     run("extract", backbone, tmp_path / "photos", "-o", codes)
     options = ("--source", tmp_path / "photos", "--backbone", backbone)
-    assert "\n  are equal to the stored codes\n" in run("verify", codes, *options).stdout
+    assert (
+        "\n  those computed again are equal to the stored codes\n"
+        in run("verify", codes, *options).stdout
+    )
