@@ -28,6 +28,7 @@ from cnncodes.cli_options import (
     RESULT_OUTPUT,
     TABLE_OUTPUT,
     CheckedCommand,
+    Network,
     Number,
     Sizes,
     class_weight_option,
@@ -204,9 +205,9 @@ def main(debug: bool, quiet: bool) -> None:
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
-@click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
+@click.argument("backbone", type=Network(), required=False, metavar="[NETWORK]")
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default NETWORK.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -635,7 +636,9 @@ def evaluate(
 @class_weight_option()
 @overwrite_option
 @json_option
-def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
+def curve(
+    codes: tuple[Path, ...], output: Path, plot: Path | None, as_json: bool, **options: Any
+) -> None:
     """Measure accuracy against the number of training images per class.
 
     Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
@@ -646,8 +649,8 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     from cnncodes.progress import Progress
 
     with Progress("curve", "heads") as progress:
-        curves = learning_curves(codes, output, progress=progress, **options)
-    emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)
+        curves = learning_curves(codes, output, plot=plot, progress=progress, **options)
+    emit(curves, as_json, lambda each: print_curves(each, output, plot), to_json=curves_to_json)
 
 
 @main.command(
@@ -731,7 +734,11 @@ def predict(
     classifier = Classifier(app, provider=provider, n_images=len(files))
     print_top(top, classifier)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
-    print_as = {"table": print_table, "csv": print_csv, "json": print_list}
+    print_as = {
+        "table": lambda each: print_table(each, files, classifier.labels),
+        "csv": print_csv,
+        "json": print_list,
+    }
     with Progress("predict", "images") as progress:
         predictions = predict_inputs(
             classifier,
@@ -746,7 +753,8 @@ def predict(
             predictions = overlays.write_each(predictions, classifier.info.white)
         n_unusable = print_as[layout](predictions)
     if n_unusable:
-        raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
+        unusable = counted(n_unusable, "image")
+        raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")
 
 
 @main.command(

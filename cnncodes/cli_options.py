@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cnncodes.export.backbones import BACKBONES
 from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
@@ -22,6 +23,7 @@ from cnncodes.parameters import (
     Real,
     Whole,
 )
+from cnncodes.text import similar
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -100,6 +102,18 @@ class FigurePath(OutputPath):
 class CheckedCommand(click.Command):
     """A command whose output paths are checked before it imports what its work needs."""
 
+    allow_extra_args = True  # refused below, with what to do
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse arguments beyond those of the command."""
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            message = f"one argument too many: {rest[0]}"
+            if any("SOURCE" in (each.metavar or str(each.name).upper()) for each in self.params):
+                message += "; SOURCE is one folder or CSV file, so put the images of all into one"
+            ctx.fail(message)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Check the output paths, then run the command; without its result nothing is kept."""
         values = {each: ctx.params.get(each.name or "") for each in self.params}
@@ -123,6 +137,22 @@ class CheckedCommand(click.Command):
             raise KeyboardInterrupt(
                 "nothing is kept, and the same command starts from the beginning"
             ) from None
+
+
+class Network(click.Choice):  # type: ignore[type-arg]
+    """A network that can be exported; a name that is none of them is answered by the nearest."""
+
+    def __init__(self) -> None:
+        super().__init__(list(BACKBONES))
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> str:
+        """Return the name as it was typed, if it is one."""
+        if value not in BACKBONES:
+            near = similar(value, BACKBONES)
+            meant = f"did you mean {near[0]}? " if near else ""
+            all_names = "cnncodes export --list prints all"
+            self.fail(f"{value!r} is no network of the table; {meant}{all_names}", param, ctx)
+        return str(value)
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]

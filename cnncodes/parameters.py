@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import ParameterError
+from cnncodes.text import similar
 
 MAX_SHOWN_BITS = 128
 
@@ -96,7 +97,9 @@ def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
     if not isinstance(value, str) or value not in choices:
         words = [repr(each) for each in choices]
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-        raise ParameterError(f"{name} must be {wanted}, not {value!r:.40}")
+        near = similar(value, choices) if isinstance(value, str) else []
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError(f"{name} must be {wanted}, not {value!r:.40}{meant}")
     return value
 
 

@@ -74,6 +74,35 @@ def test_output_that_ends_with_a_slash_is_no_file(name: str, option: str, run: R
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("inceptionv3", "inception_v3"),
+        ("ResNet50", "resnet50"),
+        ("efficientnet", "efficientnet_v2_b0"),
+    ],
+)
+def test_name_of_a_network_that_is_misspelt(typed: str, meant: str, run: Run) -> None:
+    message = run("export", typed, exit_code=2).stderr
+    assert " export [OPTIONS] [NETWORK]\n" in message
+    assert f"'{typed}' is no network of the table; did you mean {meant}? cnncodes export" in message
+    assert "did you mean" not in run("export", "zzz", exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extract bb.onnx photos/cat photos/dog -o codes.h5",
+        "quantize bb.onnx --images photos/cat photos/dog",
+        "evaluate app.onnx photos/cat photos/dog",
+    ],
+)
+def test_several_sources_are_refused_with_what_to_do(words: str, run: Run) -> None:
+    message = run(*words.split(), exit_code=2).stderr
+    assert "one argument too many: photos/dog; SOURCE is one folder or CSV file, so" in message
+    assert "SOURCE" not in run("info", "a", "b", exit_code=2).stderr
+
+
 @pytest.mark.parametrize("name", [*main.commands])
 def test_help_has_an_example(name: str, run: Run) -> None:
     text = run(name, "--help").output

@@ -113,7 +113,7 @@ class Curve:
     notes : tuple of str
         Remarks on the data.
     majority : float or None
-        Test accuracy of always naming the class most common in training; None in files of
+        Test accuracy of always predicting the class most common in training; None in files of
         earlier releases.
     weights_file : str
         Name of the weight file, where the weights are of a file; empty in files of earlier
@@ -160,7 +160,7 @@ class Curve:
         summary = _trend(self.points, self.n_test)
         if self.majority is not None and self.points[-1].mean <= self.majority:
             summary += (
-                "; the accuracy is not above that of always naming the most common class "
+                "; the accuracy is not above that of always predicting the most common class "
                 f"({self.majority:.1%})"
             )
         return summary

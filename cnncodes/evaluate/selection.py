@@ -171,4 +171,4 @@ class Selection:
         return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
 
     def _leave_out(self, number: int, why: str) -> None:
-        self._notes.append(f"left out: {counted(number, 'image')} {why}")
+        self._notes.append(f"not evaluated: {counted(number, 'image')} {why}")

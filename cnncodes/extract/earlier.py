@@ -13,6 +13,7 @@ from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.decoding import load_image
 from cnncodes.images.sources import Source
 from cnncodes.models.kinds import find_kind
+from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
 from cnncodes.text import counted
 
@@ -136,19 +137,19 @@ def _refuse_damaged(store: CodeStore, progress: Progress) -> None:
 
 def _difference(store: CodeStore, info: CodesInfo) -> str:
     """Return the first setting by which codes differ from those in a file; "" for none."""
+    if store.backbone_sha256 != info.backbone_sha256:
+        networks = networks_text(
+            store.backbone, store.backbone_sha256, info.backbone, info.backbone_sha256
+        )
+        return f"another backbone ({networks})"
     for parameter, old, new in (
-        ("backbone", store.backbone_sha256, info.backbone_sha256),
         ("dtype", store.codes.dtype.name, info.dtype),
         ("max_pixels", store.max_pixels, info.max_pixels),
         ("white", store.white or "guessed", info.white or "guessed"),
     ):
         if old != new:
-            return f"another {parameter} ({_short(old)}, not {_short(new)})"
+            return f"another {parameter} ({old}, not {new})"
     return ""
-
-
-def _short(value: str | int | None) -> str:
-    return f"SHA-256 {value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progress) -> list[str]:

@@ -138,13 +138,13 @@ class Journal:
             stored = codes.astype(self.info.dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
-                f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
-                "store them with dtype='float32'"
+                f"codes up to {np.abs(codes).max():.0f} do not fit float16; store them with "
+                "dtype='float32'"
             )
         if codes.any() and not stored.any():
             raise OutputError(
-                f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
-                "store them with dtype='float32'"
+                f"codes of at most {np.abs(codes).max():.1e} all become 0 in float16; store them "
+                "with dtype='float32'"
             )
         return [compress(each.tobytes()) for each in stored]
 

@@ -47,6 +47,7 @@ from PIL import Image, UnidentifiedImageError
 from cnncodes.bounds import MAX_REASON_LENGTH
 from cnncodes.concurrency import ordered_map
 from cnncodes.errors import ImageError
+from cnncodes.files import remedy_for_absent
 from cnncodes.image_formats import (
     HEIF,
     JPEG,
@@ -342,6 +343,8 @@ def load_image(
         reason = _reason(path, error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        if isinstance(error, FileNotFoundError) and (remedy := remedy_for_absent(path)):
+            reason += f"; {remedy}"
     return LoadedImage(index, None, "", shortened(reason, MAX_REASON_LENGTH))
 
 

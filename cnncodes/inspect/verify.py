@@ -26,7 +26,7 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
 from cnncodes.models.checksum import read_checksum
 from cnncodes.models.kinds import check_kind, needing
-from cnncodes.models.metadata import PREFIX, HeadInfo
+from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, networks_text
 from cnncodes.models.safety import check_model
 from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
@@ -163,7 +163,7 @@ def _verify_codes(
         difference = None
         if network is not None:
             checked.append(f"that the codes are of {network.path}")
-            faults += _network_faults(file, store.backbone_sha256, network)
+            faults += _network_faults(file, store.backbone, store.backbone_sha256, network)
         if images is not None:
             checked.append("that the source has the same images with the same labels")
             faults += _counted(_image_faults(store, images), progress)
@@ -198,13 +198,12 @@ def _code_faults(store: CodeStore) -> Iterator[Fault | None]:
         yield None
 
 
-def _network_faults(file: Path, recorded: str, network: Backbone) -> Iterator[Fault]:
-    if recorded != network.sha256:
-        yield Fault(
-            str(file),
-            f"is of a network with SHA-256 {recorded[:12]}…, {network.path} has "
-            f"{network.sha256[:12]}…",
-        )
+def _network_faults(
+    file: Path, recorded: BackboneInfo, sha256: str, network: Backbone
+) -> Iterator[Fault]:
+    if sha256 != network.sha256:
+        networks = networks_text(recorded, sha256, network.info, network.sha256)
+        yield Fault(str(file), f"is of another network than {network.path} ({networks})")
 
 
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
@@ -306,7 +305,7 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     if network is not None and kind != "backbone":
         checked.append(f"that it is of {network.path}")
         info = HeadInfo.from_metadata(metadata, file)
-        faults += _network_faults(file, info.backbone_sha256, network)
+        faults += _network_faults(file, info.backbone, info.backbone_sha256, network)
     return Verification(file, kind, checked, faults)
 
 

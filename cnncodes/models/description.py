@@ -38,9 +38,14 @@ def weights_name(weights: str, file: str = "") -> str:
     return f"{shown(file) or 'a file'} ({short_digest(weights[len(_FILE) :])})"
 
 
+def is_random(weights: str) -> bool:
+    """Return whether the weights of a network are random, so that its metrics carry no meaning."""
+    return weights.startswith(_RANDOM)
+
+
 def weights_text(weights: str, file: str = "") -> str:
     """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``."""
-    if weights.startswith(_RANDOM):
+    if is_random(weights):
         return f"random weights (seed {shown(weights[len(_RANDOM) :])})"
     name = weights_name(weights, file)
     return f"weights of {name}" if weights.startswith(_FILE) else f"{name} weights"
@@ -64,21 +69,21 @@ def precision_rows(
     -------
     list of (str, str)
         Of an int8 file the closeness to the float32 codes and the calibration, since the parity
-        in its metadata is that of the float32 file; else the parity.
+        in its metadata is that of the float32 file; else how close they are to Keras's.
     """
     if not quantization:
-        text = f"differs from Keras by {parity:.1e} of the largest code at most"
-        return [("parity", f"{text} ({shown(parity_images)})")]
+        text = f"codes as from Keras, to within {1e6 * parity:.1f} millionths of the largest"
+        return [("check", f"{text} ({shown(parity_images)})")]
     try:
         return [
-            ("closeness", shown(closeness_text(quantization))),
+            ("closeness", shown(_closeness_text(quantization))),
             ("calibration", shown(_calibration_text(quantization))),
         ]
     except _FOREIGN:
         return [("quantization", plain_text(quantization))]
 
 
-def closeness_text(closeness: Mapping[str, Any]) -> str:
+def _closeness_text(closeness: Mapping[str, Any]) -> str:
     """Describe the closeness of int8 codes to float32 codes, from the fields of `Closeness`."""
     images = counted(closeness["n_images"], "image")
     return (
@@ -125,15 +130,17 @@ def training_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, shown(text)) for name, text in rows if text]
 
 
-def _fitted_rows(fitted: Any) -> list[tuple[str, str]]:
-    scores, parameters = fitted.get("C_scores", {}), fitted.get("parameters", {})
+def fitted_text(fitted: Mapping[str, Any]) -> str:
+    """Describe the result of a fit, from `Training.fitted`, without the ``parameters``."""
     rest = {key: each for key, each in fitted.items() if key not in ("C_scores", "parameters")}
-    losses = ", ".join(f"{float(C):g}: {loss:.4f}" for C, loss in scores.items())
-    return [
-        ("fitted", plain_text(rest)),
-        ("log loss by C", losses and f"{losses} (cross-validation)"),
-        ("parameters", plain_text(parameters)),
-    ]
+    n_iterations = rest.pop("n_iterations", None)
+    if "C_scores" in fitted:
+        n_tried = len(fitted["C_scores"])
+        rest["C"] = f"{value_text(rest['C'])} (best of {n_tried} in cross-validation)"
+    parts = [plain_text(rest)]
+    if n_iterations is not None:
+        parts.append(counted(n_iterations, "iteration"))
+    return ", ".join(filter(None, parts))
 
 
 def _split_rows(split: Any) -> list[tuple[str, str]]:
@@ -152,7 +159,10 @@ def _score_rows(part: str, score: Any) -> list[tuple[str, str]]:
 
 
 _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
-    "fitted": _fitted_rows,
+    "fitted": lambda fitted: [
+        ("fitted", fitted_text(fitted)),
+        ("parameters", plain_text(fitted.get("parameters", {}))),
+    ],
     "split": _split_rows,
     "train": lambda score: _score_rows("training part", score),
     "test": lambda score: _score_rows("test part", score),

@@ -276,12 +276,27 @@ def check_same_network(
             f"({_network(info, sha256)}); use files that belong together"
         )
     if not allow_mixed:
+        networks = networks_text(trained, head.backbone_sha256, info, sha256)
         raise FileFormatError(
-            f"{path}: was trained on {trained.precision} codes of {trained.backbone} "
-            f"({head.backbone_sha256[:8]}…), {other} is {info.precision} ({sha256[:8]}…): the "
-            "same network, but the codes differ a little; train on codes of that file, or pass "
-            "allow_mixed"
+            f"{path}: was trained on codes of {networks}, as {other} is: the same network, but "
+            "its codes differ a little; train on codes of the same file, or pass allow_mixed"
         )
+
+
+def networks_text(old: BackboneInfo, old_sha256: str, new: BackboneInfo, new_sha256: str) -> str:
+    """Name two networks whose codes must not be mixed, as ``OLD, not NEW``.
+
+    Parameters
+    ----------
+    old, new : BackboneInfo
+        The networks.
+    old_sha256, new_sha256 : str
+        SHA-256 of their files; named where the precision does not tell them apart.
+    """
+    is_same = (old.parent_sha256 or old_sha256) == (new.parent_sha256 or new_sha256)
+    if is_same and old.precision != new.precision:
+        return f"{old.backbone} in {old.precision}, not in {new.precision}"
+    return f"{_network(old, old_sha256)}, not {_network(new, new_sha256)}"
 
 
 def _network(info: BackboneInfo, sha256: str) -> str:

@@ -347,7 +347,8 @@ def _choose(
         Settings(method, equalization, True, weight_limit)
         for method, equalization in product(METHODS, EQUALIZATIONS)
     ]
-    progress.begin(len(calibration) + (2 + len(candidates)) * len(choice), unit="images")
+    n_runs = len(calibration) + (2 + len(candidates)) * len(choice)
+    progress.begin(n_runs, unit="runs of an image")
     observers = calibrate(
         graph,
         observed_tensors(graph),
@@ -402,7 +403,7 @@ def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -
     """Leave those convolutions in float that cost most when they alone are quantized."""
     names = convolutions(trial.graph)
     n_images = 8
-    progress.begin(len(names) * n_images, unit="images, one convolution at a time")
+    progress.begin(len(names) * n_images, unit="runs of an image, by convolution")
     alone = {
         name: trial.cosine(replace(settings, floats=frozenset(names) - {name}), n_images)
         for name in names

@@ -273,15 +273,15 @@ def test_table(codes, output, run):
         == f"{codes}: inception_v3, random weights (seed 0), 10 classes; tested on {n_test} images"
     )
     assert (
-        lines[1]
-        == f"  always naming the most common class of training: {curve.majority:.1%} of the test"
+        lines[1] == "  for comparison, always predicting the most common class is right for "
+        f"{curve.majority:.1%} of the test images"
     )
     for line, point in zip(lines[3:5], points, strict=True):
         assert line.split()[:3] == [str(point.per_class), str(point.n_train), "3"]
-        assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}  (random weights)")
-    assert lines[5] == "  mean ± standard deviation of 5 draws of the training images"
-    assert lines[6] == f"  {curve.summary}  (random weights)"
-    assert lines[-1] == f"written to {output}"
+        assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}")
+    assert lines[5] == "  mean ± standard deviation over 5 draws of the training images"
+    assert lines[6] == f"  {curve.summary}"
+    assert lines[-1] == f"{output}: the numbers"
 
 
 def test_sizes_follow_the_data_up_to_all_there_is(codes, output, run):
@@ -299,7 +299,7 @@ def test_sizes_follow_the_data_up_to_all_there_is(codes, output, run):
     rows = lines[3 : 3 + len(curve["points"])]
     assert ["±" in row for row in rows] == [True] * len(others) + [False]
     assert lines[3 + len(rows)].endswith(
-        "of 5 draws of the training images; all of them make one fit"
+        "over 5 draws of the training images; with all of them there is one fit"
     )
 
 
@@ -452,7 +452,8 @@ def test_names_from_elsewhere_are_escaped(edited, output, run):
 @pytest.mark.parametrize("suffix", [".png", ".SVG"])
 def test_chart(codes, output, run, suffix):
     chart = output.with_name(f"curve{suffix}")
-    run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    printed = run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    assert printed.stdout.endswith(f"\n{output}: the numbers\n{chart}: the chart\n")
     content = chart.read_bytes()
     assert content.startswith(b"\x89PNG") if suffix == ".png" else b"<svg" in content
     assert {each.name for each in output.parent.iterdir()} == {output.name, chart.name}

@@ -339,7 +339,7 @@ def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
     tiny = CODES * 1e-10 / np.abs(CODES).max()
     with create_journal(tmp_path / "half.partial", dtype="float16") as journal:
         with pytest.raises(
-            OutputError, match=r"at most 1.0e-10 vanish in float16; store them with dtype"
+            OutputError, match=r"at most 1.0e-10 all become 0 in float16; store them with dtype"
         ):
             append_rows(journal, tiny)
         assert journal.n_images == 0

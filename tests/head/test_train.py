@@ -79,14 +79,16 @@ def test_json_reports_all(codes, output, run, options):
 def test_table_reports_the_same_figures(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     lines = run("train", codes, "-o", output, "--overwrite", *options).stdout.splitlines()
-    assert lines[0] == f"{output}: 10 classes, {'sgd' if options else 'logistic'}"
+    name = "sgd" if options else "logistic"
+    assert lines[0] == f"{output}: 10 classes, {name}  (random weights)"
     for part, line in (("train", lines[1]), ("test ", lines[2])):
         score = result[part.strip()]
         assert line == (
             f"  {part}  {score['n_images']} images  loss {score['loss']:.4f}  "
-            f"accuracy {score['accuracy']:.1%}  (random weights)"
+            f"accuracy {score['accuracy']:.1%}"
         )
-    assert f"{result['majority']:.1%} of the test" in lines[3]
+    assert f"{result['majority']:.1%} of the test images" in lines[3]
+    assert "_" not in lines[4], "names of parameters have blanks"
     assert [line for line in lines if "note" in line] == [
         f"  note: {note}" for note in result["notes"]
     ]
@@ -510,7 +512,9 @@ def test_c_is_chosen_and_its_scores_reported(codes, output, run):
     reported = train_json(run, codes, "-o", output)["fitted"]
     assert str(reported["C"]) in reported["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout
-    assert "C chosen by log loss in cross-validation on the training part: 0.1 " in text
+    chosen = rf"C {reported['C']:g} \(best of {len(reported['C_scores'])} in cross-validation\)"
+    iterations = rf"{reported['n_iterations']} iterations?"
+    assert re.search(rf"\n  fitted in \d+\.\d s: {chosen}, {iterations}\n", text)
 
 
 @pytest.mark.parametrize("estimator", ["logistic", "sgd"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -79,7 +80,7 @@ def test_backbone(small_backbone):
         "layer": "mixed10",
         "pool": "avg",
         "precision": "float32",
-        "parity_images": "china.jpg, flower.jpg and 2 of noise",
+        "parity_images": "2 photographs of scikit-learn and 2 images of noise",
         "converter": "direct",
         "input": "images: uint8 [N, 75, 75, 3]",
         "output": "codes: float32 [N, 2048]",
@@ -90,11 +91,11 @@ def test_backbone_as_text(small_backbone):
     result, text = info_json(small_backbone), info_text(small_backbone)
     assert text["what"] == "a backbone"
     assert text["input size"] == "75"
-    assert text["parity"] == (
-        f"differs from Keras by {result['parity']:.1e} of the largest code at most "
+    assert text.pop("check") == (
+        f"codes as from Keras, to within {1e6 * result['parity']:.1f} millionths of the largest "
         f"({result['parity_images']})"
     )
-    assert {name.replace(" ", "_") for name in text} == set(result) - {"parity_images"}
+    assert {name.replace(" ", "_") for name in text} == set(result) - {"parity", "parity_images"}
 
 
 def test_head(head, small_backbone, codes):
@@ -121,8 +122,9 @@ def test_head_as_text(head):
         f"{score['n_images']} images, accuracy {score['accuracy']:.1%}, log loss "
         f"{score['loss']:.4f}"
     )
-    assert text["log loss by C"].startswith("0.1: ")
-    assert text["log loss by C"].endswith(" (cross-validation)")
+    assert re.fullmatch(
+        r"C \S+ \(best of \d+ in cross-validation\), \d+ iterations?", text["fitted"]
+    )
     assert text["backbone sha256"] == f"{result['backbone_sha256'][:8]}… (--json has all digits)"
     assert not [line for line in text.values() if "{" in line or "_" in line.split("v3")[-1]]
 
