@@ -642,6 +642,12 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 @click.argument("backbone", type=INPUT)
 @click.argument("head", type=INPUT)
 @click.option("-o", "--output", type=OUTPUT, required=True, help="App to write.")
+@click.option(
+    "--winograd",
+    is_flag=True,
+    help="Keep the backbone's convolutions: faster in onnxruntime on a CPU, but slower to load, "
+    "larger in memory, and not for every other runtime.",
+)
 @mixed_option
 @overwrite_option
 @json_option

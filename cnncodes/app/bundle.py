@@ -9,7 +9,8 @@ import onnx
 from onnx import helper
 
 from cnncodes.errors import FileFormatError
-from cnncodes.export.graph import rename_output
+from cnncodes.export.graph import Graph, rename_output
+from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
@@ -23,10 +24,14 @@ def bundle(
     head: str | Path,
     output: str | Path,
     *,
+    winograd: bool = False,
     allow_mixed: bool = False,
     overwrite: bool = False,
 ) -> HeadInfo:
     """Join a head to the backbone whose codes it was trained on.
+
+    An app has plain convolutions: it loads in less time and memory than one with Winograd's, and
+    more runtimes compute it, if more slowly than onnxruntime on a CPU the other.
 
     Parameters
     ----------
@@ -36,6 +41,8 @@ def bundle(
         A head trained on that backbone's codes.
     output : str or Path
         The app to write.
+    winograd : bool
+        Whether to keep the convolutions of the backbone as they are, which may be Winograd's.
     allow_mixed : bool
         Whether the head may have been trained on codes of the same network in another
         precision, float32 or int8.
@@ -82,14 +89,18 @@ def bundle(
             )
         ),
     ):
-        joined = _join(backbone, head)
+        joined = _join(backbone, head, winograd=winograd)
         helper.set_model_props(joined, described)
         save_checked(joined, temporary)
     return info
 
 
-def _join(backbone: Path, head: Path) -> onnx.ModelProto:
+def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:
     models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
+    if not winograd:
+        graph = Graph(models[0])
+        if restore_convolutions(graph):
+            models[0] = graph.model()
     for model in models:
         del model.metadata_props[:]  # merge_models refuses metadata that differ
         _clean_domains(model)
@@ -108,6 +119,9 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     )
     _clean_domains(joined)
     rename_output(joined, "probabilities")
+    # The merger describes the codes, of N images. To tract that is a fact, which contradicts
+    # the number of images it is given. The shapes follow from the graph anyway.
+    del joined.graph.value_info[:]
     return joined
 
 
