@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
 
+from cnncodes.app.golden import check_golden, draw_image, write_golden
+from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.errors import FileFormatError
 from cnncodes.export.graph import Graph, rename_output
 from cnncodes.export.winograd import restore_convolutions
@@ -16,7 +19,9 @@ from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
 from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path
+from cnncodes.parameters import FIXED_BATCH, as_path
+
+N_COMPARED = 16  # images on which float16 weights are compared with float32 ones
 
 
 def bundle(
@@ -25,6 +30,9 @@ def bundle(
     output: str | Path,
     *,
     winograd: bool = False,
+    half: bool = False,
+    batch: int | None = None,
+    golden: str | Path | None = None,
     allow_mixed: bool = False,
     overwrite: bool = False,
 ) -> HeadInfo:
@@ -43,11 +51,20 @@ def bundle(
         The app to write.
     winograd : bool
         Whether to keep the convolutions of the backbone as they are, which may be Winograd's.
+    half : bool
+        Whether to store weights as float16, in half the room. Runtimes compute in float32 as
+        before. `HeadInfo.card` has how far the probabilities of drawn images differ.
+    batch : int, optional
+        The only number of images that the app takes at a time; by default any number. Compilers
+        for phones and the like want it.
+    golden : str or Path, optional
+        A folder for three images with the app's answers, by which to check another program that
+        runs it; created if absent.
     allow_mixed : bool
         Whether the head may have been trained on codes of the same network in another
         precision, float32 or int8.
     overwrite : bool
-        Whether a file at `output` may be replaced.
+        Whether a file at `output`, and those in `golden`, may be replaced.
 
     Returns
     -------
@@ -59,19 +76,22 @@ def bundle(
     FileFormatError
         A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is not a path.
+        A parameter is not a path or out of range, or `half` is for weights that float16 cannot
+        hold.
     OutputError
-        The app cannot be written, or its metadata exceed what can be read.
+        The app or `golden` cannot be written, or its metadata exceed what can be read.
     """
     backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
+    batch = FIXED_BATCH.check_or_none(batch, "batch")
     check_output(output, overwrite=overwrite, inputs=[backbone, head])
+    if golden is not None:
+        golden = as_path(golden, "golden")
+        check_golden(golden, overwrite=overwrite, inputs=[backbone, head, output])
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
-    info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
-    described = info.to_metadata("app")
     inputs, outputs = (
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
@@ -90,9 +110,34 @@ def bundle(
         ),
     ):
         joined = _join(backbone, head, winograd=winograd)
-        helper.set_model_props(joined, described)
+        info = replace(
+            info,
+            backbone=network.info,
+            backbone_sha256=network.sha256,
+            card=_change(joined, network.info.input_size, half=half, batch=batch),
+        )
+        helper.set_model_props(joined, info.to_metadata("app"))
         save_checked(joined, temporary)
+    if golden is not None:
+        write_golden(output, golden, overwrite=overwrite)
     return info
+
+
+def _change(
+    app: onnx.ModelProto, input_size: int, *, half: bool, batch: int | None
+) -> dict[str, Any]:
+    """Change an app as asked for, in place; return what its card has of that."""
+    card: dict[str, Any] = {}
+    if half:
+        before = onnx.ModelProto()
+        before.CopyFrom(app)
+        n_tensors = halve_weights(app)
+        images = [draw_image(number, input_size, input_size) for number in range(N_COMPARED)]
+        card["half"] = {"n_tensors": n_tensors, **compare_answers(before, app, images)}
+    if batch is not None:
+        fix_batch(app, batch)
+        card["batch"] = batch
+    return card
 
 
 def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:

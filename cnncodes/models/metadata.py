@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ class BackboneInfo:
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""
         described = {
-            PREFIX + field.name: str(getattr(self, field.name))
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
+            PREFIX + each.name: str(getattr(self, each.name))
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
         }
         return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
 
@@ -103,9 +103,9 @@ class BackboneInfo:
         """
         with _damage_reported(path, "export it again"):
             text = {
-                field.name: metadata[PREFIX + field.name]
-                for field in fields(cls)
-                if field.default is MISSING or PREFIX + field.name in metadata
+                each.name: metadata[PREFIX + each.name]
+                for each in fields(cls)
+                if each.default is MISSING or PREFIX + each.name in metadata
             }
             if not all(isinstance(value, str) for value in text.values()):  # JSON of another file
                 raise ValueError("an entry is not a string")
@@ -136,6 +136,9 @@ class HeadInfo:
         Versions of the packages that made the file.
     white : int, optional
         The value of white in 16-bit grey; None where it is guessed for each image.
+    card : dict
+        Of an app: what the other entries do not have, JSON types only; ``docs/file-formats.md``
+        lists it.
     """
 
     labels: tuple[str, ...]
@@ -145,6 +148,7 @@ class HeadInfo:
     training_images: frozenset[str]
     created_with: str
     white: int | None = None
+    card: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app.
@@ -165,6 +169,7 @@ class HeadInfo:
             PREFIX + "training_images": base64.b64encode(keys).decode(),
             PREFIX + "created_with": self.created_with,
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
+            **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
         }
         fault = fault_of_labels(self.labels) or fault_of_metadata(metadata, PREFIX)
         if not fault and is_nested_deeply(self.training):
@@ -196,6 +201,8 @@ class HeadInfo:
             if len(keys) % KEY_BYTES:
                 raise ValueError("the training images are cut off")
             white = metadata.get(PREFIX + "white")
+            card = json.loads(metadata.get(PREFIX + "card", "{}"))
+            _check_object(card, "card")
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -209,6 +216,7 @@ class HeadInfo:
                 ),
                 created_with=metadata[PREFIX + "created_with"],
                 white=None if white is None else WHITE.check(int(white), "white"),
+                card=card,
             )
 
 

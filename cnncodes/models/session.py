@@ -17,7 +17,7 @@ from cnncodes.machine import available_threads
 from cnncodes.models.kinds import check_kind, needing_model
 from cnncodes.models.metadata import REMEDIES, BackboneInfo
 from cnncodes.models.safety import check_model
-from cnncodes.parameters import THREADS
+from cnncodes.parameters import FIXED_BATCH, THREADS
 from cnncodes.text import first_line
 
 if TYPE_CHECKING:
@@ -204,6 +204,8 @@ def _path_or_content(path: Path) -> str | bytes:
 def run_session(session: InferenceSession, path: Path, output: str, name: str, values: Any) -> Any:
     """Run a session on the input `name`; return one output, an array.
 
+    A model of a fixed batch is run as often as that takes, the last time with copies of a row.
+
     Raises
     ------
     FileFormatError
@@ -217,7 +219,31 @@ def run_session(session: InferenceSession, path: Path, output: str, name: str, v
     with runtime_errors(
         lambda reason: FileFormatError(f"{path}: cannot be run ({reason}); make the file again")
     ):
-        return session.run([output], {name: values})[0]
+        n_rows = fixed_batch(session)
+        if n_rows is None:
+            return session.run([output], {name: values})[0]
+        return _run_in_parts(session, output, name, values, n_rows)
+
+
+def fixed_batch(session: InferenceSession) -> int | None:
+    """Return the only number of rows that a model takes, or None if it takes any."""
+    n_rows = session.get_inputs()[0].shape[0]
+    return n_rows if isinstance(n_rows, int) and n_rows in FIXED_BATCH else None
+
+
+def _run_in_parts(
+    session: InferenceSession, output: str, name: str, values: Any, n_rows: int
+) -> Any:
+    import numpy as np
+
+    results = []
+    for start in range(0, len(values), n_rows):
+        part = values[start : start + n_rows]
+        missing = n_rows - len(part)
+        if missing:
+            part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+        results.append(session.run([output], {name: part})[0][: n_rows - missing])
+    return np.concatenate(results)
 
 
 def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:

@@ -220,7 +220,7 @@ def test_what_is_printed(small_backbone, head, tmp_path, run):
         f"{app}: 10 classes, {app.stat().st_size / 1e6:.0f} MB\n"
     )
     result = run("bundle", small_backbone, head, "-o", app, "--overwrite", "--json")
-    assert json.loads(result.stdout) == {"path": str(app), "labels": list("0123456789")}
+    assert json.loads(result.stdout) == {"path": str(app), "labels": list("0123456789"), "card": {}}
 
 
 def test_head_of_another_backbone_is_refused(other_backbone, head, tmp_path):
