@@ -664,6 +664,12 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     metavar="DIR",
     help="Write three images with the app's answers, to check other programs by.",
 )
+@click.option("--limits", metavar="TEXT", help="What the app must not be used for, for its card.")
+@click.option(
+    "--date",
+    metavar="YYYY-MM-DD",
+    help="Date for its card; by default that of SOURCE_DATE_EPOCH, or none.",
+)
 @mixed_option
 @overwrite_option
 @json_option

@@ -91,7 +91,8 @@ def print_bundle(path: Path, info: HeadInfo) -> None:
     """Print which file was made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
     click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
-    for name, text in card_rows(info.card):
+    measured = {key: value for key, value in info.card.items() if key == "half"}
+    for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")
 
 

@@ -6,5 +6,6 @@ Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs 
 - `inputs`: the files, folders and standard input that ``cnncodes predict`` takes
 - `bundle`: backbone and head joined into one ONNX file
 - `variants`: the same app in half the size, or for a fixed batch
+- `card`: its licence, date and limits
 - `golden`: images with an app's answers, to check other programs by
 """

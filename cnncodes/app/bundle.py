@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from cnncodes.app.card import write_card
 from cnncodes.app.golden import check_golden, draw_image, write_golden
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.errors import FileFormatError
@@ -33,6 +34,8 @@ def bundle(
     half: bool = False,
     batch: int | None = None,
     golden: str | Path | None = None,
+    limits: str | None = None,
+    date: str | None = None,
     allow_mixed: bool = False,
     overwrite: bool = False,
 ) -> HeadInfo:
@@ -60,6 +63,11 @@ def bundle(
     golden : str or Path, optional
         A folder for three images with the app's answers, by which to check another program that
         runs it; created if absent.
+    limits : str, optional
+        What the app must not be used for, for its model card.
+    date : str, optional
+        Its date, for the card, such as ``"2025-01-31"``; by default that of the environment
+        variable ``SOURCE_DATE_EPOCH``, or none: the same files give the same app.
     allow_mixed : bool
         Whether the head may have been trained on codes of the same network in another
         precision, float32 or int8.
@@ -76,7 +84,7 @@ def bundle(
     FileFormatError
         A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is not a path or out of range, or `half` is for weights that float16 cannot
+        A parameter is of another type or range, or `half` is for weights that float16 cannot
         hold.
     OutputError
         The app or `golden` cannot be written, or its metadata exceed what can be read.
@@ -92,6 +100,7 @@ def bundle(
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
+    card = write_card(network.info, limits=limits, day=date)
     inputs, outputs = (
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
@@ -114,7 +123,7 @@ def bundle(
             info,
             backbone=network.info,
             backbone_sha256=network.sha256,
-            card=_change(joined, network.info.input_size, half=half, batch=batch),
+            card=card | _change(joined, network.info.input_size, half=half, batch=batch),
         )
         helper.set_model_props(joined, info.to_metadata("app"))
         save_checked(joined, temporary)

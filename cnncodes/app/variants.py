@@ -21,7 +21,7 @@ _FEWEST = 1024
 
 
 def halve_weights(model: onnx.ModelProto) -> int:
-    """Store the float32 weights of a model as float16, each with a Cast to float32 behind it.
+    """Store the large float32 weights of a model as float16, each with a Cast to float32 behind it.
 
     Runtimes compute in float32 as before; most of them run the Cast once, at loading.
 

@@ -178,7 +178,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = _CARD[key](value) if key in _CARD else plain_text(value)
         except _FOREIGN:
             text = plain_text(value)
-        rows.append((_name(key), shown(text)))
+        rows.append((_CARD_NAMES.get(key, _name(key)), shown(text)))
     return rows
 
 
@@ -190,7 +190,9 @@ def _half_text(half: Any) -> str:
     )
 
 
+_CARD_NAMES = {"limits": "not for", "date": "made on"}
 _CARD: dict[str, Callable[[Any], str]] = {
+    "limits": lambda text: " ".join(text.split()),  # of several lines, perhaps
     "half": _half_text,
     "batch": lambda n_images: f"{counted(n_images, 'image')} at a time, neither more nor fewer",
 }

@@ -137,8 +137,7 @@ class HeadInfo:
     white : int, optional
         The value of white in 16-bit grey; None where it is guessed for each image.
     card : dict
-        Of an app: what the other entries do not have, JSON types only; ``docs/file-formats.md``
-        lists it.
+        Of an app: what a model card has beside the other entries; JSON types only.
     """
 
     labels: tuple[str, ...]

@@ -206,10 +206,12 @@ def test_app_passes_the_checker(app):
     assert {node.domain for node in model.graph.node} == {""}
 
 
-def test_metadata_are_the_heads_but_for_kind_and_checksum(app, head):
+def test_metadata_are_the_heads_but_for_kind_card_and_checksum(app, head):
     reported, heads = metadata_of(app), metadata_of(head)
     assert reported["cnncodes.kind"] == "app"
     assert reported.pop("cnncodes.checksum") != heads.pop("cnncodes.checksum")
+    card = json.loads(reported.pop("cnncodes.card"))
+    assert card == {"licence": "none: the weights are random numbers"}
     assert reported == heads | {"cnncodes.kind": "app"}
     assert HeadInfo.from_metadata(reported, app).labels == tuple("0123456789")
 
@@ -220,7 +222,11 @@ def test_what_is_printed(small_backbone, head, tmp_path, run):
         f"{app}: 10 classes, {app.stat().st_size / 1e6:.0f} MB\n"
     )
     result = run("bundle", small_backbone, head, "-o", app, "--overwrite", "--json")
-    assert json.loads(result.stdout) == {"path": str(app), "labels": list("0123456789"), "card": {}}
+    assert json.loads(result.stdout) == {
+        "path": str(app),
+        "labels": list("0123456789"),
+        "card": {"licence": "none: the weights are random numbers"},
+    }
 
 
 def test_head_of_another_backbone_is_refused(other_backbone, head, tmp_path):

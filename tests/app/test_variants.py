@@ -120,7 +120,7 @@ def test_fixed_batch_in_the_file(fixed):
     graph = onnx.load(str(path)).graph
     shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
     assert {shape[0].dim_value for shape in shapes} == {n_images}
-    assert Classifier(path).info.card == {"batch": n_images}
+    assert Classifier(path).info.card["batch"] == n_images
 
 
 @pytest.mark.parametrize("n_images", [0, 1, 3, 4, 9])
