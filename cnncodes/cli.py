@@ -66,6 +66,7 @@ from cnncodes.parameters import (
     DESCENT_BATCH,
     DRAWS,
     EPOCHS,
+    FIXED_BATCH,
     INPUT_SIZE,
     L2,
     LEARNING_RATE,
@@ -662,6 +663,33 @@ def curve(
 @click.argument("backbone", type=INPUT)
 @click.argument("head", type=INPUT)
 @click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
+@click.option(
+    "--winograd",
+    is_flag=True,
+    help="Keep the backbone's convolutions: faster in onnxruntime on a CPU, but slower to load, "
+    "larger in memory, and not for every other runtime.",
+)
+@click.option(
+    "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
+)
+@click.option(
+    "--batch",
+    type=whole(FIXED_BATCH),
+    help="Number of images that the app takes at a time, for compilers that want it fixed; by "
+    "default any number.",
+)
+@click.option(
+    "--golden",
+    type=FOLDER,
+    metavar="DIR",
+    help="Write three images with the app's answers, to check other programs by.",
+)
+@click.option("--limits", metavar="TEXT", help="What the app must not be used for, for its card.")
+@click.option(
+    "--date",
+    metavar="YYYY-MM-DD",
+    help="Date for its card; by default that of SOURCE_DATE_EPOCH, or none.",
+)
 @mixed_option
 @overwrite_option
 @json_option
@@ -670,8 +698,8 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)
-    result = {"path": output, "labels": info.labels}
-    emit(result, as_json, lambda _: print_bundle(output, info.labels))
+    result = {"path": output, "labels": info.labels, "card": info.card}
+    emit(result, as_json, lambda _: print_bundle(output, info))
 
 
 @main.command(

@@ -267,6 +267,7 @@ WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
 CALIBRATION_IMAGES = Whole(8, 100_000)
 NETWORK_BATCH = Whole(1, 4096)  # images
+FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up
 SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)

@@ -16,6 +16,7 @@ import click
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.images.sources import UNLABELLED
 from cnncodes.models.description import (
+    card_rows,
     fitted_text,
     is_random,
     precision_rows,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cnncodes.images.sources import Source
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
+    from cnncodes.models.metadata import HeadInfo
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
 
@@ -91,10 +93,13 @@ def _plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def print_bundle(path: Path, labels: Sequence[str]) -> None:
-    """Print which file was made."""
+def print_bundle(path: Path, info: HeadInfo) -> None:
+    """Print which file was made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
-    click.echo(f"{shown(str(path))}: {len(labels)} classes, {megabytes:.0f} MB")
+    click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
+    measured = {key: value for key, value in info.card.items() if key == "half"}
+    for name, text in card_rows(measured):
+        click.echo(f"  {name}  {text}")
 
 
 def print_backbones(specs: Iterable[BackboneSpec]) -> None:

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -256,6 +256,8 @@ def train_head(
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
+                # The folder's name alone: who gets the head need not know what is around it.
+                "data": PureWindowsPath(store.source).name,
                 "estimator": training.estimator,
                 "fitted": fitted,
                 "split": {

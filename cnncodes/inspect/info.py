@@ -11,6 +11,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.images.sources import find_images
 from cnncodes.models.description import (
+    card_rows,
     plain_text,
     precision_rows,
     short_digest,
@@ -166,6 +167,7 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
     head = HeadInfo.from_metadata(metadata, path)
     return {
         **described,
+        **({"card": head.card} if head.card else {}),
         "labels": list(head.labels),
         "training": head.training,
         **_describe_backbone(head.backbone),
@@ -241,6 +243,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return [(name, weights_name(value, described.get("weights_file", "")))]
     if key == "parity":
         return precision_rows(value, described["parity_images"], described.get("quantization", {}))
+    if key == "card":
+        return card_rows(value)
     if key == "training":
         return training_rows(value)
     if key == "backbone_sha256":

@@ -169,6 +169,45 @@ _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
 }
 
 
+def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Describe what only an app has, as pairs of name and text.
+
+    Parameters
+    ----------
+    card : mapping of str to JSON types
+        `HeadInfo.card`. An entry that is not of `bundle` is described as it is.
+
+    Returns
+    -------
+    list of (str, str)
+        Without control characters.
+    """
+    rows = []
+    for key, value in card.items():
+        try:
+            text = _CARD[key](value) if key in _CARD else plain_text(value)
+        except _FOREIGN:
+            text = plain_text(value)
+        rows.append((_CARD_NAMES.get(key, _name(key)), shown(text)))
+    return rows
+
+
+def _half_text(half: Any) -> str:
+    return (
+        f"{counted(half['n_tensors'], 'tensor')} of weights stored as float16; probabilities "
+        f"differ by {half['largest_difference']:.1e} at most, {half['n_same_label']} of "
+        f"{half['n_images']} labels are the same (on drawn images)"
+    )
+
+
+_CARD_NAMES = {"limits": "not for", "date": "made on"}
+_CARD: dict[str, Callable[[Any], str]] = {
+    "limits": lambda text: " ".join(text.split()),  # of several lines, perhaps
+    "half": _half_text,
+    "batch": lambda n_images: f"{counted(n_images, 'image')} at a time, neither more nor fewer",
+}
+
+
 def plain_text(value: Any) -> str:
     """Format JSON types as one line; names of entries have blanks for underscores."""
     return value_text(_named(value))

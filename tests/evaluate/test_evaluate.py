@@ -335,9 +335,11 @@ def test_images_without_labels(small, app, photos, tmp_path):
 
 
 def test_codes_of_another_backbone(small, tmp_path):
-    head = write_head(tmp_path / "other.onnx", ["a", "b", "c"], sha256="cd" * 32)
+    other = replace(EVALUATED_BACKBONE, weights="random:1")
+    names = ["a", "b", "c"]
+    head = write_head(tmp_path / "other.onnx", names, sha256="cd" * 32, backbone=other)
     assert error_of("evaluate", head, small[1]) == (
-        f"Error: {head}: was trained on codes of another backbone (vgg16, imagenet, SHA-256 "
+        f"Error: {head}: was trained on codes of another backbone (vgg16, random:1, SHA-256 "
         f"cdcdcdcd…) than that of {small[1]} (vgg16, imagenet, SHA-256 abababab…); use files that "
         "belong together"
     )
