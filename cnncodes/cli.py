@@ -71,12 +71,14 @@ from cnncodes.parameters import (
     L2,
     LEARNING_RATE,
     NETWORK_BATCH,
+    PORT,
     SECONDS,
     WHITE,
 )
 from cnncodes.printing import (
     emit,
     export_to_json,
+    print_address,
     print_backbones,
     print_benchmarks,
     print_bundle,
@@ -783,6 +785,52 @@ def predict(
     if n_unusable:
         unusable = counted(n_unusable, "image")
         raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")
+
+
+@main.command(
+    **_help(
+        "Open a page that classifies images, with an HTTP API.",
+        "cnncodes serve app.onnx",
+    )
+)
+@click.argument("app", type=INPUT)
+@click.option(
+    "--port",
+    type=whole(PORT),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes any that is free.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="NAME",
+    help="Name or address to listen on; 0.0.0.0 is every network of this machine.",
+)
+@click.option(
+    "--token",
+    envvar="CNNCODES_TOKEN",
+    show_envvar=True,
+    help="What requests must have; by default none on loopback, elsewhere one is made.",
+)
+@click.option(
+    "--open/--no-open",
+    "open_page",
+    default=None,
+    help="Open the page in the browser; by default where there is a desktop.",
+)
+@threads_option
+@provider_option
+def serve(app: Path, **options: Any) -> None:
+    """Open a page to drop photographs on, and an HTTP API beside it; Ctrl-C stops both.
+
+    Only this machine reaches them unless --host is another. Nothing is stored.
+    """
+    from cnncodes.serve.server import serve as run
+
+    run(app, on_ready=print_address, **options)
+    print_note("stopped")
 
 
 @main.command(

@@ -262,6 +262,7 @@ def _shown(number: Any) -> str:
 COUNT = Whole(1, 10**9)  # of images or classes
 SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras accept
 THREADS = Whole(1, 1024)
+PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32

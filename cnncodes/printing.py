@@ -190,6 +190,12 @@ def print_note(note: str) -> None:
     click.echo(f"note: {shown(note)}", err=True)
 
 
+def print_address(url: str) -> None:
+    """Print where the page is, at once also where standard output is a pipe."""
+    click.echo(f"{url}  (Ctrl-C stops the server)")
+    sys.stdout.flush()
+
+
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
     n_classes, rate = len(extraction.class_names), extraction.images_per_second

@@ -72,6 +72,10 @@ ALLOWED = {
     "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.serve.api": {"numpy", "PIL"},
+    "cnncodes.serve.batching": {"numpy", "PIL"},
+    "cnncodes.serve.guard": set(),
+    "cnncodes.serve.server": {"numpy", "PIL", "click"},
     "cnncodes.streams": set(),
     "cnncodes.inspect.verify": {"numpy", "PIL"},
 }
@@ -93,7 +97,18 @@ LAYERS = (
         "extract",
         "quantize",
     ),
-    *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
+    *(
+        "head",
+        "app",
+        "evaluate",
+        "inspect",
+        "serve",
+        "printing",
+        "cli_options",
+        "demo",
+        "cli",
+        "__main__",
+    ),
 )
 
 
@@ -129,6 +144,7 @@ WRONG_COMMANDS = {
     "bundle absent.onnx absent.onnx -o .": "is a folder; name a file inside it",
     "predict absent.onnx absent.jpg --top 0": "--top",
     "bench absent.onnx --batch-sizes 0": "--batch-sizes",
+    "serve absent.onnx --port 65536": "--port",
     "demo absent --nothing": "--nothing",
 }
 

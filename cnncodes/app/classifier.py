@@ -241,7 +241,7 @@ class Classifier:
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
-        return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+        return self.ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
     def predict_files(
         self,
@@ -321,7 +321,7 @@ class Classifier:
                         yield FilePrediction(path, [], image.problem)
                         continue
                     probabilities, explanation = next(rows)
-                    yield FilePrediction(path, self._ranked(probabilities, top), "", explanation)
+                    yield FilePrediction(path, self.ranked(probabilities, top), "", explanation)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.
@@ -419,7 +419,21 @@ class Classifier:
         check_pixels(images, self.input_size)
         return run_session(self._session, self.path, outputs, "images", images)
 
-    def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+    def ranked(self, row: NDArray[np.float32], top: int | None = None) -> list[Prediction]:
+        """Name the classes of one image's probabilities.
+
+        Parameters
+        ----------
+        row : ndarray of float32, shape (n_classes,)
+            A row of `predict_proba`.
+        top : int, optional
+            Number of classes to return, by default all.
+
+        Returns
+        -------
+        list of Prediction
+            The most probable first.
+        """
         order = np.argsort(-row, kind="stable")[:top]
         return [Prediction(self.labels[index], float(row[index])) for index in order]
 
