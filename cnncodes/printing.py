@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cnncodes.images.sources import Source
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
+    from cnncodes.page.folder import PageFolder
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
 
@@ -397,6 +398,14 @@ def print_top(top: int, classifier: Classifier) -> None:
             f"{shown(str(classifier.path))}: has {n_classes} classes; all are printed, not {top}",
             err=True,
         )
+
+
+def print_page(page: PageFolder) -> None:
+    """Print where a page was written."""
+    classes = counted(len(page.labels), "class", "classes")
+    click.echo(
+        f"{page.path}: {classes}, {page.n_bytes / 1e6:.0f} MB; open {page.path / 'index.html'}"
+    )
 
 
 def print_table(predictions: Iterable[FilePrediction]) -> int:

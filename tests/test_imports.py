@@ -99,6 +99,7 @@ LAYERS = (
         "app",
         "evaluate",
         "inspect",
+        "page",
         "serve",
         "printing",
         "cli_options",
