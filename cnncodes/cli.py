@@ -91,6 +91,7 @@ from cnncodes.printing import (
     print_extraction,
     print_list,
     print_note,
+    print_page,
     print_quantization,
     print_source,
     print_table,
@@ -831,6 +832,39 @@ def serve(app: Path, **options: Any) -> None:
 
     run(app, on_ready=print_address, **options)
     print_note("stopped")
+
+
+@main.command(
+    **_help(
+        "Make a folder of web pages that classifies in the browser.",
+        "cnncodes page app.onnx -o page",
+    )
+)
+@click.argument("app", type=INPUT)
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    required=True,
+    metavar="FOLDER",
+    help="Folder to write; index.html in it is the page.",
+)
+@click.option(
+    "--runtime",
+    type=INPUT,
+    metavar="PACKAGE",
+    help="The npm package onnxruntime-web, packed or as a folder; by default npm gets it.",
+)
+@overwrite_option
+@json_option
+def page(app: Path, as_json: bool, **options: Any) -> None:
+    """Make a page that needs no server and no network, only a browser.
+
+    The app runs in it. Put the folder on any web space, or open its index.html from a disk.
+    """
+    from cnncodes.page.folder import write_page
+
+    emit(write_page(app, on_note=print_note, **options), as_json, print_page)
 
 
 @main.command(

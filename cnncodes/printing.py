@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
     from cnncodes.models.metadata import HeadInfo
+    from cnncodes.page.folder import PageFolder
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
 
@@ -404,6 +405,14 @@ def print_top(top: int, classifier: Classifier) -> None:
             f"{shown(str(classifier.path))}: has {n_classes} classes; all are printed, not {top}",
             err=True,
         )
+
+
+def print_page(page: PageFolder) -> None:
+    """Print where a page was written."""
+    classes = counted(len(page.labels), "class", "classes")
+    click.echo(
+        f"{page.path}: {classes}, {page.n_bytes / 1e6:.0f} MB; open {page.path / 'index.html'}"
+    )
 
 
 def print_table(

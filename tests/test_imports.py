@@ -102,6 +102,7 @@ LAYERS = (
         "app",
         "evaluate",
         "inspect",
+        "page",
         "serve",
         "printing",
         "cli_options",
