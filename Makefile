@@ -9,7 +9,8 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	rm -rf cnncodes-demo
+	@# One that was interrupted goes on.
+	test -e cnncodes-demo/.unfinished || rm -rf cnncodes-demo
 	$(BIN)/cnncodes demo cnncodes-demo
 
 test: lint

@@ -26,7 +26,13 @@ from cnncodes.images.decoding import decode_image, load_image, prepare_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
 from cnncodes.machine import available_threads
 from cnncodes.models.metadata import HeadInfo
-from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
+from cnncodes.models.session import (
+    DEFAULT_PROVIDER,
+    fixed_batch,
+    open_session,
+    run_session,
+    warn_of_saturation,
+)
 from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
 from cnncodes.text import counted, listed, shown
 
@@ -288,7 +294,9 @@ class Classifier:
         first = list(islice(paths, MANY))
         precision = self.info.backbone.precision
         n_files = max(n_files, len(first))
-        batch_size = default_batch_size(precision, n_files, min(self._threads, n_files) or 1)
+        batch_size = fixed_batch(self._session) or default_batch_size(
+            precision, n_files, min(self._threads, n_files) or 1
+        )
         n_fitting = n_fitting_workers(self.input_size, batch_size)
         n_workers = max(1, min(self._threads, len(first), n_fitting))
         # Where memory is short, a second session would take more of it.
