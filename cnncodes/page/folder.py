@@ -23,7 +23,8 @@ from cnncodes.files import exists, is_folder
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
 from cnncodes.models.tensors import read_tensors
-from cnncodes.output import check_output
+from cnncodes.output import FOLDER, check_output
+from cnncodes.page import ASSETS
 from cnncodes.parameters import as_path
 from cnncodes.text import first_line
 
@@ -36,9 +37,11 @@ _SCRIPT, _LOADER, _BINARY = (
     "ort-wasm-simd-threaded.mjs",
     "ort-wasm-simd-threaded.wasm",
 )
-_ASSETS = Path(__file__).parent / "assets"
-_PAGE = Path(__file__).parent.parent / "serve" / "page"
-_SHARED = ("style.css", "icon.svg", "camera.js", "evidence.js", "app.js")
+_PAGE = "index.html"
+_COPIED = (
+    *("style.css", "icon.svg", "app.js", "camera.js", "evidence.js"),
+    *("local.js", "pixels.js"),
+)
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; style-src 'self'; "
     "img-src 'self' blob:; connect-src data:; media-src blob:"
@@ -108,13 +111,11 @@ def write_page(
     del session
     info = HeadInfo.from_metadata(metadata, app)
     with _runtime_files(runtime, on_note) as dist, _new_folder(output) as folder:
-        for name in _SHARED:
-            shutil.copy(_PAGE / name, folder / name)
-        for name in ("local.js", "pixels.js"):
-            shutil.copy(_ASSETS / name, folder / name)
+        for name in _COPIED:
+            shutil.copy(ASSETS / name, folder / name)
         shutil.copy(dist / _SCRIPT, folder / _SCRIPT)
-        index = (_PAGE / "index.html").read_text("utf-8")
-        (folder / "index.html").write_text(_without_server(index), "utf-8")
+        page = (ASSETS / _PAGE).read_text("utf-8")
+        (folder / _PAGE).write_text(_without_server(page), "utf-8")
         described = {
             "name": app.name,
             "labels": info.labels,
@@ -169,7 +170,7 @@ def _write_parts(file: Path, name: str, folder: Path) -> tuple[int, int]:
 
 def _check_folder(output: Path, *, overwrite: bool) -> None:
     if not exists(output) and not output.is_symlink():
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, endings=FOLDER)
     elif not is_folder(output):
         raise OutputError(f"{output}: is not a folder; choose another name")
     elif not overwrite:

@@ -7,8 +7,7 @@
 - `api`: the routes, each with its answer in JSON
 - `server`: the socket, the addresses to print, and the end by Ctrl-C
 
-Beside them `openapi.json` describes the API, and the folder ``page`` holds the page: `index.html`,
-`style.css` and `camera.js`, `evidence.js` and `app.js`, which get all answers from `backend.js`.
+Beside them `openapi.json` describes the API. The page itself is in `cnncodes.page`.
 """
 
 from importlib.util import find_spec

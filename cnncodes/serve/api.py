@@ -23,13 +23,14 @@ from cnncodes._version import __version__
 from cnncodes.app.classifier import Classifier
 from cnncodes.app.explain import Explanation
 from cnncodes.errors import CnncodesError
+from cnncodes.page import ASSETS
 from cnncodes.parameters import COUNT
 from cnncodes.serve.batching import Answer, Batcher, BusyError, Upload
 from cnncodes.serve.guard import Access, Guard, problem
 from cnncodes.serve.limits import Limits
 from cnncodes.serve.uploads import Form, Intake, busy
 
-FOLDER = Path(__file__).parent
+OPENAPI = Path(__file__).parent / "openapi.json"
 DEFAULT_TOP = 5  # classes per image
 
 
@@ -52,7 +53,7 @@ class Api:
         self._limits = limits
         self._intake = Intake(limits)
         self._one_at_a_time = anyio.CapacityLimiter(1)  # beside the workers of the batcher
-        self._openapi = json.loads((FOLDER / "openapi.json").read_text("utf-8"))
+        self._openapi = json.loads(OPENAPI.read_text("utf-8"))
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -169,7 +170,7 @@ def create_app(classifier: Classifier, batcher: Batcher, limits: Limits, access:
     ASGI application
         Of HTTP alone: it needs no lifespan.
     """
-    page = StaticFiles(directory=FOLDER / "page", html=True)
+    page = StaticFiles(directory=ASSETS, html=True)
     app = Starlette(
         routes=[*Api(classifier, batcher, limits).routes(), Mount("/", page)],
         exception_handlers={HTTPException: _refuse, Exception: _fail},

@@ -3,6 +3,7 @@
    are those of backend.js. */
 (() => {
   const { app } = cnncodes; // of app-data.js
+  const TOP = 5; // classes, as the server answers
   const PARTS = { model: [], runtime: [] }; // base64, as the files part-NAME-NUMBER.js add them
   cnncodes.part = (name, text) => PARTS[name].push(text);
   let session = null;
@@ -113,7 +114,8 @@
           const { probabilities } = await inTurn(() => run(file));
           const predictions = [...probabilities.data]
             .map((probability, index) => ({ label: app.labels[index], probability }))
-            .sort((a, b) => b.probability - a.probability);
+            .sort((a, b) => b.probability - a.probability)
+            .slice(0, TOP);
           yield { predictions, problem: "" };
         } catch (error) {
           yield { predictions: [], problem: error.message };
