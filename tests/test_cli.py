@@ -31,6 +31,7 @@ from cnncodes.head.train import train_head
 from cnncodes.inspect.bench import benchmark
 from cnncodes.inspect.verify import verify
 from cnncodes.quantize.quantize import quantize_backbone
+from cnncodes.serve.server import serve
 from tests.conftest import Run
 from tests.helpers import error_of, run_command, run_process, write_backbone, write_images
 
@@ -44,11 +45,12 @@ COMMANDS = {
     "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier],
+    "serve": [serve],
     "bench": [benchmark],
     "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "list_all", "output", "predictions", "report", "top"}
+OWN = {"as_json", "layout", "list_all", "open_page", "output", "predictions", "report", "top"}
 
 
 OUTPUTS = [
@@ -122,6 +124,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "curve",
         "bundle",
         "predict",
+        "serve",
         "bench",
         "info",
         "verify",
