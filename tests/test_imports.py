@@ -101,6 +101,7 @@ LAYERS = (
         "head",
         "app",
         "evaluate",
+        "overlap",
         "inspect",
         "page",
         "serve",
