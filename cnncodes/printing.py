@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
     from cnncodes.models.metadata import HeadInfo
+    from cnncodes.overlap.overlap import Overlap
     from cnncodes.page.folder import PageFolder
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
@@ -189,6 +190,19 @@ def print_source(path: Path, source: Source) -> None:
 def print_note(note: str) -> None:
     """Print a note on standard error, beside a result on standard output."""
     click.echo(f"note: {shown(note)}", err=True)
+
+
+def print_overlap(overlap: Overlap, folder: Path) -> None:
+    """Print the number of copies and where they are shown."""
+    n_same = sum(pair.kind == "same" for pair in overlap.pairs)
+    names = [shown(overlap.a.name)]
+    names += [] if overlap.a is overlap.b else [shown(overlap.b.name)]
+    click.echo(
+        f"{' and '.join(names)}: {counted(len(overlap.pairs), 'pair')} of copies, {n_same} of the "
+        f"same file and {len(overlap.pairs) - n_same} near; see {shown(str(folder / 'index.html'))}"
+    )
+    for note in overlap.notes:
+        click.echo(f"  note: {shown(note)}")
 
 
 def print_address(url: str) -> None:
