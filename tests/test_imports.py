@@ -69,6 +69,8 @@ ALLOWED = {
     "cnncodes.models.kinds": set(),
     "cnncodes.models.metadata": set(),
     "cnncodes.models.session": set(),
+    "cnncodes.overlap": set(),
+    "cnncodes.overlap.search": {"numpy", "PIL", "scipy"},
     "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),

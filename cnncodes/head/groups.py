@@ -61,7 +61,7 @@ def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.
     numbers = number_groups(store.digests, store.groups)
     if together is None:
         return numbers
-    pairs = together.pairs_among(store.paths)
+    pairs = np.array(together.pairs_among(store.paths))
     n_groups = int(numbers.max()) + 1
     edges = (np.ones(len(pairs)), (numbers[pairs[:, 0]], numbers[pairs[:, 1]]))
     graph = coo_array(edges, shape=(n_groups, n_groups))

@@ -7,9 +7,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnncodes.errors import SourceError
 from cnncodes.files import check_filled
 from cnncodes.parameters import as_path
@@ -57,7 +54,7 @@ class PathList:
         if not self._names:
             raise SourceError(f"{path}: names no image, so leave {parameter}=FILE out")
 
-    def among(self, paths: Sequence[str]) -> NDArray[np.intp]:
+    def among(self, paths: Sequence[str]) -> list[int]:
         """Return the increasing indices of the images among those of a source.
 
         Raises
@@ -77,10 +74,10 @@ class PathList:
                 f"{shown(min(self._names))}, is in this source; of an overlap.csv the images of "
                 "column b count, so name this source second when you make it"
             )
-        return np.array(rows, np.intp)
+        return rows
 
-    def pairs_among(self, paths: Sequence[str]) -> NDArray[np.intp]:
-        """Return the pairs of which both images are in a source, as indices; shape (n_pairs, 2).
+    def pairs_among(self, paths: Sequence[str]) -> list[tuple[int, int]]:
+        """Return the pairs of which both images are in a source, as indices.
 
         Raises
         ------
@@ -96,7 +93,7 @@ class PathList:
                 f"{self.path}: none of its {counted(len(self._pairs), 'pair')} is within this "
                 "source; compare it with itself: cnncodes overlap SOURCE"
             )
-        return np.array(pairs, np.intp)
+        return pairs
 
     def note(self, n_excluded: int) -> str:
         """Describe the number of images that were left out."""

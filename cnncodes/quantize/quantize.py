@@ -36,7 +36,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.images.decoding import digest_images, load_images
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import UNLABELLED, Source, find_images
+from cnncodes.images.sources import Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.kinds import KINDS, wrong_kind
@@ -209,7 +209,7 @@ def quantize_backbone(
     listing = find_images(images)
     check_output(output, overwrite=overwrite, inputs=listing.files())
     if exclude is not None:
-        listing = _without(listing, PathList(exclude, "exclude"))
+        listing = listing.without(PathList(exclude, "exclude"))
     sample = _draw(images, listing, network.info.input_size, n_images, seed, progress)
     pixels = sample.pixels
     half, rest = len(pixels) // 2, len(pixels) // 4
@@ -286,19 +286,6 @@ class _Sample:
     pixels: NDArray[np.uint8]
     metadata: dict[str, Any]
     notes: tuple[str, ...]
-
-
-def _without(listing: Source, excluded: PathList) -> Source:
-    """Leave out images of a list; labels and groups are not used here."""
-    rows = set(excluded.among(listing.paths))
-    paths = tuple(path for row, path in enumerate(listing.paths) if row not in rows)
-    return Source(
-        root=listing.root,
-        paths=paths,
-        labels=(UNLABELLED,) * len(paths),
-        class_names=(),
-        notes=(*listing.notes, excluded.note(len(rows))),
-    )
 
 
 def _draw(
