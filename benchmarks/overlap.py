@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from page import cnncodes, machine, peak_megabytes, run_apart, table, write_section
 from PIL import Image, ImageEnhance, ImageOps
 
-from cnncodes.extract.store import CodesInfo, Rows, compress, write_codes
+from cnncodes.extract.store import CodesInfo, CodeStore, Rows, compress, write_codes
 from cnncodes.images.folders import images_below
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.overlap.overlap import find_overlap
@@ -184,7 +184,9 @@ def main() -> None:
         if options.backbone:
             codes = Path(name) / "codes.h5"
             cnncodes("extract", options.backbone, images, "-o", codes)
-            columns[f"by codes of {options.backbone.stem}"] = measure(codes, kinds)
+            with CodeStore.open(codes) as store:
+                network = store.backbone.backbone
+            columns[f"by codes of {network}"] = measure(codes, kinds)
         files = [Path(name) / f"{seed}.h5" for seed in (0, 1)]
         for seed, path in enumerate(files):
             write_random_codes(path, seed)
