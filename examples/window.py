@@ -8,10 +8,11 @@ pyinstaller --onefile --windowed --add-data app.onnx:. window.py
 
 import sys
 import tkinter as tk
+from io import BytesIO
 from pathlib import Path
 from tkinter import filedialog, ttk
 
-from PIL import Image, ImageOps, ImageTk
+from PIL import Image, ImageOps
 
 from cnncodes import Classifier, CnncodesError
 
@@ -47,7 +48,7 @@ class Window(tk.Tk):
         """Show a photo and its classes, or why that cannot be done."""
         for old in self.answers.winfo_children():
             old.destroy()
-        self.image: ImageTk.PhotoImage | str = ""  # Tk shows it only while Python holds it
+        self.image: tk.PhotoImage | str = ""  # Tk shows it only while Python holds it
         try:
             predictions = self.classifier.predict(path, top=N_CLASSES)
             photo = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
@@ -56,7 +57,8 @@ class Window(tk.Tk):
             ttk.Label(self.answers, text=str(error), wraplength=SIDE).grid()
         else:
             photo.thumbnail((SIDE, SIDE))
-            self.image = ImageTk.PhotoImage(photo)
+            photo.save(png := BytesIO(), "PNG")
+            self.image = tk.PhotoImage(data=png.getvalue())
             for row, each in enumerate(predictions):
                 share = f"{each.probability:.1%}"
                 ttk.Label(self.answers, text=each.label).grid(row=row, column=0, sticky="w")

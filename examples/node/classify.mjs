@@ -74,5 +74,5 @@ for (const path of photos) {
   const { probabilities } = await session.run({ images }, ["probabilities"]);
   const classes = labels.map((label, index) => [label, probabilities.data[index]]);
   classes.sort((one, other) => other[1] - one[1]);
-  console.log(JSON.stringify({ path, classes: Object.fromEntries(classes) }));
+  console.log(JSON.stringify({ path, classes }));
 }
