@@ -9,7 +9,8 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	rm -rf cnncodes-demo
+	@# One that was interrupted goes on.
+	test -e cnncodes-demo/.unfinished || rm -rf cnncodes-demo
 	$(BIN)/cnncodes demo cnncodes-demo
 
 test: lint
@@ -35,5 +36,5 @@ clean:
 .venv/complete: .venv/installed
 	@echo "Installing in .venv for the tests: TensorFlow and others, 640 MB of packages, 2.4 GB"
 	@echo "more when unpacked; three minutes or so."
-	$(INSTALL) -e '.[export,report,estimators,heic,parquet,dev]'
+	$(INSTALL) -e '.[export,report,estimators,heic,parquet,serve,dev]'
 	touch $@

@@ -74,9 +74,9 @@ def machine(packages: Sequence[str]) -> str:
     return f"{hardware}; Python {platform.python_version()}, {versions}"
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace a section of the page, between its two comments."""
+def write_section(name: str, text: str, path: Path = PAGE) -> None:
+    """Replace a section of a page, between its two comments."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    page = PAGE.read_text("utf-8")
+    page = path.read_text("utf-8")
     before, rest = page.split(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", "utf-8")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", "utf-8")

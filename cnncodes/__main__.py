@@ -1,6 +1,6 @@
 """Run the command line: ``python -m cnncodes`` or the ``cnncodes`` script."""
 
-from cnncodes.interrupts import end_at_once_when_interrupted
+from cnncodes.interrupts import end_at_once_when_interrupted, leave_if_interrupted
 
 
 def main() -> None:
@@ -8,7 +8,11 @@ def main() -> None:
     end_at_once_when_interrupted()
     from cnncodes.cli import main as program
 
-    program(prog_name="cnncodes")
+    try:
+        program(prog_name="cnncodes")
+    except SystemExit as end:
+        leave_if_interrupted(end.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -19,10 +19,16 @@ from click.core import ParameterSource
 
 from cnncodes._version import __version__
 from cnncodes.cli_options import (
+    CODES_OUTPUT,
     FIGURE,
+    FOLDER,
     INPUT,
+    MODEL_OUTPUT,
     OUTPUT,
+    RESULT_OUTPUT,
+    TABLE_OUTPUT,
     CheckedCommand,
+    Network,
     Number,
     Sizes,
     class_weight_option,
@@ -48,26 +54,31 @@ from cnncodes.errors import (
     OutputError,
     SaturationWarning,
     SourceError,
+    SourceWarning,
 )
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.interrupts import Interruptible
 from cnncodes.machine import give_memory_back
+from cnncodes.output import check_output
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
     COUNT,
     DESCENT_BATCH,
     DRAWS,
     EPOCHS,
+    FIXED_BATCH,
     INPUT_SIZE,
     L2,
     LEARNING_RATE,
     NETWORK_BATCH,
+    PORT,
     SECONDS,
     WHITE,
 )
 from cnncodes.printing import (
     emit,
     export_to_json,
+    print_address,
     print_backbones,
     print_benchmarks,
     print_bundle,
@@ -80,6 +91,7 @@ from cnncodes.printing import (
     print_extraction,
     print_list,
     print_note,
+    print_page,
     print_quantization,
     print_source,
     print_table,
@@ -88,7 +100,7 @@ from cnncodes.printing import (
     print_verification,
 )
 from cnncodes.streams import open_silence, prepare
-from cnncodes.text import shown
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import FilePrediction
@@ -124,7 +136,7 @@ class Program(click.Group):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, no use to anyone
             logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it raises too
-            for shown_once in (FileLockWarning, SaturationWarning):
+            for shown_once in (FileLockWarning, SaturationWarning, SourceWarning):
                 warnings.simplefilter("default", shown_once)
             warnings.showwarning = partial(_show_warning, sys.stderr)
             return self._invoke(context)
@@ -197,9 +209,9 @@ def main(debug: bool, quiet: bool) -> None:
         "cnncodes export inception_v3 -o inception_v3.onnx",
     )
 )
-@click.argument("backbone", type=click.Choice(list(BACKBONES)), required=False)
+@click.argument("backbone", type=Network(), required=False, metavar="[NETWORK]")
 @click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.onnx.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default NETWORK.onnx.")
 @click.option(
     "--weights",
     default="imagenet",
@@ -268,7 +280,9 @@ def export(
     metavar="SOURCE",
     help="Images like those to come, as for extract.",
 )
-@click.option("-o", "--output", type=OUTPUT, help="File to write, by default BACKBONE.int8.onnx.")
+@click.option(
+    "-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx."
+)
 @click.option(
     "--n-images",
     type=whole(CALIBRATION_IMAGES),
@@ -312,7 +326,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("source", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Codes file to write.")
+@click.option("-o", "--output", type=CODES_OUTPUT, required=True, help="Codes file to write.")
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
@@ -409,7 +423,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
     )
 )
 @click.argument("codes", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="Head to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
     "--method",
@@ -468,7 +482,7 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--patience",
     type=whole(EPOCHS),
-    help="sgd: stop after this many epochs without improvement.",
+    help="sgd: stop after this many epochs without a lower validation loss.",
 )
 @seed_option("the split and the estimator")
 @overwrite_option
@@ -519,7 +533,7 @@ def train(
 @group_option
 @max_pixels_option
 @provider_option
-@click.option("--report", type=INPUT, metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option(
     "--curve",
     type=INPUT,
@@ -533,7 +547,10 @@ def train(
     help="report: where the images are, found by their content; by default where they were.",
 )
 @click.option(
-    "--predictions", type=OUTPUT, metavar="FILE", help="Write the prediction for each image as CSV."
+    "--predictions",
+    type=TABLE_OUTPUT,
+    metavar="FILE",
+    help="Write the prediction for each image as CSV.",
 )
 @overwrite_option
 @json_option
@@ -566,7 +583,12 @@ def evaluate(
         from cnncodes.evaluate.report import Report
 
         inputs = [path for path in (model, data, backbone) if path is not None]
-        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs)
+        others = [] if predictions is None else [predictions]
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
+    if predictions is not None:
+        options["on_images"] = lambda files: check_output(
+            predictions, overwrite=overwrite, inputs=files
+        )
     with Progress("evaluate", "images") as progress:
         result = measure(model, data, backbone=backbone, progress=progress, **options)
     notes = [] if planned is None else planned.write(result)
@@ -592,7 +614,7 @@ def evaluate(
 @click.option(
     "-o",
     "--output",
-    type=OUTPUT,
+    type=RESULT_OUTPUT,
     default="curve.json",
     show_default=True,
     help="JSON file to write.",
@@ -618,7 +640,9 @@ def evaluate(
 @class_weight_option()
 @overwrite_option
 @json_option
-def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
+def curve(
+    codes: tuple[Path, ...], output: Path, plot: Path | None, as_json: bool, **options: Any
+) -> None:
     """Measure accuracy against the number of training images per class.
 
     Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
@@ -629,8 +653,8 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
     from cnncodes.progress import Progress
 
     with Progress("curve", "heads") as progress:
-        curves = learning_curves(codes, output, progress=progress, **options)
-    emit(curves, as_json, lambda each: print_curves(each, output), to_json=curves_to_json)
+        curves = learning_curves(codes, output, plot=plot, progress=progress, **options)
+    emit(curves, as_json, lambda each: print_curves(each, output, plot), to_json=curves_to_json)
 
 
 @main.command(
@@ -641,7 +665,34 @@ def curve(codes: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 )
 @click.argument("backbone", type=INPUT)
 @click.argument("head", type=INPUT)
-@click.option("-o", "--output", type=OUTPUT, required=True, help="App to write.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
+@click.option(
+    "--winograd",
+    is_flag=True,
+    help="Keep the backbone's convolutions: faster in onnxruntime on a CPU, but slower to load, "
+    "larger in memory, and not for every other runtime.",
+)
+@click.option(
+    "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
+)
+@click.option(
+    "--batch",
+    type=whole(FIXED_BATCH),
+    help="Number of images that the app takes at a time, for compilers that want it fixed; by "
+    "default any number.",
+)
+@click.option(
+    "--golden",
+    type=FOLDER,
+    metavar="DIR",
+    help="Write three images with the app's answers, to check other programs by.",
+)
+@click.option("--limits", metavar="TEXT", help="What the app must not be used for, for its card.")
+@click.option(
+    "--date",
+    metavar="YYYY-MM-DD",
+    help="Date for its card; by default that of SOURCE_DATE_EPOCH, or none.",
+)
 @mixed_option
 @overwrite_option
 @json_option
@@ -650,8 +701,8 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)
-    result = {"path": output, "labels": info.labels}
-    emit(result, as_json, lambda _: print_bundle(output, info.labels))
+    result = {"path": output, "labels": info.labels, "card": info.card}
+    emit(result, as_json, lambda _: print_bundle(output, info))
 
 
 @main.command(
@@ -676,7 +727,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 )
 @click.option(
     "--explain",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="FOLDER",
     help="Folder for pictures of what in each image speaks for and against its class.",
 )
@@ -714,7 +765,11 @@ def predict(
     classifier = Classifier(app, provider=provider, n_images=len(files))
     print_top(top, classifier)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
-    print_as = {"table": print_table, "csv": print_csv, "json": print_list}
+    print_as = {
+        "table": lambda each: print_table(each, files, classifier.labels),
+        "csv": print_csv,
+        "json": print_list,
+    }
     with Progress("predict", "images") as progress:
         predictions = predict_inputs(
             classifier,
@@ -729,7 +784,87 @@ def predict(
             predictions = overlays.write_each(predictions, classifier.info.white)
         n_unusable = print_as[layout](predictions)
     if n_unusable:
-        raise SourceError(f"{n_unusable} of the images could not be used, as listed above")
+        unusable = counted(n_unusable, "image")
+        raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")
+
+
+@main.command(
+    **_help(
+        "Open a page that classifies images, with an HTTP API.",
+        "cnncodes serve app.onnx",
+    )
+)
+@click.argument("app", type=INPUT)
+@click.option(
+    "--port",
+    type=whole(PORT),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 takes any that is free.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="NAME",
+    help="Name or address to listen on; 0.0.0.0 is every network of this machine.",
+)
+@click.option(
+    "--token",
+    envvar="CNNCODES_TOKEN",
+    show_envvar=True,
+    help="What requests must have; by default none on loopback, elsewhere one is made.",
+)
+@click.option(
+    "--open/--no-open",
+    "open_page",
+    default=None,
+    help="Open the page in the browser; by default where there is a desktop.",
+)
+@threads_option
+@provider_option
+def serve(app: Path, **options: Any) -> None:
+    """Open a page to drop photographs on, and an HTTP API beside it; Ctrl-C stops both.
+
+    Only this machine reaches them unless --host is another. Nothing is stored.
+    """
+    from cnncodes.serve.server import serve as run
+
+    run(app, on_ready=print_address, **options)
+    print_note("stopped")
+
+
+@main.command(
+    **_help(
+        "Make a folder of web pages that classifies in the browser.",
+        "cnncodes page app.onnx -o page",
+    )
+)
+@click.argument("app", type=INPUT)
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    required=True,
+    metavar="FOLDER",
+    help="Folder to write; index.html in it is the page.",
+)
+@click.option(
+    "--runtime",
+    type=INPUT,
+    metavar="PACKAGE",
+    help="The npm package onnxruntime-web, packed or as a folder; by default npm gets it.",
+)
+@overwrite_option
+@json_option
+def page(app: Path, as_json: bool, **options: Any) -> None:
+    """Make a page that needs no server and no network, only a browser.
+
+    The app runs in it. Put the folder on any web space, or open its index.html from a disk.
+    """
+    from cnncodes.page.folder import write_page
+
+    emit(write_page(app, on_note=print_note, **options), as_json, print_page)
 
 
 @main.command(
@@ -820,10 +955,8 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         result = check(file, progress=progress, **options)
     emit(result, as_json, print_verification)
     if result.faults:
-        first = result.faults[0]
-        raise FileFormatError(
-            f"{file}: {len(result.faults)} faults; the first, {first.subject}: {first.problem}"
-        )
+        faults = counted(len(result.faults), "fault")
+        raise FileFormatError(f"{file}: has {faults}, listed above")
 
 
 @main.command(
@@ -832,14 +965,19 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
         "cnncodes demo",
     )
 )
-@click.argument("folder", type=INPUT, default="cnncodes-demo")
+@click.argument("folder", type=FOLDER, default="cnncodes-demo")
 @click.option("--all", "all_images", is_flag=True, help="Use all 1,797 digits, not 600.")
 def demo(folder: Path, all_images: bool) -> None:
-    """Run the whole chain on handwritten digits, in a new FOLDER; works offline."""
+    """Run the whole chain on handwritten digits, in a new FOLDER; works offline.
+
+    When it was interrupted, the same command goes on from there.
+    """
     from cnncodes.demo import run_demo
 
     def run(*words: str) -> None:
         # With --debug errors come through as they are, and this command prints them.
-        main.main(["--debug", *words], prog_name="cnncodes", standalone_mode=False)
+        # Not by `main.main`, in which click turns an interrupt into its own line.
+        with main.make_context("cnncodes", ["--debug", *words]) as context:
+            main.invoke(context)
 
     run_demo(folder, run, all_images=all_images)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from cnncodes.export.backbones import BACKBONES
 from cnncodes.models.session import DEFAULT_PROVIDER
-from cnncodes.output import check_output
+from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
     MAX_PIXELS,
     SEED,
@@ -22,6 +23,7 @@ from cnncodes.parameters import (
     Real,
     Whole,
 )
+from cnncodes.text import similar
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,8 +53,31 @@ class Number(click.FloatRange):
         return number
 
 
-class OutputPath(click.Path):
-    """A file to write: `pathlib` drops a slash at the end, which only a folder can have."""
+class WrittenPath(click.Path):
+    """A file or folder to write: ``-`` would seem to mean standard output."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a path."""
+        if os.fsdecode(value) == "-":
+            self.fail("results go to files, not to standard output; name one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputPath(WrittenPath):
+    """A file to write: `pathlib` drops a slash at the end, which only a folder can have.
+
+    Parameters
+    ----------
+    endings : sequence of str
+        As for `check_output`.
+    """
+
+    def __init__(self, endings: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.endings = endings
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Turn what was typed into a path."""
@@ -77,8 +102,20 @@ class FigurePath(OutputPath):
 class CheckedCommand(click.Command):
     """A command whose output paths are checked before it imports what its work needs."""
 
+    allow_extra_args = True  # refused below, with what to do
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse arguments beyond those of the command."""
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            message = f"one argument too many: {rest[0]}"
+            if any("SOURCE" in (each.metavar or str(each.name).upper()) for each in self.params):
+                message += "; SOURCE is one folder or CSV file, so put the images of all into one"
+            ctx.fail(message)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Check the output paths, then run the command."""
+        """Check the output paths, then run the command; without its result nothing is kept."""
         values = {each: ctx.params.get(each.name or "") for each in self.params}
         inputs = [
             path
@@ -90,8 +127,32 @@ class CheckedCommand(click.Command):
         overwrite = bool(ctx.params.get("overwrite")) or "update" in ctx.params
         for each, value in values.items():
             if isinstance(each.type, OutputPath) and value is not None:
-                check_output(value, overwrite=overwrite, inputs=inputs)
-        return super().invoke(ctx)
+                check_output(value, overwrite=overwrite, inputs=inputs, endings=each.type.endings)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            writes = any(isinstance(each.type, OutputPath) for each in self.params)
+            if interrupt.args or not writes:  # it has said already what is kept
+                raise
+            raise KeyboardInterrupt(
+                "nothing is kept, and the same command starts from the beginning"
+            ) from None
+
+
+class Network(click.Choice):  # type: ignore[type-arg]
+    """A network that can be exported; a name that is none of them is answered by the nearest."""
+
+    def __init__(self) -> None:
+        super().__init__(list(BACKBONES))
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> str:
+        """Return the name as it was typed, if it is one."""
+        if value not in BACKBONES:
+            near = similar(value, BACKBONES)
+            meant = f"did you mean {near[0]}? " if near else ""
+            all_names = "cnncodes export --list prints all"
+            self.fail(f"{value!r} is no network of the table; {meant}{all_names}", param, ctx)
+        return str(value)
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]
@@ -144,8 +205,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 
 # Whether a path can be read is reported by what reads it, as for any other failure.
 INPUT = click.Path(path_type=Path, readable=False)
-OUTPUT = OutputPath(path_type=Path, readable=False)
-FIGURE = FigurePath(path_type=Path, readable=False)
+FOLDER = WrittenPath()
+OUTPUT, FIGURE = OutputPath(), FigurePath()  # whose own checks know the endings
+MODEL_OUTPUT, CODES_OUTPUT = OutputPath(MODEL), OutputPath(CODES)
+RESULT_OUTPUT, TABLE_OUTPUT = OutputPath(RESULT), OutputPath(TABLE)
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace the output file if it exists."

@@ -15,16 +15,18 @@ from cnncodes.errors import MissingDependencyError, OutputError, WeightsError
 from cnncodes.evaluate.charts import require
 from cnncodes.export.backbones import BACKBONES, DEFAULT_INPUT_SIZE
 from cnncodes.extract.store import CodeStore
-from cnncodes.files import exists, is_file
+from cnncodes.files import exists, is_file, is_folder
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
+from cnncodes.output import FOLDER, check_ending
 from cnncodes.printing import print_note
 from cnncodes.progress import Progress
 from cnncodes.text import shown
 
 REPLACING = ("export", "train", "evaluate", "bundle")  # commands that keep no file by themselves
 N_IMAGES = 600
+UNFINISHED = ".unfinished"  # a file that marks the folder until all is done
 N_SHOWN = 5
 SIDE = 64  # pixels; the digits are 8 × 8 and enlarged for people to see
 
@@ -44,11 +46,12 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
     Raises
     ------
     OutputError
-        The folder is not empty or cannot be made.
+        The folder is not empty, nor that of an interrupted demo, or cannot be made.
+    KeyboardInterrupt
+        With a message about what is kept.
     CnncodesError
         A step failed.
     """
-    from cnncodes.export.weights import fetch_weights
 
     def step(*arguments: str | Path) -> None:
         """Print a command, then run it: what is printed is what is done."""
@@ -59,7 +62,19 @@ def run_demo(folder: Path, run: Callable[..., None], *, all_images: bool) -> Non
         run(*words)
 
     program = words_of_program(sys.argv[0])
-    _make_empty(folder)
+    _prepare(folder)
+    try:
+        _run_steps(folder, step, all_images=all_images)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{folder} keeps what is done, and the same command goes on from there"
+        ) from None
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _run_steps(folder: Path, step: Callable[..., None], *, all_images: bool) -> None:
+    from cnncodes.export.weights import fetch_weights
+
     try:
         with Progress("download", "MB") as progress:
             network = BACKBONES["inception_v3"]
@@ -148,10 +163,15 @@ def write_digits(folder: Path, n_images: int | None) -> list[Path]:
         if index == n_images:  # they are in random order
             break
         path = folder / str(label) / f"digit_{index:04}.png"
+        paths.append(path)
+        if path.exists():  # of an interrupted demo; a new time would end its extraction too
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         ink = np.round(255 * pixels / digits.images.max()).astype(np.uint8)
-        Image.fromarray(ink).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
-        paths.append(path)
+        digit = Image.fromarray(ink).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        temporary = path.with_suffix(".new")  # an interrupt must not leave half of one
+        digit.save(temporary, "PNG")
+        temporary.replace(path)
     return paths
 
 
@@ -163,13 +183,18 @@ def _can_report() -> bool:
     return True
 
 
-def _make_empty(folder: Path) -> None:
+def _prepare(folder: Path) -> None:
+    """Make the folder, or accept that of an interrupted demo, and mark it as unfinished."""
     if is_file(folder):
         with needing(folder, (), "a folder", "name a new one", error=OutputError):
             raise OutputError(f"{folder}: is not a folder; name a new one")
+    if not is_folder(folder):
+        check_ending(folder, FOLDER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
+        occupied = any(folder.iterdir()) and not (folder / UNFINISHED).exists()
+        if not occupied:
+            (folder / UNFINISHED).touch()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     if occupied:

@@ -63,5 +63,9 @@ class SaturationWarning(UserWarning):
     """An int8 network overflows the 16-bit sums of this processor."""
 
 
+class SourceWarning(UserWarning):
+    """Images are hardly what is meant: folders that are no classes, or many unusable files."""
+
+
 class FileLockWarning(UserWarning):
     """A file system has no locks, so two processes may write one file."""

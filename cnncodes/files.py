@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,21 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
+def remedy_for_absent(path: Path) -> str:
+    """Return what to do about an absent file whose path is a web address or a pattern; else "".
+
+    Parameters
+    ----------
+    path : Path
+        A path that does not exist. `pathlib` leaves one slash of the two in an address.
+    """
+    if re.match(r"(https?|ftp):[/\\]", str(path), re.IGNORECASE):
+        return "this is a web address; download the file, and name it"
+    if re.search(r"[*?[]", str(path)):
+        return "a pattern stands for files only without quotes around it, and where some match it"
+    return ""
+
+
 def check_regular(
     path: Path, remedy: str = "", *, error: type[CnncodesError] = FileFormatError
 ) -> os.stat_result:
@@ -123,6 +139,7 @@ def check_regular(
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as cause:
+        remedy = remedy_for_absent(path) or remedy
         raise error(f"{path}: no such file{remedy and '; '}{remedy}") from cause
     except (OSError, ValueError) as cause:  # a null byte is a ValueError
         reason = getattr(cause, "strerror", None) or cause

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileLockWarning, OutputError
 from cnncodes.files import exists, is_folder, kind_of
 
 OPEN_ELSEWHERE = "is open in another program; close it there, and run the command again"
 # Windows's error codes for a file that is open elsewhere, or locked.
 _ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION = 5, 32, 33
+# Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
+_NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+_temporary: set[Path] = set()  # files of `replacing`
+
+# Endings of each format, the first of which errors name; a table of `convert` has its own.
+MODEL, CODES, RESULT, TABLE = (".onnx",), (".h5", ".hdf5"), (".json",), (".csv",)
+FOLDER = ("",)  # has none
+_CONVERTED = (".csv", ".tab", ".npz", ".parquet")
+# A file of another format must not be called so; any other ending is the user's own affair.
+_ENDINGS = frozenset(
+    [
+        *(*MODEL, *CODES, *RESULT, *_CONVERTED, ".keras", ".npy", ".tsv", ".xlsx", ".html", ".htm"),
+        *(".svg", ".png", ".jpg", ".jpeg", ".pdf", ".zip", ".pkl", ".joblib", ".pt", ".pth"),
+    ]
+)
 
 
-def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
+    endings: Sequence[str] = (),
+) -> None:
     """Check before hours of work that a result can be written.
 
     Parameters
@@ -28,12 +55,15 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         Whether an existing file may be replaced; only a regular file ever is.
     inputs : iterable of str or Path
         What the result is made from, which is never replaced, whatever its name.
+    endings : sequence of str
+        Those of the result's format; another format's is refused. Empty for any ending.
 
     Raises
     ------
     OutputError
         The folder is missing or read-only, the path leads to a folder, device, FIFO, socket,
-        input or the file that standard output or standard error goes to, or a file exists.
+        input or the file that standard output or standard error goes to, a file exists, or the
+        ending is that of another format.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -55,10 +85,41 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path] = 
         raise OutputError(
             f"{path}: is where standard output or standard error goes; choose another name"
         )
+    check_ending(path, endings)
     if status is not None and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or pass overwrite=True")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to")
+
+
+def check_ending(path: Path, endings: Sequence[str]) -> None:
+    """Refuse a path whose ending is that of another format than the result has.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder to write.
+    endings : sequence of str
+        Those of the result's format; empty for any ending.
+
+    Raises
+    ------
+    OutputError
+        The ending is a known one, and none of `endings`.
+    """
+    suffix = path.suffix.lower()
+    if not endings or suffix in endings or suffix not in _ENDINGS:
+        return
+    if endings == FOLDER:
+        raise OutputError(
+            f"{path}: a folder is written, not a {suffix} file; choose a name such as "
+            f"{path.with_suffix('').name}"
+        )
+    another = path.with_suffix(endings[0]).name
+    remedy = f"choose a name such as {another}"
+    if endings == CODES and suffix in _CONVERTED:
+        remedy += f", and make a {suffix} file of it by cnncodes convert"
+    raise OutputError(f"{path}: a {endings[0]} file is written, not a {suffix} file; {remedy}")
 
 
 def check_unfinished(path: Path) -> None:
@@ -76,6 +137,60 @@ def check_unfinished(path: Path) -> None:
         raise foreign_object(path, kind_of(status.st_mode))
 
 
+def open_unfinished(path: Path, *, mode: int = 0o600) -> BinaryIO:
+    """Open and lock the file of unfinished work, to append; create it if it is absent.
+
+    The lock is released when the file is closed or the process ends, however it ends.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mode : int
+        Permissions of a new file, before the umask. It is private by default, since what it
+        becomes may replace a private file.
+
+    Returns
+    -------
+    file object
+        The file, unbuffered.
+
+    Raises
+    ------
+    OutputError
+        As `check_unfinished`, or another process has the lock.
+    OSError
+        It cannot be opened.
+    """
+    while True:
+        check_unfinished(path)
+        opener = partial(_open_plain, mode=mode)
+        file = open(path, "a+b", buffering=0, opener=opener)  # noqa: SIM115
+        try:
+            try:
+                _lock(file)
+            except BlockingIOError:
+                raise
+            except OSError as error:  # as on NFS without its lock service, SMB and some of FUSE
+                warnings.warn(
+                    f"{path}: this disk has no file locks ({error.strerror or error}); take care "
+                    "that no other process writes the same file",
+                    FileLockWarning,
+                    stacklevel=2,
+                )
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(f"{path}: another process is writing it; wait for it") from error
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the process that held the lock has removed the file: try again
+
+
 def foreign_object(path: Path, kind: str) -> OutputError:
     """Return the error for a foreign object at the path of unfinished work.
 
@@ -87,8 +202,7 @@ def foreign_object(path: Path, kind: str) -> OutputError:
         What it is, with its article.
     """
     return OutputError(
-        f"{path}: is {kind}, and unfinished work is kept under that name; move it away, or choose "
-        "another output name"
+        f"{path}: is {kind}, and unfinished work is kept under that name; move it away"
     )
 
 
@@ -121,6 +235,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     target = _target(path)
     # Named before it exists, so that an interrupt at any moment can remove it.
     temporary = target.with_name(f".cnncodes-{secrets.token_hex(8)}")
+    _temporary.add(temporary)
     try:
         # A new file has the permissions that the umask leaves; one that replaces another is
         # private while it is written.
@@ -140,6 +255,18 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+        _temporary.discard(temporary)
+
+
+def _remove_temporary(process: int = os.getpid()) -> None:
+    """Remove what an interrupt between `replacing` and its block has left, at the end."""
+    if os.getpid() == process:  # not in a fork of it
+        for path in _temporary:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+atexit.register(_remove_temporary)
 
 
 def is_open_elsewhere(error: Exception) -> bool:
@@ -211,3 +338,25 @@ def _set_owner(path: Path, replaced: os.stat_result) -> bool:
             os.chown(path, owner, replaced.st_gid)
             return True
     return status.st_gid == replaced.st_gid
+
+
+def _open_plain(path: str, flags: int, *, mode: int) -> int:
+    """Open a file without following a link or waiting for the other end of a FIFO."""
+    return os.open(path, flags | _NO_LINK_OR_FIFO, mode)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        file.seek(2**31 - 1)  # beyond the end: locked bytes cannot be read by others
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:  # raised where another process has the lock
+            raise BlockingIOError from error
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

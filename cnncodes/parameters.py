@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import ParameterError
+from cnncodes.text import similar
 
 MAX_SHOWN_BITS = 128
 
@@ -96,7 +97,9 @@ def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
     if not isinstance(value, str) or value not in choices:
         words = [repr(each) for each in choices]
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-        raise ParameterError(f"{name} must be {wanted}, not {value!r:.40}")
+        near = similar(value, choices) if isinstance(value, str) else []
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError(f"{name} must be {wanted}, not {value!r:.40}{meant}")
     return value
 
 
@@ -259,11 +262,13 @@ def _shown(number: Any) -> str:
 COUNT = Whole(1, 10**9)  # of images or classes
 SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras accept
 THREADS = Whole(1, 1024)
+PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
 CALIBRATION_IMAGES = Whole(8, 100_000)
 NETWORK_BATCH = Whole(1, 4096)  # images
+FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up
 SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)

@@ -15,10 +15,15 @@ import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.images.sources import UNLABELLED
-from cnncodes.models.description import closeness_text, precision_rows, weights_text
-from cnncodes.models.session import FULL_WEIGHTS
+from cnncodes.models.description import (
+    card_rows,
+    fitted_text,
+    is_random,
+    precision_rows,
+    weights_text,
+)
 from cnncodes.streams import write_as_utf8
-from cnncodes.text import counted, csv_cell, shown, value_text
+from cnncodes.text import counted, csv_cell, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
     from cnncodes.images.sources import Source
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
+    from cnncodes.models.metadata import HeadInfo
+    from cnncodes.page.folder import PageFolder
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
 
@@ -45,6 +52,7 @@ WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
+MAX_WIDTH = 50  # of an aligned column of names
 
 
 def print_json(value: Any) -> None:
@@ -86,10 +94,13 @@ def _plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def print_bundle(path: Path, labels: Sequence[str]) -> None:
-    """Print which file was made."""
+def print_bundle(path: Path, info: HeadInfo) -> None:
+    """Print which file was made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
-    click.echo(f"{shown(str(path))}: {len(labels)} classes, {megabytes:.0f} MB")
+    click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
+    measured = {key: value for key, value in info.card.items() if key == "half"}
+    for name, text in card_rows(measured):
+        click.echo(f"  {name}  {text}")
 
 
 def print_backbones(specs: Iterable[BackboneSpec]) -> None:
@@ -121,30 +132,27 @@ def print_export(exported: Export) -> None:
     click.echo(f"{shown(str(exported.path))}: {info.backbone}, {weights}")
     click.echo(f"  codes   {_shape(exported.code_shape)} for an image of {_shape(size)}")
     ((name, text),) = precision_rows(info.parity, info.parity_images, {})
-    click.echo(f"  {name}  {text}")
+    click.echo(f"  {name:6}  {text}")
 
 
 def print_quantization(quantized: Quantization) -> None:
     """Print how close the int8 codes are to the float32 ones, and the speed-up."""
-    near, (before, after) = quantized.closeness, quantized.images_per_second
+    before, after = quantized.images_per_second
     spreads = [f"{least:.1f}–{most:.1f}" for least, most in quantized.images_per_second_spread]
     sizes = [f"{size / 1e6:.1f} MB" for size in quantized.file_sizes]
-    settings = quantized.settings
-    bits = "8 bits" if settings.weight_limit == FULL_WEIGHTS else "7 bits"
-    click.echo(f"{shown(str(quantized.path))}: {shown(quantized.info.backbone)}, int8")
-    click.echo(f"  codes   {closeness_text(asdict(near))}")
-    click.echo(
-        f"  speed   {after:.1f} images per second ({spreads[1]} in rounds by turns), before "
-        f"{before:.1f} ({spreads[0]}): {after / before:.1f} times"
-    )
-    click.echo(f"  size    {sizes[1]}, before {sizes[0]}")
-    ranges = "all values" if settings.method == "max" else settings.method
-    left_float = counted(len(settings.floats), "convolution")
-    click.echo(
-        f"  made    calibration ranges by {ranges} on {counted(quantized.n_calibration, 'image')}, "
-        f"equalization {settings.equalization:g}, weights of {bits}"
-        + (f", {left_float} left in float32" if settings.floats else "")
-    )
+    info = quantized.info
+    click.echo(f"{shown(str(quantized.path))}: {shown(info.backbone)}, int8")
+    rows = [
+        *precision_rows(info.parity, info.parity_images, json.loads(info.quantization)),
+        (
+            "speed",
+            f"{after:.1f} images per second (rounds of {spreads[1]}), {after / before:.1f} times "
+            f"that of float32, {before:.1f} ({spreads[0]})",
+        ),
+        ("size", f"{sizes[1]}, float32 {sizes[0]}"),
+    ]
+    for name, text in rows:
+        click.echo(f"  {name:11}  {text}")
     if after < WORTHWHILE * before or not quantized.is_close:
         click.echo("  Not worth it: this network does better in its float32 file.")
     for note in quantized.notes:
@@ -174,7 +182,8 @@ def print_source(path: Path, source: Source) -> None:
         n_groups = len({group for group in source.groups if group})
         click.echo(f"  {counted(n_groups, 'group')}, which no split separates", err=True)
     for note in source.notes:
-        click.echo(f"  note: {shown(note)}", err=True)
+        if note not in source.doubts:  # which are warnings
+            click.echo(f"  note: {shown(note)}", err=True)
 
 
 def print_note(note: str) -> None:
@@ -182,9 +191,15 @@ def print_note(note: str) -> None:
     click.echo(f"note: {shown(note)}", err=True)
 
 
+def print_address(url: str) -> None:
+    """Print where the page is, at once also where standard output is a pipe."""
+    click.echo(f"{url}  (Ctrl-C stops the server)")
+    sys.stdout.flush()
+
+
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
-    n_classes = len(extraction.class_names)
+    n_classes, rate = len(extraction.class_names), extraction.images_per_second
     if extraction.is_unchanged:
         click.echo(
             f"{shown(str(extraction.path))}: complete already, with the same "
@@ -196,16 +211,17 @@ def print_extraction(extraction: Extraction) -> None:
     click.echo(
         f"{shown(str(extraction.path))}: {counted(extraction.n_images, 'image')}, "
         f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
-        f"{_shape(extraction.code_shape)}; {extraction.images_per_second:.1f} images per second"
+        f"{_shape(extraction.code_shape)}{f'; {rate:.1f} images per second' if rate else ''}"
     )
-    workers = counted(extraction.workers, "worker")
-    images = counted(extraction.batch_size, "image")
-    click.echo(f"  by {workers}, {images} at a time in each")
+    if rate:  # else there was nothing to compute
+        workers = counted(extraction.workers, "worker")
+        images = counted(extraction.batch_size, "image")
+        click.echo(f"  by {workers}, {images} at a time in each")
     if extraction.n_resumed:
         click.echo(f"  went on after {counted(extraction.n_resumed, 'image')} of an earlier run")
     if extraction.n_reused:
-        images = counted(extraction.n_reused, "image")
-        click.echo(f"  {images} had codes in the file that was there")
+        kept = counted(extraction.n_reused, "image")
+        click.echo(f"  kept the codes of {kept} from the file as it was before")
     if extraction.skipped:
         skipped = counted(len(extraction.skipped), "image")
         click.echo(f"  {skipped} skipped (cnncodes info lists all):")
@@ -262,6 +278,7 @@ def print_benchmarks(benchmarks: Sequence[Benchmark]) -> None:
     click.echo(
         f"images/s is the median of {benchmarks[0].best.rounds} rounds{turns}; min–max are the "
         "slowest and the fastest of them\n"
+        "of single images, half take at most p50, and 95 of 100 at most p95\n"
         "\nimages/s by batch size, for parallel batches × threads of each; * is the rate above"
     )
     sizes = list(dict.fromkeys(each.batch_size for each in benchmarks[0].throughputs))
@@ -288,22 +305,17 @@ def print_epoch(epoch: Epoch, progress: Progress) -> None:
 
 def print_training(training: Training) -> None:
     """Print the scores of a head and how it was fitted."""
-    click.echo(f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}")
+    click.echo(
+        f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}"
+        f"{_caution(training.weights)}"
+    )
     width = len(str(max(training.train.n_images, training.test.n_images)))
-    _print_score("train", training.train, training.weights, width)
-    _print_score("test", training.test, training.weights, width)
+    _print_score("train", training.train, width)
+    _print_score("test", training.test, width)
     if training.majority is not None:
         _print_majority(training.majority)
-    long = ("C_scores", "parameters")
-    fitted = value_text({key: value for key, value in training.fitted.items() if key not in long})
+    fitted = fitted_text(training.fitted)
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
-    if "C_scores" in training.fitted:
-        scores = training.fitted["C_scores"]
-        tried = ", ".join(f"{C:g} {score:.4f}" for C, score in scores.items())
-        click.echo(
-            f"  C chosen by log loss in cross-validation on the training part: {tried}"
-            f"{_caution(training.weights)}"
-        )
     for note in training.notes:
         click.echo(f"  note: {shown(note)}")
 
@@ -311,23 +323,22 @@ def print_training(training: Training) -> None:
 def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
     """Print the metrics, the worst classes, the commonest confusions and the files written."""
     figures, model = evaluation.metrics, evaluation.model
-    caution = _caution(model.backbone.weights)
-    n_classes = len(figures.classes)
     click.echo(
-        f"{shown(model.path)}: {counted(figures.n_images, 'image')} of "
-        f"{shown(evaluation.data.path)}, {n_classes} classes"
+        f"{shown(model.path)}: evaluated on {counted(figures.n_images, 'image')} of "
+        f"{shown(evaluation.data.path)}, {len(figures.classes)} classes"
+        f"{_caution(model.backbone.weights)}"
     )
-    click.echo(f"  accuracy           {figures.accuracy:.1%}{caution}")
+    click.echo(f"  accuracy           {figures.accuracy:.1%}")
     if figures.top5_accuracy is not None:
-        click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}{caution}")
-    click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}{caution}")
-    click.echo(f"  log loss           {figures.log_loss:.4f}{caution}")
-    click.echo(f"  calibration error  {figures.calibration_error:.1%}{caution}")
+        click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}")
+    click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}")
+    click.echo(f"  log loss           {figures.log_loss:.4f}")
+    click.echo(f"  calibration error  {figures.calibration_error:.1%}")
     click.echo(
-        f"  always naming the most common of these, {shown(figures.majority_label)}: "
-        f"{figures.majority:.1%}"
+        f"  for comparison     {figures.majority:.1%} is the accuracy of always predicting "
+        f"{shown(figures.majority_label)}"
     )
-    _print_classes(figures.worst_classes(), caution)
+    _print_classes(figures.worst_classes())
     for each in figures.confusions(CONFUSIONS_SHOWN):
         images = counted(each.n_images, "image")
         click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
@@ -339,11 +350,11 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         click.echo(f"{shown(str(predictions))}: the prediction for each image")
 
 
-def print_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Print a table per codes file: accuracy by number of training images per class."""
+def print_curves(curves: Sequence[Curve], path: Path, plot: Path | None) -> None:
+    """Print a table per codes file, accuracy by number of training images, and what was written."""
     for curve in curves:
         click.echo(
-            f"{shown(curve.codes)}: {shown(curve.backbone)}, "
+            f"{shown(curve.codes)}: {shown(curve.network)}, "
             f"{weights_text(curve.weights, curve.weights_file)}, {curve.n_classes} classes; "
             f"tested on {counted(curve.n_test, 'image')}"
         )
@@ -354,18 +365,20 @@ def print_curves(curves: Sequence[Curve], path: Path) -> None:
             spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
             click.echo(
                 f"  {point.per_class:16}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
-                f"{_caution(curve.weights)}"
             )
         n_draws = [len(point.accuracies) for point in curve.points]
         if max(n_draws) > 1:
-            once = "; all of them make one fit" if min(n_draws) == 1 else ""
+            once = "; with all of them there is one fit" if min(n_draws) == 1 else ""
             click.echo(
-                f"  mean ± standard deviation of {max(n_draws)} draws of the training images{once}"
+                f"  mean ± standard deviation over {max(n_draws)} draws of the training images"
+                f"{once}"
             )
-        click.echo(f"  {shown(curve.summary)}{_caution(curve.weights)}")
+        click.echo(f"  {shown(curve.summary)}")
         for note in curve.notes:
             click.echo(f"  note: {shown(note)}")
-    click.echo(f"written to {shown(str(path))}")
+    click.echo(f"{shown(str(path))}: the numbers")
+    if plot is not None:
+        click.echo(f"{shown(str(plot))}: the chart")
 
 
 def print_verification(verification: Verification) -> None:
@@ -374,9 +387,10 @@ def print_verification(verification: Verification) -> None:
     for each in verification.checked:
         click.echo(f"  checked: {shown(each)}")
     if verification.largest_difference == 0:
-        click.echo("  are equal to the stored codes")
+        click.echo("  those computed again are equal to the stored codes")
     elif verification.largest_difference is not None:
-        click.echo(f"  differ by at most {verification.largest_difference:.1e} of the largest code")
+        difference = f"{verification.largest_difference:.1e} of the largest code"
+        click.echo(f"  those computed again differ from the stored codes by at most {difference}")
     for fault in verification.faults:
         click.echo(f"  WRONG: {shown(fault.subject)}: {shown(fault.problem)}")
     if not verification.faults:
@@ -393,15 +407,41 @@ def print_top(top: int, classifier: Classifier) -> None:
         )
 
 
-def print_table(predictions: Iterable[FilePrediction]) -> int:
-    """Print a line per image as results arrive; return the number of unusable images."""
+def print_page(page: PageFolder) -> None:
+    """Print where a page was written."""
+    classes = counted(len(page.labels), "class", "classes")
+    click.echo(
+        f"{page.path}: {classes}, {page.n_bytes / 1e6:.0f} MB; open {page.path / 'index.html'}"
+    )
+
+
+def print_table(
+    predictions: Iterable[FilePrediction], files: Sequence[Path | None], labels: Iterable[str]
+) -> int:
+    """Print a line per image as results arrive; return the number of unusable images.
+
+    Parameters
+    ----------
+    predictions : iterable of FilePrediction
+        The results.
+    files : sequence of Path or None
+        Their files, known in advance; of several, the columns are aligned.
+    labels : iterable of str
+        The classes.
+    """
+    path_width = label_width = percent_width = 0
+    if len(files) > 1:
+        path_width = min(MAX_WIDTH, max(len(shown(str(file or "-"))) for file in files))
+        label_width = min(MAX_WIDTH, max(len(shown(label)) for label in labels))
+        percent_width = len("100.0%")
     n_unusable = 0
     for image in predictions:
         n_unusable += bool(image.problem)
         named = "  ".join(
-            f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
+            f"{shown(each.label):{label_width}} {each.probability:{percent_width}.1%}"
+            for each in image.predictions
         )
-        click.echo(f"{shown(str(image.path))}  {named or shown(image.problem)}")
+        click.echo(f"{shown(str(image.path)):{path_width}}  {named or shown(image.problem)}")
     return n_unusable
 
 
@@ -438,11 +478,11 @@ def _as_json(image: FilePrediction) -> dict[str, Any]:
     return described
 
 
-def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
+def _print_classes(classes: list[ClassMetrics]) -> None:
     some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
     heading = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
     width = max(len(shown(each.label)) for each in some)
-    click.echo(f"  classes, {heading}{caution}:")
+    click.echo(f"  classes, {heading}:")
     for each in some:
         precision = "–" if each.precision is None else f"{each.precision:.1%}"
         click.echo(
@@ -451,26 +491,29 @@ def _print_classes(classes: list[ClassMetrics], caution: str) -> None:
         )
 
 
-def _print_score(part: str, score: Score, weights: str, width: int) -> None:
+def _print_score(part: str, score: Score, width: int) -> None:
     """Print the metrics of a part; `width` is that of the column of numbers of images."""
     if score.accuracy is None:
-        click.echo(f"  {part:5}  no images")
+        click.echo(f"  {part:5}  no images: nothing is tested")
         return
     images = "image " if score.n_images == 1 else "images"
     click.echo(
         f"  {part:5}  {score.n_images:{width}} {images}  loss {score.loss:.4f}  "
-        f"accuracy {score.accuracy:.1%}{_caution(weights)}"
+        f"accuracy {score.accuracy:.1%}"
     )
 
 
 def _print_majority(majority: float) -> None:
     """Print the test accuracy of always predicting the most common training class."""
-    click.echo(f"  always naming the most common class of training: {majority:.1%} of the test")
+    click.echo(
+        f"  for comparison, always predicting the most common class is right for {majority:.1%} of "
+        "the test images"
+    )
 
 
 def _caution(weights: str) -> str:
-    """Mark a metric of random weights, which does not carry over to trained ones."""
-    return "  (random weights)" if weights.startswith("random") else ""
+    """Mark metrics of random weights, which do not carry over to trained ones."""
+    return "  (random weights)" if is_random(weights) else ""
 
 
 def _shape(shape: Iterable[int]) -> str:

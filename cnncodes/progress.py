@@ -80,10 +80,12 @@ class Progress:
             return
         self._last_shown = now
         if self._on_terminal:
-            columns = _columns()
-            filled = BAR_WIDTH * self._done // max(self._total, 1)
-            line = "━" * filled + "─" * (BAR_WIDTH - filled) + " " + self._state(now)
-            self._write(_ERASE_LINE + line[: columns - 1])
+            state = self._state(now)
+            room = _columns() - 1
+            width = max(0, min(BAR_WIDTH, room - 1 - len(state)))  # the numbers come first
+            filled = width * self._done // max(self._total, 1)
+            line = ("━" * filled + "─" * (width - filled) + " ").lstrip(" ") + state
+            self._write(_ERASE_LINE + line[:room])
         else:
             self._write(f"{self._state(now)}\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 NAMES_LISTED, NAME_LENGTH = 3, 80
@@ -34,6 +34,13 @@ def listed(names: Sequence[str]) -> str:
     """Return the first names, each shortened, with an ellipsis if there are more."""
     first = [shortened(name, NAME_LENGTH) for name in names[:NAMES_LISTED]]
     return ", ".join(first) + (", …" if len(names) > NAMES_LISTED else "")
+
+
+def similar(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to 3 of the names that are spelt like a name in any case, the nearest first."""
+    from difflib import get_close_matches  # only for errors
+
+    return get_close_matches(name.lower(), names, n=3, cutoff=0.6)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -3,7 +3,7 @@
 Usage: python docs/tutorial_photos.py FOLDER    (needs scikit-image)
 
 The pictures that scikit-image and scikit-learn bring along are cut into small, turned and
-differently lit sections in grey, a folder for each picture. Sections of one picture overlap, so a
+differently lit sections, a folder for each picture. Sections of one picture overlap, so a
 classifier finds them easier than photographs taken one by one.
 """
 
@@ -41,7 +41,7 @@ def section(picture: Image.Image, generator: np.random.Generator) -> Image.Image
         left = int(generator.integers(0, picture.width - size))
         top = int(generator.integers(0, picture.height - size))
         cut = picture.crop((left, top, left + size, top + size))
-        if np.std(np.asarray(cut)) >= MIN_CONTRAST:
+        if np.std(np.asarray(cut.convert("L"))) >= MIN_CONTRAST:
             break
     turned = cut.rotate(float(generator.choice([0, 90, 180, 270])))
     lit = ImageEnhance.Brightness(turned).enhance(generator.uniform(0.5, 1.4))
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     generator = np.random.default_rng(0)
     number = 0
     for label, load in PICTURES.items():
-        picture = Image.fromarray(load()).convert("L")
+        picture = Image.fromarray(load()).convert("RGB")
         for index in range(N_SECTIONS + N_NEW):
             number += 1
             where = folder / "photos" / label if index < N_SECTIONS else folder / "new"

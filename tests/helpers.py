@@ -413,3 +413,12 @@ def write_labelled_codes(path, codes, labels, names, *, paths=None, skipped=(), 
 
 def logits_of(predicted, n_classes, size=3.0):
     return size * np.eye(n_classes)[predicted]
+
+
+def make_app(folder: Path, backbone: Path, photos: Path, *options: object) -> Path:
+    """Train a head on photos and join it to a backbone."""
+    codes, head, app = folder / "codes.h5", folder / "head.onnx", folder / "app.onnx"
+    run_command("extract", backbone, photos, "-o", codes, "--dtype", "float32")
+    run_command("train", codes, "-o", head, *options)
+    run_command("bundle", backbone, head, "-o", app)
+    return app

@@ -31,6 +31,7 @@ from cnncodes.head.train import train_head
 from cnncodes.inspect.bench import benchmark
 from cnncodes.inspect.verify import verify
 from cnncodes.quantize.quantize import quantize_backbone
+from cnncodes.serve.server import serve
 from tests.conftest import Run
 from tests.helpers import error_of, run_command, run_process, write_backbone, write_images
 
@@ -44,28 +45,64 @@ COMMANDS = {
     "curve": [learning_curves],
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier],
+    "serve": [serve],
     "bench": [benchmark],
     "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "list_all", "output", "predictions", "report", "top"}
+OWN = {"as_json", "layout", "list_all", "open_page", "output", "predictions", "report", "top"}
 
 
-@pytest.mark.parametrize(
-    ("name", "option"),
-    [
-        *(
-            (name, "-o")
-            for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
-        ),
-        ("curve", "--plot"),
-        ("evaluate", "--predictions"),
-    ],
-)
+OUTPUTS = [
+    *(
+        (name, "-o")
+        for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
+    ),
+    ("curve", "--plot"),
+    ("evaluate", "--predictions"),
+]
+
+
+@pytest.mark.parametrize(("name", "option"), [*OUTPUTS, ("evaluate", "--report"), ("demo", "--")])
+def test_output_is_no_standard_output(name: str, option: str, run: Run) -> None:
+    said = run(name, option, "-", exit_code=2).stderr
+    assert "results go to files, not to standard output; name one" in said
+
+
+@pytest.mark.parametrize(("name", "option"), OUTPUTS)
 def test_output_that_ends_with_a_slash_is_no_file(name: str, option: str, run: Run) -> None:
     assert (
         "'x.onnx/' names a folder; name a file" in run(name, option, "x.onnx/", exit_code=2).stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("inceptionv3", "inception_v3"),
+        ("ResNet50", "resnet50"),
+        ("efficientnet", "efficientnet_v2_b0"),
+    ],
+)
+def test_name_of_a_network_that_is_misspelt(typed: str, meant: str, run: Run) -> None:
+    message = run("export", typed, exit_code=2).stderr
+    assert " export [OPTIONS] [NETWORK]\n" in message
+    assert f"'{typed}' is no network of the table; did you mean {meant}? cnncodes export" in message
+    assert "did you mean" not in run("export", "zzz", exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extract bb.onnx photos/cat photos/dog -o codes.h5",
+        "quantize bb.onnx --images photos/cat photos/dog",
+        "evaluate app.onnx photos/cat photos/dog",
+    ],
+)
+def test_several_sources_are_refused_with_what_to_do(words: str, run: Run) -> None:
+    message = run(*words.split(), exit_code=2).stderr
+    assert "one argument too many: photos/dog; SOURCE is one folder or CSV file, so" in message
+    assert "SOURCE" not in run("info", "a", "b", exit_code=2).stderr
 
 
 @pytest.mark.parametrize("name", [*main.commands])
@@ -87,6 +124,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "curve",
         "bundle",
         "predict",
+        "serve",
         "bench",
         "info",
         "verify",
@@ -271,7 +309,7 @@ def test_quiet_leaves_results_warnings_and_errors(
     assert "2 images, 2 classes" in quiet.stdout
     said = run_command("--quiet", "train", backbone, "-o", tmp_path / "head", exit_code=1).stderr
     assert said.startswith(f"Error: {backbone}: is a backbone")
-    monkeypatch.setattr("cnncodes.extract.journal._lock", _refuse_lock)
+    monkeypatch.setattr("cnncodes.output._lock", _refuse_lock)
     warned = run_command("--quiet", *words, tmp_path / "warned.h5").stderr
     assert warned.startswith("Warning: ")
     assert len(warned.splitlines()) == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +15,8 @@ from threading import Thread
 import pytest
 
 from cnncodes.download import download, fault_of
-from cnncodes.errors import WeightsError
+from cnncodes.errors import OutputError, WeightsError
+from cnncodes.output import open_unfinished
 from cnncodes.progress import NoProgress
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
@@ -34,6 +37,10 @@ class Server(ThreadingHTTPServer):
         self.status = 200
         self.knows_ranges = True
         self.names_length = True
+        self.type = "application/octet-stream"
+        self.range: str | None = None  # the Content-Range of each answer, whatever was asked
+        self.length: str | None = None  # the Content-Length
+        self.location: str | None = None  # where each request is sent on to
         self.asked: list[str | None] = []  # the range of each request
 
     @property
@@ -48,11 +55,19 @@ class Handler(BaseHTTPRequestHandler):
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append(wanted)
         start = 0
+        if server.location:
+            self.send_response(302)
+            self.send_header("Location", server.location)
+            self.end_headers()
+            return
         if server.status != 200:
             self.send_error(server.status)
             return
         modified = formatdate(server.changed, usegmt=True)
-        if wanted and server.knows_ranges and self.headers.get("If-Range") == modified:
+        if server.range:
+            self.send_response(206)
+            self.send_header("Content-Range", server.range)
+        elif wanted and server.knows_ranges and self.headers.get("If-Range") == modified:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(server.content):
                 self.send_error(416)
@@ -63,11 +78,14 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         if server.names_length:
-            self.send_header("Content-Length", str(len(server.content) - start))
+            length = server.length or str(len(server.content) - start)
+            self.send_header("Content-Length", length)
+        self.send_header("Content-Type", server.type)
         self.send_header("Last-Modified", modified)
         self.end_headers()
-        length = server.breaks.pop(0) if server.breaks else len(server.content)
-        self.wfile.write(server.content[start : start + length])
+        n_bytes = server.breaks.pop(0) if server.breaks else len(server.content)
+        with suppress(OSError):  # the other end need not wait for the end
+            self.wfile.write(server.content[start : start + n_bytes])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -144,7 +162,7 @@ def test_what_has_arrived_is_kept_for_the_next_run(server: Server, tmp_path: Pat
     server.breaks = [2_000_000, 0]
     message = refusal(server, path)
     assert "cannot be downloaded (the connection ended after 2,000,000 of 5,120,000" in message
-    assert f"{part} holds what has arrived" in message
+    assert "; the same command goes on after 2.0 MB; " in message
     assert part.read_bytes() == CONTENT[:2_000_000]
     server.asked.clear()
     fetch(server, path)
@@ -236,6 +254,169 @@ def test_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "models" / "weights.h5"
     with pytest.raises(WeightsError, match=r"weights\.h5\.part: cannot be written \(.*exists"):
         fetch(server, path)
+
+
+def write_part(server: Server, path: Path, content: bytes = CONTENT[:2_000_000]) -> Path:
+    """Write what has arrived of the file before."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    os.utime(part, (server.changed, server.changed))
+    return part
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (
+            {"type": "text/html", "content": b"<html>" * 9, "knows_ranges": False},
+            "cannot be downloaded (a web page came in its place",
+        ),
+        (
+            {"content": b"{}", "knows_ranges": False},
+            "expected file (it has 2 bytes, not 5,120,000)",
+        ),
+        ({"range": "bytes 100-5119999/5120000"}, "(the server sends another part than it was"),
+        ({"range": "bytes 2000000-2000001/2000002"}, "file (it has 2,000,002 bytes, not 5,120,000"),
+        ({"range": "lines 1-2"}, "(the server sends another part than it was asked for)"),
+        ({"status": 416}, "(the server answers 416 "),
+        ({"status": 204}, "(the server answers 204 "),
+        (
+            {"range": "bytes 2000000-/*", "content": bytes(9_000_000), "names_length": False},
+            "(the server sends another part",
+        ),
+        (
+            {
+                "range": "bytes 2000000-5119999/*",
+                "content": bytes(9_000_000),
+                "names_length": False,
+            },
+            "is not the expected file (it has more than 5,120,000 bytes)",
+        ),
+    ],
+)
+def test_answer_of_another_kind_leaves_what_has_arrived(
+    server: Server, tmp_path: Path, answer: dict[str, object], problem: str
+) -> None:
+    path = tmp_path / "weights.h5"
+    part = write_part(server, path)
+    usual = dict(vars(server))
+    vars(server).update(answer)
+    assert problem in refusal(server, path)
+    assert part.read_bytes() == CONTENT[:2_000_000]
+    vars(server).update(usual)
+    server.asked.clear()
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == ["bytes=2000000-"]
+
+
+@pytest.mark.parametrize("n_bytes", [len(CONTENT), 2_000_000])
+def test_part_of_another_content_is_begun_again(
+    server: Server, tmp_path: Path, n_bytes: int
+) -> None:
+    path = tmp_path / "weights.h5"
+    write_part(server, path, bytes(n_bytes))
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked[-1] is None
+
+
+def test_body_without_an_end_is_not_read_on(server: Server, tmp_path: Path) -> None:
+    path, server.names_length, server.content = tmp_path / "x", False, bytes(50_000_000)
+    most, kept = 0, Counted()
+
+    def advance(amount: int) -> None:
+        nonlocal most
+        most += amount
+
+    kept.advance = advance  # type: ignore[method-assign]
+    with pytest.raises(WeightsError, match=r"\(it has more than 5,120,000 bytes\)"):
+        fetch(server, path, kept)
+    assert most <= 6
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 4000, str(1 << 50), "-5", "x"])
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_length_that_cannot_be(
+    server: Server, tmp_path: Path, length: str, size: int | None
+) -> None:
+    path, server.length = tmp_path / "weights.h5", length
+    try:
+        download(server.address, path, size=size, checksum=CHECKSUM, error=WeightsError)
+    except WeightsError as error:
+        assert len(str(error)) < 200  # noqa: PT017
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1/x", "file:///etc/passwd", "data:,x", "http://a b/\x01", "http:///"]
+)
+def test_redirect_that_is_not_followed(server: Server, tmp_path: Path, location: str) -> None:
+    server.location = location
+    assert "cannot be downloaded (" in refusal(server, tmp_path / "weights.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redirect_that_is_followed(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    with Server() as first:
+        Thread(target=first.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        first.location = server.address
+        fetch(first, path)
+        first.shutdown()
+    assert path.read_bytes() == CONTENT
+
+
+def test_redirect_to_ftp_is_not_followed(server: Server, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        server.location = f"ftp://127.0.0.1:{listening.getsockname()[1]}/x"
+        assert "(the server answers 302 Found: ftp:" in refusal(server, tmp_path / "weights.h5")
+        with pytest.raises(BlockingIOError):
+            listening.accept()  # nobody came
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO", "folder"])
+def test_part_that_is_no_regular_file(server: Server, tmp_path: Path, kind: str) -> None:
+    path, part, precious = (tmp_path / each for each in ("x", "x.part", "precious"))
+    precious.write_text("mine")
+    if kind == "link":
+        part.symlink_to(precious)
+    elif kind == "FIFO":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    with pytest.raises(OutputError, match=r"x\.part: is a .*; move it away$"):
+        fetch(server, path)
+    assert precious.read_text() == "mine"
+    assert os.path.lexists(part)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_path_that_is_taken_is_noticed_before_the_download(
+    server: Server, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "x"
+    (os.mkfifo if kind == "FIFO" else os.mkdir)(path)
+    with pytest.raises(OutputError, match=r"x: is a .*; move it away$"):
+        fetch(server, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert not server.asked
+
+
+def test_two_at_once(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with (
+        open_unfinished(path.with_name("x.part")),
+        pytest.raises(OutputError, match="another process is writing it; wait for it"),
+    ):
+        fetch(server, path)
+    fetch(server, path)
+    assert path.read_bytes() == CONTENT
 
 
 def test_ctrl_c_keeps_what_has_arrived(server: Server, tmp_path: Path) -> None:

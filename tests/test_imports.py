@@ -53,6 +53,9 @@ ALLOWED = {
     "cnncodes.evaluate.learning_curve": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.split": {"numpy"},
     "cnncodes.app.bundle": {"numpy", "onnx", "PIL"},
+    "cnncodes.app.card": set(),
+    "cnncodes.app.golden": {"numpy", "PIL"},
+    "cnncodes.app.variants": {"numpy", "onnx"},
     "cnncodes.head.estimators": {"numpy", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.head.train": {"numpy", "PIL", "h5py", "onnx", "sklearn", "scipy"},
     "cnncodes.evaluate.charts": {"numpy"},
@@ -69,6 +72,10 @@ ALLOWED = {
     "cnncodes.parameters": set(),
     "cnncodes.printing": {"click"},
     "cnncodes.progress": set(),
+    "cnncodes.serve.api": {"numpy", "PIL"},
+    "cnncodes.serve.batching": {"numpy", "PIL"},
+    "cnncodes.serve.guard": set(),
+    "cnncodes.serve.server": {"numpy", "PIL", "click"},
     "cnncodes.streams": set(),
     "cnncodes.inspect.verify": {"numpy", "PIL"},
 }
@@ -90,7 +97,19 @@ LAYERS = (
         "extract",
         "quantize",
     ),
-    *("head", "app", "evaluate", "inspect", "printing", "cli_options", "demo", "cli", "__main__"),
+    *(
+        "head",
+        "app",
+        "evaluate",
+        "inspect",
+        "page",
+        "serve",
+        "printing",
+        "cli_options",
+        "demo",
+        "cli",
+        "__main__",
+    ),
 )
 
 
@@ -126,6 +145,7 @@ WRONG_COMMANDS = {
     "bundle absent.onnx absent.onnx -o .": "is a folder; name a file inside it",
     "predict absent.onnx absent.jpg --top 0": "--top",
     "bench absent.onnx --batch-sizes 0": "--batch-sizes",
+    "serve absent.onnx --port 65536": "--port",
     "demo absent --nothing": "--nothing",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cnncodes.errors import OutputError
-from cnncodes.output import check_output, is_open_elsewhere, replacing
+from cnncodes.output import MODEL, check_output, is_open_elsewhere, replacing
 from tests.helpers import NOBODY, error_of, unprivileged
 
 
@@ -306,3 +307,40 @@ def test_file_that_a_standard_stream_goes_to_is_never_replaced(
         f"Error: {output}: is where standard output or standard error goes; choose another name\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written", "remedy"),
+    [
+        ("export vgg16 --weights random -o net.h5", "a .onnx file", "net.onnx"),
+        ("quantize net --images photos -o net.H5", "a .onnx file", "net.onnx"),
+        (
+            "extract net photos -o codes.csv",
+            "a .h5 file",
+            "codes.h5, and make a .csv file of it by cnncodes convert",
+        ),
+        ("extract net photos -o codes.onnx", "a .h5 file", "codes.h5"),
+        ("extract net photos -o codes.csv --update", "a .h5 file", "codes.h5, and"),
+        ("train codes -o head.h5", "a .onnx file", "head.onnx"),
+        ("bundle net head -o app.h5", "a .onnx file", "app.onnx"),
+        ("curve codes -o curve.png", "a .json file", "curve.json"),
+        ("evaluate head codes --predictions all.json", "a .csv file", "all.csv"),
+        ("evaluate head codes --report report.html", "a folder", "report"),
+        ("demo demo.zip", "a folder", "demo"),
+    ],
+)
+def test_ending_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, written: str, remedy: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = error_of(*arguments.split())
+    (name,) = re.findall(r"\S+\.(?:csv|png|html|zip|json|onnx|h5|H5)\b", arguments)
+    suffix = Path(name).suffix.lower()
+    wanted = f"{name}: {written} is written, not a {suffix} file; choose a name such as {remedy}"
+    assert message.startswith(f"Error: {wanted}")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["head", "head.v2", "head.2026", "head.ONNX", "a.h5.onnx"])
+def test_any_other_ending_is_the_users_own(tmp_path: Path, name: str) -> None:
+    check_output(tmp_path / name, overwrite=False, endings=MODEL)

@@ -113,6 +113,8 @@ def test_choices_are_named_in_the_error() -> None:
     assert check_choice("b", ("a", "b", "c"), "letter") == "b"
     with pytest.raises(ParameterError, match=r"^letter must be 'a', 'b' or 'c', not 'd'$"):
         check_choice("d", ("a", "b", "c"), "letter")
+    with pytest.raises(ParameterError, match=r"not 'InceptionV3'; did you mean 'inception_v3'\?$"):
+        check_choice("InceptionV3", ("vgg16", "inception_v3"), "name")
     with pytest.raises(ParameterError, match=r"^letter must be 'a', not \['a'\]$"):
         check_choice(["a"], ("a",), "letter")
     assert check_class_weight(None) is None

@@ -192,6 +192,17 @@ def test_never_wraps_the_bar(clock: Clock) -> None:
     assert max(map(len, states)) < 40
 
 
+def test_bar_is_shorter_where_the_numbers_need_the_room(clock: Clock) -> None:
+    terminal = Terminal(width=62)
+    with standard_error_on(terminal), Progress("quantize", "images") as bar:
+        bar.begin(1000)
+        clock.now += 50
+        bar.advance(500)
+    numbers = "quantize: 500 of 1000 images, 10.0 per second, 0:50 left"
+    assert terminal.states()[-2] == f"━━── {numbers}"
+    assert len(f"━━── {numbers}") == 61
+
+
 def test_leaves_no_bar_behind_a_failure(clock: Clock) -> None:
     def fail() -> None:
         with Progress("extract", "images") as bar:
@@ -269,7 +280,7 @@ def test_predict_shows_a_bar_for_several_images_only(app: Path, photos: Path) ->
         bars = [state for state in states if state]
         assert bool(bars) == has_bar
         assert all(re.search(r"predict: \d+ of \d+ images, .* left$", bar) for bar in bars)
-        assert all(re.fullmatch(r"\S+  \d \d+\.\d%", line) for line in lines)
+        assert all(re.fullmatch(r"\S+  \d +\d+\.\d%", line) for line in lines)
 
 
 def test_command_keeps_its_bar_apart_from_its_result(

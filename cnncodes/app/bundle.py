@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
 
+from cnncodes.app.card import write_card
 from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
+from cnncodes.app.golden import check_golden, draw_image, write_golden
+from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.errors import FileFormatError
 from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
+from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, check_same_network
 from cnncodes.models.session import open_session, runtime_errors
-from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path
+from cnncodes.output import MODEL, check_output, replacing
+from cnncodes.parameters import FIXED_BATCH, as_path
+
+N_COMPARED = 16  # images on which float16 weights are compared with float32 ones
 
 
 def bundle(
@@ -24,10 +31,19 @@ def bundle(
     head: str | Path,
     output: str | Path,
     *,
+    winograd: bool = False,
+    half: bool = False,
+    batch: int | None = None,
+    golden: str | Path | None = None,
+    limits: str | None = None,
+    date: str | None = None,
     allow_mixed: bool = False,
     overwrite: bool = False,
 ) -> HeadInfo:
     """Join a head to the backbone whose codes it was trained on.
+
+    An app has plain convolutions: it loads in less time and memory than one with Winograd's, and
+    more runtimes compute it, if more slowly than onnxruntime on a CPU the other.
 
     Parameters
     ----------
@@ -37,11 +53,27 @@ def bundle(
         A head trained on that backbone's codes.
     output : str or Path
         The app to write.
+    winograd : bool
+        Whether to keep the convolutions of the backbone as they are, which may be Winograd's.
+    half : bool
+        Whether to store weights as float16, in half the room. Runtimes compute in float32 as
+        before. `HeadInfo.card` has how far the probabilities of drawn images differ.
+    batch : int, optional
+        The only number of images that the app takes at a time; by default any number. Compilers
+        for phones and the like want it.
+    golden : str or Path, optional
+        A folder for three images with the app's answers, by which to check another program that
+        runs it; created if absent.
+    limits : str, optional
+        What the app must not be used for, for its model card.
+    date : str, optional
+        Its date, for the card, such as ``"2025-01-31"``; by default that of the environment
+        variable ``SOURCE_DATE_EPOCH``, or none: the same files give the same app.
     allow_mixed : bool
         Whether the head may have been trained on codes of the same network in another
         precision, float32 or int8.
     overwrite : bool
-        Whether a file at `output` may be replaced.
+        Whether a file at `output`, and those in `golden`, may be replaced.
 
     Returns
     -------
@@ -53,19 +85,23 @@ def bundle(
     FileFormatError
         A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is not a path.
+        A parameter is of another type or range, or `half` is for weights that float16 cannot
+        hold.
     OutputError
-        The app cannot be written, or its metadata exceed what can be read.
+        The app or `golden` cannot be written, or its metadata exceed what can be read.
     """
     backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
-    check_output(output, overwrite=overwrite, inputs=[backbone, head])
+    batch = FIXED_BATCH.check_or_none(batch, "batch")
+    check_output(output, overwrite=overwrite, inputs=[backbone, head], endings=MODEL)
+    if golden is not None:
+        golden = as_path(golden, "golden")
+        check_golden(golden, overwrite=overwrite, inputs=[backbone, head, output])
     network = Backbone(backbone)
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
-    info = replace(info, backbone=network.info, backbone_sha256=network.sha256)
-    described = info.to_metadata("app")
+    card = write_card(network.info, limits=limits, day=date)
     inputs, outputs = (
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
@@ -83,15 +119,44 @@ def bundle(
             )
         ),
     ):
-        joined = _join(backbone, head)
+        joined = _join(backbone, head, winograd=winograd)
         _output_features(joined, network.info.pool)
-        helper.set_model_props(joined, described)
+        info = replace(
+            info,
+            backbone=network.info,
+            backbone_sha256=network.sha256,
+            card=card | _change(joined, network.info.input_size, half=half, batch=batch),
+        )
+        helper.set_model_props(joined, info.to_metadata("app"))
         save_checked(joined, temporary)
+    if golden is not None:
+        write_golden(output, golden, overwrite=overwrite)
     return info
 
 
-def _join(backbone: Path, head: Path) -> onnx.ModelProto:
+def _change(
+    app: onnx.ModelProto, input_size: int, *, half: bool, batch: int | None
+) -> dict[str, Any]:
+    """Change an app as asked for, in place; return what its card has of that."""
+    card: dict[str, Any] = {}
+    if half:
+        before = onnx.ModelProto()
+        before.CopyFrom(app)
+        n_tensors = halve_weights(app)
+        images = [draw_image(number, input_size, input_size) for number in range(N_COMPARED)]
+        card["half"] = {"n_tensors": n_tensors, **compare_answers(before, app, images)}
+    if batch is not None:
+        fix_batch(app, batch)
+        card["batch"] = batch
+    return card
+
+
+def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:
     models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
+    if not winograd:
+        graph = Graph(models[0])
+        if restore_convolutions(graph):
+            models[0] = graph.model()
     for model in models:
         del model.metadata_props[:]  # merge_models refuses metadata that differ
         _clean_domains(model)
@@ -110,6 +175,9 @@ def _join(backbone: Path, head: Path) -> onnx.ModelProto:
     )
     _clean_domains(joined)
     rename_output(joined, "probabilities")
+    # The merger describes the codes, of N images. To tract that is a fact, which contradicts
+    # the number of images it is given. The shapes follow from the graph anyway.
+    del joined.graph.value_info[:]
     return joined
 
 

@@ -26,7 +26,13 @@ from cnncodes.images.decoding import decode_image, load_image, prepare_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
 from cnncodes.machine import available_threads
 from cnncodes.models.metadata import HeadInfo
-from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
+from cnncodes.models.session import (
+    DEFAULT_PROVIDER,
+    fixed_batch,
+    open_session,
+    run_session,
+    warn_of_saturation,
+)
 from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
 from cnncodes.text import counted, listed, shown
 
@@ -235,7 +241,7 @@ class Classifier:
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
-        return self._ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+        return self.ranked(self.predict_proba(pixels[np.newaxis])[0], top)
 
     def predict_files(
         self,
@@ -288,7 +294,9 @@ class Classifier:
         first = list(islice(paths, MANY))
         precision = self.info.backbone.precision
         n_files = max(n_files, len(first))
-        batch_size = default_batch_size(precision, n_files, min(self._threads, n_files) or 1)
+        batch_size = fixed_batch(self._session) or default_batch_size(
+            precision, n_files, min(self._threads, n_files) or 1
+        )
         n_fitting = n_fitting_workers(self.input_size, batch_size)
         n_workers = max(1, min(self._threads, len(first), n_fitting))
         # Where memory is short, a second session would take more of it.
@@ -313,7 +321,7 @@ class Classifier:
                         yield FilePrediction(path, [], image.problem)
                         continue
                     probabilities, explanation = next(rows)
-                    yield FilePrediction(path, self._ranked(probabilities, top), "", explanation)
+                    yield FilePrediction(path, self.ranked(probabilities, top), "", explanation)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.
@@ -411,7 +419,21 @@ class Classifier:
         check_pixels(images, self.input_size)
         return run_session(self._session, self.path, outputs, "images", images)
 
-    def _ranked(self, row: NDArray[np.float32], top: int | None) -> list[Prediction]:
+    def ranked(self, row: NDArray[np.float32], top: int | None = None) -> list[Prediction]:
+        """Name the classes of one image's probabilities.
+
+        Parameters
+        ----------
+        row : ndarray of float32, shape (n_classes,)
+            A row of `predict_proba`.
+        top : int, optional
+            Number of classes to return, by default all.
+
+        Returns
+        -------
+        list of Prediction
+            The most probable first.
+        """
         order = np.argsort(-row, kind="stable")[:top]
         return [Prediction(self.labels[index], float(row[index])) for index in order]
 

@@ -26,6 +26,7 @@ from cnncodes.models.tensors import read_tensors
 
 FEATURES = "features"  # the second output of an app whose head is linear
 WEIGHTS, BIAS = "head/weights", "head/bias"  # its initializers
+_HALVED = f"{WEIGHTS}/float16"  # by `variants.halve_weights`
 _TOLERANCE = 1e-3  # of probabilities; those of another runtime or processor differ by less
 
 
@@ -75,12 +76,11 @@ class LinearHead:
 
     def __init__(self, path: Path, labels: tuple[str, ...], pool: str) -> None:
         self._path, self._labels, self._pool = path, labels, pool
-        tensors = read_tensors(path, (WEIGHTS, BIAS))
-        n_classes = len(labels)
-        if tensors.keys() != {WEIGHTS, BIAS} or tensors[WEIGHTS].size % n_classes:
+        tensors = read_tensors(path, (WEIGHTS, _HALVED, BIAS))
+        weights, bias = tensors.get(WEIGHTS, tensors.get(_HALVED)), tensors.get(BIAS)
+        if weights is None or bias is None or weights.size % len(labels):
             raise self._foreign()
-        self._weights = tensors[WEIGHTS].reshape(-1, n_classes)
-        self._bias = tensors[BIAS]
+        self._weights, self._bias = weights.reshape(-1, len(labels)), bias
 
     def explain(
         self,

@@ -16,13 +16,14 @@ from html import escape
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import MissingDependencyError, ParameterError
-from cnncodes.models.description import weights_text
+from cnncodes.models.description import is_random, weights_text
 from cnncodes.output import check_output, replacing
 from cnncodes.text import shown
 
@@ -40,7 +41,8 @@ COLOURS = {"ink": "#1c252e", "muted": "#5c6873", "grid": "#d6dce2", "accent": "#
 # Okabe and Ito's colours for all kinds of colour vision, those visible on white and on black.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a7a00")
 MARKERS = "osD^vP"
-_NAMED_CLASSES = 40
+NAMED_CLASSES = 40
+_TITLE_LENGTH = 76  # characters of a line
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
     "font.size": 9,
@@ -163,7 +165,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
     ----------
     curves : sequence of Curve
         One or more, each drawn as the mean over its draws with a bar of one standard deviation;
-        a dashed line is the accuracy of always naming the most common class.
+        a dashed line is the accuracy of always predicting the most common class.
 
     Returns
     -------
@@ -219,7 +221,7 @@ def reliability_figure(bins: Sequence[Bin], majority: float | None = None) -> Fi
     Parameters
     ----------
     bins : sequence of Bin
-        As in `Metrics.bins`.
+        Those of `drawn_bins`.
     majority : float, optional
         `Metrics.majority`, drawn as a line; predictions below it are worse than always predicting
         the most common class.
@@ -245,19 +247,16 @@ def reliability_figure(bins: Sequence[Bin], majority: float | None = None) -> Fi
             color=to_rgba(COLOURS["accent"], 0.4),
             edgecolor=COLOURS["accent"],
         )
-        upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.2)
+        # A bar of height 0 is none to see.
+        dots = {"color": COLOURS["accent"], "markersize": 4, "clip_on": False, "zorder": 3}
+        upper.plot(centres, [each.accuracy for each in filled], "o", **dots)
+        ideal = "accuracy equal to the probability"
+        upper.plot([0, 1], [0, 1], "--", color=COLOURS["ink"], linewidth=1.2, label=ideal)
         if majority is not None:
-            upper.axhline(majority, color=COLOURS["muted"], linestyle=":", linewidth=1.3)
-            # Above the line where there is room, and left, where the bars are seldom high.
-            below = majority > 0.93
-            upper.annotate(
-                f"most common class: {majority:.1%}",
-                (0, majority),
-                (4, -3 if below else 3),
-                textcoords="offset points",
-                va="top" if below else "bottom",
-                fontsize=7,
-            )
+            label = f"always predicting the most common class: {majority:.1%}"
+            colour = COLOURS["muted"]
+            upper.axhline(majority, color=colour, linestyle=":", linewidth=1.3, label=label)
+        figure.legend(loc="outside lower left")
         upper.set_ylabel("accuracy")
         upper.set(xlim=(0, 1), ylim=(0, 1))
         lower.bar(centres, [each.n_images for each in filled], width, color=COLOURS["muted"])
@@ -319,7 +318,7 @@ def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
 
 def _class_axes(axes: Axes, labels: Sequence[str]) -> None:
     """Label the axes with names where they fit; else with the number of each tenth class."""
-    if len(labels) <= _NAMED_CLASSES:
+    if len(labels) <= NAMED_CLASSES:
         indices = list(range(len(labels)))
         names = [_shortened(label, 18) for label in labels]
     else:
@@ -327,9 +326,9 @@ def _class_axes(axes: Axes, labels: Sequence[str]) -> None:
         indices = [0, *range(step - 1, len(labels), step)]
         names = [str(index + 1) for index in indices]
         axes.set(xlabel="predicted class, by number", ylabel="true class, by number")
-    size = 7 if len(labels) <= _NAMED_CLASSES else 8
+    size = 7 if len(labels) <= NAMED_CLASSES else 8
     centres = [index + 0.5 for index in indices]
-    rotation = 90 if len(labels) <= _NAMED_CLASSES else 0
+    rotation = 90 if len(labels) <= NAMED_CLASSES else 0
     axes.set_xticks(centres, names, rotation=rotation, fontsize=size)
     axes.set_yticks(centres, names, fontsize=size)
     axes.tick_params(length=2)
@@ -360,7 +359,9 @@ def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
     """Return the title, and a distinct name for each curve."""
     counts = sorted({curve.n_classes for curve in curves})
     title = f"{' and '.join(map(str, counts))} classes"
-    networks = [f"{_shortened(curve.backbone, 20)}, {_weights(curve)}" for curve in curves]
+    if len(curves) == 1:
+        return fill(f"{title}: {_network(curves[0], 40)}", _TITLE_LENGTH), [""]
+    networks = [_network(curve, 18) for curve in curves]
     files = [_shortened(Path(curve.codes).name, 22) for curve in curves]
     if len(set(networks)) == 1:
         return f"{title}: {networks[0]}", files
@@ -371,13 +372,17 @@ def _title_and_names(curves: Sequence[Curve]) -> tuple[str, list[str]]:
     return title, [f"{network}\n({file})" for network, file in pairs]
 
 
-def _weights(curve: Curve) -> str:
-    """Return the origin of the weights, without the seed of random ones."""
-    if curve.weights.startswith("random"):
-        return "random weights"
+def _network(curve: Curve, length: int) -> str:
+    """Return the network and its weights, of a file by at most `length` characters of its name.
+
+    Random weights are named without their seed.
+    """
+    name = _shortened(curve.network, 20)
+    if is_random(curve.weights):
+        return f"{name}, random weights"
     if curve.weights.startswith("file:"):
-        return weights_text(curve.weights, _shortened(curve.weights_file, 18))
-    return f"{_shortened(curve.weights, 12)} weights"
+        return f"{name}, {weights_text(curve.weights, _shortened(curve.weights_file, length))}"
+    return f"{name}, {_shortened(curve.weights, 12)} weights"
 
 
 def _shortened(text: str, length: int) -> str:

@@ -113,11 +113,13 @@ class Curve:
     notes : tuple of str
         Remarks on the data.
     majority : float or None
-        Test accuracy of always naming the class most common in training; None in files of
+        Test accuracy of always predicting the class most common in training; None in files of
         earlier releases.
     weights_file : str
         Name of the weight file, where the weights are of a file; empty in files of earlier
         releases.
+    precision : str
+        Of the network, ``"float32"`` or ``"int8"``; empty in files of earlier releases.
     """
 
     codes: str
@@ -136,6 +138,13 @@ class Curve:
     notes: tuple[str, ...]
     majority: float | None = None
     weights_file: str = ""
+    precision: str = ""
+
+    @property
+    def network(self) -> str:
+        """Name of the network, and its precision where that is not float32."""
+        is_plain = self.precision in ("", "float32")
+        return self.backbone if is_plain else f"{self.backbone} {self.precision}"
 
     @property
     def summary(self) -> str:
@@ -151,7 +160,7 @@ class Curve:
         summary = _trend(self.points, self.n_test)
         if self.majority is not None and self.points[-1].mean <= self.majority:
             summary += (
-                "; the accuracy is not above that of always naming the most common class "
+                "; the accuracy is not above that of always predicting the most common class "
                 f"({self.majority:.1%})"
             )
         return summary
@@ -284,7 +293,7 @@ def _curve(value: Any) -> Curve:
     if sizes != sorted(set(sizes)):
         raise ValueError("the points do not increase")
     texts = {name: value.get(name) for name in _TEXTS}
-    texts["weights_file"] = value.get("weights_file", "")
+    texts |= {name: value.get(name, "") for name in ("weights_file", "precision")}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a text")

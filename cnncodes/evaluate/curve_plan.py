@@ -41,7 +41,7 @@ class Plan:
     groups : ndarray of intp, shape (n_images,)
         Numbers that are equal for images which belong together.
     majority : float
-        Test accuracy of always naming the class most common in training.
+        Test accuracy of always predicting the class most common in training.
     split, train_fraction, seed
         As for `split_by_class`.
     notes : list of str

@@ -1,13 +1,13 @@
 """Evaluation of a head or an app on labelled images it was not trained on.
 
 The model file runs in onnxruntime, block by block, so that its graph itself is measured and the
-codes are never in memory all at once.
+codes are never in memory all at once. Images go through workers, as in `extract`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,15 @@ from cnncodes.evaluate.metrics import measure
 from cnncodes.evaluate.selection import Selection
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.store import CodeStore
+from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.rows import CodeRows
-from cnncodes.images.decoding import (
-    LoadedImage,
-    digest_images,
-    in_batches,
-    load_images,
-    notes_on_remarks,
-)
+from cnncodes.images.decoding import digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
-from cnncodes.models.kinds import needing
+from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.metadata import (
     PREFIX,
     BackboneInfo,
@@ -46,7 +41,6 @@ from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session,
 from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 
-BATCH_SIZE = 8
 _DATA = "codes or images"
 _REMEDY = "name a codes file, a folder of images or a CSV file"
 
@@ -61,6 +55,7 @@ def evaluate(
     allow_mixed: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
+    on_images: Callable[[list[Path]], None] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a model on labelled images.
@@ -86,6 +81,8 @@ def evaluate(
         An image with more pixels cannot be used.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+    on_images : callable, optional
+        Called with the paths of the image files, those of codes too, before any work.
     progress : Progress, optional
         Counts the images.
 
@@ -119,24 +116,31 @@ def evaluate(
             raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
         if is_codes and backbone is not None:
             raise ParameterError(f"{data}: has codes already; leave backbone out")
-    opened = _ModelSession(model, provider, allow_mixed)
+    # Each worker computes an image in its own thread.
+    opened = _ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
     selection = Selection(data, opened.info, include_training=include_training)
     if is_codes:
-        return _evaluate_codes(opened, data, selection, progress)
+        return _evaluate_codes(opened, data, selection, on_images, progress)
     classify = _classify(opened, backbone)
-    with needing(data, ("images", "folder", "table", "text"), _DATA, _REMEDY, error=SourceError):
+    with needing(data, ("images", "folder", *TABLES), _DATA, _REMEDY, error=SourceError):
         source = find_images(data, group_by=group_by)
+    if on_images is not None:
+        on_images(source.files())
     return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
 
 
 class _ModelSession:
     """A head or an app in a session."""
 
-    def __init__(self, path: Path, provider: str, allow_mixed: bool) -> None:
+    def __init__(
+        self, path: Path, provider: str, allow_mixed: bool, *, threads: int | None
+    ) -> None:
         self.path = path
         self.provider = provider
         self._allow_mixed = allow_mixed
-        self._session, metadata = open_session(path, "head", "app", provider=provider)
+        self._session, metadata = open_session(
+            path, "head", "app", threads=threads, provider=provider
+        )
         self.info = HeadInfo.from_metadata(metadata, path)
         self.kind = metadata[PREFIX + "kind"]
         if self.kind == "app":
@@ -201,6 +205,7 @@ def _evaluate_codes(
     model: _ModelSession,
     data: Path,
     selection: Selection,
+    on_images: Callable[[list[Path]], None] | None,
     progress: Progress,
 ) -> Evaluation:
     if model.kind == "app":
@@ -216,6 +221,10 @@ def _evaluate_codes(
                 f"trained with {_shown_white(model.info.white)}; extract it again with the same"
             )
         paths, digests = store.paths, store.digests
+        if on_images is not None:
+            source = Path(store.source)
+            root = source if is_folder(source) else source.parent
+            on_images([root / path for path in paths])
         known = selection.known(store.labels, store.class_names)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
@@ -246,33 +255,35 @@ def _evaluate_images(
 ) -> Evaluation:
     known = selection.known(np.array(source.labels, np.int32), source.class_names)
     wanted = np.flatnonzero(known >= 0)
-    files = source.files()
-    loaded = load_images(
+    files, size = source.files(), model.info.backbone.input_size
+    n_workers = max(1, min(available_threads(), len(wanted)))
+    batch_size = default_batch_size(model.info.backbone.precision, len(wanted), n_workers)
+    batches = run_batches(
         [files[index] for index in wanted],
-        model.info.backbone.input_size,
-        threads=available_threads(),
-        ahead=2 * BATCH_SIZE,
+        size,
+        classify,
+        n_workers=min(n_workers, n_fitting_workers(size, batch_size)),
+        batch_size=batch_size,
         max_pixels=max_pixels,
         white=model.info.white,
+        known=selection,
     )
     progress.begin(len(wanted))
     rows, outputs, skipped, remarks = [], [], [], Counter[str]()
     digests = list(source.paths)  # replaced where the file can be read; else all differ
-    with closing(loaded):
-        for batch in in_batches(_counted(loaded, progress), BATCH_SIZE):
-            usable = []
-            for image in batch:
+    with closing(batches):
+        for images_read, output in batches:
+            for image in images_read:
                 row = wanted[image.index]
                 remarks.update([image.remark] if image.remark else [])
-                if image.pixels is None:
+                if image.problem:
                     skipped.append((source.paths[row], image.problem))
                     continue
                 digests[row] = image.digest
                 if selection.unseen(image.digest):
-                    usable.append(image.pixels)
                     rows.append(row)
-            if usable:
-                outputs.append(classify(np.stack(usable)))
+            outputs += [] if output is None else [output]
+            progress.advance(len(images_read))
     chosen = np.array(rows, np.intp)
     if source.groups:
         chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
@@ -299,15 +310,9 @@ def _classify(
             f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
             "backbone='FILE' with the file of its network"
         )
-    network = Backbone(backbone, provider=model.provider)
+    network = Backbone(backbone, threads=1, provider=model.provider)
     model.check_codes(network.path, network.sha256, network.info, network.code_shape)
     return lambda pixels: model.probabilities(network.extract(pixels))
-
-
-def _counted(loaded: Iterable[LoadedImage], progress: Progress) -> Iterable[LoadedImage]:
-    for image in loaded:
-        yield image
-        progress.advance(1)
 
 
 def _evaluation(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnncodes.evaluate.metrics import Metrics
 from cnncodes.models.metadata import BackboneInfo
-from cnncodes.output import replacing
+from cnncodes.output import TABLE, check_ending, replacing
 from cnncodes.text import csv_cell
 
 FORMAT = "1"
@@ -211,6 +211,7 @@ def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = F
     OutputError
         The file cannot be written.
     """
+    check_ending(path, TABLE)
     with (
         replacing(path, overwrite=overwrite) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,

@@ -40,7 +40,7 @@ from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
 from cnncodes.images.decoding import digest_images
 from cnncodes.machine import available_threads
-from cnncodes.output import check_output
+from cnncodes.output import RESULT, check_output
 from cnncodes.parameters import (
     COUNT,
     DRAWS,
@@ -135,7 +135,7 @@ def learning_curves(
     split = check_choice(split, METHODS, "split")
     paths, output = list(as_paths(codes, "codes")), as_path(output, "output")
     chart = None if plot is None else as_path(plot, "plot")
-    check_output(output, overwrite=overwrite, inputs=paths)
+    check_output(output, overwrite=overwrite, inputs=paths, endings=RESULT)
     if chart is not None:
         check_figure(chart, overwrite=overwrite)
         check_output(chart, overwrite=overwrite, inputs=paths)
@@ -189,6 +189,7 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         notes=tuple(plan.notes),
         majority=plan.majority,
         weights_file=backbone.weights_file,
+        precision=backbone.precision,
     )
 
 

@@ -6,8 +6,8 @@ Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 201
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from sklearn.metrics import (
 )
 
 N_BINS = 15
+_IMAGES_PER_BIN = 10
 TOP = 5
 
 
@@ -225,3 +226,40 @@ def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin
             )
         )
     return bins
+
+
+def drawn_bins(bins: Sequence[Bin]) -> list[Bin]:
+    """Return the bins to draw: of few images, each three joined into one.
+
+    Parameters
+    ----------
+    bins : sequence of Bin
+        As in `Metrics.bins`.
+
+    Returns
+    -------
+    list of Bin
+        A third of them where they have fewer than `_IMAGES_PER_BIN` images on average, and where
+        three divides their number; else the same.
+    """
+    if sum(each.n_images for each in bins) >= _IMAGES_PER_BIN * len(bins) or len(bins) % 3:
+        return list(bins)
+    return [_joined(bins[first : first + 3]) for first in range(0, len(bins), 3)]
+
+
+def _joined(bins: Sequence[Bin]) -> Bin:
+    filled = [each for each in bins if each.n_images]
+    n_images = sum(each.n_images for each in filled)
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        pairs = zip(values, filled, strict=True)
+        total = sum(value * each.n_images for value, each in pairs if value is not None)
+        return total / n_images if n_images else None
+
+    return replace(
+        bins[0],
+        upper=bins[-1].upper,
+        n_images=n_images,
+        confidence=mean(each.confidence for each in filled),
+        accuracy=mean(each.accuracy for each in filled),
+    )

@@ -21,6 +21,7 @@ from PIL import Image
 from cnncodes._version import __version__
 from cnncodes.errors import OutputError, SourceError
 from cnncodes.evaluate.charts import (
+    NAMED_CLASSES,
     confusion_figure,
     inline_svg,
     learning_curve_figure,
@@ -29,15 +30,16 @@ from cnncodes.evaluate.charts import (
 )
 from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
+from cnncodes.evaluate.metrics import drawn_bins
 from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
-from cnncodes.models.description import weights_text
+from cnncodes.models.description import is_random, training_rows, weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
-from cnncodes.output import check_output, replacing
+from cnncodes.output import FOLDER, check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import counted, shown, value_text
+from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -88,13 +90,15 @@ class Report:
         Whether an existing report may be replaced.
     inputs : iterable of str or Path
         The files of the evaluation, which are never replaced.
+    others : iterable of str or Path
+        Other files that the caller writes.
 
     Raises
     ------
     MissingDependencyError
         matplotlib or jinja2 is not installed.
     OutputError
-        The report cannot be written.
+        The report cannot be written, or one of `others` is its folder or a file of it.
     FileFormatError
         `curve` is not a file of learning curves.
     SourceError
@@ -109,6 +113,7 @@ class Report:
         *,
         overwrite: bool = False,
         inputs: Iterable[str | Path] = (),
+        others: Iterable[str | Path] = (),
     ) -> None:
         require("a report", "matplotlib", "jinja2")
         self.folder = folder = as_path(folder, "report")
@@ -121,12 +126,17 @@ class Report:
         elif exists(folder) or folder.is_symlink():  # one that leads nowhere
             raise OutputError(f"{folder}: is not a folder; name a folder for the report")
         else:
-            check_output(folder, overwrite=overwrite)
+            check_output(folder, overwrite=overwrite, endings=FOLDER)
+        reserved = {_same_name(path) for path in (folder, folder / PAGE, folder / RESULT)}
+        for other in others:
+            if _same_name(other) in reserved:
+                raise OutputError(f"{other}: is a part of the report; choose another name")
         self._images = None if images is None else as_path(images, "images")
         if self._images is not None and not is_folder(self._images):
             remedy = "name the one that holds the images"
             with needing(self._images, (), "a folder", remedy, error=SourceError):
-                raise SourceError(f"{images}: no such folder; {remedy}")
+                problem = "is no folder" if exists(self._images) else "no such folder"
+                raise SourceError(f"{images}: {problem}; {remedy}")
         self._curves = [] if curve is None else read_curves(curve)
 
     def write(self, evaluation: Evaluation) -> list[str]:
@@ -159,11 +169,15 @@ class Report:
         n_absent = sum(each.problem == _ABSENT for each in shown_mistakes)
         if not n_absent:
             return []
-        are = "is" if n_absent == 1 else "are"
         return [
-            f"{source}: {counted(n_absent, 'image')} of mistakes {are} not in it; "
-            "images='FOLDER' names another"
+            f"no picture of {counted(n_absent, 'mistake')} in the report, since the files are not "
+            f"in {source}; images='FOLDER' names where they are now"
         ]
+
+
+def _same_name(path: str | Path) -> str:
+    """Return the same text for names that are one file, on disks that ignore case too."""
+    return str(Path(path).resolve()).casefold()
 
 
 def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[Thumbnail]) -> str:
@@ -186,12 +200,13 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     from markupsafe import Markup
 
     metrics = evaluation.metrics
+    bins = drawn_bins(metrics.bins)
     matrix = np.array(metrics.confusion_matrix)
     is_written_out = len(matrix) <= _MAX_WRITTEN
     labels = [each.label for each in metrics.classes]
     charts = {
         "reliability": inline_svg(
-            reliability_figure(metrics.bins, metrics.majority),
+            reliability_figure(bins, metrics.majority),
             "reliability",
             "Reliability diagram; its numbers are in the table below it.",
         )
@@ -214,11 +229,13 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         model=evaluation.model,
         model_name=Path(evaluation.model.path).name,
         data_name=Path(evaluation.data.path).name,
-        is_random=evaluation.model.backbone.weights.startswith("random"),
+        is_random=is_random(evaluation.model.backbone.weights),
         written_out=zip(labels, _shares(matrix), matrix.tolist(), strict=True)
         if is_written_out
         else None,
         labels=labels,
+        is_numbered=len(labels) > NAMED_CLASSES,
+        n_drawn_bins=len(bins),
         has_tall_names=len(labels) > 4 and max(map(len, labels)) > 6,
         numbers={label: number for number, label in enumerate(labels, 1)},
         confusions=metrics.confusions(N_CONFUSIONS),
@@ -310,31 +327,22 @@ def _thumbnail(mistake: EvaluatedImage, file: Path) -> Thumbnail:
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how model and data were made, in words: pairs of a heading and a text."""
     model, data, network = evaluation.model, evaluation.data, evaluation.model.backbone
-    training = model.training
-    fitted, split = training.get("fitted"), training.get("split")
     size = f"{network.input_size} × {network.input_size} pixels"
     weights = weights_text(network.weights, network.weights_file)
     pooled = "not pooled" if network.pool == "none" else f"pooled by {network.pool}"
     precision = f", in {network.precision}" if network.precision != "float32" else ""
-    facts = [
+    scores = ("train", "test")  # of the page's own images there are better ones
+    settings = {key: value for key, value in model.training.items() if key not in scores}
+    return [
         ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
         ("Network", f"{network.backbone} with {weights}{precision}"),
         ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
         ("Trained on", counted(model.n_training_images, "image")),
-    ]
-    if "estimator" in training:
-        facts.append(("Classifier", value_text(training["estimator"])))
-    for heading, values in (("Settings", fitted), ("Split", split)):
-        if isinstance(values, dict):
-            plain = {key: each for key, each in values.items() if not isinstance(each, dict)}
-            if plain:
-                facts.append((heading, value_text(plain).replace("_", " ")))
-    facts += [
+        *((name.capitalize(), text) for name, text in training_rows(settings)),
         ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {data.source}"),
         ("Made with", model.created_with),
         ("Network made with", network.created_with),
     ]
-    return facts
 
 
 def _file_facts(path: str) -> str:

@@ -78,6 +78,11 @@ class Selection:
             self._leave_out(int(foreign.sum()), why)
         return y
 
+    def __contains__(self, digest: object) -> bool:
+        """Return whether an image is left out as one of the training, so need not be decoded."""
+        trained = image_key(str(digest)) in self._info.training_images
+        return trained and not self.include_training
+
     def unseen(self, digest: str) -> bool:
         """Return whether an image is used: a training image only with `include_training`."""
         trained = image_key(digest) in self._info.training_images
@@ -166,4 +171,4 @@ class Selection:
         return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
 
     def _leave_out(self, number: int, why: str) -> None:
-        self._notes.append(f"left out: {counted(number, 'image')} {why}")
+        self._notes.append(f"not evaluated: {counted(number, 'image')} {why}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnncodes.models.metadata import BackboneInfo
 
 CONVERTERS = ("direct", "tf2onnx")
 DEFAULT_INPUT_SIZE = 224
@@ -37,6 +41,9 @@ class BackboneSpec:
         Its size.
     weights_checksum : str
         What Keras checks, ``md5:`` and the digest; empty where Keras publishes none.
+    weights_licence : str
+        The licence of Keras's weights as the documentation of Keras 2 states it (its file
+        ``docs/templates/applications.md``); empty where it states none.
     code_shape : tuple of int
         Shape of an image's codes at `DEFAULT_INPUT_SIZE`, without pooling.
     n_parameters : int
@@ -54,6 +61,7 @@ class BackboneSpec:
     weights_address: str
     weights_bytes: int
     weights_checksum: str
+    weights_licence: str
     code_shape: tuple[int, ...]
     n_parameters: int
     n_multiply_adds: int
@@ -81,6 +89,7 @@ BACKBONES = {
             weights_address=f"{_KERAS}/inception_v3",
             weights_bytes=87_910_968,
             weights_checksum="md5:bcbd6486424b2319ff4ef7d526e38f63",
+            weights_licence="Apache License 2.0, by the TensorFlow authors",
             code_shape=(5, 5, 2048),
             n_parameters=21_768_352,
             n_multiply_adds=2_835_873_120,
@@ -95,6 +104,7 @@ BACKBONES = {
             weights_address=f"{_KERAS}/vgg16",
             weights_bytes=58_889_256,
             weights_checksum="md5:6d6bbae143d832006294945121d1f1fc",
+            weights_licence="Creative Commons Attribution 4.0, by VGG, University of Oxford",
             code_shape=(7, 7, 512),
             n_parameters=14_714_688,
             n_multiply_adds=15_346_630_656,
@@ -109,6 +119,7 @@ BACKBONES = {
             weights_address=f"{_KERAS}/vgg19",
             weights_bytes=80_134_624,
             weights_checksum="md5:253f8cb515780f3b799900260a226db6",
+            weights_licence="Creative Commons Attribution 4.0, by VGG, University of Oxford",
             code_shape=(7, 7, 512),
             n_parameters=20_024_384,
             n_multiply_adds=19_508_428_800,
@@ -123,6 +134,7 @@ BACKBONES = {
             weights_address=f"{_KERAS}/mobilenet_v2",
             weights_bytes=9_406_464,
             weights_checksum="",
+            weights_licence="Apache License 2.0, by the TensorFlow authors",
             code_shape=(7, 7, 1280),
             n_parameters=2_206_816,
             n_multiply_adds=299_494_272,
@@ -137,6 +149,7 @@ BACKBONES = {
             weights_address=f"{_KERAS}/resnet",
             weights_bytes=94_765_736,
             weights_checksum="md5:4d473c1dd8becc155b73f8504c6f6626",
+            weights_licence="MIT License, by Kaiming He",
             code_shape=(7, 7, 2048),
             n_parameters=23_481_472,
             n_multiply_adds=3_855_925_248,
@@ -151,9 +164,21 @@ BACKBONES = {
             weights_address=f"{_KERAS}/efficientnet_v2",
             weights_bytes=24_274_472,
             weights_checksum="md5:893217f2bb855e2983157299931e43ff",
+            weights_licence="",
             code_shape=(7, 7, 1280),
             n_parameters=5_828_400,
             n_multiply_adds=716_806_176,
         ),
     )
 }
+
+
+def licence_of(info: BackboneInfo) -> str:
+    """Return what is known of the licence of a network's weights, in words."""
+    if info.weights.startswith("random:"):
+        return "none: the weights are random numbers"
+    if info.weights != "imagenet":
+        return "not known: the weights are of a file; ask whoever made it"
+    spec = BACKBONES.get(info.backbone)
+    licence = spec.weights_licence if spec else ""
+    return f"{licence or 'not stated by Keras'}; trained on ImageNet"

@@ -273,9 +273,10 @@ def _normalized(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fold a batch normalization into kernel (K, …) and bias (K,) of a convolution."""
     *gamma, beta, mean, variance = (each.astype(np.float64) for each in statistics)
-    with np.errstate(invalid="ignore"):  # a variance below 0 gives NaN, which is refused
+    # A variance below 0 gives NaN and large weights overflow; both are refused afterwards.
+    with np.errstate(invalid="ignore", over="ignore"):
         scale = (gamma[0] if gamma else 1.0) / np.sqrt(variance + epsilon)
-    return (
-        as_float32(kernel * scale[:, None, None, None]),
-        as_float32(beta + (bias - mean) * scale),
-    )
+        return (
+            as_float32(kernel * scale[:, None, None, None]),
+            as_float32(beta + (bias - mean) * scale),
+        )

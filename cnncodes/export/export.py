@@ -14,7 +14,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +38,10 @@ from cnncodes.export.weights import describe_weights, load_weights
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import noise_images, open_session
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
 from cnncodes.progress import Progress
-from cnncodes.text import shown
+from cnncodes.text import shown, similar
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 DIRECT_PARITY = {False: 1e-6, True: 2e-6}
 PARITY_LIMIT = 1e-4
 N_NOISE_IMAGES = 2
-PARITY_IMAGES = f"china.jpg, flower.jpg and {N_NOISE_IMAGES} of noise"  # scikit-learn's photographs
+PARITY_IMAGES = f"2 photographs of scikit-learn and {N_NOISE_IMAGES} images of noise"
 Codes = NDArray[np.float32]
 Images = NDArray[np.uint8]
 
@@ -152,7 +151,7 @@ def export_backbone(
     output = as_path(output, "output")
     seed = SEED.check(seed, "seed")
     inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
-    check_output(output, overwrite=overwrite, inputs=inputs)
+    check_output(output, overwrite=overwrite, inputs=inputs, endings=MODEL)
     origin = describe_weights(spec, weights, seed)
     _check_temporary_folder()
     values = load_weights(
@@ -223,8 +222,10 @@ def _cut(layers: list[Layer], last: str | None, spec: BackboneSpec) -> list[Laye
         return layers
     named = {layer.name: layer for layer in layers}
     if last not in named:
-        near = get_close_matches(last, named, n=3, cutoff=0.3)
-        raise ParameterError(f"{spec.name} has no layer {last!r}; similar: {', '.join(near)}")
+        near = similar(last, named) or [layer.name for layer in layers[-3:]]
+        raise ParameterError(
+            f"{spec.name} has no layer {last!r}; name one such as {', '.join(near)}"
+        )
     if len(named[last].shape) != 3 or named[last].kind == "input_layer":
         raise ParameterError(f"layer {last!r} of {spec.name} gives no codes; choose a later one")
     return layers_before(layers, last)
@@ -298,6 +299,10 @@ def _measure_parity(path: Path, output: Path, input_size: int, expected: Codes) 
     """Return the largest difference to Keras's codes, relative to the largest of them."""
     session, _ = open_session(path, "backbone")
     codes = session.run(["codes"], {"images": parity_images(input_size)})[0]
+    if not (np.isfinite(codes).all() and np.isfinite(expected).all()):
+        raise ParityError(
+            f"{output}: not written, since its codes or Keras's are not finite; look at the weights"
+        )
     largest = float(np.abs(expected).max())
     difference = float(np.abs(codes - expected).max()) / largest if largest > 0 else float("nan")
     if not difference <= PARITY_LIMIT:  # written so that NaN fails too

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _SAVE = 'from the Keras model save model.save_weights("network.weights.h5")'
 LARGEST_MEMBER = 4 << 30  # VGG19 with its top and the state of Adam has 1.7 GB
+MOST_NESTED = 100  # models in models take two levels each
 _OLD_LISTS = ("layer_names", "layer_names0")  # the second where a list fills several attributes
 _VARIABLE = re.compile(r"(?:(?P<model>.*)/)?(?P<layer>[^/]+)/vars/(?P<index>\d+)")
 _NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
@@ -190,7 +191,14 @@ def _unpack(path: Path, target: IO[bytes]) -> None:
                 )
             with archive.open(KERAS_MEMBER) as member:  # ends at the size that was checked
                 for block in iter(lambda: member.read(1 << 20), b""):
-                    target.write(block)
+                    try:
+                        target.write(block)
+                        target.flush()
+                    except OSError as error:
+                        raise WeightsError(
+                            f"{path}: cannot be unpacked, since a temporary file cannot be "
+                            f"written ({error.strerror}); let TMPDIR name a folder with more room"
+                        ) from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be unpacked ({first_line(error)})") from error
     except _ZIP_ERRORS as error:
@@ -207,6 +215,8 @@ def _candidates(file: h5py.File, raw: RawFile) -> list[_Candidate]:
     groups: dict[str, h5py.Group] = {"": file}
 
     def add(name: str, item: Any) -> None:
+        if name.count("/") >= MOST_NESTED:  # opening them all takes time as their square
+            raise ValueError(f"groups in it are nested more than {MOST_NESTED} deep")
         (datasets if isinstance(item, h5py.Dataset) else groups)[name] = item
 
     file.visititems(add)  # follows no links

@@ -130,6 +130,8 @@ def fetch_weights(
     ------
     WeightsError
         They cannot be downloaded.
+    OutputError
+        Their path in the cache is in use.
     """
     name = spec.weights_file_for(input_size)
     address = f"{spec.weights_address}/{name}"
@@ -151,8 +153,9 @@ def fetch_weights(
         path,
         size=size,
         checksum=spec.weights_checksum,
-        remedy=f"fetch it with a browser and pass weights='FILE' or put it at {path}, copy an "
-        "exported .onnx file from another machine, or try things out with weights='random'",
+        remedy="fetch it with a browser and pass weights='FILE'",
+        disk_remedy="set KERAS_HOME to a folder that can be written to, or fetch the file with a "
+        "browser and pass weights='FILE'",
         error=WeightsError,
         progress=progress,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.extract.store import CodesInfo, CodeStore
-from cnncodes.files import exists, readable_sha256
+from cnncodes.files import exists, is_folder, readable_sha256
+from cnncodes.images.decoding import load_image
 from cnncodes.images.sources import Source
 from cnncodes.models.kinds import find_kind
+from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
 from cnncodes.text import counted
 
@@ -28,12 +30,15 @@ class Earlier:
     ----------
     rows : dict of str to int
         For each digest its row in the codes file.
+    n_groups : int
+        Number of groups of its images.
     n_reused : int
         Number of chunks read so far.
     """
 
     def __init__(self, store: CodeStore | None = None) -> None:
         self._store = store
+        self.n_groups = 0 if store is None else len({*store.groups} - {""})
         digests = [] if store is None else store.digests
         self.rows = {digest: row for row, digest in enumerate(digests)}
         self.n_reused = 0
@@ -83,13 +88,14 @@ def open_unchanged(
 ) -> Iterator[CodeStore]:
     """Open a codes file that would come out the same again.
 
-    The images are compared by path, label, group and the SHA-256 of their files; those that
-    were skipped by their paths alone.
+    The images are compared by path, label, group and the SHA-256 of their files. Those that
+    were skipped are decoded again: what is installed may have changed, or the file.
+    All codes are read, to find damaged ones: 3,000 rows of 51,200 numbers in float16 take 1.6 s.
 
     Raises
     ------
     OutputError
-        It is of another network, other settings or other images.
+        It is of another network, other settings or other images, or some of its codes are damaged.
     """
     with CodeStore.open(output) as store:
         if difference := _difference(store, info):
@@ -97,58 +103,97 @@ def open_unchanged(
                 f"{output}: exists already, made with {difference}; choose another name or pass "
                 "overwrite=True"
             )
-        if changes := _changes(store, images, progress):
+        if store.groups and not images.groups:
+            remedy = (
+                "pass group_by='folder' as before"
+                if is_folder(Path(info.source))
+                else "add the column group again"
+            )
+            raise OutputError(
+                f"{output}: exists already, with groups of images, which are missing now; "
+                f"{remedy}, or pass update=True for codes without groups"
+            )
+        if changes := _changes(store, info, images, progress):
             raise OutputError(
                 f"{output}: exists already, with other images ({', '.join(changes)}); pass "
                 "update=True to compute what is new, or overwrite=True to compute all again"
             )
+        _refuse_damaged(store, progress)
         yield store
+
+
+def _refuse_damaged(store: CodeStore, progress: Progress) -> None:
+    progress.begin(len(store), unit="codes checked")
+    for row, path in enumerate(store.paths):
+        try:
+            store.chunk(row)
+        except FileFormatError as error:
+            raise OutputError(
+                f"{store.path}: exists already, but its codes of {path} are damaged "
+                f"({error.__cause__}); pass overwrite=True to compute all again"
+            ) from error
+        progress.advance(1)
 
 
 def _difference(store: CodeStore, info: CodesInfo) -> str:
     """Return the first setting by which codes differ from those in a file; "" for none."""
+    if store.backbone_sha256 != info.backbone_sha256:
+        networks = networks_text(
+            store.backbone, store.backbone_sha256, info.backbone, info.backbone_sha256
+        )
+        return f"another backbone ({networks})"
     for parameter, old, new in (
-        ("backbone", store.backbone_sha256, info.backbone_sha256),
         ("dtype", store.codes.dtype.name, info.dtype),
         ("max_pixels", store.max_pixels, info.max_pixels),
         ("white", store.white or "guessed", info.white or "guessed"),
     ):
         if old != new:
-            return f"another {parameter} ({_short(old)}, not {_short(new)})"
+            return f"another {parameter} ({old}, not {new})"
     return ""
 
 
-def _short(value: str | int | None) -> str:
-    return f"SHA-256 {value[:8]}…" if isinstance(value, str) and len(value) == 64 else str(value)
-
-
-def _changes(store: CodeStore, images: Source, progress: Progress) -> list[str]:
+def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progress) -> list[str]:
     """Count what differs between the images of a codes file and those of a source."""
     skipped = {path for path, _ in store.skipped}
-    stored = Counter(_rows(store.paths, store.labels.tolist(), store.class_names, store.groups))
-    current = Counter(
-        row
-        for row in _rows(images.paths, images.labels, images.class_names, images.groups)
-        if row[0] not in skipped
+    stored = _labels_and_groups(
+        store.paths, store.labels.tolist(), store.class_names, store.groups, ()
+    )
+    current = _labels_and_groups(
+        images.paths, images.labels, images.class_names, images.groups, skipped
     )
     new = {*images.paths} - {*store.paths} - skipped
     gone = ({*store.paths} | skipped) - {*images.paths}
-    kept = {path for path, *_ in (stored - current) + (current - stored)} - new - gone
-    counts = {"new": len(new), "gone": len(gone), "of another label or group": len(kept)}
+    counts = {"new": len(new), "gone": len(gone)}
+    for what, before, now in zip(("label", "group"), stored, current, strict=True):
+        differing = {path for path, _ in (before - now) + (now - before)}
+        counts[f"of another {what}"] = len(differing - new - gone)
     if not any(counts.values()):  # else it is changed anyhow, and not worth the reading
         digests = dict(zip(store.paths, store.digests, strict=True))
-        progress.begin(len(digests), unit="images compared")
-        counts["changed"] = 0
+        progress.begin(len(digests) + len(skipped), unit="images compared")
+        counts["changed"] = counts["skipped before and usable now"] = 0
         for path, digest in digests.items():
             counts["changed"] += readable_sha256(images.root / path) != digest
+            progress.advance(1)
+        size = info.backbone.input_size
+        for path in skipped:
+            image = load_image(0, images.root / path, size, info.max_pixels, white=info.white)
+            counts["skipped before and usable now"] += not image.problem
             progress.advance(1)
     return [f"{counted(n, 'image')} {what}" for what, n in counts.items() if n]
 
 
-def _rows(
-    paths: Sequence[str], labels: Sequence[int], names: Sequence[str], groups: Sequence[str]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield path, label and group of each image."""
+def _labels_and_groups(
+    paths: Sequence[str],
+    labels: Sequence[int],
+    names: Sequence[str],
+    groups: Sequence[str],
+    left_out: Container[str],
+) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
+    """Count the labels of each path, and its groups; a CSV file may repeat a path."""
     with_none = (*names, "")  # label -1 means none
+    by_label, by_group = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for path, label, group in zip(paths, labels, groups or [""] * len(paths), strict=True):
-        yield path, with_none[label], group
+        if path not in left_out:
+            by_label[path, with_none[label]] += 1
+            by_group[path, group] += 1
+    return by_label, by_group

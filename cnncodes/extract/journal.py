@@ -11,20 +11,18 @@ from __future__ import annotations
 import json
 import os
 import struct
-import sys
 import time
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import FileLockWarning, OutputError
+from cnncodes.errors import OutputError
 from cnncodes.extract.store import (
     CodesInfo,
     Rows,
@@ -33,13 +31,12 @@ from cnncodes.extract.store import (
 )
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
-from cnncodes.output import check_unfinished, foreign_object, replacing
+from cnncodes.output import foreign_object, open_unfinished, replacing
+from cnncodes.text import counted
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _ANY_JOURNAL = b"cnncodes-j"  # first bytes of a journal of any release
-# Against a link or a FIFO that replaces the path between its check and its opening; not on Windows.
-_NO_LINK_OR_FIFO = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Journal:
@@ -59,6 +56,8 @@ class Journal:
         Number of images with codes for each remark on what was assumed or mended.
     skipped : list of (str, str)
         Path and reason of each image that could not be used.
+    discarded : str
+        The codes of another extraction that were in the file, in words; empty if there were none.
     """
 
     def __init__(self, file: BinaryIO, path: Path, info: CodesInfo) -> None:
@@ -71,12 +70,11 @@ class Journal:
         self.label_counts: Counter[int] = Counter()
         self.remarks: Counter[str] = Counter()
         self.skipped: list[tuple[str, str]] = []
+        self.discarded = ""
 
     @classmethod
-    def open(cls, path: Path, info: CodesInfo, request: str) -> Journal:
+    def open(cls, path: Path, info: CodesInfo, request: str, *, overwrite: bool = False) -> Journal:
         """Resume the journal of the same extraction, or start one.
-
-        A journal of another extraction is replaced; any other file is refused.
 
         Parameters
         ----------
@@ -86,17 +84,25 @@ class Journal:
             What is common to all images.
         request : str
             Identifies the images, so that only the same extraction is resumed.
+        overwrite : bool
+            Whether codes of another extraction may be discarded.
 
         Raises
         ------
         OutputError
-            The file cannot be written, another process is writing it, or it is no journal.
+            The file cannot be written, another process is writing it, it is no journal, or it
+            keeps codes of another extraction.
         """
         header = json.dumps({"request": request, **info.to_json()}).encode()
         try:
-            journal = cls(_open_locked(path), path, info)
+            journal = cls(open_unfinished(path), path, info)
             try:
                 if not journal._resume(header):
+                    if journal.discarded and not overwrite:
+                        raise OutputError(
+                            f"{path}: keeps {journal.discarded}; finish that one with the same "
+                            "command, choose another output, or pass overwrite=True to discard them"
+                        )
                     journal._start(header)
             except BaseException:
                 journal._file.close()
@@ -132,13 +138,13 @@ class Journal:
             stored = codes.astype(self.info.dtype)
         if not np.isfinite(stored).all() and np.isfinite(codes).all():
             raise OutputError(
-                f"{self.path}: codes up to {np.abs(codes).max():.0f} do not fit float16; "
-                "store them with dtype='float32'"
+                f"codes up to {np.abs(codes).max():.0f} do not fit float16; store them with "
+                "dtype='float32'"
             )
         if codes.any() and not stored.any():
             raise OutputError(
-                f"{self.path}: codes of at most {np.abs(codes).max():.1e} vanish in float16; "
-                "store them with dtype='float32'"
+                f"codes of at most {np.abs(codes).max():.1e} all become 0 in float16; store them "
+                "with dtype='float32'"
             )
         return [compress(each.tobytes()) for each in stored]
 
@@ -253,9 +259,24 @@ class Journal:
         if not (signature.startswith(_ANY_JOURNAL) or _ANY_JOURNAL.startswith(signature)):
             raise foreign_object(self.path, "no journal of cnncodes extract")
         if signature != JOURNAL_SIGNATURE:
+            if len(signature) == len(JOURNAL_SIGNATURE):
+                self.discarded = "codes of an extraction by another release of cnncodes"
             return False
         records = _records(self._file)
-        if next(records, None) != header:
+        first = next(records, None)
+        if first is None:
+            return False
+        if first != header:
+            try:
+                n_images = sum(len(_rows(record).labels) for record in records)
+                difference = _difference(json.loads(first), json.loads(header))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise foreign_object(self.path, "a damaged journal") from error
+            if n_images:
+                self.discarded = (
+                    f"the codes of {counted(n_images, 'image')}, of an interrupted extraction "
+                    f"{difference}"
+                )
             return False
         self._end = self._file.tell()
         for record in records:
@@ -310,6 +331,15 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
         yield record
 
 
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return in words by what the headers of two journals differ."""
+    for name in ("backbone_sha256", "dtype", "max_pixels", "white", "source"):
+        if old.get(name) != new[name]:
+            values = "" if name == "backbone_sha256" else f" ({old.get(name)}, not {new[name]})"
+            return f"with another {name.removesuffix('_sha256')}{values}"
+    return "of other images, changed ones or with another provider"
+
+
 def _rows(record: bytes) -> Rows:
     line, _, content = record.partition(b"\n")
     description = json.loads(line)
@@ -319,58 +349,3 @@ def _rows(record: bytes) -> Rows:
         start += size
     skipped = [(path, reason) for path, reason in description["skipped"]]
     return Rows(**{**description, "chunks": chunks, "skipped": skipped})
-
-
-def _open_locked(path: Path) -> BinaryIO:
-    """Open and lock a file; the lock is released when the process ends, however it ends."""
-    while True:
-        check_unfinished(path)
-        file = open(path, "a+b", buffering=0, opener=_open_plain)  # noqa: SIM115
-        try:
-            try:
-                _lock(file)
-            except BlockingIOError:
-                raise
-            except OSError as error:  # as on NFS without its lock service, SMB and some of FUSE
-                warnings.warn(
-                    f"{path}: this disk has no file locks ({reason_of(error)}); take care that no "
-                    "other extraction writes the same file",
-                    FileLockWarning,
-                    stacklevel=2,
-                )
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except BlockingIOError as error:
-            file.close()
-            raise OutputError(f"{path}: another extraction is writing it; wait for it") from error
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # the process that held the lock has removed the file: try again
-
-
-def _open_plain(path: str, flags: int) -> int:
-    """Open a file without following a link or waiting for the other end of a FIFO.
-
-    A new file is private, since the codes file that it becomes may replace a private one.
-    """
-    return os.open(path, flags | _NO_LINK_OR_FIFO, 0o600)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: BinaryIO) -> None:
-        file.seek(2**31 - 1)  # beyond the end: locked bytes cannot be read by others
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:  # raised where another process has the lock
-            raise BlockingIOError from error
-
-else:
-    import fcntl
-
-    def _lock(file: BinaryIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

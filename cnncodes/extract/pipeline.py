@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cnncodes.bounds import MAX_ROW_BYTES
-from cnncodes.errors import FileFormatError, ImageError, SourceError
+from cnncodes.errors import FileFormatError, ImageError, SourceError, SourceWarning
 from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
@@ -28,11 +29,12 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
 from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
-from cnncodes.output import check_output
+from cnncodes.output import CODES, check_output
 from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed, shown
 
+MANY_SKIPPED = 0.2  # of the images: more of them are worth a warning
 DTYPES = ("float16", "float32")
 
 
@@ -143,7 +145,8 @@ def extract(
         Whether a codes file at `output` is replaced by one of the current images, with codes copied
         from it where it has them. Images are identified by the SHA-256 of their files.
     overwrite : bool
-        Whether a file at `output` may be replaced. Without this and `update`, codes of the same
+        Whether a file at `output` may be replaced, and codes of another extraction that was
+        interrupted be discarded. Without this and `update`, codes of the same
         images, settings and network are kept, and nothing is computed.
     on_source : callable, optional
         Called with the `Source` before the first image is read.
@@ -166,16 +169,22 @@ def extract(
     ImageError
         An image cannot be used, and `on_error` is ``"fail"``.
     OutputError
-        The codes cannot be written, those to update are of another kind, or a file at `output`
-        is not of these images, settings and network.
+        The codes cannot be written, those to update are of another kind, or a file at `output`,
+        or of its interrupted extraction, is not of these images, settings and network.
     KeyboardInterrupt
         With a message about what is kept.
+
+    Warns
+    -----
+    SourceWarning
+        Classes look like dates or like the parts of a split, or more than a fifth of the images
+        cannot be used.
 
     Notes
     -----
     Codes are first written to ``OUTPUT.partial``. When the extraction ends early, in whatever way,
-    that file stays and the same call resumes from it; a different call starts anew. The codes file
-    is the same as that of an uninterrupted run.
+    that file stays and the same call resumes from it; a different call is refused, unless
+    `overwrite` lets it discard them. The codes file is the same as that of an uninterrupted run.
     """
     progress = progress or NoProgress()
     backbone, source = as_path(backbone, "backbone"), as_path(source, "source")
@@ -188,12 +197,14 @@ def extract(
     on_error = check_choice(on_error, ("skip", "fail"), "on_error")
     is_compared = not (overwrite or update) and is_codes_file(output)
     replaceable = overwrite or update or is_compared
-    check_output(output, overwrite=replaceable, inputs=[backbone, source])
+    check_output(output, overwrite=replaceable, inputs=[backbone, source], endings=CODES)
     find_provider(provider)  # before a long list of images is made
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=replaceable, inputs=images.files())
     if on_source is not None:
         on_source(images)
+    for doubt in images.doubts:
+        warnings.warn(doubt, SourceWarning, stacklevel=2)
     workers = Workers.open(
         backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
     )
@@ -213,11 +224,13 @@ def extract(
         with open_unchanged(output, info, images, progress) as store:
             if on_error == "fail":
                 _refuse(store.skipped)
+            _warn_of_skipped(store.skipped, len(images.paths), progress)
             return _unchanged(store, info, images, time.monotonic() - started)
     partial = output.with_name(output.name + ".partial")
+    request = _identify(images, workers.network.provider)
     with (
         open_earlier(output, info, update=update) as earlier,
-        Journal.open(partial, info, _identify(images, workers.network.provider)) as journal,
+        Journal.open(partial, info, request, overwrite=overwrite) as journal,
     ):
         n_resumed = journal.n_seen
         try:
@@ -259,6 +272,7 @@ def extract(
                 journal.discard()
         earlier.close()  # where an open file cannot be replaced
         journal.finish(output, overwrite=overwrite or update)
+    _warn_of_skipped(journal.skipped, len(images.paths), progress)
     return Extraction(
         path=output,
         n_images=journal.n_images,
@@ -267,7 +281,7 @@ def extract(
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
         source_notes=list(images.notes),
-        notes=_notes(images, journal),
+        notes=[*_notes(images, journal), *_notes_on_groups(images, earlier)],
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.n_workers,
@@ -281,7 +295,7 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
     notes = []
     if store.skipped:
         skipped = counted(len(store.skipped), "skipped image")
-        notes.append(f"{skipped} left out as before; cnncodes extract --update tries again")
+        notes.append(f"{skipped} tried again and left out as before")
     return Extraction(
         path=store.path,
         n_images=len(store),
@@ -359,9 +373,34 @@ def _rows(
     return rows
 
 
+def _warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress: Progress) -> None:
+    """Warn where so many images are unusable that the others may not stand for them."""
+    if len(skipped) <= MANY_SKIPPED * n_images:
+        return
+    path, reason = skipped[0]
+    progress.clear()
+    warnings.warn(
+        f"{len(skipped)} of {n_images} images ({len(skipped) / n_images:.0%}) cannot be used, and "
+        f"what is made of these codes knows the others only; the first, {path}: {reason}",
+        SourceWarning,
+        stacklevel=3,
+    )
+
+
+def _notes_on_groups(images: Source, earlier: Earlier) -> list[str]:
+    """Report that a file with groups is replaced by one without."""
+    if images.groups or not earlier.n_groups:
+        return []
+    return [
+        f"{counted(earlier.n_groups, 'group')} of the file that was there not kept, and a split "
+        "may now separate their images: cnncodes extract --group-by folder makes groups of folders"
+    ]
+
+
 def _notes(images: Source, journal: Journal) -> list[str]:
-    """Return notes on what was assumed of images, and on classes without codes."""
-    notes = notes_on_remarks(journal.remarks)
+    """Return notes on what was discarded or assumed, and on classes without codes."""
+    notes = [f"discarded {journal.discarded}"] if journal.discarded else []
+    notes += notes_on_remarks(journal.remarks)
     if sum(remark.startswith(ASSUMED_WHITE) for remark in journal.remarks) > 1:
         notes.append(
             "images of 16 bits are scaled by different whites: pass the white of their camera, "

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
-from cnncodes.files import check_regular, is_journal
+from cnncodes.files import check_filled, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
@@ -449,7 +449,7 @@ class CodeStore:
 
 
 def _open_plain(path: Path) -> PlainFile:
-    check_regular(path, _REMEDY)
+    check_filled(path, _REMEDY)
     if is_journal(path):
         raise FileFormatError(f"{path}: {UNFINISHED}")
     return PlainFile(path)

@@ -139,6 +139,12 @@ def notes_on_split(
     if abs(len(parts.test) - n_without_groups) > UNEVEN * n_images.sum():
         share = len(parts.test) / n_images.sum()
         notes.append(f"copies and groups leave {share:.0%} of the images to test on")
+    if not len(parts.test):
+        notes.insert(
+            0,
+            "nothing was tested, so how good the head is on new images is unknown: each "
+            "class has one image, or images that belong together; add others",
+        )
     untested = np.setdiff1d(y[parts.train], y[parts.test])
     for what, numbers in (
         ("classes of one image", untested[n_images[untested] == 1]),

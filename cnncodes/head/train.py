@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
     SEED,
@@ -189,7 +189,7 @@ def train_head(
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
-    check_output(output, overwrite=overwrite, inputs=[codes])
+    check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
     with CodeStore.open(codes) as store, warnings.catch_warnings():
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
@@ -256,6 +256,8 @@ def train_head(
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
+                # The folder's name alone: who gets the head need not know what is around it.
+                "data": PureWindowsPath(store.source).name,
                 "estimator": training.estimator,
                 "fitted": fitted,
                 "split": {

@@ -47,6 +47,7 @@ from PIL import Image, UnidentifiedImageError
 from cnncodes.bounds import MAX_REASON_LENGTH
 from cnncodes.concurrency import ordered_map
 from cnncodes.errors import ImageError
+from cnncodes.files import remedy_for_absent
 from cnncodes.image_formats import (
     HEIF,
     JPEG,
@@ -342,6 +343,8 @@ def load_image(
         reason = _reason(path, error)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a CSV's path
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        if isinstance(error, FileNotFoundError) and (remedy := remedy_for_absent(path)):
+            reason += f"; {remedy}"
     return LoadedImage(index, None, "", shortened(reason, MAX_REASON_LENGTH))
 
 
@@ -441,20 +444,3 @@ def load_images(
 def notes_on_remarks(remarks: Counter[str]) -> list[str]:
     """Return a line for each remark on images, the most frequent first."""
     return [f"{counted(count, 'image')}: {remark}" for remark, count in remarks.most_common()]
-
-
-def in_batches(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Yield batches of `batch_size` usable images, the last perhaps of fewer.
-
-    Unusable images are in the batch of the usable ones after them.
-    """
-    group: list[LoadedImage] = []
-    usable = 0
-    for image in images:
-        group.append(image)
-        usable += image.pixels is not None
-        if usable == batch_size:
-            yield group
-            group, usable = [], 0
-    if group:
-        yield group

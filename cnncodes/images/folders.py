@@ -49,6 +49,14 @@ _FOUND = re.compile(r"found\.\d{3}")  # files that Windows recovered from a dama
 _SPLIT_NAME = re.compile(
     r"(train|val|valid|test|dev|eval|holdout)(ing|ation|uation)?([ _-]?(set|data|images))?", re.I
 )
+# Days, months and years, and the folders of cameras (DCF: 100APPLE, 101CANON).
+_DATE = re.compile(
+    r"(19|20)\d\d([-_. ]?(0?[1-9]|1[0-2])([-_. ]?\d{1,2})?)?|\d{1,2}[-_. ]\d{1,2}[-_. ](\d\d){1,2}"
+    r"|(day|tag) ?[-_]?\d+|(mon|tues?|wed(nes)?|thu(rs)?|fri|sat(ur)?|sun)(day)?"
+    r"|(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sep(tember)?|oct(ober)?"
+    r"|nov(ember)?|dec(ember)?)([-_ ]?(19|20)?\d\d)?|[1-9]\d\d[a-z_]{5}",
+    re.I,
+)
 _SYSTEM = tuple(f"{each} of the system or a network drive" for each in ("folder", "folders"))
 
 
@@ -126,7 +134,9 @@ def images_below(folder: Path, omitted: Omissions | None = None) -> list[Path]:
     return sorted(_walk(folder, omitted or Omissions()))
 
 
-def list_folder(source: Path, *, group_by_folder: bool) -> tuple[list[ListedImage], list[str]]:
+def list_folder(
+    source: Path, *, group_by_folder: bool
+) -> tuple[list[ListedImage], list[str], list[str]]:
     """List the images of a folder of class folders, or of a flat folder.
 
     Parameters
@@ -142,6 +152,8 @@ def list_folder(source: Path, *, group_by_folder: bool) -> tuple[list[ListedImag
         Labelled by the first folder below the source; without labels in a flat folder.
     notes : list of str
         What was left out, and what the layout of the folders suggests.
+    doubts : list of str
+        Why the folders are hardly classes.
 
     Raises
     ------
@@ -161,7 +173,7 @@ def list_folder(source: Path, *, group_by_folder: bool) -> tuple[list[ListedImag
             group = _group(relative) if group_by_folder else ""
             images.append(ListedImage(relative, label, group))
     if not images:
-        return [ListedImage(path.name, "") for path in sorted(files)], omitted.notes()
+        return [ListedImage(path.name, "") for path in sorted(files)], omitted.notes(), []
     strays = [path for path in files if is_decoded(path.suffix)]
     if strays:
         raise SourceError(
@@ -178,10 +190,11 @@ def list_folder(source: Path, *, group_by_folder: bool) -> tuple[list[ListedImag
     if empty:
         notes.append(f"no images in {counted(len(empty), 'class folder')}: {_names(empty)}")
     notes += _notes_on_merged([name for name in folders if paths[name]])
-    notes += _notes_on_levels(source, images)
+    doubts = _doubts(source, images)
+    notes += [] if doubts else _notes_on_levels(images)
     if group_by_folder and not any(image.group for image in images):
         notes.append("no folders below the class folders: no images are grouped")
-    return images, notes
+    return images, notes, doubts
 
 
 def _group(relative: str) -> str:
@@ -202,13 +215,19 @@ def _notes_on_merged(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _notes_on_levels(source: Path, images: Sequence[ListedImage]) -> list[str]:
-    """Note which level of nested folders is the label, and whether another is more likely."""
+def _doubts(source: Path, images: Sequence[ListedImage]) -> list[str]:
+    """Report folders that are hardly classes, and which others may be."""
     parts = [PurePosixPath(image.path).parts for image in images]
     nested = [each for each in parts if len(each) > 2]
+    classes = sorted({each[0] for each in parts})
+    if all(_DATE.fullmatch(name) for name in classes):
+        return [
+            f"{_names(classes)} look like days or folders of a camera, not like classes: a "
+            "classifier would learn to tell the days apart; make a folder for each class, or list "
+            "the images in a CSV file with the columns path and label"
+        ]
     if not nested:
         return []
-    classes = sorted({each[0] for each in parts})
     below = sorted({each[1] for each in nested})
     if all(_SPLIT_NAME.fullmatch(name) for name in classes):
         part = next((name for name in classes if name.lower().startswith("train")), classes[0])
@@ -225,9 +244,17 @@ def _notes_on_levels(source: Path, images: Sequence[ListedImage]) -> list[str]:
             f"all images are in one folder, {shown('/'.join(common))}: to use the folders below it "
             f"({_names(level)}) as classes, name {source.joinpath(*common)} as the source"
         ]
+    return []
+
+
+def _notes_on_levels(images: Sequence[ListedImage]) -> list[str]:
+    """Note which level of nested folders is the label."""
+    nested = next((each.path for each in images if each.path.count("/") > 1), None)
+    if nested is None:
+        return []
     return [
         "labels are the names of the first folders below the source; folders inside these, such "
-        f"as {shown('/'.join(nested[0][:2]))}, belong to their class"
+        f"as {shown('/'.join(nested.split('/')[:2]))}, belong to their class"
     ]
 
 

@@ -25,7 +25,7 @@ from cnncodes.files import check_regular, is_folder
 from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
 from cnncodes.images.tables import read_table
-from cnncodes.models.kinds import needing
+from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
 from cnncodes.text import listed, shown
 
@@ -54,6 +54,8 @@ class Source:
         one.
     notes : tuple of str
         What was left out, merged or assumed.
+    doubts : tuple of str
+        Those of `notes` by which the folders are hardly classes.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Source:
     class_names: tuple[str, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def files(self) -> list[Path]:
         """Return the path of each image file."""
@@ -101,7 +104,7 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
     source = as_path(source, "source")
     if is_folder(source):
         root = source
-        images, notes = list_folder(source, group_by_folder=group_by == "folder")
+        images, notes, doubts = list_folder(source, group_by_folder=group_by == "folder")
     else:
         check_regular(source, _REMEDY, error=SourceError)
         if group_by is not None:
@@ -111,15 +114,22 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
             )
         root = source.parent
         needed = "a folder or a CSV file"
-        with needing(source, ("table", "text"), needed, _REMEDY, error=SourceError):
+        with needing(source, TABLES, needed, _REMEDY, error=SourceError):
             images, notes = read_table(source)
+        doubts = []
     if not images:
         left_out = f"; {'; '.join(notes)}" if notes else ""
         raise SourceError(f"{source}: no images in it ({DECODED}){left_out}")
-    return _source(source, root, images, notes)
+    return _source(source, root, images, notes, doubts)
 
 
-def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list[str]) -> Source:
+def _source(
+    source: Path,
+    root: Path,
+    images: Sequence[ListedImage],
+    notes: list[str],
+    doubts: list[str],
+) -> Source:
     class_names = sorted({image.label for image in images if image.label})
     fault = fault_of_labels(class_names) or fault_of_text(str(source), "its path", MAX_PATH_LENGTH)
     for image in images:
@@ -136,7 +146,8 @@ def _source(source: Path, root: Path, images: Sequence[ListedImage], notes: list
         labels=tuple(index.get(image.label, UNLABELLED) for image in images),
         class_names=tuple(class_names),
         groups=groups if any(groups) else (),
-        notes=(*notes, *_notes_on_labels(class_names)),
+        notes=(*doubts, *notes, *_notes_on_labels(class_names)),
+        doubts=tuple(doubts),
     )
 
 

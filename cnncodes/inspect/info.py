@@ -11,6 +11,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.images.sources import find_images
 from cnncodes.models.description import (
+    card_rows,
     plain_text,
     precision_rows,
     short_digest,
@@ -18,7 +19,7 @@ from cnncodes.models.description import (
     weights_name,
     weights_text,
 )
-from cnncodes.models.kinds import KINDS, Kind, kind_of_file
+from cnncodes.models.kinds import KINDS, Kind, is_report, kind_of_file
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
@@ -48,6 +49,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = as_path(path, "path")
     if is_folder(path):  # also one whose first entries are no images
+        if is_report(path):
+            return {"what": KINDS["report"].noun, "use": KINDS["report"].use}
         return _describe_source(path, KINDS["images"])
     n_bytes = check_regular(path).st_size
     if not n_bytes:  # a file of /proc has this size too, and reading it may never end
@@ -127,7 +130,7 @@ def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:
         "format": CURVE_FORMAT,
         "codes": [curve.codes for curve in curves],
         "backbones": [
-            f"{curve.backbone}, {weights_text(curve.weights, curve.weights_file)}"
+            f"{curve.network}, {weights_text(curve.weights, curve.weights_file)}"
             for curve in curves
         ],
         "images_a_class": sorted({p.per_class for curve in curves for p in curve.points}),
@@ -164,6 +167,7 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
     head = HeadInfo.from_metadata(metadata, path)
     return {
         **described,
+        **({"card": head.card} if head.card else {}),
         "labels": list(head.labels),
         "training": head.training,
         **_describe_backbone(head.backbone),
@@ -239,6 +243,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return [(name, weights_name(value, described.get("weights_file", "")))]
     if key == "parity":
         return precision_rows(value, described["parity_images"], described.get("quantization", {}))
+    if key == "card":
+        return card_rows(value)
     if key == "training":
         return training_rows(value)
     if key == "backbone_sha256":

@@ -26,7 +26,7 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
 from cnncodes.models.checksum import read_checksum
 from cnncodes.models.kinds import check_kind, needing
-from cnncodes.models.metadata import PREFIX, HeadInfo
+from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, networks_text
 from cnncodes.models.safety import check_model
 from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
@@ -68,7 +68,7 @@ class Verification:
     kind : {"codes", "backbone", "head", "app"}
         The kind of file.
     checked : list of str
-        The checks, in words.
+        What was looked at, in words; whether it is right is in `faults`.
     faults : list of Fault
         What is wrong; empty if nothing is.
     largest_difference : float or None
@@ -155,17 +155,17 @@ def _verify_codes(
 
     with CodeStore.open(file) as store:
         images_text = counted(len(store), "image")
-        checked = [f"format, labels and digests of {images_text}", "every code is finite"]
+        checked = [f"format, labels and digests of {images_text}", "that every code is finite"]
         if store.checksums is not None:
-            checked.append("every image has the codes that were stored with it")
+            checked.append("that every image has the codes that were stored with it")
         progress.begin(len(store) * (1 if images is None else 2))
         faults = list(_counted(_code_faults(store), progress))
         difference = None
         if network is not None:
-            checked.append(f"the codes are of {network.path}")
-            faults += _network_faults(file, store.backbone_sha256, network)
+            checked.append(f"that the codes are of {network.path}")
+            faults += _network_faults(file, store.backbone, store.backbone_sha256, network)
         if images is not None:
-            checked.append("the images are those of the source, unchanged")
+            checked.append("that the source has the same images with the same labels")
             faults += _counted(_image_faults(store, images), progress)
             if network is not None and network.code_shape == store.codes.shape[1:]:
                 faulty = {fault.subject for fault in faults}
@@ -198,13 +198,12 @@ def _code_faults(store: CodeStore) -> Iterator[Fault | None]:
         yield None
 
 
-def _network_faults(file: Path, recorded: str, network: Backbone) -> Iterator[Fault]:
-    if recorded != network.sha256:
-        yield Fault(
-            str(file),
-            f"is of a network with SHA-256 {recorded[:12]}…, {network.path} has "
-            f"{network.sha256[:12]}…",
-        )
+def _network_faults(
+    file: Path, recorded: BackboneInfo, sha256: str, network: Backbone
+) -> Iterator[Fault]:
+    if sha256 != network.sha256:
+        networks = networks_text(recorded, sha256, network.info, network.sha256)
+        yield Fault(str(file), f"is of another network than {network.path} ({networks})")
 
 
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
@@ -285,14 +284,14 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     kind = metadata[PREFIX + "kind"]
     checked = [
         "format, operators and metadata",
-        "runs, with output as declared",
+        "that it runs, with output as declared",
     ]
     faults = []
     recorded, computed = read_checksum(file)
     if recorded is None:
         checked.append(WITHOUT_CHECKSUM)
     else:
-        checked.append("weights, operators and metadata are those it was written with")
+        checked.append("that weights, operators and metadata are those it was written with")
         if recorded != computed:
             faults.append(Fault(str(file), ALTERED))
     run, shape = _opened(file, kind)
@@ -304,9 +303,9 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
         problem = _problem_of_codes if kind == "backbone" else _problem_of_probabilities
         faults += [Fault(str(file), text) for text in [problem(output, shape)] if text]
     if network is not None and kind != "backbone":
-        checked.append(f"is of {network.path}")
+        checked.append(f"that it is of {network.path}")
         info = HeadInfo.from_metadata(metadata, file)
-        faults += _network_faults(file, info.backbone_sha256, network)
+        faults += _network_faults(file, info.backbone, info.backbone_sha256, network)
     return Verification(file, kind, checked, faults)
 
 

@@ -38,9 +38,14 @@ def weights_name(weights: str, file: str = "") -> str:
     return f"{shown(file) or 'a file'} ({short_digest(weights[len(_FILE) :])})"
 
 
+def is_random(weights: str) -> bool:
+    """Return whether the weights of a network are random, so that its metrics carry no meaning."""
+    return weights.startswith(_RANDOM)
+
+
 def weights_text(weights: str, file: str = "") -> str:
     """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``."""
-    if weights.startswith(_RANDOM):
+    if is_random(weights):
         return f"random weights (seed {shown(weights[len(_RANDOM) :])})"
     name = weights_name(weights, file)
     return f"weights of {name}" if weights.startswith(_FILE) else f"{name} weights"
@@ -64,21 +69,21 @@ def precision_rows(
     -------
     list of (str, str)
         Of an int8 file the closeness to the float32 codes and the calibration, since the parity
-        in its metadata is that of the float32 file; else the parity.
+        in its metadata is that of the float32 file; else how close they are to Keras's.
     """
     if not quantization:
-        text = f"differs from Keras by {parity:.1e} of the largest code at most"
-        return [("parity", f"{text} ({shown(parity_images)})")]
+        text = f"codes as from Keras, to within {1e6 * parity:.1f} millionths of the largest"
+        return [("check", f"{text} ({shown(parity_images)})")]
     try:
         return [
-            ("closeness", shown(closeness_text(quantization))),
+            ("closeness", shown(_closeness_text(quantization))),
             ("calibration", shown(_calibration_text(quantization))),
         ]
     except _FOREIGN:
         return [("quantization", plain_text(quantization))]
 
 
-def closeness_text(closeness: Mapping[str, Any]) -> str:
+def _closeness_text(closeness: Mapping[str, Any]) -> str:
     """Describe the closeness of int8 codes to float32 codes, from the fields of `Closeness`."""
     images = counted(closeness["n_images"], "image")
     return (
@@ -125,15 +130,17 @@ def training_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, shown(text)) for name, text in rows if text]
 
 
-def _fitted_rows(fitted: Any) -> list[tuple[str, str]]:
-    scores, parameters = fitted.get("C_scores", {}), fitted.get("parameters", {})
+def fitted_text(fitted: Mapping[str, Any]) -> str:
+    """Describe the result of a fit, from `Training.fitted`, without the ``parameters``."""
     rest = {key: each for key, each in fitted.items() if key not in ("C_scores", "parameters")}
-    losses = ", ".join(f"{float(C):g}: {loss:.4f}" for C, loss in scores.items())
-    return [
-        ("fitted", plain_text(rest)),
-        ("log loss by C", losses and f"{losses} (cross-validation)"),
-        ("parameters", plain_text(parameters)),
-    ]
+    n_iterations = rest.pop("n_iterations", None)
+    if "C_scores" in fitted:
+        n_tried = len(fitted["C_scores"])
+        rest["C"] = f"{value_text(rest['C'])} (best of {n_tried} in cross-validation)"
+    parts = [plain_text(rest)]
+    if n_iterations is not None:
+        parts.append(counted(n_iterations, "iteration"))
+    return ", ".join(filter(None, parts))
 
 
 def _split_rows(split: Any) -> list[tuple[str, str]]:
@@ -152,10 +159,52 @@ def _score_rows(part: str, score: Any) -> list[tuple[str, str]]:
 
 
 _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
-    "fitted": _fitted_rows,
+    "fitted": lambda fitted: [
+        ("fitted", fitted_text(fitted)),
+        ("parameters", plain_text(fitted.get("parameters", {}))),
+    ],
     "split": _split_rows,
     "train": lambda score: _score_rows("training part", score),
     "test": lambda score: _score_rows("test part", score),
+}
+
+
+def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Describe what only an app has, as pairs of name and text.
+
+    Parameters
+    ----------
+    card : mapping of str to JSON types
+        `HeadInfo.card`. An entry that is not of `bundle` is described as it is.
+
+    Returns
+    -------
+    list of (str, str)
+        Without control characters.
+    """
+    rows = []
+    for key, value in card.items():
+        try:
+            text = _CARD[key](value) if key in _CARD else plain_text(value)
+        except _FOREIGN:
+            text = plain_text(value)
+        rows.append((_CARD_NAMES.get(key, _name(key)), shown(text)))
+    return rows
+
+
+def _half_text(half: Any) -> str:
+    return (
+        f"{counted(half['n_tensors'], 'tensor')} of weights stored as float16; probabilities "
+        f"differ by {half['largest_difference']:.1e} at most, {half['n_same_label']} of "
+        f"{half['n_images']} labels are the same (on drawn images)"
+    )
+
+
+_CARD_NAMES = {"limits": "not for", "date": "made on"}
+_CARD: dict[str, Callable[[Any], str]] = {
+    "limits": lambda text: " ".join(text.split()),  # of several lines, perhaps
+    "half": _half_text,
+    "batch": lambda n_images: f"{counted(n_images, 'image')} at a time, neither more nor fewer",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,18 @@ from cnncodes.image_formats import SIGNATURE_LENGTH, SUFFIXES, is_image
 from cnncodes.models.metadata import FORMAT, PREFIX, REMEDIES, later_format, with_article
 from cnncodes.models.safety import read_header
 
+GENERATOR = '<meta name="generator" content="cnncodes">'  # in the head of a report
 KERAS_MEMBER = "model.weights.h5"  # of a .keras file
 MAX_JSON = 64 << 20  # bytes; a confusion matrix of 1,000 classes takes 16 MB
 _MAX_ENTRIES = 1000  # of a folder, looked at for an image
 _TEXT_BYTES = 4096
 _NO_COMMAND = "no command takes it"
+_REPORT = "index.html"
+_OF_REPORT = {_REPORT, "evaluation.json"}
+# How the files begin that `evaluation`, `printing` and `convert` write.
+_PREDICTIONS = ("path,label,predicted,probability", "path,rank,label,probability,problem")
+_CONVERTED = re.compile(r"path([,\t])label\1(group\1)?code_0000")
+_CONVERTED_MEMBERS = {"codes.npy", "labels.npy", "digests.npy"}  # of an .npz file
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,11 @@ KINDS = {
         ("journal", "an unfinished codes file", "the same cnncodes extract, run again, ends it"),
         ("curve", "a learning curve", "evaluate --curve takes it"),
         ("evaluation", "the result of an evaluation", "its report is the index.html beside it"),
+        ("report", "a report of evaluate", "a browser shows it"),
+        ("predictions", "predictions for images", "a spreadsheet, pandas and R read them"),
+        ("converted", "codes for other programs", "Orange, R, pandas or numpy read them"),
+        ("parquet", "a Parquet file", "pandas and R read it"),
+        ("drawing", "a picture in SVG", "a browser shows it"),
         ("backbone", "a backbone", "extract, quantize, bundle and bench take it"),
         ("int8", "a quantized backbone", "extract, bundle and bench take it"),
         ("head", "a head", "evaluate and bundle take it"),
@@ -71,6 +84,9 @@ KINDS = {
         ("unknown", "nothing cnncodes knows", _NO_COMMAND),
     )
 }
+
+# What may list images, so that its reader reports better what is wrong with it.
+TABLES = ("table", "text", "predictions", "converted")
 
 
 def find_kind(path: Path) -> Kind | None:
@@ -87,11 +103,20 @@ def find_kind(path: Path) -> Kind | None:
         None if the path is absent, empty, unreadable, or a FIFO, socket or device.
     """
     try:
-        if is_folder(path):
-            return KINDS["images" if _holds_images(path) else "folder"]
-        return kind_of_file(path)
+        if not is_folder(path):
+            return kind_of_file(path)
+        return KINDS["report" if is_report(path) else "images" if _holds_images(path) else "folder"]
     except (CnncodesError, OSError):
         return None
+
+
+def is_report(folder: Path) -> bool:
+    """Return whether a folder is a report of ``evaluate``, and nothing else."""
+    try:
+        names = {each.name for each in islice(folder.iterdir(), _MAX_ENTRIES)}
+        return names <= _OF_REPORT and kind_of_file(folder / _REPORT).name == "report"
+    except (CnncodesError, OSError):
+        return False
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -118,7 +143,11 @@ def _name_of(path: Path) -> str:
     if is_hdf5(path):
         return _name_of_hdf5(path)
     if head.startswith(b"PK\x03\x04"):
-        return "keras" if KERAS_MEMBER in _members(path) else "zip"
+        members = set(_members(path))
+        is_converted = members >= _CONVERTED_MEMBERS
+        return "keras" if KERAS_MEMBER in members else "converted" if is_converted else "zip"
+    if kind := _kind_by_beginning(head):
+        return kind
     if path.suffix.lower() == ".csv":
         return "table"
     if head.lstrip().startswith(b"{") and n_bytes <= MAX_JSON and (kind := _kind_in_json(path)):
@@ -289,6 +318,21 @@ def _kind_in_json(path: Path) -> str:
         return ""
     kind = value.get("kind") if isinstance(value, dict) else None
     return kind if kind in ("curve", "evaluation") else ""
+
+
+def _kind_by_beginning(head: bytes) -> str:
+    """Return the kind of a file for other programs by its first bytes; "" for any other file."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    text = head.decode("utf-8-sig", "replace").lstrip()
+    if text.partition("\n")[0].rstrip() in _PREDICTIONS:
+        return "predictions"
+    if _CONVERTED.match(text):
+        return "converted"
+    if text.lower().startswith("<!doctype html") and GENERATOR in text:
+        return "report"
+    is_xml = text.startswith(("<?xml", "<svg", "<!DOCTYPE svg"))
+    return "drawing" if is_xml and "<svg" in text else ""
 
 
 def _is_text(head: bytes) -> bool:

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ class BackboneInfo:
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""
         described = {
-            PREFIX + field.name: str(getattr(self, field.name))
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
+            PREFIX + each.name: str(getattr(self, each.name))
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
         }
         return {PREFIX + "format": FORMAT, PREFIX + "kind": "backbone", **described}
 
@@ -103,9 +103,9 @@ class BackboneInfo:
         """
         with _damage_reported(path, "export it again"):
             text = {
-                field.name: metadata[PREFIX + field.name]
-                for field in fields(cls)
-                if field.default is MISSING or PREFIX + field.name in metadata
+                each.name: metadata[PREFIX + each.name]
+                for each in fields(cls)
+                if each.default is MISSING or PREFIX + each.name in metadata
             }
             if not all(isinstance(value, str) for value in text.values()):  # JSON of another file
                 raise ValueError("an entry is not a string")
@@ -136,6 +136,8 @@ class HeadInfo:
         Versions of the packages that made the file.
     white : int, optional
         The value of white in 16-bit grey; None where it is guessed for each image.
+    card : dict
+        Of an app: what a model card has beside the other entries; JSON types only.
     """
 
     labels: tuple[str, ...]
@@ -145,6 +147,7 @@ class HeadInfo:
     training_images: frozenset[str]
     created_with: str
     white: int | None = None
+    card: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app.
@@ -165,6 +168,7 @@ class HeadInfo:
             PREFIX + "training_images": base64.b64encode(keys).decode(),
             PREFIX + "created_with": self.created_with,
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
+            **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
         }
         fault = fault_of_labels(self.labels) or fault_of_metadata(metadata, PREFIX)
         if not fault and is_nested_deeply(self.training):
@@ -196,6 +200,8 @@ class HeadInfo:
             if len(keys) % KEY_BYTES:
                 raise ValueError("the training images are cut off")
             white = metadata.get(PREFIX + "white")
+            card = json.loads(metadata.get(PREFIX + "card", "{}"))
+            _check_object(card, "card")
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -209,6 +215,7 @@ class HeadInfo:
                 ),
                 created_with=metadata[PREFIX + "created_with"],
                 white=None if white is None else WHITE.check(int(white), "white"),
+                card=card,
             )
 
 
@@ -246,6 +253,9 @@ def check_same_network(
 ) -> None:
     """Refuse a head for codes of another network than that of its training.
 
+    Two float32 files of one network count as the same: their codes differ by rounding only, as
+    with Winograd's convolutions and without.
+
     Parameters
     ----------
     path : Path
@@ -269,19 +279,43 @@ def check_same_network(
     if sha256 == head.backbone_sha256:
         return
     trained = head.backbone
-    if (trained.parent_sha256 or head.backbone_sha256) != (info.parent_sha256 or sha256):
+    parents = {trained.parent_sha256 or head.backbone_sha256, info.parent_sha256 or sha256}
+    if len(parents) > 1 and not is_same_function(trained, info):
         raise FileFormatError(
             f"{path}: was trained on codes of another backbone "
             f"({_network(trained, head.backbone_sha256)}) than that of {other} "
             f"({_network(info, sha256)}); use files that belong together"
         )
-    if not allow_mixed:
+    if not allow_mixed and {trained.precision, info.precision} != {"float32"}:
+        networks = networks_text(trained, head.backbone_sha256, info, sha256)
         raise FileFormatError(
-            f"{path}: was trained on {trained.precision} codes of {trained.backbone} "
-            f"({head.backbone_sha256[:8]}…), {other} is {info.precision} ({sha256[:8]}…): the "
-            "same network, but the codes differ a little; train on codes of that file, or pass "
-            "allow_mixed"
+            f"{path}: was trained on codes of {networks}, as {other} is: the same network, but "
+            "its codes differ a little; train on codes of the same file, or pass allow_mixed"
         )
+
+
+def networks_text(old: BackboneInfo, old_sha256: str, new: BackboneInfo, new_sha256: str) -> str:
+    """Name two networks whose codes must not be mixed, as ``OLD, not NEW``.
+
+    Parameters
+    ----------
+    old, new : BackboneInfo
+        The networks.
+    old_sha256, new_sha256 : str
+        SHA-256 of their files; named where the precision does not tell them apart.
+    """
+    is_same = (old.parent_sha256 or old_sha256) == (new.parent_sha256 or new_sha256)
+    if is_same and old.precision != new.precision:
+        return f"{old.backbone} in {old.precision}, not in {new.precision}"
+    return f"{_network(old, old_sha256)}, not {_network(new, new_sha256)}"
+
+
+def is_same_function(first: BackboneInfo, second: BackboneInfo) -> bool:
+    """Return whether two files compute the same codes but for rounding and precision."""
+    compared = ["backbone", "weights", "input_size", "layer", "pool"]
+    if first.weights.startswith("random:"):  # Keras drew those of earlier files
+        compared.append("converter")
+    return all(getattr(first, name) == getattr(second, name) for name in compared)
 
 
 def _network(info: BackboneInfo, sha256: str) -> str:

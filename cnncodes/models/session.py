@@ -17,7 +17,7 @@ from cnncodes.machine import available_threads
 from cnncodes.models.kinds import check_kind, needing_model
 from cnncodes.models.metadata import REMEDIES, BackboneInfo
 from cnncodes.models.safety import check_model
-from cnncodes.parameters import THREADS
+from cnncodes.parameters import FIXED_BATCH, THREADS
 from cnncodes.text import first_line
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ def run_session(
 ) -> list[Any]:
     """Run a session on the input `name`; return some of its outputs, arrays.
 
+    A model of a fixed batch is run as often as that takes, the last time with copies of a row.
+
     Raises
     ------
     FileFormatError
@@ -219,8 +221,32 @@ def run_session(
     with runtime_errors(
         lambda reason: FileFormatError(f"{path}: cannot be run ({reason}); make the file again")
     ):
-        results: list[Any] = session.run(list(outputs), {name: values})
-        return results
+        n_rows = fixed_batch(session)
+        if n_rows is None:
+            return list(session.run(outputs, {name: values}))
+        return _run_in_parts(session, outputs, name, values, n_rows)
+
+
+def fixed_batch(session: InferenceSession) -> int | None:
+    """Return the only number of rows that a model takes, or None if it takes any."""
+    n_rows = session.get_inputs()[0].shape[0]
+    return n_rows if isinstance(n_rows, int) and n_rows in FIXED_BATCH else None
+
+
+def _run_in_parts(
+    session: InferenceSession, outputs: Sequence[str], name: str, values: Any, n_rows: int
+) -> list[Any]:
+    import numpy as np
+
+    parts = []
+    for start in range(0, len(values), n_rows):
+        part = values[start : start + n_rows]
+        missing = n_rows - len(part)
+        if missing:
+            part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+        results = session.run(outputs, {name: part})
+        parts.append([each[: n_rows - missing] for each in results])
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def noise_images(n_images: int, size: int) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ from cnncodes.models.session import (
     kernels_saturate,
     runtime_errors,
 )
-from cnncodes.output import check_output, replacing
+from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import CALIBRATION_IMAGES, SEED, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.calibration import METHODS, Observer, calibrate, run_graph
@@ -195,7 +195,7 @@ def quantize_backbone(
     n_images = CALIBRATION_IMAGES.check(n_images, "n_images")
     seed = SEED.check(seed, "seed")
     weights = check_choice(weights, ("auto", "full", "reduced"), "weights")
-    check_output(output, overwrite=overwrite, inputs=[backbone, images])
+    check_output(output, overwrite=overwrite, inputs=[backbone, images], endings=MODEL)
     network = Backbone(backbone)
     if network.info.precision != "float32":
         raise wrong_kind(
@@ -347,7 +347,8 @@ def _choose(
         Settings(method, equalization, True, weight_limit)
         for method, equalization in product(METHODS, EQUALIZATIONS)
     ]
-    progress.begin(len(calibration) + (2 + len(candidates)) * len(choice), unit="images")
+    n_runs = len(calibration) + (2 + len(candidates)) * len(choice)
+    progress.begin(n_runs, unit="runs of an image")
     observers = calibrate(
         graph,
         observed_tensors(graph),
@@ -402,7 +403,7 @@ def _spare_convolutions(settings: Settings, trial: _Trial, progress: Progress) -
     """Leave those convolutions in float that cost most when they alone are quantized."""
     names = convolutions(trial.graph)
     n_images = 8
-    progress.begin(len(names) * n_images, unit="images, one convolution at a time")
+    progress.begin(len(names) * n_images, unit="runs of an image, by convolution")
     alone = {
         name: trial.cosine(replace(settings, floats=frozenset(names) - {name}), n_images)
         for name in names

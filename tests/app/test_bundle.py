@@ -7,9 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from cnncodes.export.graph import Graph
+from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.images.decoding import decode_image
 from cnncodes.models.metadata import HeadInfo
+from cnncodes.models.session import noise_images
 from tests.helpers import error_of, write_backbone, write_pooling_backbone
 
 
@@ -54,6 +57,52 @@ def test_app_gives_what_backbone_and_head_give(app, small_backbone, head, photos
     actual = session_of(app).run(["probabilities"], {"images": images})[0]
     assert np.abs(actual - wanted).max() < 1e-6
     assert np.ptp(wanted, axis=0).max() > 0.1, "the images must differ for a meaningful test"
+
+
+@pytest.fixture
+def plain_backbone(small_backbone, tmp_path):
+    """The same network as exported without Winograd's convolutions."""
+    graph = Graph.load(small_backbone)
+    assert restore_convolutions(graph)
+    model = graph.model()
+    onnx.helper.set_model_props(model, metadata_of(small_backbone))
+    onnx.save(model, str(tmp_path / "plain.onnx"))
+    return tmp_path / "plain.onnx"
+
+
+def test_plain_convolutions_are_the_backbones_but_for_rounding(
+    app, small_backbone, head, tmp_path, run
+):
+    other = tmp_path / "winograd.onnx"
+    run("bundle", small_backbone, head, "-o", other, "--winograd")
+    names = [
+        {node.name.partition("/")[0] for node in onnx.load(str(each)).graph.node}
+        for each in (app, other)
+    ]
+    assert ["winograd" in each for each in names] == [False, True]
+    images = noise_images(4, 75)
+    plain, kept = (session_of(each).run(None, {"images": images})[0] for each in (app, other))
+    assert 0 < np.abs(plain - kept).max() < 1e-5
+
+
+def test_shapes_between_backbone_and_head_are_left_to_the_runtime(app):
+    assert not onnx.load(str(app)).graph.value_info  # tract refuses the app with that of the codes
+
+
+def test_plain_twin_is_the_same_network(plain_backbone, head, codes, photos, tmp_path, run):
+    """A head trained on codes of either file goes with the other."""
+    twins = tmp_path / "twins.h5"
+    run("extract", plain_backbone, photos, "-o", twins)
+    results = [json.loads(run("evaluate", head, each, "--json").stdout) for each in (codes, twins)]
+    assert results[0]["figures"]["accuracy"] == results[1]["figures"]["accuracy"]
+    run("evaluate", head, photos, "--backbone", plain_backbone)
+    app = tmp_path / "app.onnx"
+    info = run("bundle", plain_backbone, head, "-o", app)
+    assert "classes" in info.stdout
+    recorded = metadata_of(app)["cnncodes.backbone_sha256"]
+    assert (
+        recorded == Backbone(plain_backbone).sha256 != metadata_of(head)["cnncodes.backbone_sha256"]
+    )
 
 
 def test_app_of_codes_with_three_axes(tmp_path, photos, run):
@@ -159,10 +208,12 @@ def test_app_passes_the_checker(app):
     assert {node.domain for node in model.graph.node} == {""}
 
 
-def test_metadata_are_the_heads_but_for_kind_and_checksum(app, head):
+def test_metadata_are_the_heads_but_for_kind_card_and_checksum(app, head):
     reported, heads = metadata_of(app), metadata_of(head)
     assert reported["cnncodes.kind"] == "app"
     assert reported.pop("cnncodes.checksum") != heads.pop("cnncodes.checksum")
+    card = json.loads(reported.pop("cnncodes.card"))
+    assert card == {"licence": "none: the weights are random numbers"}
     assert reported == heads | {"cnncodes.kind": "app"}
     assert HeadInfo.from_metadata(reported, app).labels == tuple("0123456789")
 
@@ -173,7 +224,11 @@ def test_what_is_printed(small_backbone, head, tmp_path, run):
         f"{app}: 10 classes, {app.stat().st_size / 1e6:.0f} MB\n"
     )
     result = run("bundle", small_backbone, head, "-o", app, "--overwrite", "--json")
-    assert json.loads(result.stdout) == {"path": str(app), "labels": list("0123456789")}
+    assert json.loads(result.stdout) == {
+        "path": str(app),
+        "labels": list("0123456789"),
+        "card": {"licence": "none: the weights are random numbers"},
+    }
 
 
 def test_head_of_another_backbone_is_refused(other_backbone, head, tmp_path):

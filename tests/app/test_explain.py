@@ -16,16 +16,7 @@ from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.images.decoding import decode_image
 from cnncodes.models.checksum import save_checked
 from tests.conftest import Exports
-from tests.helpers import run_command, write_pooling_backbone
-
-
-def make_app(folder: Path, backbone: Path, photos: Path, *options: object) -> Path:
-    """Train a head on photos and join it to a backbone."""
-    codes, head, app = folder / "codes.h5", folder / "head.onnx", folder / "app.onnx"
-    run_command("extract", backbone, photos, "-o", codes, "--dtype", "float32")
-    run_command("train", codes, "-o", head, *options)
-    run_command("bundle", backbone, head, "-o", app)
-    return app
+from tests.helpers import make_app, run_command, write_pooling_backbone
 
 
 def logits_of(app: Path, pixels: np.ndarray) -> np.ndarray:

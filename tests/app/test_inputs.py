@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from cnncodes import Classifier
 from cnncodes.app.inputs import predict_inputs
 from cnncodes.cli import shown
+from cnncodes.errors import SourceError
+from cnncodes.images.sources import find_images
 from tests.helpers import error_of
 
 
@@ -27,9 +30,17 @@ def files(photos):
     return sorted(photos.rglob("*.png"))
 
 
-def line_of(classifier, path, top=1):
-    named = [f"{each.label} {each.probability:.1%}" for each in classifier.predict(path, top=top)]
-    return f"{path}  {'  '.join(named)}"
+def line_of(classifier, path, top=1, width=0):
+    """The line of an image; its path is followed by blanks up to `width`, if there are several."""
+    digits = 6 if width else 0
+    named = [
+        f"{each.label} {each.probability:{digits}.1%}" for each in classifier.predict(path, top=top)
+    ]
+    return f"{path!s:{width}}  {'  '.join(named)}"
+
+
+def width_of(paths):
+    return min(50, max(len(str(path)) for path in paths))
 
 
 def rows_of(text):
@@ -43,7 +54,9 @@ def test_one_file(app, classifier, files, run):
 @pytest.mark.parametrize("top", [1, 3, 10, 11, 50])
 def test_top(app, classifier, files, run, top):
     result = run("predict", app, files[5], files[6], "--top", top)
-    assert result.stdout.splitlines() == [line_of(classifier, path, top) for path in files[5:7]]
+    assert result.stdout.splitlines() == [
+        line_of(classifier, path, top, width_of(files[5:7])) for path in files[5:7]
+    ]
     assert result.stdout.count("%") == 2 * min(top, 10)
     warning = f"{app}: has 10 classes; all are printed, not {top}\n"
     assert result.stderr == (warning if top > 10 else "")
@@ -52,13 +65,24 @@ def test_top(app, classifier, files, run, top):
 def test_files_are_printed_in_the_order_of_the_arguments(app, classifier, files, run):
     paths = [files[40], files[2], files[90], files[2]]
     printed = run("predict", app, *paths).stdout.splitlines()
-    assert printed == [line_of(classifier, path) for path in paths]
+    assert printed == [line_of(classifier, path, width=width_of(paths)) for path in paths]
+
+
+def test_columns_of_several_files_are_aligned(app, files, tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    paths = ["a.png", "longer.png", "é.png"]
+    for file, path in zip(files[::30], paths, strict=False):
+        shutil.copy(file, path)
+    printed = run("predict", app, *paths, "--top", "2").stdout.splitlines()
+    ends = [[match.end() for match in re.finditer("%", line)] for line in printed]
+    assert len(ends) == 3
+    assert ends[0] == ends[1] == ends[2]
 
 
 def test_folders_are_walked_by_name(app, classifier, photos, files, run):
     printed = run("predict", app, photos / "8", files[0], photos / "3").stdout.splitlines()
     wanted = [*sorted((photos / "8").iterdir()), files[0], *sorted((photos / "3").iterdir())]
-    assert printed == [line_of(classifier, path) for path in wanted]
+    assert printed == [line_of(classifier, path, width=width_of(files)) for path in wanted]
     whole = run("predict", app, photos).stdout.splitlines()
     assert [line.split("  ")[0] for line in whole] == [str(path) for path in files]
 
@@ -78,8 +102,8 @@ def test_standard_input(app, classifier, files, run):
 
 def test_standard_input_between_files(app, classifier, files, run):
     printed = run("predict", app, files[0], "-", files[2], stdin=files[1].read_bytes()).stdout
-    wanted = [line_of(classifier, path) for path in files[:3]]
-    wanted[1] = wanted[1].replace(str(files[1]), "-")
+    wanted = [line_of(classifier, path, width=width_of(files)) for path in files[:3]]
+    wanted[1] = wanted[1].replace(str(files[1])[: width_of(files)], "-".ljust(width_of(files)))
     assert printed.splitlines() == wanted
 
 
@@ -89,7 +113,7 @@ def test_standard_input_between_files(app, classifier, files, run):
 def test_standard_input_that_is_no_image(app, content, problem, run):
     result = run("predict", app, "-", stdin=content, exit_code=1)
     assert result.stdout.startswith(f"-  {problem}")
-    assert result.stderr == "Error: 1 of the images could not be used, as listed above\n"
+    assert result.stderr == "Error: 1 image of 1 could not be used, as listed above\n"
 
 
 def test_standard_input_without_end(app, classifier):
@@ -111,12 +135,36 @@ def test_broken_images_do_not_stop_the_others(app, classifier, files, tmp_path, 
     broken.write_bytes(b"no image")
     result = run("predict", app, broken, files[0], absent, files[1], exit_code=1)
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"{broken}  not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, ")
-    assert lines[1] == line_of(classifier, files[0])
-    assert lines[2] == f"{absent}  cannot be read: No such file or directory"
-    assert lines[3] == line_of(classifier, files[1])
+    width = width_of([broken, files[0], absent, files[1]])
+    reason = "not a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF, "
+    assert lines[0].startswith(f"{broken!s:{width}}  {reason}")
+    assert lines[1] == line_of(classifier, files[0], width=width)
+    assert lines[2] == f"{absent!s:{width}}  cannot be read: No such file or directory"
+    assert lines[3] == line_of(classifier, files[1], width=width)
     assert len(lines) == 4
-    assert result.stderr == "Error: 2 of the images could not be used, as listed above\n"
+    assert result.stderr == "Error: 2 images of 4 could not be used, as listed above\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("new/*.jpg", "a pattern stands for files only without quotes around it"),
+        ("cat[0-9].jpg", "a pattern stands for files only without quotes around it"),
+        ("https://example.org/cat.jpg", "this is a web address; download the file, and name it"),
+    ],
+)
+def test_pattern_and_web_address_are_explained(app, typed, remedy, run):
+    result = run("predict", app, typed, exit_code=1)
+    assert f"  cannot be read: No such file or directory; {remedy}" in result.stdout
+    with pytest.raises(SourceError, match=f"no such file; {remedy}"):
+        find_images(typed)
+
+
+def test_file_whose_name_has_a_star_is_a_file(app, classifier, files, tmp_path, run):
+    path = tmp_path / "a*.png"
+    shutil.copy(files[0], path)
+    label = classifier.predict(files[0])[0].label
+    assert run("predict", app, path).stdout.split()[-2] == label
 
 
 def test_json(app, classifier, files, tmp_path, run):
@@ -134,7 +182,7 @@ def test_json(app, classifier, files, tmp_path, run):
     }
     assert (bad["path"], bad["predictions"]) == (str(absent), [])
     assert "No such file" in bad["problem"]
-    assert result.stderr.startswith("Error: 1 of the images")
+    assert result.stderr.startswith("Error: 1 image of 2 could not")
 
 
 def test_csv(app, classifier, files, tmp_path, run):

@@ -40,9 +40,8 @@ def test_ends_with_a_good_accuracy_and_names_the_weights(demo: tuple[Path, str])
     assert "random weights" in printed.splitlines()[0]
     (accuracy,) = re.findall(r"Test accuracy ([0-9.]+)% with random weights", printed)
     assert float(accuracy) > 80
-    for line in printed.splitlines():
-        if "accuracy" in line:
-            assert "random weights" in line
+    marked = [line.split(":")[0] for line in printed.splitlines() if "(random weights)" in line]
+    assert marked == ["digits demo/head.onnx"] * 2, "of train and of evaluate, once each"
 
 
 def test_printed_commands_can_be_typed_again(demo: tuple[Path, str]) -> None:

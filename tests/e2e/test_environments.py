@@ -192,6 +192,7 @@ def test_tf2onnx_that_is_not_installed_names_the_extra(base: Environment, tmp_pa
         (["evaluate", "head.onnx", "codes.h5", "--report", "report"], "report"),
         (["curve", "codes.h5", "--plot", "curve.png"], "report"),
         (["train", "codes.h5", "-o", "knn.onnx", "--estimator", "knn"], "estimators"),
+        (["serve", "app.onnx"], "serve"),
     ],
 )
 def test_what_needs_an_extra_names_it_and_leaves_nothing(

@@ -190,7 +190,7 @@ def test_unfinished_work(command: str, kind: str, chain: Chain, tmp_path: Path) 
     before = state(tmp_path)
     error = error_of(*words(command, chain, special, tmp_path / "new"))
     assert error.startswith(f"Error: {special}: is ")
-    assert error.endswith("; move it away, or choose another output name")
+    assert error.endswith("; move it away")
     assert state(tmp_path) == before
     if kind == "text":
         assert special.read_text() == "my diary"
@@ -219,17 +219,45 @@ def test_image_of_the_source_is_never_replaced(
     source.mkdir()
     for number, photo in enumerate(sorted(chain.photos.rglob("*.png"))):
         (source / f"{number}.png").write_bytes(photo.read_bytes())
-    output = source / "0.png" if link == "same" else tmp_path / "output"
+    photo = (source / "0.png").rename(source / "0")  # an output must not be called .png
+    output = photo if link == "same" else tmp_path / "output"
     if link == "hard":
-        output.hardlink_to(source / "0.png")
+        output.hardlink_to(photo)
     elif link == "symbolic":
-        output.symlink_to(source / "0.png")
+        output.symlink_to(photo)
     before = state(source)
     arguments = [
         str(output) if each == "Y" else each for each in words(command, chain, source, output)
     ]
     assert "is what the result is made from" in error_of(*arguments, "--overwrite")
     assert state(source) == before
+
+
+@pytest.mark.parametrize("data", ["photos", "codes"])
+def test_evaluated_image_is_never_replaced(data: str, chain: Chain) -> None:
+    model = {"photos": chain.app, "codes": chain.head}[data]
+    photo = chain.photo()
+    before = state(photo.parent)
+    words = ("evaluate", model, getattr(chain, data), "--predictions", photo, "--overwrite")
+    assert error_of(*words) == (
+        f"Error: {photo}: is what the result is made from; choose another name"
+    )
+    assert state(photo.parent) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["report", "report/index.html", "report/../report/EVALUATION.json"]
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_predictions_replace_no_part_of_a_report(
+    name: str, is_there: bool, chain: Chain, tmp_path: Path
+) -> None:
+    evaluated = ("evaluate", chain.head, chain.codes, "--report", tmp_path / "report")
+    if is_there:
+        run_command(*evaluated)
+    before = state(tmp_path)
+    error_of(*evaluated, "--predictions", tmp_path / name, "--overwrite")
+    assert state(tmp_path) == before
 
 
 @pytest.mark.parametrize("command", ["info X", "verify X", "predict X PHOTO", "evaluate APP X"])

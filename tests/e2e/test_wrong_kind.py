@@ -16,7 +16,7 @@ from PIL import Image
 
 from cnncodes.evaluate.curve import save_curves
 from cnncodes.files import sha256_of
-from cnncodes.models.kinds import KINDS, find_kind
+from cnncodes.models.kinds import GENERATOR, KINDS, TABLES, find_kind
 from tests.helpers import (
     BACKBONE_INFO,
     CURVES,
@@ -32,6 +32,7 @@ from tests.helpers import (
     write_labelled_codes,
 )
 
+PREDICTIONS = "path,label,predicted,probability"
 QUANTIZED = BACKBONE_INFO.to_metadata() | {"cnncodes.precision": "int8"}
 
 
@@ -91,6 +92,11 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "journal": ("codes.h5.partial", _write_journal),
     "curve": ("curve", lambda path: save_curves(CURVES, path, overwrite=True)),
     "evaluation": ("evaluation", lambda path: path.write_text('{"kind": "evaluation"}')),
+    "report": ("report", lambda path: path.write_text(f"<!DOCTYPE html>\n{GENERATOR}\n")),
+    "predictions": ("predictions", lambda path: path.write_text(f"{PREDICTIONS}\na.png,a,b,1\n")),
+    "converted": ("codes.tab", lambda path: path.write_text("path\tlabel\tcode_0000\n")),
+    "parquet": ("codes.parquet", lambda path: path.write_bytes(b"PAR1\0\1")),
+    "drawing": ("curve.svg", lambda path: path.write_text("<?xml version='1.0'?>\n<svg></svg>")),
     "backbone": ("backbone", write_backbone),
     "int8": ("quantized", lambda path: write_backbone(path, metadata=QUANTIZED)),
     "head": ("head", _write_head),
@@ -104,7 +110,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 OTHERS = {"damaged", "unknown"}  # which only the reader of the right kind can describe
 
-SOURCE = {"images", "folder", "table", "text"}
+SOURCE = {"images", "folder", *TABLES}
 MODELS = {"head", "app"}
 # Commands with FILE as one argument, and the kinds that they accept there or explain.
 ARGUMENTS = {

@@ -88,6 +88,13 @@ def test_curves_of_several_networks_are_distinguished():
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
+def test_int8_network_is_distinguished_from_its_float32_file():
+    curves = [replace(make_curve(), precision=precision) for precision in ("float32", "int8")]
+    (legend,) = learning_curve_figure(curves).legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["vgg16, imagenet weights", "vgg16 int8, imagenet weights"]
+
+
 def test_weight_files_are_named_with_8_digits():
     files = [(f"{name}.weights.h5", f"file:{name * 64}") for name in "ab"]
     curves = [replace(make_curve(weights=sha), weights_file=name) for name, sha in files]
@@ -96,6 +103,19 @@ def test_weight_files_are_named_with_8_digits():
         "vgg16, weights of a.weights.h5 (aaaaaaaa)",
         "vgg16, weights of b.weights.h5 (bbbbbbbb)",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["inception_v3_notop.weights.h5", "of me, from my photographs of 2025.h5"]
+)
+def test_title_of_one_curve_has_the_whole_name_of_the_weight_file(name):
+    curve = replace(make_curve(weights=f"file:{'a' * 64}"), weights_file=name)
+    figure = learning_curve_figure([replace(curve, backbone="inception_v3")])
+    title = f"10 classes: inception_v3, weights of {name} (aaaaaaaa)"
+    assert figure.axes[0].get_title(loc="left").replace("\n", " ") == title
+    figure.draw_without_rendering()
+    drawn = figure.axes[0]._left_title.get_window_extent()  # matplotlib has no public way to it
+    assert drawn.x1 <= figure.get_size_inches()[0] * figure.dpi
 
 
 def test_curves_of_one_network_are_distinguished_by_their_files():
@@ -230,6 +250,13 @@ def test_reliability_diagram_shows_bins_and_counts():
     assert "12" in texts_of(inline_svg(figure, "reliability", "a chart"))
 
 
+def test_bin_without_a_right_prediction_is_seen():
+    upper, _ = reliability_figure([Bin(0, 0.5, 3, 0.4, 0.0), Bin(0.5, 1, 9, 0.8, 1.0)]).axes
+    (dots,) = [each for each in upper.lines if each.get_marker() == "o"]
+    assert dots.get_xydata().tolist() == [[0.25, 0], [0.75, 1]]
+    assert not dots.get_clip_on(), "half of it would be cut off"
+
+
 @pytest.mark.parametrize("majority", [0.0, 0.687, 1.0])
 def test_reliability_diagram_shows_the_majority(majority):
     bins = [Bin(0.5, 1, 12, 0.8, 0.75)]
@@ -237,7 +264,7 @@ def test_reliability_diagram_shows_the_majority(majority):
     (line,) = [each for each in upper.lines if each.get_linestyle() == ":"]
     assert list(line.get_ydata()) == [majority, majority]
     svg = inline_svg(reliability_figure(bins, majority), "reliability", "a chart")
-    assert f"most common class: {majority:.1%}" in texts_of(svg)
+    assert f"always predicting the most common class: {majority:.1%}" in texts_of(svg)
     assert not [
         each for each in reliability_figure(bins).axes[0].lines if each.get_linestyle() == ":"
     ]

@@ -201,7 +201,7 @@ def curve_of(*accuracies, n_test=1000, majority=None):
             curve_of((0.6, 0.6), (0.65, 0.65), majority=0.65),
             "from 10 to 20 images per class (20 to 40 in all) the accuracy still rises by 5.0 "
             "points (± 0.1): more images are likely to help; the accuracy is not above that of "
-            "always naming the most common class (65.0%)",
+            "always predicting the most common class (65.0%)",
         ),
     ],
 )

@@ -273,15 +273,15 @@ def test_table(codes, output, run):
         == f"{codes}: inception_v3, random weights (seed 0), 10 classes; tested on {n_test} images"
     )
     assert (
-        lines[1]
-        == f"  always naming the most common class of training: {curve.majority:.1%} of the test"
+        lines[1] == "  for comparison, always predicting the most common class is right for "
+        f"{curve.majority:.1%} of the test images"
     )
     for line, point in zip(lines[3:5], points, strict=True):
         assert line.split()[:3] == [str(point.per_class), str(point.n_train), "3"]
-        assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}  (random weights)")
-    assert lines[5] == "  mean ± standard deviation of 5 draws of the training images"
-    assert lines[6] == f"  {curve.summary}  (random weights)"
-    assert lines[-1] == f"written to {output}"
+        assert line.endswith(f"  {point.mean:.1%} ± {point.deviation:.1%}")
+    assert lines[5] == "  mean ± standard deviation over 5 draws of the training images"
+    assert lines[6] == f"  {curve.summary}"
+    assert lines[-1] == f"{output}: the numbers"
 
 
 def test_sizes_follow_the_data_up_to_all_there_is(codes, output, run):
@@ -299,7 +299,7 @@ def test_sizes_follow_the_data_up_to_all_there_is(codes, output, run):
     rows = lines[3 : 3 + len(curve["points"])]
     assert ["±" in row for row in rows] == [True] * len(others) + [False]
     assert lines[3 + len(rows)].endswith(
-        "of 5 draws of the training images; all of them make one fit"
+        "over 5 draws of the training images; with all of them there is one fit"
     )
 
 
@@ -452,7 +452,8 @@ def test_names_from_elsewhere_are_escaped(edited, output, run):
 @pytest.mark.parametrize("suffix", [".png", ".SVG"])
 def test_chart(codes, output, run, suffix):
     chart = output.with_name(f"curve{suffix}")
-    run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    printed = run("curve", codes, "-o", output, "--per-class", "2", "--C", "3", "--plot", chart)
+    assert printed.stdout.endswith(f"\n{output}: the numbers\n{chart}: the chart\n")
     content = chart.read_bytes()
     assert content.startswith(b"\x89PNG") if suffix == ".png" else b"<svg" in content
     assert {each.name for each in output.parent.iterdir()} == {output.name, chart.name}
@@ -488,7 +489,9 @@ def test_outputs_that_are_there_or_are_inputs(codes, edited, output):
         message = error_of("curve", path, *options, "--overwrite")
         assert message == f"Error: {path}: is what the result is made from; choose another name"
     assert path.read_bytes() == before
-    message = error_of("curve", codes, "-o", chart, "--plot", chart, "--overwrite")
+    same = output.with_name("same")
+    same.symlink_to(chart)
+    message = error_of("curve", codes, "-o", same, "--plot", chart, "--overwrite")
     assert "is both the result and its chart" in message
     assert "does not exist" in error_of("curve", codes, "-o", output.parent / "no" / "curve.json")
 
@@ -576,3 +579,15 @@ def test_codes_that_are_all_the_same_are_noted(edited, output, run):
     (curve,) = curve_json(run, edited(equal), "-o", output, "--per-class", "1,3")
     assert [note for note in curve["notes"] if note.startswith("the codes of all")]
     assert all(each["mean"] == pytest.approx(0.1, abs=0.05) for each in curve["points"])
+
+
+def test_int8_network_is_named(edited, output, run):
+    def quantized(file):
+        info = json.loads(file.attrs["backbone"])
+        file.attrs["backbone"] = json.dumps(info | {"cnncodes.precision": "int8"})
+
+    path = edited(quantized)
+    words = ("curve", path, "-o", output, "--C", "1", "--seeds", "1", "--per-class", "3")
+    assert f"{path}: inception_v3 int8, random weights" in run(*words).stdout
+    assert read_curves(output)[0].network == "inception_v3 int8"
+    assert "inception_v3 int8, random weights" in run("info", output).stdout

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from cnncodes.evaluate.metrics import Confusion, measure
+from cnncodes.evaluate.metrics import Confusion, drawn_bins, measure
 
 
 def random_case(seed, n, n_classes, sharpness=1.0):
@@ -94,6 +94,22 @@ def test_bins_hold_every_image_once(case, sharpness):
         if each.confidence is not None:
             assert each.lower - 1e-6 <= each.confidence <= each.upper + 1e-6
     assert 0 <= actual.calibration_error <= 1
+
+
+@given(CASES, st.floats(0.1, 200), st.integers(1, 200))
+def test_bins_of_few_images_are_drawn_in_threes(case, sharpness, times):
+    p, y = random_case(*case, sharpness=sharpness)
+    p, y = np.repeat(p, times, axis=0), np.repeat(y, times)
+    actual = measure(p, y, names(p.shape[1]))
+    drawn = drawn_bins(actual.bins)
+    assert len(drawn) == (5 if len(y) < 150 else 15)
+    assert sum(each.n_images for each in drawn) == len(y)
+    right = sum(each.n_images * each.accuracy for each in drawn if each.n_images)
+    assert right / len(y) == pytest.approx(actual.accuracy)
+    for each in drawn:
+        assert (each.confidence is None) == (each.n_images == 0) == (each.accuracy is None)
+        if each.confidence is not None:
+            assert each.lower - 1e-6 <= each.confidence <= each.upper + 1e-6
 
 
 def test_probability_of_exactly_zero_has_a_finite_loss():

@@ -102,3 +102,12 @@ def test_weights_that_are_no_numbers(layer: str, index: int, value: float) -> No
     weights[layer][index].flat[0] = value
     with pytest.raises(WeightsError, match=r"weights of layer Conv1 are not finite numbers"):
         build_graph(layers, weights, "scaled", "none")
+
+
+def test_weights_too_large_for_their_product_are_one_error() -> None:
+    layers = layers_of("mobilenet_v2", 32)
+    weights = random_weights(layers, 0)
+    weights["bn_Conv1"][0][:] = 3e38  # gamma, by the root of a variance of 0
+    weights["bn_Conv1"][3][:] = 0
+    with pytest.raises(WeightsError, match=r"weights of layer Conv1 are not finite numbers"):
+        build_graph(layers, weights, "none", "none")

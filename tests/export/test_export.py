@@ -94,7 +94,7 @@ def test_codes_are_those_of_keras(name: str, exports: Exports, tmp_path: Path) -
         assert codes.shape == (3, *CODE_SHAPES[name])
         assert relative_difference(codes, expected) <= 5e-6
         assert backbone.info.parity <= 5e-6
-        assert backbone.info.parity_images == "china.jpg, flower.jpg and 2 of noise"
+        assert backbone.info.parity_images == "2 photographs of scikit-learn and 2 images of noise"
         assert backbone.info.weights == "random:0"
         assert backbone.info.converter == ("tf2onnx" if options else "direct")
 
@@ -216,7 +216,7 @@ def test_file_describes_itself(exports: Exports) -> None:
     assert metadata["cnncodes.format"] == "1"
     assert metadata["cnncodes.kind"] == "backbone"
     assert metadata["cnncodes.backbone"] == "vgg19"
-    assert metadata["cnncodes.parity_images"].startswith("china.jpg, flower.jpg")
+    assert metadata["cnncodes.parity_images"].startswith("2 photographs")
     assert float(metadata["cnncodes.parity"]) > 0
     assert "tensorflow" in metadata["cnncodes.created_with"]  # with which it was compared
     assert metadata["cnncodes.converter"] == "direct"
@@ -355,12 +355,10 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
     address = f"{spec.weights_address}/{spec.weights_file}"
     for way in (
         f"{address}: cannot be downloaded (",
-        "fetch it with a browser and pass --weights FILE or put it at",
-        str(tmp_path / "keras" / "models" / spec.weights_file),
-        "copy an exported .onnx file",
-        "--weights random",
+        "; fetch it with a browser and pass --weights FILE",
     ):
         assert way in line
+    assert len(line) < 300
     assert f"note: downloading {address}, 59 MB, to {tmp_path}" in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 
@@ -368,7 +366,8 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; similar: mixed8"),
+        (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; name one such as mixed8"),
+        (["--layer", ""], "inception_v3 has no layer ''; name one such as "),
         (["--input-size", "74"], "needs an --input-size of 75 pixels or more"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,18 @@ def test_archives_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "its weights would take 0.0 GB" in refusal(archive(path, bytes(1_000_001)))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such limit")
+def test_archive_that_the_temporary_folder_has_no_room_for(tmp_path: Path) -> None:
+    path = archive(tmp_path / "model.keras", bytes(3_000_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        message = refusal(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "since a temporary file cannot be written (File too large); let TMPDIR" in message
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -273,6 +286,12 @@ def integers(file: h5py.File) -> None:
         file[f"layers/conv2d_1/vars/{index}"] = np.ones(shape, np.int8)
 
 
+def nest(file: h5py.File) -> None:
+    group = file["layers"]
+    for _ in range(keras_weights.MOST_NESTED):
+        group = group.create_group("x")
+
+
 def twice(file: h5py.File) -> None:
     for name in list(file["layers"]):
         file.copy(f"layers/{name}", f"layers/functional/layers/{name}")
@@ -288,6 +307,7 @@ def twice(file: h5py.File) -> None:
         (deflate, "its weights are compressed; save them uncompressed"),
         (claim, "layer neck has weights of shape"),
         (integers, "its weights are stored as int8; save them as float32"),
+        (nest, "groups in it are nested more than 100 deep"),
         (twice, "holds weights for tiny more than once"),
     ],
 )

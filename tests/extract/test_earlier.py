@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from PIL import Image
 
@@ -45,7 +47,7 @@ def test_complete_codes_of_the_same_images_are_kept(
     status, content = output.stat(), output.read_bytes()
     assert run_command("extract", backbone, photos, "-o", output).stdout.splitlines() == [
         f"{output}: complete already, with the same 4 images and network; nothing to do",
-        "  note: 1 skipped image left out as before; cnncodes extract --update tries again",
+        "  note: 1 skipped image tried again and left out as before",
     ]
     again = json.loads(run_command("extract", backbone, photos, "-o", output, "--json").stdout)
     assert again["is_unchanged"]
@@ -92,6 +94,24 @@ def test_codes_of_other_images_are_not_replaced_unasked(
     assert "nothing to do" in run_command("extract", backbone, photos, "-o", output).stdout
 
 
+def test_doubtful_classes_and_many_unusable_images_are_warned_of(
+    backbone: Path, photos: Path, output: Path
+) -> None:
+    words = ("--quiet", "extract", backbone, photos, "-o", output)
+    (photos / "cat" / "empty.png").touch()
+    assert run_command(*words).stderr == "", "one of five is ordinary"
+    (photos / "dog" / "text.png").write_text("no picture")
+    for option in ("--update", "--max-pixels=100000000"):  # the second has nothing to do
+        (line,) = run_command(*words, option).stderr.splitlines()
+        assert line.startswith("Warning: 2 of 6 images (33%) cannot be used, and ")
+        assert "the first, cat/empty.png: empty file" in line
+    (photos / "cat").rename(photos / "2024-05-01")
+    (photos / "dog").rename(photos / "2024-05-02")
+    first, *_ = run_command(*words, "--update").stderr.splitlines()
+    assert first.startswith("Warning: 2024-05-01, 2024-05-02 look like days ")
+    assert "note: 2024" not in run_command(*words[1:], "--update").stderr
+
+
 def test_labels_and_groups_count_as_changes(
     backbone: Path, photos: Path, tmp_path: Path, output: Path
 ) -> None:
@@ -104,10 +124,44 @@ def test_labels_and_groups_count_as_changes(
     write("cat", "")
     run_command("extract", backbone, table, "-o", output)
     assert "nothing to do" in run_command("extract", backbone, table, "-o", output).stdout
-    for label, group in (("dog", ""), ("cat", "one")):
+    for label, group, what in (("dog", "", "label"), ("cat", "one", "group")):
         write(label, group)
         said = error_of("extract", backbone, table, "-o", output)
-        assert "exists already, with other images (2 images of another label or group)" in said
+        assert f"exists already, with other images (2 images of another {what})" in said
+    run_command("extract", backbone, table, "-o", output, "--update")
+    write("cat", "")
+    said = error_of("extract", backbone, table, "-o", output)
+    assert said.endswith("; add the column group again, or pass --update for codes without groups")
+
+
+def test_forgotten_grouping_is_named(backbone: Path, photos: Path, output: Path) -> None:
+    (photos / "cat" / "tom").mkdir()
+    (photos / "cat" / "tom" / "a.png").write_bytes(png(5))
+    run_command("extract", backbone, photos, "-o", output, "--group-by", "folder")
+    said = error_of("extract", backbone, photos, "-o", output)
+    assert said == (
+        f"Error: {output}: exists already, with groups of images, which are missing now; pass "
+        "--group-by folder as before, or pass --update for codes without groups"
+    )
+    printed = run_command("extract", backbone, photos, "-o", output, "--update").stdout
+    assert "  note: 1 group of the file that was there " in printed
+    assert "--group-by folder makes groups of folders" in printed
+
+
+def test_skipped_image_that_can_be_used_now_is_one_to_compute(
+    backbone: Path, photos: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pillow_heif").from_pillow(Image.new("RGB", (64, 64), 7)).save(
+        photos / "cat" / "phone.heic"
+    )
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        printed = run_command("extract", backbone, photos, "-o", output).stdout
+        assert "phone.heic: HEIC: pip install 'cnncodes[heic]'" in printed
+        assert "tried again" in run_command("extract", backbone, photos, "-o", output).stdout
+    said = error_of("extract", backbone, photos, "-o", output)
+    assert "(1 image skipped before and usable now); pass --update" in said
+    assert "5 images" in run_command("extract", backbone, photos, "-o", output, "--update").stdout
 
 
 def test_codes_of_another_network_or_setting_are_not_replaced_unasked(
@@ -116,7 +170,7 @@ def test_codes_of_another_network_or_setting_are_not_replaced_unasked(
     run_command("extract", backbone, photos, "-o", output)
     other = write_backbone(tmp_path / "other.onnx", factor=2)
     for words, what in (
-        ((other, photos), "another backbone (SHA-256 "),
+        ((other, photos), "another backbone (inception_v3, random:0, SHA-256 "),
         ((backbone, photos, "--dtype", "float32"), "another dtype (float16, not float32)"),
         ((backbone, photos, "--white", "4095"), "another white (guessed, not 4095)"),
     ):
@@ -131,3 +185,18 @@ def test_damaged_codes_are_not_taken_for_complete_ones(
     run_command("extract", backbone, photos, "-o", output)
     output.write_bytes(output.read_bytes()[:-100])
     assert "exists already; choose" in error_of("extract", backbone, photos, "-o", output)
+
+
+def test_damaged_rows_are_not_taken_for_complete_ones(
+    backbone: Path, photos: Path, output: Path
+) -> None:
+    run_command("extract", backbone, photos, "-o", output)
+    with h5py.File(output, "r+") as file:
+        offset = file["codes"].id.get_chunk_info(2)
+    content = bytearray(output.read_bytes())
+    content[offset.byte_offset + offset.size // 2] ^= 1
+    output.write_bytes(content)
+    said = error_of("extract", backbone, photos, "-o", output)
+    assert said.startswith(f"Error: {output}: exists already, but its codes of dog/a.png are dama")
+    assert said.endswith("; pass --overwrite to compute all again")
+    assert output.read_bytes() == content

@@ -165,7 +165,10 @@ def test_image_that_cannot_be_read_is_skipped_or_ends_it(
     skipped = faulty("read", str(image), 0)
     assert (skipped.returncode, skipped.stderr.count("\n")) == (0, 1)
     assert f"  1 image skipped (cnncodes info lists all):\n    {reason}\n" in skipped.stdout
-    assert "119 images had codes in the file that was there" in run(*arguments, "--update").output
+    assert (
+        "kept the codes of 119 images from the file as it was before"
+        in run(*arguments, "--update").output
+    )
     assert output.read_bytes() == whole
 
 

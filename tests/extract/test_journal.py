@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def is_refused(path: Path) -> bool:
         create_journal(path)
     assert str(caught.value) == (
         f"{path}: is no journal of cnncodes extract, and unfinished work is kept under that name; "
-        "move it away, or choose another output name"
+        "move it away"
     )
     assert path.read_bytes() == content
     return True
@@ -137,33 +138,54 @@ def test_damage_of_any_bit_is_noticed(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "difference"),
     [
-        {"class_names": ("cat",)},
-        {"dtype": "float16"},
-        {"code_shape": (12,)},
-        {"backbone_sha256": "cd" * 32},
-        {"source": "elsewhere"},
-        {"max_pixels": 7},
+        ({"class_names": ("cat",)}, "of other images, changed ones or with another provider"),
+        ({"dtype": "float16"}, "with another dtype (float32, not float16)"),
+        ({"backbone_sha256": "cd" * 32}, "with another backbone"),
+        ({"source": "elsewhere"}, "with another source (photos, not elsewhere)"),
+        ({"max_pixels": 7}, "with another max_pixels (1000, not 7)"),
+        ({"white": 7}, "with another white (None, not 7)"),
     ],
     ids=str,
 )
-def test_other_extraction_starts_anew(tmp_path: Path, change: dict[str, object]) -> None:
+def test_codes_of_another_extraction_are_kept_unless_overwritten(
+    tmp_path: Path, change: dict[str, object], difference: str
+) -> None:
     path = tmp_path / "codes.partial"
     write_batches(path)
-    with create_journal(path, **change) as journal:
-        assert journal.n_seen == 0
+    before = path.read_bytes()
     with create_journal(path) as journal:
-        assert journal.n_seen == 0
+        n_images, info = journal.n_images, replace(journal.info, **change)
+    codes = f"the codes of {n_images} images, of an interrupted extraction {difference}"
+    with pytest.raises(OutputError) as caught:
+        Journal.open(path, info, "the request")
+    assert str(caught.value) == (
+        f"{path}: keeps {codes}; finish that one with the same command, choose another output, "
+        "or pass overwrite=True to discard them"
+    )
+    assert path.read_bytes() == before
+    with Journal.open(path, info, "the request", overwrite=True) as journal:
+        assert (journal.n_seen, journal.discarded) == (0, codes)
+    with create_journal(path) as journal:  # nothing is lost of one that has no codes
+        assert (journal.n_seen, journal.discarded) == (0, "")
 
 
-def test_other_images_start_anew(tmp_path: Path) -> None:
+def test_codes_of_other_images_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "codes.partial"
     write_batches(path)
     with create_journal(path) as journal:
         info = journal.info
-    with Journal.open(path, info, "another request") as journal:
-        assert journal.n_seen == 0
+    with pytest.raises(OutputError, match="of an interrupted extraction of other images"):
+        Journal.open(path, info, "another request")
+
+
+def test_codes_of_another_release_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "codes.partial"
+    path.write_bytes(b"cnncodes-j7\n of later")
+    with pytest.raises(OutputError, match="keeps codes of an extraction by another release"):
+        create_journal(path)
+    assert path.read_bytes() == b"cnncodes-j7\n of later"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +217,7 @@ def test_no_link_is_followed_and_nothing_special_is_opened(tmp_path: Path, kind:
     assert not (tmp_path / "absent").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"cnnco", b"cnncodes-j1\n", b"cnncodes-j7\n of later"])
+@pytest.mark.parametrize("content", [b"", b"cnnco", b"cnncodes-j", b"cnncodes-j1\n"])
 def test_what_is_left_of_a_journal_starts_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "codes.partial"
     path.write_bytes(content)
@@ -208,6 +230,7 @@ def test_what_is_left_of_a_journal_starts_anew(tmp_path: Path, content: bytes) -
 
 HOLD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tests.helpers import append_rows, create_journal
 journal = create_journal(Path(sys.argv[1]))
@@ -226,7 +249,7 @@ def test_lets_only_one_write(tmp_path: Path) -> None:
         for change in ({}, {"source": "elsewhere"}):
             with pytest.raises(OutputError) as caught:
                 create_journal(path, **change)
-            assert str(caught.value) == f"{path}: another extraction is writing it; wait for it"
+            assert str(caught.value) == f"{path}: another process is writing it; wait for it"
         assert path.read_bytes() == before
         other.kill()  # the lock goes with the process
     with create_journal(path) as journal:
@@ -316,7 +339,7 @@ def test_refuses_codes_that_half_precision_makes_zero(tmp_path: Path) -> None:
     tiny = CODES * 1e-10 / np.abs(CODES).max()
     with create_journal(tmp_path / "half.partial", dtype="float16") as journal:
         with pytest.raises(
-            OutputError, match=r"at most 1.0e-10 vanish in float16; store them with dtype"
+            OutputError, match=r"at most 1.0e-10 all become 0 in float16; store them with dtype"
         ):
             append_rows(journal, tiny)
         assert journal.n_images == 0

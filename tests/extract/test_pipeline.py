@@ -233,6 +233,7 @@ def test_reports_when_codes_do_not_fit(run: Run, tmp_path: Path, few: Path, outp
     network = write_backbone(tmp_path / "large.onnx", factor=1e6)
     message = error_of("extract", network, few, "-o", output)
     assert "do not fit float16; store them with --dtype float32" in message
+    assert ".partial" not in message, "a file that the user has not named"
     assert names_in(output.parent) == []
     run("extract", network, few, "-o", output, "--dtype", "float32")
     assert_codes_are_of(output, network, few)
@@ -350,8 +351,15 @@ def test_starts_anew_for_another_request(
     ):
         interrupt(backbone, source, output, batch_size=2)
         change()
-        result = run("extract", *arguments, "-o", output, "--overwrite")
+        partial = output.with_name("codes.h5.partial")
+        kept = partial.read_bytes()
+        words = ("extract", *arguments, "-o", output)
+        if not output.exists():  # else that is refused first
+            assert f"Error: {partial}: keeps the codes of " in error_of(*words)
+            assert partial.read_bytes() == kept
+        result = run(*words, "--overwrite")
         assert "went on" not in result.output
+        assert "discarded the codes of " in result.output
         assert_codes_are_of(output, arguments[0], source)
         assert names_in(output.parent) == ["codes.h5"]
 
@@ -417,7 +425,7 @@ def test_second_extraction_reports_the_first(
 
     extract(backbone, few, output, progress=Watching("extract", "images"))
     partial = output.with_name("codes.h5.partial")
-    assert refusal == [f"Error: {partial}: another extraction is writing it; wait for it"]
+    assert refusal == [f"Error: {partial}: another process is writing it; wait for it"]
     assert_codes_are_of(output, backbone, few)
 
 
@@ -546,12 +554,14 @@ def test_update_is_as_if_made_anew(
     run("extract", small_backbone, changing, "-o", fresh, *options)
     assert output.read_bytes() == fresh.read_bytes()
     again = run(*updating).output
-    assert "\n  13 images had codes in the file that was there\n" in again
+    assert "\n  kept the codes of 13 images from the file as it was before\n" in again
     assert output.read_bytes() == fresh.read_bytes()
     assert names_in(output.parent) == ["codes.h5", "fresh.h5"]
 
 
-def test_reused_images_do_not_count_in_the_rate(backbone: Path, few: Path, output: Path) -> None:
+def test_reused_images_do_not_count_in_the_rate(
+    backbone: Path, changing: Path, output: Path
+) -> None:
     class Counting(Progress):
         n_computed = n_skipped = 0
 
@@ -561,13 +571,13 @@ def test_reused_images_do_not_count_in_the_rate(backbone: Path, few: Path, outpu
         def skip(self, amount: int) -> None:
             self.n_skipped += amount
 
-    first = extract(backbone, few, output)
+    first = extract(backbone, changing, output)
     assert first.images_per_second * first.seconds == pytest.approx(first.n_images)
-    folder = next(path for path in few.iterdir() if path.is_dir())
+    folder = next(path for path in changing.iterdir() if path.is_dir())
     (folder / "new.png").write_bytes(encode_image(Image.new("L", (8, 8), 3), "PNG"))
     (folder / "text.png").write_bytes(b"no image")
     progress = Counting("extract", "images")
-    updated = extract(backbone, few, output, update=True, progress=progress)
+    updated = extract(backbone, changing, output, update=True, progress=progress)
     assert updated.images_per_second * updated.seconds == pytest.approx(2)
     assert (progress.n_computed, progress.n_skipped) == (2, first.n_images)
 
@@ -575,8 +585,20 @@ def test_reused_images_do_not_count_in_the_rate(backbone: Path, few: Path, outpu
 def test_update_of_nothing_is_an_extraction(
     run: Run, backbone: Path, few: Path, output: Path
 ) -> None:
-    assert "codes in the file" not in run("extract", backbone, few, "-o", output, "--update").output
+    update = ("extract", backbone, few, "-o", output, "--update")
+    assert "kept the codes" not in run(*update).output
     assert_codes_are_of(output, backbone, few)
+
+
+def test_update_without_new_images_gives_no_rate(
+    run: Run, backbone: Path, few: Path, output: Path
+) -> None:
+    update = ("extract", backbone, few, "-o", output, "--update")
+    run(*update)
+    printed = run(*update).stdout.splitlines()
+    assert printed[0].startswith(f"{output}: 12 images, 3 classes, codes ")
+    assert printed[1:] == ["  kept the codes of 12 images from the file as it was before"]
+    assert "per second" not in printed[0]
 
 
 def test_update_that_is_interrupted_leaves_the_old_file_and_goes_on(

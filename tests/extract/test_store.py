@@ -169,9 +169,11 @@ def test_holds_thousands_of_classes(tmp_path: Path) -> None:
 def test_refuses_what_is_no_codes_file(tmp_path: Path) -> None:
     assert "no such file; make one with: cnncodes extract" in refusal_of_store(tmp_path / "missing")
     assert "is a folder without images (" in refusal_of_store(tmp_path)
-    for name, content in (("bytes", b"no codes\0"), ("empty", b"")):
-        (tmp_path / name).write_bytes(content)
-        assert "cannot be opened as HDF5" in refusal_of_store(tmp_path / name)
+    (tmp_path / "empty").touch()
+    empty = "is an empty file; make one with: cnncodes extract"
+    assert empty in refusal_of_store(tmp_path / "empty")
+    (tmp_path / "bytes").write_bytes(b"no codes\0")
+    assert "cannot be opened as HDF5" in refusal_of_store(tmp_path / "bytes")
     with h5py.File(tmp_path / "foreign", "w") as file:
         file["codes"] = CODES
         file.attrs["format"] = "1"

@@ -208,7 +208,7 @@ def test_evaluation_counts_copies_and_leaves_out_those_of_training_images(noise,
     reported = json.loads(run("evaluate", output, noise, "--json").stdout)
     assert reported["figures"]["n_images"] == result["test"]["n_images"] == 40
     assert reported["notes"] == [
-        "left out: 88 images that trained the model",
+        "not evaluated: 88 images that trained the model",
         "30 of 40 images are copies of others (the same file); each of them counts",
     ]
 
@@ -222,8 +222,8 @@ def test_evaluation_leaves_out_groups_of_training_images(patients, output, run):
         n_related = np.isin(groups, groups[known]).sum() - known.sum()
     assert n_related > 0
     assert reported["notes"] == [
-        "left out: 18 images that trained the model",
-        f"left out: {n_related} images of the same groups as images that trained the model",
+        "not evaluated: 18 images that trained the model",
+        f"not evaluated: {n_related} images of the same groups as images that trained the model",
     ]
     assert reported["figures"]["n_images"] == 120 - 18 - n_related >= result["test"]["n_images"]
     options = ("--include-training", "--json")

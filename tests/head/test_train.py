@@ -79,14 +79,16 @@ def test_json_reports_all(codes, output, run, options):
 def test_table_reports_the_same_figures(codes, output, run, options):
     result = train_json(run, codes, "-o", output, *options)
     lines = run("train", codes, "-o", output, "--overwrite", *options).stdout.splitlines()
-    assert lines[0] == f"{output}: 10 classes, {'sgd' if options else 'logistic'}"
+    name = "sgd" if options else "logistic"
+    assert lines[0] == f"{output}: 10 classes, {name}  (random weights)"
     for part, line in (("train", lines[1]), ("test ", lines[2])):
         score = result[part.strip()]
         assert line == (
             f"  {part}  {score['n_images']} images  loss {score['loss']:.4f}  "
-            f"accuracy {score['accuracy']:.1%}  (random weights)"
+            f"accuracy {score['accuracy']:.1%}"
         )
-    assert f"{result['majority']:.1%} of the test" in lines[3]
+    assert f"{result['majority']:.1%} of the test images" in lines[3]
+    assert "_" not in lines[4], "names of parameters have blanks"
     assert [line for line in lines if "note" in line] == [
         f"  note: {note}" for note in result["notes"]
     ]
@@ -342,6 +344,10 @@ def test_long_list_of_classes_is_cut(edited, output, run):
         labels[:6] = range(6)
         file["labels"][:] = labels
     result = train_json(run, edited.path, "-o", output)
+    untested = result["notes"].pop(-2)
+    assert untested.startswith(
+        "nothing was tested, so how good the head is on new images is unknown"
+    )
     assert result["notes"][-2:] == [
         "4 classes without a usable image are left out",
         "classes of one image train but are not tested: 0, 1, 2, …",
@@ -349,7 +355,8 @@ def test_long_list_of_classes_is_cut(edited, output, run):
     assert result["test"] == {"n_images": 0, "loss": None, "accuracy": None}
     assert result["majority"] is None
     printed = run("train", edited.path, "-o", output, "--overwrite").stdout
-    assert "  test   no images\n" in printed
+    assert "  test   no images: nothing is tested\n" in printed
+    assert f"  note: {untested}\n" in printed
     assert "None" not in printed
 
 
@@ -391,7 +398,8 @@ def test_file_that_is_not_hdf5(tmp_path, output, content):
     path = tmp_path / "codes.h5"
     path.write_bytes(content)
     said = error_of("train", path, "-o", output)
-    reason = "is a text (" if content[:1] == b"a" else "cannot be opened as HDF5"
+    reasons = {b"": "is an empty file; make one with: cnncodes extract", b"a": "is a text ("}
+    reason = reasons.get(content[:1], "cannot be opened as HDF5")
     assert f"{path}: {reason}" in said
 
 
@@ -504,7 +512,9 @@ def test_c_is_chosen_and_its_scores_reported(codes, output, run):
     reported = train_json(run, codes, "-o", output)["fitted"]
     assert str(reported["C"]) in reported["C_scores"]
     text = run("train", codes, "-o", output, "--overwrite").stdout
-    assert "C chosen by log loss in cross-validation on the training part: 0.1 " in text
+    chosen = rf"C {reported['C']:g} \(best of {len(reported['C_scores'])} in cross-validation\)"
+    iterations = rf"{reported['n_iterations']} iterations?"
+    assert re.search(rf"\n  fitted in \d+\.\d s: {chosen}, {iterations}\n", text)
 
 
 @pytest.mark.parametrize("estimator", ["logistic", "sgd"])

@@ -27,7 +27,6 @@ from cnncodes.image_formats import is_image
 from cnncodes.images.decoding import (
     LoadedImage,
     decode_image,
-    in_batches,
     load_image,
     load_images,
     prepare_image,
@@ -573,21 +572,6 @@ def test_ends_its_threads_when_left_early(tmp_path: Path) -> None:
     next(loaded)
     loaded.close()
     assert not [each for each in threading.enumerate() if each.name.startswith("decode")]
-
-
-@given(st.lists(st.booleans()), st.integers(1, 5))
-def test_groups_by_usable_images(usable: list[bool], batch_size: int) -> None:
-    pixels = np.zeros((1, 1, 3), np.uint8)
-    images = [
-        LoadedImage(index, pixels if good else None, "", "") for index, good in enumerate(usable)
-    ]
-    groups = list(in_batches(iter(images), batch_size))
-    assert [image for group in groups for image in group] == images
-    assert all(groups)
-    n_usable = [sum(image.pixels is not None for image in group) for group in groups]
-    assert all(each == batch_size for each in n_usable[:-1])
-    assert all(each <= batch_size for each in n_usable[-1:])
-    assert all(group[-1].pixels is not None for group in groups[:-1])
 
 
 def test_one_pixel_is_singular() -> None:

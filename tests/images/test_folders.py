@@ -80,6 +80,31 @@ def test_part_of_a_split_without_classes_is_named_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "names",
     [
+        ("2024-05-01", "2024-05-02"),
+        ("20240501", "20240502"),
+        ("2023", "2024"),
+        ("1.5.2024", "02.05.24"),
+        ("Day 1", "day_2"),
+        ("Monday", "tue"),
+        ("March", "Aug 2024"),
+        ("100APPLE", "101CANON"),
+    ],
+)
+def test_days_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_images(tmp_path, *(f"{name}/a.jpg" for name in names))
+    images = find_images(tmp_path)
+    assert images.doubts == images.notes
+    (doubt,) = images.doubts
+    assert f"{', '.join(sorted(names))} look like days or folders of a camera" in doubt
+    write_images(tmp_path, "cat/a.jpg")
+    assert find_images(tmp_path).doubts == ()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1/a.jpg", "2/b.jpg"),  # digits
+        ("12-5/a.jpg", "3.14/b.jpg"),
         ("train/a.jpg", "bus/b.jpg"),  # vehicles
         ("train/a.jpg", "test/b.jpg"),  # images directly in them: these are the classes
         ("cat/a.jpg", "dog/b.jpg"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from cnncodes.evaluate import curve
 from cnncodes.evaluate.curve import read_curves
 from cnncodes.extract import store
 from cnncodes.models.description import training_rows
+from cnncodes.models.kinds import GENERATOR
 from tests.helpers import (
     BACKBONE_INFO,
     error_of,
@@ -78,7 +80,7 @@ def test_backbone(small_backbone):
         "layer": "mixed10",
         "pool": "avg",
         "precision": "float32",
-        "parity_images": "china.jpg, flower.jpg and 2 of noise",
+        "parity_images": "2 photographs of scikit-learn and 2 images of noise",
         "converter": "direct",
         "input": "images: uint8 [N, 75, 75, 3]",
         "output": "codes: float32 [N, 2048]",
@@ -89,11 +91,11 @@ def test_backbone_as_text(small_backbone):
     result, text = info_json(small_backbone), info_text(small_backbone)
     assert text["what"] == "a backbone"
     assert text["input size"] == "75"
-    assert text["parity"] == (
-        f"differs from Keras by {result['parity']:.1e} of the largest code at most "
+    assert text.pop("check") == (
+        f"codes as from Keras, to within {1e6 * result['parity']:.1f} millionths of the largest "
         f"({result['parity_images']})"
     )
-    assert {name.replace(" ", "_") for name in text} == set(result) - {"parity_images"}
+    assert {name.replace(" ", "_") for name in text} == set(result) - {"parity", "parity_images"}
 
 
 def test_head(head, small_backbone, codes):
@@ -120,8 +122,9 @@ def test_head_as_text(head):
         f"{score['n_images']} images, accuracy {score['accuracy']:.1%}, log loss "
         f"{score['loss']:.4f}"
     )
-    assert text["log loss by C"].startswith("0.1: ")
-    assert text["log loss by C"].endswith(" (cross-validation)")
+    assert re.fullmatch(
+        r"C \S+ \(best of \d+ in cross-validation\), \d+ iterations?", text["fitted"]
+    )
     assert text["backbone sha256"] == f"{result['backbone_sha256'][:8]}… (--json has all digits)"
     assert not [line for line in text.values() if "{" in line or "_" in line.split("v3")[-1]]
 
@@ -571,6 +574,34 @@ def test_csv(tmp_path):
     assert result["what"] == "a CSV file"
     assert result["images"] == 4
     assert result["images_by_class"] == {"cat": 2, "dog": 1}
+
+
+def test_files_for_people_and_other_programs(head, app, codes, photos, tmp_path):
+    """Each as the command writes it; none of them is an input of a command but by chance."""
+    report, predicted, chart = (tmp_path / name for name in ("report", "of all.csv", "curve.svg"))
+    run_command("evaluate", head, codes, "--report", report, "--predictions", predicted)
+    run_command("curve", codes, "-o", tmp_path / "curve.json", "--C", "3", "--plot", chart)
+    printed = tmp_path / "printed.csv"
+    printed.write_text(run_command("predict", app, photos / "3", "--format", "csv").stdout)
+    for path, what in (
+        (report, "a report of evaluate"),
+        (report / "index.html", "a report of evaluate"),
+        (report / "evaluation.json", "the result of an evaluation"),
+        (predicted, "predictions for images"),
+        (printed, "predictions for images"),
+        (chart, "a picture in SVG"),
+    ):
+        assert info_json(path)["what"] == what
+    for suffix in (".csv", ".tab", ".npz"):
+        converted = tmp_path / f"codes{suffix}"
+        run_command("convert", codes, "-o", converted)
+        assert info_json(converted)["what"] == "codes for other programs"
+
+
+def test_folder_of_photographs_beside_a_report_is_one_of_images(photos, tmp_path):
+    (tmp_path / "index.html").write_text(f"<!DOCTYPE html>{GENERATOR}")
+    shutil.copy(next((photos / "3").iterdir()), tmp_path)
+    assert info_json(tmp_path)["what"] == "a folder of images"
 
 
 def test_csv_of_something_else(tmp_path):

@@ -31,7 +31,8 @@ def faults(*arguments: object) -> list[tuple[str, str]]:
     result = run_command("verify", *arguments, "--json", exit_code=1)
     actual = [(each["subject"], each["problem"]) for each in json.loads(result.stdout)["faults"]]
     message = result.stderr.splitlines()[-1]
-    assert message.endswith(f": {len(actual)} faults; the first, {actual[0][0]}: {actual[0][1]}")
+    noun = "fault" if len(actual) == 1 else "faults"
+    assert message == f"Error: {arguments[0]}: has {len(actual)} {noun}, listed above"
     return actual
 
 
@@ -96,6 +97,11 @@ def test_images_that_are_not_those_of_the_codes(copied: tuple[Path, Path]) -> No
         (names[2], "is not in the source"),
         ("4/new.png", "is in the source only"),
     ]
+    lines = run_command("verify", codes, "--source", photos, exit_code=1).stdout.splitlines()
+    assert [line for line in lines if "same images" in line] == [
+        "  checked: that the source has the same images with the same labels"
+    ]
+    assert sum("has changed" in line for line in lines) == 1
 
 
 def test_image_with_another_label(copied: tuple[Path, Path], tmp_path: Path) -> None:
@@ -235,7 +241,9 @@ def test_another_network(
     for file in (copied[0], head, app):
         ((subject, problem),) = faults(file, "--backbone", tmp_path / "other.onnx")
         assert subject == str(file)
-        assert problem.startswith("is of a network with SHA-256 ")
+        assert problem.startswith(
+            f"is of another network than {tmp_path / 'other.onnx'} (inception_v3"
+        )
 
 
 @pytest.mark.parametrize("kind", ["small_backbone", "head", "app"])
@@ -273,4 +281,7 @@ def test_codes_without_a_difference_are_called_equal(run: Run, tmp_path: Path) -
         Image.new("RGB", (9, 9), (grey, 7, 0)).save(tmp_path / "photos" / f"{grey}.png")
     run("extract", backbone, tmp_path / "photos", "-o", codes)
     options = ("--source", tmp_path / "photos", "--backbone", backbone)
-    assert "\n  are equal to the stored codes\n" in run("verify", codes, *options).stdout
+    assert (
+        "\n  those computed again are equal to the stored codes\n"
+        in run("verify", codes, *options).stdout
+    )

@@ -22,7 +22,7 @@ from tests.fuzz.files import Chain
 from tests.helpers import run_command
 
 KINDS = ("backbone", "head", "app")
-CHECKED = "weights, operators and metadata are those it was written with"
+CHECKED = "that weights, operators and metadata are those it was written with"
 WITHOUT = Path(__file__).parents[1] / "data" / "without_checksum"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnncodes.errors import FileFormatError
-from cnncodes.models.metadata import BackboneInfo, HeadInfo
+from cnncodes.models.metadata import BackboneInfo, HeadInfo, check_same_network
 from tests.helpers import HEAD_INFO, VGG16_INFO
 
 HERE = Path("here.onnx")
@@ -166,3 +167,45 @@ def test_head_whose_backbone_has_an_entry_of_another_type(entry, value):
 def test_training_images_are_stored_as_the_documentation_says():
     stored = HEAD_INFO.to_metadata("app")["cnncodes.training_images"]
     assert base64.b64decode(stored) == b"\x0a" * 6 + b"\xff" * 6
+
+
+TF2ONNX = replace(VGG16_INFO, converter="tf2onnx")
+DIRECT = replace(VGG16_INFO, converter="direct")
+
+
+@pytest.mark.parametrize(
+    ("trained", "other"),
+    [
+        (DIRECT, replace(DIRECT, parity=1e-7, created_with="another")),
+        (replace(TF2ONNX, weights="imagenet"), replace(DIRECT, weights="imagenet")),
+    ],
+)
+def test_float_files_of_one_network_count_as_the_same(trained, other):
+    """As with Winograd's convolutions and without."""
+    check_same_network(HERE, replace(HEAD_INFO, backbone=trained), HERE, other, "cd" * 32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": "vgg19"},
+        {"weights": "random:1"},
+        {"input_size": 96},
+        {"layer": "block4_pool"},
+        {"pool": "max"},
+        {"converter": "tf2onnx"},  # which may have random weights that Keras drew
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_float_files_that_differ_are_other_networks(change):
+    head = replace(HEAD_INFO, backbone=DIRECT)
+    with pytest.raises(FileFormatError, match="of another backbone"):
+        check_same_network(HERE, head, HERE, replace(DIRECT, **change), "cd" * 32, allow_mixed=True)
+
+
+def test_int8_file_of_the_twin_is_another_precision():
+    head = replace(HEAD_INFO, backbone=DIRECT)
+    int8 = replace(DIRECT, precision="int8", parent_sha256="ef" * 32)
+    check_same_network(HERE, head, HERE, int8, "cd" * 32, allow_mixed=True)
+    with pytest.raises(FileFormatError, match="allow_mixed"):
+        check_same_network(HERE, head, HERE, int8, "cd" * 32)

@@ -205,6 +205,8 @@ def test_interrupted_command_ends_in_one_line_and_leaves_nothing(file, output):
     assert (command.returncode, printed) == (1, "")
     *lines, error = errors.splitlines()
     assert all(re.match(r"  epoch +\d+  train loss", line) for line in lines)
-    assert error == "Error: interrupted"
+    assert error == (
+        "Error: interrupted; nothing is kept, and the same command starts from the beginning"
+    )
     assert left_in(output.parent) == ["head.onnx.partial"]
     assert partial.read_text() == "my diary"

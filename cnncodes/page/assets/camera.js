@@ -1,0 +1,55 @@
+"use strict";
+/* A photograph: by the phone's own camera app, or in a dialog by a camera of the computer. */
+cnncodes.camera = (() => {
+  const dialog = document.getElementById("camera");
+  const capture = document.getElementById("capture");
+  const video = dialog.querySelector("video");
+
+  function fromPhone() {
+    return new Promise((resolve) => {
+      capture.onchange = () => {
+        resolve([...capture.files]);
+        capture.value = "";
+      };
+      capture.oncancel = () => resolve([]);
+      capture.click();
+    });
+  }
+
+  async function fromDialog() {
+    const stream = await navigator.mediaDevices.getUserMedia({
+      video: { width: { ideal: 1920 }, facingMode: "environment" },
+    });
+    video.srcObject = stream;
+    dialog.showModal();
+    await video.play();
+    const isTaken = await new Promise((resolve) => {
+      dialog.querySelector(".take").onclick = () => resolve(true);
+      dialog.querySelector(".close").onclick = () => resolve(false);
+      dialog.oncancel = () => resolve(false);
+    });
+    const photo = isTaken ? await frame() : null;
+    stream.getTracks().forEach((track) => track.stop());
+    dialog.close();
+    return photo ? [photo] : [];
+  }
+
+  async function frame() {
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    const time = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+    return new File([blob], `photo ${time}.png`, { type: blob.type });
+  }
+
+  /** Return the photographs that were taken; throws an Error where there is no camera. */
+  function take() {
+    // A phone's own app is better. Browsers have no camera for pages without HTTPS, but localhost.
+    const isPhone = matchMedia("(pointer: coarse)").matches;
+    return isPhone || !navigator.mediaDevices ? fromPhone() : fromDialog();
+  }
+
+  return { take };
+})();
