@@ -35,7 +35,8 @@ def answers_of(program: Path, golden: Golden) -> dict[Path, dict[str, float]]:
     done = run_node(program, golden.app, *golden.images)
     assert done.returncode == 0, done.stderr
     return {
-        Path(each["path"]): dict(each["classes"]) for each in map(json.loads, done.stdout.splitlines())
+        Path(each["path"]): dict(each["classes"])
+        for each in map(json.loads, done.stdout.splitlines())
     }
 
 

@@ -58,7 +58,9 @@ def program(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(program: Path, display: str, photo: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the program with nothing in its environment but the screen."""
     command = ["env", "-i", f"DISPLAY={display}", str(program), str(photo)]
-    with subprocess.Popen(command, cwd=program.parent, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=program.parent, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
