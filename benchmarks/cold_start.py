@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{float(next(iter(answers[index])).split()[1]):.4f}",
             )
         )
-    seconds, peak = (statistics.median(runs[0][i] for runs in rounds) for i in (0, 1))
+    seconds = statistics.median(runs[0][0] for runs in rounds)
+    peak = statistics.median(runs[0][1] for runs in rounds)
     packages = ("onnxruntime", "keras", "tensorflow")
     text = (
         f"Machine: {machine(packages)}. Medians and ranges of {given.rounds} rounds, in which the "

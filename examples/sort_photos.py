@@ -62,7 +62,8 @@ def undo(folder: Path) -> None:
     """Move back what the list names, and remove folders that are empty then."""
     moves = [json.loads(line) for line in (folder / UNDO_LIST).read_text().splitlines()]
     for label, name in moves:
-        check_name(label), check_name(name)
+        check_name(label)
+        check_name(name)
         if (folder / label / name).exists():
             print(f"{label}/{name}: {move(folder / label / name, folder / name) or 'is back'}")
         with suppress(OSError):  # other files are in it
