@@ -56,24 +56,24 @@ Bytes pixels_of(const Bytes &file, int size) {
 }
 
 int main(int n, char **arguments) {
+    if (n < 3) return puts("classify app.onnx PHOTO..."), 2;
     Ort::Env environment;
     Ort::Session app(environment, arguments[1], Ort::SessionOptions());
-    Ort::AllocatorWithDefaultOptions memory;
+    Ort::AllocatorWithDefaultOptions heap;
     std::string labels =
-        app.GetModelMetadata().LookupCustomMetadataMapAllocated("cnncodes.labels", memory).get();
+        app.GetModelMetadata().LookupCustomMetadataMapAllocated("cnncodes.labels", heap).get();
     int64_t size = app.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape()[1], end;
     int64_t shape[] = {1, size, size, 3};
     const char *input = "images", *output = "probabilities";
     for (char **path = arguments + 2; path < arguments + n; path++) {
         std::ifstream stream(*path, std::ios::binary);
         Bytes pixels = pixels_of(Bytes(std::istreambuf_iterator<char>(stream), {}), size);
-        auto images = Ort::Value::CreateTensor(memory.GetInfo(), &pixels[0], 3 * size * size, shape, 4);
+        auto images = Ort::Value::CreateTensor(heap.GetInfo(), &pixels[0], pixels.size(), shape, 4);
         auto answers = app.Run({}, &input, &images, 1, &output, 1);
-        const float *probability = answers[0].GetTensorData<float>();
+        const float *share = answers[0].GetTensorData<float>();
         for (size_t start = 1; start < labels.size(); start = labels.find('"', end + 1)) {
             for (end = start + 1; labels[end] != '"'; end++) end += labels[end] == '\\';
-            std::string label = labels.substr(start, end - start + 1);
-            printf("%f %s %s\n", *probability++, label.c_str(), *path);
+            printf("%f %s %s\n", *share++, labels.substr(start, end - start + 1).c_str(), *path);
         }
     }
 }

@@ -60,6 +60,7 @@ function resizeRows(pixels, width, size) {
 }
 
 const [app, ...photos] = process.argv.slice(2);
+if (photos.length === 0) throw new Error("node classify.mjs app.onnx PHOTO...");
 const model = readFileSync(app);
 const labels = JSON.parse(metadataOf(model)["cnncodes.labels"]);
 const session = await InferenceSession.create(model);
