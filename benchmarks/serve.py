@@ -273,7 +273,7 @@ def section(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         ],
     )
     times = table(
-        ("app", "session alone", "with decoding", "server", "share of the session"),
+        ("app", "session alone", "with decoding", "server", "of the session", "with decoding"),
         [
             (
                 name_of(each["app"]),
@@ -281,6 +281,7 @@ def section(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
                 f"{1000 * (each['busy_alone'] + each['busy_decoding']):.1f} ms",
                 f"{1000 * each['busy_served']:.1f} ms",
                 f"{each['busy_alone'] / each['busy_served']:.0%}",
+                f"{(each['busy_alone'] + each['busy_decoding']) / each['busy_served']:.0%}",
             )
             for each in results
         ],
@@ -289,7 +290,8 @@ def section(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"Machine: {machine(PACKAGES)}; load average {os.getloadavg()[2]:.1f}. {options.clients} "
         f"clients on the same machine for {options.seconds:g} seconds, in {options.rounds} rounds "
         "beside the session alone in its best setting, which is in brackets as workers × batch.\n\n"
-        f"{loads}\nProcessor time per image, which other work on the machine changes less:\n\n"
+        f"{loads}\nProcessor time per image, which other work on the machine changes less. *Of the "
+        "session* is the most that the server can reach of the session's images per second:\n\n"
         f"{times}"
     )
 

@@ -17,6 +17,7 @@ from cnncodes import __version__
 from cnncodes.app.bundle import bundle
 from cnncodes.app.classifier import Classifier
 from cnncodes.app.inputs import predict_inputs
+from cnncodes.app.overlays import Overlays
 from cnncodes.cli import main
 from cnncodes.cli_options import with_option_names
 from cnncodes.errors import OutputError
@@ -30,6 +31,7 @@ from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
 from cnncodes.inspect.bench import benchmark
 from cnncodes.inspect.verify import verify
+from cnncodes.page.folder import write_page
 from cnncodes.quantize.quantize import quantize_backbone
 from cnncodes.serve.server import serve
 from tests.conftest import Run
@@ -44,13 +46,24 @@ COMMANDS = {
     "evaluate": [evaluate, Report],
     "curve": [learning_curves],
     "bundle": [bundle],
-    "predict": [predict_inputs, Classifier],
+    "predict": [predict_inputs, Classifier, Overlays],
     "serve": [serve],
+    "page": [write_page],
     "bench": [benchmark],
     "verify": [verify],
 }
 # The command line chooses these differently from the library, or has them for itself alone.
-OWN = {"as_json", "layout", "list_all", "open_page", "output", "predictions", "report", "top"}
+OWN = {
+    "as_json",
+    "explain",
+    "layout",
+    "list_all",
+    "open_page",
+    "output",
+    "predictions",
+    "report",
+    "top",
+}
 
 
 OUTPUTS = [
@@ -125,6 +138,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "bundle",
         "predict",
         "serve",
+        "page",
         "bench",
         "info",
         "verify",

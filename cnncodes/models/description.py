@@ -12,6 +12,9 @@ _FILE, _RANDOM = "file:", "random:"
 # What a fact of another program, of other types than ours, raises.
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
+# What the methods of `quantize.calibration` take as the range of a tensor.
+_RANGES = {"max": "all values", "mse": "the least squared error", "99.99": "99.99% of the values"}
+
 
 def short_digest(digest: str) -> str:
     """Return the first 8 digits of a SHA-256, enough to tell files apart."""
@@ -96,7 +99,7 @@ def _closeness_text(closeness: Mapping[str, Any]) -> str:
 def _calibration_text(quantization: Mapping[str, Any]) -> str:
     method = quantization["method"]
     parts = [
-        f"ranges by {'all values' if method == 'max' else shown(method)} on "
+        f"ranges by {_RANGES.get(method, shown(method))} on "
         f"{counted(quantization['calibration_images'], 'image')}",
         f"equalization {quantization['equalization']:g}",
         *(["biases corrected"] if quantization["bias_correction"] else []),

