@@ -91,6 +91,11 @@ def test_commands_and_programs_run(folder: Path) -> None:
     assert answers[2].split()[0] == label.group(1)
 
 
+def test_program_without_the_package_is_an_example() -> None:
+    example = (ROOT / "examples" / "ten_lines.py").read_text("utf-8")
+    assert example.split('"""\n\n', 1)[1] == WITHOUT_PACKAGE
+
+
 def _photo(width: int = 90, height: int = 70) -> Image.Image:
     """A colour gradient with a noisy bright disc: no two of its eight orientations are alike."""
     y, x = np.mgrid[:height, :width]
