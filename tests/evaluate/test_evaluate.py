@@ -444,5 +444,5 @@ def test_training_images_are_not_decoded(app, photos, run):
     """They are left out by their digests, whatever else is wrong with them."""
     n_trained = json.loads(run("info", app, "--json").stdout)["training_images"]
     message = error_of("evaluate", app, photos, "--max-pixels", 1)
-    assert f"left out: {n_trained} images that trained the model" in message
-    assert f"left out: {120 - n_trained} images that cannot be used" in message
+    assert f"not evaluated: {n_trained} images that trained the model" in message
+    assert f"not evaluated: {120 - n_trained} images that cannot be used" in message
