@@ -118,7 +118,9 @@ class Inputs:
             "train": [self.codes, *output],
             "curve": [self.codes, *output],
             "evaluate": [self.head, self.codes, "--include-training"],
+            "bundle": [self.backbone, self.head, *output],
             "predict": [self.app, self.photos],
+            "serve": [self.app],
             "bench": [self.backbone],
             "verify": [self.codes, "--source", self.photos],
         }
