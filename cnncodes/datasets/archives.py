@@ -36,28 +36,45 @@ class _RefusedError(Exception):
     """The archive holds what must not be unpacked."""
 
 
+class _Budget:
+    """The number of bytes that an archive may still unpack to.
+
+    Parameters
+    ----------
+    most : int
+        That number at the beginning.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = self._most = most
+
+    def read(self, stream: IO[bytes], size: int = -1) -> bytes:
+        """Return the next bytes of a stream, at most `size` if that is not negative."""
+        beyond = self._left + 1
+        content = stream.read(beyond if size < 0 else min(size, beyond))
+        self._left -= len(content)
+        if self._left < 0:
+            raise _RefusedError(f"it unpacks to more than {self._most / 1e6:,.0f} MB")
+        return content
+
+
 class _Bounded:
-    """Reads a stream and counts; refuses to go beyond a number of bytes.
+    """A stream that is read within a budget.
 
     Parameters
     ----------
     stream : file object
         The stream.
-    most : int
-        The number of bytes.
+    budget : _Budget
+        The budget.
     """
 
-    def __init__(self, stream: IO[bytes], most: int) -> None:
-        self._stream, self._left, self._most = stream, most, most
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self._stream, self._budget = stream, budget
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most `size` if that is not negative."""
-        least = self._left + 1
-        content = self._stream.read(least if size < 0 else min(size, least))
-        self._left -= len(content)
-        if self._left < 0:
-            raise _RefusedError(f"it unpacks to more than {self._most / 1e6:,.0f} MB")
-        return content
+        return self._budget.read(self._stream, size)
 
 
 def read_archive(
@@ -84,7 +101,7 @@ def read_archive(
     seen: set[str] = set()
     try:
         with archive.open("rb") as file:
-            for path, content in _members(file, members, inner, most):
+            for path, content in _members(file, members, inner, _Budget(most)):
                 if path in seen:
                     raise _RefusedError(f"it holds {path} twice")
                 seen.add(path)
@@ -99,23 +116,22 @@ def read_archive(
 
 
 def _members(
-    file: IO[bytes], members: re.Pattern[str], inner: str, most: int
+    file: IO[bytes], members: re.Pattern[str], inner: str, budget: _Budget
 ) -> Iterator[tuple[str, bytes]]:
     signature = file.read(2)
     file.seek(0)
     if signature == b"PK":
-        yield from _members_of_zip(file, members, inner, most)
+        yield from _members_of_zip(file, members, inner, budget)
     elif signature == b"\x1f\x8b":
-        yield from _members_of_tar(file, members, most)
+        yield from _members_of_tar(file, members, budget)
     else:
         raise _RefusedError("it is neither a zip nor a tar.gz archive")
 
 
 def _members_of_zip(
-    file: IO[bytes], members: re.Pattern[str], inner: str, most: int
+    file: IO[bytes], members: re.Pattern[str], inner: str, budget: _Budget
 ) -> Iterator[tuple[str, bytes]]:
     _check_directory(file)
-    left = most
     with zipfile.ZipFile(file) as archive:
         _check_number(len(archive.infolist()))
         for info in archive.infolist():
@@ -127,24 +143,24 @@ def _members_of_zip(
                 continue
             if kind not in (0, stat.S_IFREG):
                 raise _RefusedError(f"{_quoted(name)} in it is no regular file")
+            if info.flag_bits & 1:
+                raise _RefusedError(f"{_quoted(name)} in it is encrypted")
             if info.compress_type not in _ZIP_METHODS:
                 raise _RefusedError(f"{_quoted(name)} in it is compressed in an unusual way")
             with archive.open(info) as opened:
                 if is_inner:
-                    yield from _members_of_tar(opened, members, left)
+                    yield from _members_of_tar(opened, members, budget)
                 elif match is not None:
-                    content = _Bounded(opened, left).read()
-                    left -= len(content)
-                    yield match["path"], content
+                    yield match["path"], budget.read(opened)
 
 
 def _members_of_tar(
-    file: IO[bytes], members: re.Pattern[str], most: int
+    file: IO[bytes], members: re.Pattern[str], budget: _Budget
 ) -> Iterator[tuple[str, bytes]]:
     n_members = 0
     with gzip.GzipFile(fileobj=file) as unzipped:
         # Also what is skipped is read, so that all of it counts.
-        bounded = cast("IO[bytes]", _Bounded(cast("IO[bytes]", unzipped), most))
+        bounded = cast("IO[bytes]", _Bounded(cast("IO[bytes]", unzipped), budget))
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             while (member := archive.next()) is not None:
                 n_members += 1
