@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -232,7 +233,8 @@ def print_fetched(fetched: Fetched) -> None:
     )
     if fetched.archive is not None:
         click.echo(f"  {shown(str(fetched.archive))} is not needed any more")
-    click.echo(f"  next     cnncodes extract BACKBONE {shown(str(fetched.source))} -o codes.h5")
+    command = shlex.join(["cnncodes", "extract", "BACKBONE", str(fetched.source), "-o", "codes.h5"])
+    click.echo(f"  next: {shown(command)}")
 
 
 def print_address(url: str) -> None:

@@ -104,10 +104,9 @@ def fetch_dataset(
     if on_dataset is not None:
         on_dataset(dataset)
     if archive is not None:
-        kept: Path | None = as_path(archive, "archive")
-        assert kept is not None
-        _check_archive(kept, dataset, f"get it from {dataset.homepage}")
-        return _unpack(dataset, folder, kept, background, progress, kept)
+        archive = as_path(archive, "archive")
+        _check_archive(archive, dataset, f"get it from {dataset.homepage}")
+        return _unpack(dataset, folder, archive, background, progress, archive)
     if dataset.package:
         return _unpack(dataset, folder, _installed(dataset), background, progress, None)
     published = dataset.archives[0]
