@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cnncodes.app.classifier import Classifier, FilePrediction
+    from cnncodes.datasets.fetch import Fetched
+    from cnncodes.datasets.registry import Dataset
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
@@ -189,6 +192,49 @@ def print_source(path: Path, source: Source) -> None:
 def print_note(note: str) -> None:
     """Print a note on standard error, beside a result on standard output."""
     click.echo(f"note: {shown(note)}", err=True)
+
+
+def print_datasets(datasets: Iterable[Dataset]) -> None:
+    """Print the data sets that can be fetched, a line each, then their licences."""
+    click.echo("name        images  classes  on disk  home")
+    datasets = list(datasets)
+    for each in datasets:
+        click.echo(
+            f"{each.name:10}  {each.n_images:6,}  {each.n_classes:7}  {each.megabytes:4} MB"
+            f"  {each.homepage}"
+        )
+    for each in datasets:
+        click.echo("")
+        _print_terms(each)
+
+
+def datasets_to_json(datasets: Iterable[Dataset]) -> list[dict[str, Any]]:
+    """Return the data sets that can be fetched as JSON types."""
+    return [each.as_dict() for each in datasets]
+
+
+def print_terms(dataset: Dataset) -> None:
+    """Print title, licence and citation of a data set on standard error, before it is fetched."""
+    _print_terms(dataset, err=True)
+
+
+def _print_terms(dataset: Dataset, *, err: bool = False) -> None:
+    click.echo(dataset.title, err=err)
+    click.echo(f"  licence  {dataset.licence}, {dataset.licence_url}", err=err)
+    click.echo(f"  cite     {dataset.citation}", err=err)
+
+
+def print_fetched(fetched: Fetched) -> None:
+    """Print where a data set is, and the command that takes it."""
+    click.echo(
+        f"{shown(str(fetched.path))}: {counted(fetched.n_images, 'image')}, "
+        f"{counted(fetched.n_classes, 'class', 'classes')}; licence and citation are in "
+        f"{shown(str(fetched.licence))}"
+    )
+    if fetched.archive is not None:
+        click.echo(f"  {shown(str(fetched.archive))} is not needed any more")
+    command = shlex.join(["cnncodes", "extract", "BACKBONE", str(fetched.source), "-o", "codes.h5"])
+    click.echo(f"  next: {shown(command)}")
 
 
 def print_address(url: str) -> None:
