@@ -841,6 +841,8 @@ def predict(
         if overlays is not None:
             predictions = overlays.write_each(predictions, classifier.info.white)
         n_unusable = print_as[layout](predictions)
+    if overlays is not None:
+        print_note(f"{counted(overlays.n_written, 'picture')} in {explain}")
     if n_unusable:
         unusable = counted(n_unusable, "image")
         raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")

@@ -55,6 +55,7 @@ WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
+FEW_TESTED = 30  # images; the interval of the accuracy is then 15 points to either side, or more
 MAX_WIDTH = 50  # of an aligned column of names
 
 
@@ -360,6 +361,8 @@ def print_training(training: Training) -> None:
     _print_score("test", training.test, width)
     if training.majority is not None:
         _print_majority(training.majority)
+    if training.test.accuracy is not None:
+        _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
     fitted = fitted_text(training.fitted)
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     for note in training.notes:
@@ -384,10 +387,15 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"  for comparison     {figures.majority:.1%} is the accuracy of always predicting "
         f"{shown(figures.majority_label)}"
     )
+    _print_doubts(figures.accuracy, figures.n_images, figures.majority)
     _print_classes(figures.worst_classes())
-    for each in figures.confusions(CONFUSIONS_SHOWN):
+    confusions = figures.confusions(CONFUSIONS_SHOWN)
+    for each in confusions:
         images = counted(each.n_images, "image")
         click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
+    n_wrong = figures.n_images - round(figures.accuracy * figures.n_images)
+    if n_others := n_wrong - sum(each.n_images for each in confusions):
+        click.echo(f"  and {counted(n_others, 'more mistake')}, {n_wrong} in all")
     for note in evaluation.notes:
         click.echo(f"  note: {shown(note)}")
     if report is not None:
@@ -555,6 +563,20 @@ def _print_majority(majority: float) -> None:
         f"  for comparison, always predicting the most common class is right for {majority:.1%} of "
         "the test images"
     )
+
+
+def _print_doubts(accuracy: float, n_images: int, majority: float | None) -> None:
+    """Print why an accuracy may mean little: few images, or no better than guessing."""
+    from cnncodes.evaluate.metrics import accuracy_interval
+
+    if n_images < FEW_TESTED:
+        low, high = accuracy_interval(accuracy, n_images)
+        images = counted(n_images, "test image")
+        click.echo(
+            f"  {images} can say little: on others the accuracy may be {low:.0%} to {high:.0%}"
+        )
+    if majority is not None and accuracy <= majority:
+        click.echo("  that is no better than always predicting the most common class")
 
 
 def _caution(weights: str) -> str:
