@@ -760,7 +760,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 
     info = join(backbone, head, output, **options)
     result = {"path": output, "labels": info.labels, "card": info.card}
-    emit(result, as_json, lambda _: print_bundle(output, info))
+    emit(result, as_json, lambda _: print_bundle(output, info, options["golden"]))
 
 
 @main.command(

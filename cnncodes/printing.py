@@ -98,13 +98,15 @@ def _plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def print_bundle(path: Path, info: HeadInfo) -> None:
-    """Print which file was made, and what float16 weights change."""
+def print_bundle(path: Path, info: HeadInfo, golden: Path | None) -> None:
+    """Print which files were made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
     click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
     measured = {key: value for key, value in info.card.items() if key == "half"}
     for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")
+    if golden is not None:
+        click.echo(f"{shown(str(golden))}: three images with the app's answers, golden.json")
 
 
 def print_backbones(specs: Iterable[BackboneSpec]) -> None:

@@ -17,9 +17,11 @@ cnncodes.camera = (() => {
   }
 
   async function fromDialog() {
-    const stream = await navigator.mediaDevices.getUserMedia({
-      video: { width: { ideal: 1920 }, facingMode: "environment" },
-    });
+    const stream = await navigator.mediaDevices
+      .getUserMedia({ video: { width: { ideal: 1920 }, facingMode: "environment" } })
+      .catch((error) => {
+        throw error.name === "NotFoundError" ? new Error("No camera found.") : error;
+      });
     video.srcObject = stream;
     const taken = new Promise((resolve) => { // before the dialog opens, so that no click is lost
       dialog.querySelector(".take").onclick = () => resolve(true);
