@@ -8,6 +8,7 @@ Data moves one way, and so do imports::
     head      codes                ->  head.onnx              logistic regression or SGD softmax
     app       backbone and head    ->  app.onnx, predictions  needs onnxruntime
     evaluate  a model on new images, and learning curves
+    datasets  published images ->  a folder for `extract`     optional
     overlap   images that two collections share
     inspect   what a file is, whether it is whole, how fast it runs
 

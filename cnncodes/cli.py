@@ -49,6 +49,7 @@ from cnncodes.cli_options import (
     whole,
     with_option_names,
 )
+from cnncodes.datasets.registry import DATASETS
 from cnncodes.errors import (
     CnncodesError,
     FileFormatError,
@@ -79,6 +80,7 @@ from cnncodes.parameters import (
     WHITE,
 )
 from cnncodes.printing import (
+    datasets_to_json,
     emit,
     export_to_json,
     print_address,
@@ -88,10 +90,12 @@ from cnncodes.printing import (
     print_conversion,
     print_csv,
     print_curves,
+    print_datasets,
     print_epoch,
     print_evaluation,
     print_export,
     print_extraction,
+    print_fetched,
     print_list,
     print_note,
     print_overlap,
@@ -99,6 +103,7 @@ from cnncodes.printing import (
     print_quantization,
     print_source,
     print_table,
+    print_terms,
     print_top,
     print_training,
     print_verification,
@@ -321,6 +326,59 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
             **options,
         )
     emit(quantized, as_json, print_quantization, to_json=Quantization.as_dict)
+
+
+@main.command(
+    **_help(
+        "A published data set becomes a folder that extract reads.",
+        "cnncodes fetch caltech101",
+    )
+)
+@click.argument("name", type=click.Choice(list(DATASETS)), required=False, metavar="[NAME]")
+@click.argument("folder", type=FOLDER, required=False, metavar="[DIR]")
+@click.option("--list", "list_all", is_flag=True, help="List the data sets, fetch none.")
+@click.option(
+    "--from",
+    "archive",
+    type=INPUT,
+    metavar="FILE",
+    help="Archive that was downloaded by hand; nothing is downloaded then.",
+)
+@click.option(
+    "--background",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="caltech101: what to do with BACKGROUND_Google, photographs of none of its classes.",
+)
+@json_option
+def fetch(
+    name: str | None, folder: Path | None, list_all: bool, as_json: bool, **options: Any
+) -> None:
+    """Fetch a data set into a new folder DIR, by default NAME, with its licence and citation.
+
+    The download is checked, and when it was interrupted the same command goes on from there.
+    elpv comes with a Python package instead: pip install elpv-dataset. With --list it prints
+    the table of data sets and their licences.
+    """
+    if list_all:
+        emit(list(DATASETS.values()), as_json, print_datasets, to_json=datasets_to_json)
+        return
+    if name is None:
+        raise click.UsageError("name a data set; cnncodes fetch --list prints them")
+    from cnncodes.datasets.fetch import fetch_dataset
+    from cnncodes.progress import Progress
+
+    with Progress("fetch", "MB") as progress:
+        fetched = fetch_dataset(
+            name,
+            folder,
+            progress=progress,
+            on_dataset=print_terms,
+            on_note=print_note,
+            **options,
+        )
+    emit(fetched, as_json, print_fetched)
 
 
 @main.command(
@@ -752,7 +810,7 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
 
     info = join(backbone, head, output, **options)
     result = {"path": output, "labels": info.labels, "card": info.card}
-    emit(result, as_json, lambda _: print_bundle(output, info))
+    emit(result, as_json, lambda _: print_bundle(output, info, options["golden"]))
 
 
 @main.command(
@@ -833,6 +891,8 @@ def predict(
         if overlays is not None:
             predictions = overlays.write_each(predictions, classifier.info.white)
         n_unusable = print_as[layout](predictions)
+    if overlays is not None:
+        print_note(f"{counted(overlays.n_written, 'picture')} in {explain}")
     if n_unusable:
         unusable = counted(n_unusable, "image")
         raise SourceError(f"{unusable} of {len(files)} could not be used, as listed above")

@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -256,6 +257,39 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _temporary.discard(temporary)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which it replaces when the block succeeds.
+
+    A failure or an interrupt inside the block removes it and leaves `path` as it was.
+
+    Parameters
+    ----------
+    path : Path
+        Where the folder goes; a folder there is replaced.
+
+    Yields
+    ------
+    Path
+        An empty folder on the same file system.
+
+    Raises
+    ------
+    OutputError
+        The file system refuses.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cnncodes-", dir=path.absolute().parent) as name:
+            folder = Path(name, "new")
+            folder.mkdir()
+            yield folder
+            if exists(path):
+                path.rename(Path(name, "old"))
+            folder.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _remove_temporary(process: int = os.getpid()) -> None:

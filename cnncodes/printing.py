@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cnncodes.app.classifier import Classifier, FilePrediction
+    from cnncodes.datasets.fetch import Fetched
+    from cnncodes.datasets.registry import Dataset
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
@@ -53,6 +56,7 @@ WORTHWHILE = 1.1  # times the speed
 CLASSES_SHOWN = 10
 WORST_SHOWN = 5
 CONFUSIONS_SHOWN = 3
+FEW_TESTED = 30  # images; the interval of the accuracy is then 15 points to either side, or more
 MAX_WIDTH = 50  # of an aligned column of names
 
 
@@ -95,13 +99,15 @@ def _plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def print_bundle(path: Path, info: HeadInfo) -> None:
-    """Print which file was made, and what float16 weights change."""
+def print_bundle(path: Path, info: HeadInfo, golden: Path | None) -> None:
+    """Print which files were made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
     click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
     measured = {key: value for key, value in info.card.items() if key == "half"}
     for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")
+    if golden is not None:
+        click.echo(f"{shown(str(golden))}: three images with the app's answers, golden.json")
 
 
 def print_backbones(specs: Iterable[BackboneSpec]) -> None:
@@ -190,6 +196,49 @@ def print_source(path: Path, source: Source) -> None:
 def print_note(note: str) -> None:
     """Print a note on standard error, beside a result on standard output."""
     click.echo(f"note: {shown(note)}", err=True)
+
+
+def print_datasets(datasets: Iterable[Dataset]) -> None:
+    """Print the data sets that can be fetched, a line each, then their licences."""
+    click.echo("name        images  classes  on disk  home")
+    datasets = list(datasets)
+    for each in datasets:
+        click.echo(
+            f"{each.name:10}  {each.n_images:6,}  {each.n_classes:7}  {each.megabytes:4} MB"
+            f"  {each.homepage}"
+        )
+    for each in datasets:
+        click.echo("")
+        _print_terms(each)
+
+
+def datasets_to_json(datasets: Iterable[Dataset]) -> list[dict[str, Any]]:
+    """Return the data sets that can be fetched as JSON types."""
+    return [each.as_dict() for each in datasets]
+
+
+def print_terms(dataset: Dataset) -> None:
+    """Print title, licence and citation of a data set on standard error, before it is fetched."""
+    _print_terms(dataset, err=True)
+
+
+def _print_terms(dataset: Dataset, *, err: bool = False) -> None:
+    click.echo(dataset.title, err=err)
+    click.echo(f"  licence  {dataset.licence}, {dataset.licence_url}", err=err)
+    click.echo(f"  cite     {dataset.citation}", err=err)
+
+
+def print_fetched(fetched: Fetched) -> None:
+    """Print where a data set is, and the command that takes it."""
+    click.echo(
+        f"{shown(str(fetched.path))}: {counted(fetched.n_images, 'image')}, "
+        f"{counted(fetched.n_classes, 'class', 'classes')}; licence and citation are in "
+        f"{shown(str(fetched.licence))}"
+    )
+    if fetched.archive is not None:
+        click.echo(f"  {shown(str(fetched.archive))} is not needed any more")
+    command = shlex.join(["cnncodes", "extract", "BACKBONE", str(fetched.source), "-o", "codes.h5"])
+    click.echo(f"  next: {shown(command)}")
 
 
 def print_overlap(overlap: Overlap, folder: Path) -> None:
@@ -328,6 +377,8 @@ def print_training(training: Training) -> None:
     _print_score("test", training.test, width)
     if training.majority is not None:
         _print_majority(training.majority)
+    if training.test.accuracy is not None:
+        _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
     fitted = fitted_text(training.fitted)
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     for note in training.notes:
@@ -352,10 +403,15 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"  for comparison     {figures.majority:.1%} is the accuracy of always predicting "
         f"{shown(figures.majority_label)}"
     )
+    _print_doubts(figures.accuracy, figures.n_images, figures.majority)
     _print_classes(figures.worst_classes())
-    for each in figures.confusions(CONFUSIONS_SHOWN):
+    confusions = figures.confusions(CONFUSIONS_SHOWN)
+    for each in confusions:
         images = counted(each.n_images, "image")
         click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
+    n_wrong = figures.n_images - round(figures.accuracy * figures.n_images)
+    if n_others := n_wrong - sum(each.n_images for each in confusions):
+        click.echo(f"  and {counted(n_others, 'more mistake')}, {n_wrong} in all")
     for note in evaluation.notes:
         click.echo(f"  note: {shown(note)}")
     if report is not None:
@@ -523,6 +579,20 @@ def _print_majority(majority: float) -> None:
         f"  for comparison, always predicting the most common class is right for {majority:.1%} of "
         "the test images"
     )
+
+
+def _print_doubts(accuracy: float, n_images: int, majority: float | None) -> None:
+    """Print why an accuracy may mean little: few images, or no better than guessing."""
+    from cnncodes.evaluate.metrics import accuracy_interval
+
+    if n_images < FEW_TESTED:
+        low, high = accuracy_interval(accuracy, n_images)
+        images = counted(n_images, "test image")
+        click.echo(
+            f"  {images} can say little: on others the accuracy may be {low:.0%} to {high:.0%}"
+        )
+    if majority is not None and accuracy <= majority:
+        click.echo("  that is no better than always predicting the most common class")
 
 
 def _caution(weights: str) -> str:

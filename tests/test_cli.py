@@ -20,6 +20,7 @@ from cnncodes.app.inputs import predict_inputs
 from cnncodes.app.overlays import Overlays
 from cnncodes.cli import main
 from cnncodes.cli_options import with_option_names
+from cnncodes.datasets.fetch import fetch_dataset
 from cnncodes.errors import OutputError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.learning_curve import learning_curves
@@ -42,6 +43,7 @@ from tests.helpers import error_of, run_command, run_process, write_backbone, wr
 COMMANDS = {
     "export": [export_backbone],
     "quantize": [quantize_backbone],
+    "fetch": [fetch_dataset],
     "extract": [extract],
     "convert": [convert_codes],
     "overlap": [find_overlap, OverlapFolder],
@@ -135,6 +137,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
     assert listed == [
         "export",
         "quantize",
+        "fetch",
         "extract",
         "convert",
         "overlap",

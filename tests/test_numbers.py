@@ -118,8 +118,11 @@ class Inputs:
             "train": [self.codes, *output],
             "curve": [self.codes, *output],
             "evaluate": [self.head, self.codes, "--include-training"],
+            "bundle": [self.backbone, self.head, *output],
             "predict": [self.app, self.photos],
+            "serve": [self.app],
             "bench": [self.backbone],
+            "overlap": [self.codes, *output],
             "verify": [self.codes, "--source", self.photos],
         }
         return [name, *map(str, arguments[name])], outputs

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cnncodes.app.classifier import FilePrediction
 from cnncodes.app.explain import Explanation
@@ -26,6 +28,9 @@ FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 INK, PAPER = (28, 37, 46), (255, 255, 255)
 _MARGIN, _LINE, _BAR, _FONT_SIZE = 16, 22, 14, 15
 _OPACITY = 0.8  # of the strongest cell
+_SOFTWARE = "cnncodes predict --explain"  # by which a picture is known to be one of these
+# Pillow's own font has ASCII only. The others are those of Linux, Windows and macOS.
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf", "Helvetica.ttc")
 
 
 class Overlays:
@@ -36,16 +41,22 @@ class Overlays:
     folder : str or Path
         Where to write; created if absent.
     overwrite : bool
-        Whether pictures that are there may be replaced.
+        Whether other files than pictures of an earlier call may be replaced.
     inputs : iterable of str or Path
         The images, which are never replaced.
     max_pixels : int
         As for the predictions.
 
+    Attributes
+    ----------
+    folder : Path
+    n_written : int
+        Number of pictures written.
+
     Raises
     ------
     OutputError
-        The folder cannot be written to, or has files in it that must not be replaced.
+        The folder cannot be written to.
     """
 
     def __init__(
@@ -60,12 +71,11 @@ class Overlays:
         self._overwrite, self._max_pixels = overwrite, max_pixels
         self._inputs = list(inputs)
         self._names: Counter[str] = Counter()
+        self.n_written = 0
         if not is_folder(folder):
             if exists(folder) or folder.is_symlink():
                 raise OutputError(f"{folder}: is not a folder; name a folder for the pictures")
             check_output(folder, overwrite=overwrite)
-        elif not overwrite and any(folder.iterdir()):
-            raise OutputError(f"{folder}: is not empty; name another folder or pass overwrite=True")
 
     def write_each(
         self, predictions: Iterable[FilePrediction], white: int | None = None
@@ -103,9 +113,14 @@ class Overlays:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
         output = self.folder / self._name(path)
-        check_output(output, overwrite=self._overwrite, inputs=self._inputs)
-        with replacing(output, overwrite=self._overwrite) as temporary:
-            draw_explanation(picture, explanation).save(temporary, "PNG")
+        # A picture of an earlier call is replaced: an interrupted one is to go on.
+        overwrite = self._overwrite or _is_picture(output)
+        check_output(output, overwrite=overwrite, inputs=self._inputs)
+        about = PngImagePlugin.PngInfo()
+        about.add_text("Software", _SOFTWARE)
+        with replacing(output, overwrite=overwrite) as temporary:
+            draw_explanation(picture, explanation).save(temporary, "PNG", pnginfo=about)
+        self.n_written += 1
 
     def _name(self, path: Path) -> str:
         """Return the name of a picture: that of the image, numbered where several have it."""
@@ -135,17 +150,16 @@ def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Im
     inner = max(2 * width + _MARGIN, SIDE + _MARGIN)
     page = Image.new("RGB", (inner + 2 * _MARGIN, height + 4 * _LINE + 4 * _MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(_FONT_SIZE)
-    draw.text(
-        (_MARGIN, _MARGIN),
-        f"{shown(explanation.label)}  {explanation.probability:.1%}",
-        INK,
-        ImageFont.load_default(_FONT_SIZE + 5),
-    )
-    evidence = explanation.logit - explanation.bias
+    font = _font(_FONT_SIZE)
+    large = _font(_FONT_SIZE + 5)
+    label = shown(explanation.label)
+    if not isinstance(getattr(large, "path", None), str):  # Pillow's own
+        label = label.encode("ascii", "backslashreplace").decode()
+    draw.text((_MARGIN, _MARGIN), f"{label}  {explanation.probability:.1%}", INK, large)
+    logit, bias = round(explanation.logit, 2), round(explanation.bias, 2)
     draw.text(
         (_MARGIN, _MARGIN + _LINE + 6),
-        f"cells {evidence:+.2f}, bias {explanation.bias:+.2f}: logit {explanation.logit:+.2f}",
+        f"cells {logit - bias:+.2f}, bias {bias:+.2f}: logit {logit:+.2f}",
         INK,
         font,
     )
@@ -154,6 +168,27 @@ def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Im
     page.paste(_overlay(picture, explanation.contributions, strongest), (2 * _MARGIN + width, top))
     _draw_legend(draw, font, strongest, (_MARGIN, top + height + _MARGIN, inner))
     return page
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a file is a picture that an earlier call has written."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except OSError:
+        return False
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in _FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    with suppress(ImportError):  # of the extra report
+        from matplotlib import get_data_path
+
+        return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    return ImageFont.load_default(size)
 
 
 def _overlay(

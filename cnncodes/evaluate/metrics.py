@@ -6,6 +6,7 @@ Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 201
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -263,3 +264,29 @@ def _joined(bins: Sequence[Bin]) -> Bin:
         confidence=mean(each.confidence for each in filled),
         accuracy=mean(each.accuracy for each in filled),
     )
+
+
+def accuracy_interval(accuracy: float, n_images: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of an accuracy, after Wilson.
+
+    Parameters
+    ----------
+    accuracy : float
+        The share of right predictions.
+    n_images : int
+        The number of predictions, at least 1.
+
+    Returns
+    -------
+    low, high : float
+        Between 0 and 1.
+
+    References
+    ----------
+    E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
+    """
+    z = 1.96  # standard deviations
+    centre = accuracy + z**2 / (2 * n_images)
+    margin = z * math.sqrt(accuracy * (1 - accuracy) / n_images + (z / (2 * n_images)) ** 2)
+    scale = 1 + z**2 / n_images
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)

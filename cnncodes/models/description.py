@@ -203,7 +203,7 @@ def _half_text(half: Any) -> str:
     )
 
 
-_CARD_NAMES = {"limits": "not for", "date": "made on"}
+_CARD_NAMES = {"date": "made on"}
 _CARD: dict[str, Callable[[Any], str]] = {
     "limits": lambda text: " ".join(text.split()),  # of several lines, perhaps
     "half": _half_text,

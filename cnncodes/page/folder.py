@@ -23,7 +23,7 @@ from cnncodes.files import exists, is_folder
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
 from cnncodes.models.tensors import read_tensors
-from cnncodes.output import FOLDER, check_output
+from cnncodes.output import FOLDER, check_output, new_folder
 from cnncodes.page import ASSETS
 from cnncodes.parameters import as_path
 from cnncodes.text import first_line
@@ -110,7 +110,7 @@ def write_page(
     has_features = FEATURES in [each.name for each in session.get_outputs()]
     del session
     info = HeadInfo.from_metadata(metadata, app)
-    with _runtime_files(runtime, on_note) as dist, _new_folder(output) as folder:
+    with _runtime_files(runtime, on_note) as dist, new_folder(output) as folder:
         for name in _COPIED:
             shutil.copy(ASSETS / name, folder / name)
         shutil.copy(dist / _SCRIPT, folder / _SCRIPT)
@@ -177,21 +177,6 @@ def _check_folder(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{output}: exists already; choose another name or pass overwrite=True")
     elif not (output / DATA).is_file():
         raise OutputError(f"{output}: is not a folder of this command; choose another name")
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Yield a new folder beside `output`, which it replaces when the block succeeds."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".cnncodes-", dir=output.absolute().parent) as name:
-            folder = Path(name, "new")
-            folder.mkdir()
-            yield folder
-            if exists(output):
-                output.rename(Path(name, "old"))
-            folder.rename(output)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager

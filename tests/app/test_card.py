@@ -18,7 +18,7 @@ def test_info_prints_the_card(small_backbone, head, tmp_path):
     run_command("bundle", small_backbone, head, "-o", app, *options)
     rows = run_command("info", app).stdout.splitlines()
     shown = {line[:17].strip(): line[17:].strip() for line in rows}
-    assert shown["not for"] == "Deciding about people. Other cameras."
+    assert shown["limits"] == "Deciding about people. Other cameras."
     assert shown["made on"] == "2025-01-31"
     assert shown["licence"] == "none: the weights are random numbers"
     assert shown["batch"] == "1 image at a time, neither more nor fewer"

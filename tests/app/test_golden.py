@@ -17,9 +17,10 @@ NAMES = ["exact.png", "golden.json", "large.png", "small.png"]
 @pytest.fixture
 def bundled(small_backbone, head, tmp_path):
     """An app and its golden images."""
-    run_command(
+    done = run_command(
         "bundle", small_backbone, head, "-o", tmp_path / "app.onnx", "--golden", tmp_path / "golden"
     )
+    assert done.stdout.splitlines()[-1].startswith(f"{tmp_path / 'golden'}: three images")
     return tmp_path / "app.onnx", tmp_path / "golden"
 
 

@@ -103,7 +103,8 @@ def test_standard_input(app, classifier, files, run):
 def test_standard_input_between_files(app, classifier, files, run):
     printed = run("predict", app, files[0], "-", files[2], stdin=files[1].read_bytes()).stdout
     wanted = [line_of(classifier, path, width=width_of(files)) for path in files[:3]]
-    wanted[1] = wanted[1].replace(str(files[1])[: width_of(files)], "-".ljust(width_of(files)))
+    width = width_of(files)
+    wanted[1] = wanted[1].replace(str(files[1]).ljust(width), "-".ljust(width))
     assert printed.splitlines() == wanted
 
 

@@ -77,18 +77,36 @@ def test_pictures_and_names_of_any_kind(size: tuple[int, int], label: str) -> No
     assert page.width >= SIDE
 
 
-def test_folder_with_files_is_refused(app: Path, photos: Path, tmp_path: Path) -> None:
+def test_pictures_of_an_earlier_call_are_replaced(app: Path, photos: Path, tmp_path: Path) -> None:
+    """The same command goes on after an interrupt; other files stay."""
     image = next(photos.rglob("*.png"))
     (tmp_path / "mine.txt").write_text("kept")
-    error = error_of("predict", app, image, "--explain", tmp_path)
-    assert error == f"Error: {tmp_path}: is not empty; name another folder or pass --overwrite"
-    run_command("predict", app, image, "--explain", tmp_path, "--overwrite")
-    run_command("predict", app, image, "--explain", tmp_path, "--overwrite")
+    for _ in range(2):
+        done = run_command("predict", app, image, "--explain", tmp_path)
+        assert done.stderr == f"note: 1 picture in {tmp_path}\n"
     assert names_in(tmp_path) == sorted(["mine.txt", f"{image.name}.png"])
+    own = tmp_path / f"{image.name}.png"
+    Image.new("RGB", (4, 4)).save(own)
+    before = own.read_bytes()
+    error = error_of("predict", app, image, "--explain", tmp_path)
+    assert error.endswith(f"{own}: exists already; choose another name or pass --overwrite")
+    assert own.read_bytes() == before
+    run_command("predict", app, image, "--explain", tmp_path, "--overwrite")
+    assert own.read_bytes() != before
     assert "is not a folder" in error_of("predict", app, image, "--explain", tmp_path / "mine.txt")
     error = error_of("predict", app, image, "--explain", tmp_path / "absent" / "new")
     assert "the folder" in error
     assert "does not exist" in error
+
+
+def test_label_is_drawn_in_its_own_letters() -> None:
+    picture = Image.new("RGB", (SIDE, 9))
+    pages = [
+        np.asarray(draw_explanation(picture, explanation_of(np.zeros((1, 1)), label)))
+        for label in ("Käfer", "K\u1e0bfer", "Kafer")
+    ]
+    assert (pages[0] != pages[1]).any(), "a letter that is absent would be drawn as a box"
+    assert (pages[0] != pages[2]).any()
 
 
 def test_photo_is_not_replaced_by_a_picture(app: Path, tmp_path: Path) -> None:

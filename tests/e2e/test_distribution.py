@@ -82,6 +82,7 @@ def test_sdist_holds_every_file(built: Distribution, unpacked: Path) -> None:
     found = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
     assert found == {*built.tracked, "PKG-INFO"}
     assert {"Makefile", "constraints.txt", "docs/python.md", "tests/helpers.py"} <= found
+    assert {"examples/sort_photos.py", "examples/node/package.json"} <= found
 
 
 def test_wheel_holds_the_package_and_nothing_else(built: Distribution) -> None:

@@ -72,7 +72,7 @@ def test_tutorial_names_what_has_to_be_installed() -> None:
 
 def test_tutorial_names_each_photograph_that_it_gets_wrong_with_confidence() -> None:
     """Photographs are numbered through the classes, in the order of their names."""
-    predicted = re.findall(r"^new/(IMG_(\d+))\.jpg  (\w+) ([\d.]+)%", TUTORIAL, flags=re.M)
+    predicted = re.findall(r"^new/(IMG_(\d+))\.jpg  (\w+) +([\d.]+)%", TUTORIAL, flags=re.M)
     assert len(predicted) == 8
     classes = sorted(re.findall(r"(\w+) 24\b", TUTORIAL))
     text = re.sub(r"^```.*?^```$", "", TUTORIAL, flags=re.M | re.S)

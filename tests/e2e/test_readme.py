@@ -57,7 +57,7 @@ def test_blocks_are_commands_or_programs() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "python"}
     assert [each for each in COMMANDS if not each.startswith("cnncodes ")] == [*RUN_ELSEWHERE]
     names = {command.split()[1] for command in COMMANDS if command.startswith("cnncodes ")}
-    assert names == {*main.commands} - {"info", "demo"}
+    assert names == {*main.commands} - {"info", "demo", "fetch"}
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:
@@ -89,6 +89,11 @@ def test_commands_and_programs_run(folder: Path) -> None:
     label = re.search(r"label='(\d)'", answers[1])
     assert label is not None
     assert answers[2].split()[0] == label.group(1)
+
+
+def test_program_without_the_package_is_an_example() -> None:
+    example = (ROOT / "examples" / "ten_lines.py").read_text("utf-8")
+    assert example.split('"""\n\n', 1)[1] == WITHOUT_PACKAGE
 
 
 def _photo(width: int = 90, height: int = 70) -> Image.Image:

@@ -231,6 +231,7 @@ def test_figures_are_printed(small, run):
         f"  log loss           {np.log(1 + 2 * np.exp(-3)) + 3 / 4:.4f}",
         f"  calibration error  {np.exp(3) / (np.exp(3) + 2) - 0.75:.1%}",
         "  for comparison     50.0% is the accuracy of always predicting c",
+        "  4 test images can say little: on others the accuracy may be 30% to 95%",
         "  classes, worst first:",
         "    a  F1  66.7%  precision  50.0%  recall 100.0%  images 1",
         "    c  F1  66.7%  precision 100.0%  recall  50.0%  images 2",
@@ -444,5 +445,5 @@ def test_training_images_are_not_decoded(app, photos, run):
     """They are left out by their digests, whatever else is wrong with them."""
     n_trained = json.loads(run("info", app, "--json").stdout)["training_images"]
     message = error_of("evaluate", app, photos, "--max-pixels", 1)
-    assert f"left out: {n_trained} images that trained the model" in message
-    assert f"left out: {120 - n_trained} images that cannot be used" in message
+    assert f"not evaluated: {n_trained} images that trained the model" in message
+    assert f"not evaluated: {120 - n_trained} images that cannot be used" in message

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics
 
-from cnncodes.evaluate.metrics import Confusion, drawn_bins, measure
+from cnncodes.evaluate.metrics import Confusion, accuracy_interval, drawn_bins, measure
 
 
 def random_case(seed, n, n_classes, sharpness=1.0):
@@ -156,3 +157,13 @@ def test_confusions_are_the_most_frequent_first():
     actual = measure(p, np.array([0, 0, 0, 0, 2, 2]), ["a", "b", "c"])
     assert actual.confusions(2) == [Confusion("a", "b", 2), Confusion("a", "c", 1)]
     assert len(actual.confusions(10)) == 3, "no pair without a confusion"
+
+
+@pytest.mark.parametrize(
+    ("n_right", "n_images"),
+    [(0, 1), (1, 1), (2, 2), (0, 30), (4, 10), (8, 10), (64, 64), (950, 1000)],
+)
+def test_interval_of_an_accuracy_is_that_of_scipy(n_right: int, n_images: int) -> None:
+    wanted = binomtest(n_right, n_images).proportion_ci(0.95, "wilson")
+    actual = accuracy_interval(n_right / n_images, n_images)
+    assert actual == pytest.approx((wanted.low, wanted.high), abs=1e-4)

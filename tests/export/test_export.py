@@ -334,7 +334,7 @@ def test_weights_that_are_damaged(vgg16_weights: Path, tmp_path: Path) -> None:
         file["layers/conv2d_12/vars/1"][0] = np.nan
     assert_fails(broken, tmp_path, f"{broken}: the weights of layer block5_conv3 are not finite")
     done = export_vgg16(broken, tmp_path, *TF2ONNX)
-    assert "its codes differ from Keras's by nan" in done.stderr
+    assert "its codes or Keras's are not finite" in done.stderr
     assert list(tmp_path.glob("*.onnx")) == []
 
 

@@ -170,7 +170,7 @@ def test_codes_of_another_network_or_setting_are_not_replaced_unasked(
     run_command("extract", backbone, photos, "-o", output)
     other = write_backbone(tmp_path / "other.onnx", factor=2)
     for words, what in (
-        ((other, photos), "another backbone (inception_v3, random:0, SHA-256 "),
+        ((other, photos), "another backbone (vgg16, random:0, SHA-256 "),
         ((backbone, photos, "--dtype", "float32"), "another dtype (float16, not float32)"),
         ((backbone, photos, "--white", "4095"), "another white (guessed, not 4095)"),
     ):

@@ -192,7 +192,7 @@ def test_file_is_a_head_like_any_other(plain_codes, output, run, name):
 
 def test_what_is_printed(plain_codes, output, run):
     lines = run("train", plain_codes, "-o", output, "--estimator", "knn").stdout.splitlines()
-    assert lines[0] == f"{output}: 10 classes, knn"
+    assert lines[0] == f"{output}: 10 classes, knn  (random weights)"
     assert lines[-1].startswith("  fitted in ")
     assert lines[-1].endswith(" s")
 

@@ -78,7 +78,7 @@ def test_model_is_opened_once(
 
 
 def test_model_that_cannot_be_run(tmp_path: Path) -> None:
-    path = write_backbone(tmp_path / "x.onnx", shape=(2, BACKBONE_SIZE, BACKBONE_SIZE, 3))
+    path = write_backbone(tmp_path / "x.onnx", shape=(300, BACKBONE_SIZE, BACKBONE_SIZE, 3))
     (problem,) = (each.problem for each in verify(path).faults)
     assert problem.startswith("cannot be run (")
     assert "\n" not in problem

@@ -136,8 +136,11 @@
   function report() {
     const n = cards.length;
     const only = n === 1 ? cards[0].result?.predictions[0] : null;
-    let text = n ? `${nDone} of ${images(n)} classified …` : "";
-    if (n && nDone === n) text = `${images(n)} classified.`;
+    const nUnusable = cards.filter(({ result }) => result?.problem).length;
+    let text = n ? `${nDone} of ${images(n)} done …` : "";
+    if (n && !nDone) text = `Classifying ${images(n)}; the first takes longest …`;
+    if (n && nDone === n) text = `${images(n - nUnusable)} classified.`;
+    if (n && nDone === n && nUnusable) text += ` ${images(nUnusable)} cannot be used.`;
     if (only) text = `${cards[0].file.name}: ${only.label}, ${percent(only.probability)}`;
     $("status").textContent = text;
     $("download").disabled = nDone < n;

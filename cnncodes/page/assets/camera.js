@@ -17,17 +17,20 @@ cnncodes.camera = (() => {
   }
 
   async function fromDialog() {
-    const stream = await navigator.mediaDevices.getUserMedia({
-      video: { width: { ideal: 1920 }, facingMode: "environment" },
-    });
+    const stream = await navigator.mediaDevices
+      .getUserMedia({ video: { width: { ideal: 1920 }, facingMode: "environment" } })
+      .catch((error) => {
+        throw error.name === "NotFoundError" ? new Error("No camera found.") : error;
+      });
     video.srcObject = stream;
-    dialog.showModal();
-    await video.play();
-    const isTaken = await new Promise((resolve) => {
+    const taken = new Promise((resolve) => { // before the dialog opens, so that no click is lost
       dialog.querySelector(".take").onclick = () => resolve(true);
       dialog.querySelector(".close").onclick = () => resolve(false);
       dialog.oncancel = () => resolve(false);
     });
+    dialog.showModal();
+    await video.play();
+    const isTaken = await taken;
     const photo = isTaken ? await frame() : null;
     stream.getTracks().forEach((track) => track.stop());
     dialog.close();
