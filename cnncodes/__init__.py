@@ -9,6 +9,7 @@ Data moves one way, and so do imports::
     app       backbone and head    ->  app.onnx, predictions  needs onnxruntime
     evaluate  a model on new images, and learning curves
     datasets  published images ->  a folder for `extract`     optional
+    overlap   images that two collections share
     inspect   what a file is, whether it is whole, how fast it runs
 
 `images` finds and decodes image files, `models` opens our ONNX files. `cli` has the commands, with

@@ -32,6 +32,7 @@ from cnncodes.cli_options import (
     Number,
     Sizes,
     class_weight_option,
+    exclude_option,
     group_option,
     json_option,
     max_pixels_option,
@@ -43,6 +44,7 @@ from cnncodes.cli_options import (
     seed_option,
     split_option,
     threads_option,
+    together_option,
     train_fraction_option,
     whole,
     with_option_names,
@@ -74,6 +76,7 @@ from cnncodes.parameters import (
     NETWORK_BATCH,
     PORT,
     SECONDS,
+    SIMILARITY,
     WHITE,
 )
 from cnncodes.printing import (
@@ -95,6 +98,7 @@ from cnncodes.printing import (
     print_fetched,
     print_list,
     print_note,
+    print_overlap,
     print_page,
     print_quantization,
     print_source,
@@ -302,6 +306,7 @@ def export(
     show_default=True,
     help="8-bit weights, or 7-bit for processors without VNNI or the like; auto tests this one.",
 )
+@exclude_option
 @seed_option("the choice of images")
 @overwrite_option
 @json_option
@@ -476,6 +481,46 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
 
 @main.command(
     **_help(
+        "Find images that two collections share, or one holds twice.",
+        "cnncodes overlap photos test-photos -o copies",
+    )
+)
+@click.argument("a", type=INPUT)
+@click.argument("b", type=INPUT, required=False)
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "--threshold",
+    type=Number(SIMILARITY),
+    help="Lowest cosine of a near copy, by default 0.93 for images and 0.95 for codes.",
+)
+@overwrite_option
+@json_option
+def overlap(
+    a: Path, b: Path | None, output: Path, overwrite: bool, as_json: bool, **options: Any
+) -> None:
+    """Find copies between A and B, or within A.
+
+    Each is a folder of images, a CSV file or a codes file. Equal files are copies, and so are
+    images that look alike whatever their size, quality, brightness, colours, border or mirroring.
+    Two codes files are compared by their codes. DIR gets index.html, which shows the pairs, and
+    overlap.csv, a list for --exclude: of B, or of A all but one of each image.
+    """
+    from cnncodes.overlap.overlap import Overlap, find_overlap
+    from cnncodes.overlap.pairs import OverlapFolder
+    from cnncodes.progress import Progress
+
+    inputs = [path for path in (a, b) if path is not None]
+    folder = OverlapFolder(output, overwrite=overwrite, inputs=inputs)
+    with Progress("overlap", "images") as progress:
+        result = find_overlap(a, b, progress=progress, **options)
+        notes = folder.write(result)
+    emit(result, as_json, lambda each: print_overlap(each, output), to_json=Overlap.as_dict)
+    for note in notes:
+        print_note(note)
+
+
+@main.command(
+    **_help(
         "Codes become head.onnx, a classifier.",
         "cnncodes train codes.h5 -o head.onnx",
     )
@@ -542,6 +587,8 @@ def convert(codes: Path, output: Path, as_json: bool, **options: Any) -> None:
     type=whole(EPOCHS),
     help="sgd: stop after this many epochs without a lower validation loss.",
 )
+@exclude_option
+@together_option
 @seed_option("the split and the estimator")
 @overwrite_option
 @json_option
@@ -587,6 +634,7 @@ def train(
 @click.option(
     "--include-training", is_flag=True, help="Include images that the model was trained on."
 )
+@exclude_option
 @mixed_option
 @group_option
 @max_pixels_option
@@ -691,6 +739,8 @@ def evaluate(
     show_default=True,
     help="Number of draws of the training images.",
 )
+@exclude_option
+@together_option
 @seed_option("the split and the draws")
 @train_fraction_option
 @split_option

@@ -246,6 +246,18 @@ group_option = click.option(
     type=click.Choice(["folder"]),
     help="Keep the images of each folder below a class folder on one side of every split.",
 )
+exclude_option = click.option(
+    "--exclude",
+    type=INPUT,
+    metavar="LIST",
+    help="Leave out the images of this list: column b of an overlap.csv, or a path in each line.",
+)
+together_option = click.option(
+    "--keep-together",
+    type=INPUT,
+    metavar="LIST",
+    help="Keep the images of each pair of this overlap.csv on one side of every split.",
+)
 threads_option = click.option(
     "--threads", type=whole(THREADS), help="Number of threads, by default one per processor."
 )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cnncodes.inspect.bench import Benchmark
     from cnncodes.inspect.verify import Verification
     from cnncodes.models.metadata import HeadInfo
+    from cnncodes.overlap.overlap import Overlap
     from cnncodes.page.folder import PageFolder
     from cnncodes.progress import Progress
     from cnncodes.quantize.quantize import Quantization
@@ -238,6 +239,19 @@ def print_fetched(fetched: Fetched) -> None:
         click.echo(f"  {shown(str(fetched.archive))} is not needed any more")
     command = shlex.join(["cnncodes", "extract", "BACKBONE", str(fetched.source), "-o", "codes.h5"])
     click.echo(f"  next: {shown(command)}")
+
+
+def print_overlap(overlap: Overlap, folder: Path) -> None:
+    """Print the number of copies and where they are shown."""
+    n_same = sum(pair.kind == "same" for pair in overlap.pairs)
+    names = [shown(overlap.a.name)]
+    names += [] if overlap.a is overlap.b else [shown(overlap.b.name)]
+    click.echo(
+        f"{' and '.join(names)}: {counted(len(overlap.pairs), 'pair')} of copies, {n_same} of the "
+        f"same file and {len(overlap.pairs) - n_same} near; see {shown(str(folder / 'index.html'))}"
+    )
+    for note in overlap.notes:
+        click.echo(f"  note: {shown(note)}")
 
 
 def print_address(url: str) -> None:

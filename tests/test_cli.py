@@ -32,6 +32,8 @@ from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
 from cnncodes.inspect.bench import benchmark
 from cnncodes.inspect.verify import verify
+from cnncodes.overlap.overlap import find_overlap
+from cnncodes.overlap.pairs import OverlapFolder
 from cnncodes.page.folder import write_page
 from cnncodes.quantize.quantize import quantize_backbone
 from cnncodes.serve.server import serve
@@ -44,6 +46,7 @@ COMMANDS = {
     "fetch": [fetch_dataset],
     "extract": [extract],
     "convert": [convert_codes],
+    "overlap": [find_overlap, OverlapFolder],
     "train": [train_head, SGDSoftmax],
     "evaluate": [evaluate, Report],
     "curve": [learning_curves],
@@ -78,7 +81,9 @@ OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "option"), [*OUTPUTS, ("evaluate", "--report"), ("demo", "--")])
+@pytest.mark.parametrize(
+    ("name", "option"), [*OUTPUTS, ("evaluate", "--report"), ("overlap", "-o"), ("demo", "--")]
+)
 def test_output_is_no_standard_output(name: str, option: str, run: Run) -> None:
     said = run(name, option, "-", exit_code=2).stderr
     assert "results go to files, not to standard output; name one" in said
@@ -135,6 +140,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "fetch",
         "extract",
         "convert",
+        "overlap",
         "train",
         "evaluate",
         "curve",

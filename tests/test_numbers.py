@@ -122,6 +122,7 @@ class Inputs:
             "predict": [self.app, self.photos],
             "serve": [self.app],
             "bench": [self.backbone],
+            "overlap": [self.codes, *output],
             "verify": [self.codes, "--source", self.photos],
         }
         return [name, *map(str, arguments[name])], outputs

@@ -5,6 +5,7 @@
 - `metrics`: accuracy, F1, calibration and the confusion matrix
 - `evaluation`: the result, as dataclasses and as JSON
 - `report`: the result as an HTML page (extra ``report``)
+- `page`: templates and pictures of HTML pages
 - `charts`: figures of learning curve, reliability diagram and confusion matrix
 - `learning_curve`: accuracy against the number of training images per class
 - `curve_plan`: the training and test images of each of its points

@@ -15,6 +15,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import labelled_classes, majority_accuracy
+from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
 SMALLEST_SIZE = 5  # of those that are chosen, where there are images for larger ones
@@ -90,6 +91,8 @@ def plan_curve(
     split: str,
     seeds: int,
     seed: int,
+    excluded: PathList | None = None,
+    together: PathList | None = None,
 ) -> Plan:
     """Split and draw the images of one curve.
 
@@ -101,6 +104,8 @@ def plan_curve(
         Training images per class, increasing; None for `default_sizes`.
     train_fraction, split, seeds, seed
         As for `draw_images`.
+    excluded, together : PathList, optional
+        Images to leave out, and pairs of images that stay on one side.
 
     Raises
     ------
@@ -112,8 +117,10 @@ def plan_curve(
         A parameter is out of range, or no class has as many images as the smallest size.
     """
     with CodeStore.open(path) as store:
-        classes, y, notes = labelled_classes(store)
-        groups = groups_of(store)
+        classes, y, notes = labelled_classes(store, excluded)
+        groups = groups_of(store, together)
+        if together is not None:
+            notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
         names = [store.class_names[number] for number in classes]
         if split == "first" and seeds > 1:
             notes.append("the first images are the same for every seed: one seed is used")

@@ -27,6 +27,7 @@ from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.rows import CodeRows
 from cnncodes.images.decoding import digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
@@ -52,6 +53,7 @@ def evaluate(
     backbone: str | Path | None = None,
     include_training: bool = False,
     group_by: str | None = None,
+    exclude: str | Path | None = None,
     allow_mixed: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
@@ -75,6 +77,8 @@ def evaluate(
     group_by : {"folder"}, optional
         Which images of a folder belong together, as for `extract`: images of the groups of
         training images are left out too. A codes file has its own groups.
+    exclude : str or Path, optional
+        A list of images to leave out, as for `PathList`.
     allow_mixed : bool
         Whether the codes may be of the head's network in another precision, float32 or int8.
     max_pixels : int
@@ -118,7 +122,8 @@ def evaluate(
             raise ParameterError(f"{data}: has codes already; leave backbone out")
     # Each worker computes an image in its own thread.
     opened = _ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
-    selection = Selection(data, opened.info, include_training=include_training)
+    excluded = None if exclude is None else PathList(exclude, "exclude")
+    selection = Selection(data, opened.info, include_training=include_training, excluded=excluded)
     if is_codes:
         return _evaluate_codes(opened, data, selection, on_images, progress)
     classify = _classify(opened, backbone)
@@ -225,7 +230,7 @@ def _evaluate_codes(
             source = Path(store.source)
             root = source if is_folder(source) else source.parent
             on_images([root / path for path in paths])
-        known = selection.known(store.labels, store.class_names)
+        known = selection.known(store.labels, store.class_names, paths)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
@@ -253,7 +258,7 @@ def _evaluate_images(
     max_pixels: int,
     progress: Progress,
 ) -> Evaluation:
-    known = selection.known(np.array(source.labels, np.int32), source.class_names)
+    known = selection.known(np.array(source.labels, np.int32), source.class_names, source.paths)
     wanted = np.flatnonzero(known >= 0)
     files, size = source.files(), model.info.backbone.input_size
     n_workers = max(1, min(available_threads(), len(wanted)))

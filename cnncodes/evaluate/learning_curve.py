@@ -39,6 +39,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
 from cnncodes.images.decoding import digest_images
+from cnncodes.images.path_lists import PathList
 from cnncodes.machine import available_threads
 from cnncodes.output import RESULT, check_output
 from cnncodes.parameters import (
@@ -70,6 +71,8 @@ def learning_curves(
     split: str = "stratified",
     C: float | str = "auto",
     class_weight: str | None = None,
+    exclude: str | Path | None = None,
+    keep_together: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Curve]:
@@ -101,6 +104,8 @@ def learning_curves(
         on the first draw.
     class_weight : "balanced" or None
         Whether rare classes weigh as much as common ones.
+    exclude, keep_together : str or Path, optional
+        As for `train_head`; of each codes file.
     overwrite : bool
         Whether files at `output` and `plot` may be replaced.
     progress : Progress, optional
@@ -143,7 +148,12 @@ def learning_curves(
             raise ParameterError(f"{chart}: is both the result and its chart; name two files")
     if not paths:
         raise ParameterError("there is no codes file to measure; name one or more")
-    plans = [plan_curve(path, sizes, train_fraction, split, seeds, seed) for path in paths]
+    excluded = None if exclude is None else PathList(exclude, "exclude")
+    together = None if keep_together is None else PathList(keep_together, "keep_together")
+    plans = [
+        plan_curve(path, sizes, train_fraction, split, seeds, seed, excluded, together)
+        for path in paths
+    ]
     compare_plans(plans)
     n_heads = sum(len(draws) for plan in plans for draws in plan.train.values())
     if n_heads > MAX_HEADS:

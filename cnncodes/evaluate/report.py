@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cnncodes._version import __version__
 from cnncodes.errors import OutputError, SourceError
@@ -31,23 +26,19 @@ from cnncodes.evaluate.charts import (
 from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
 from cnncodes.evaluate.metrics import drawn_bins
+from cnncodes.evaluate.page import ABSENT, Picture, draw_picture, page_template
 from cnncodes.files import exists, is_folder, readable_sha256
-from cnncodes.images.decoding import image_size, load_image
 from cnncodes.images.folders import images_below
 from cnncodes.models.description import is_random, training_rows, weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
 from cnncodes.output import FOLDER, check_output, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import counted, shown
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from cnncodes.text import counted
 
 PAGE, RESULT = "index.html", "evaluation.json"
-THUMBNAIL_SIZE = 400  # pixels of the longer side at most, for a look at it enlarged
+PAGE_SOURCE = "report.html"
 N_CONFUSIONS = 10
-_ABSENT = "image not found"
 _MAX_WRITTEN = 12  # classes up to which the confusion matrix is a table of numbers
 
 
@@ -59,19 +50,12 @@ class Thumbnail:
     ----------
     mistake : EvaluatedImage
         The image and its classes.
-    uri : str
-        A small JPEG as a ``data:`` URI; empty if there is a problem.
-    width, height : int
-        Of that JPEG, in pixels.
-    problem : str
-        Why the image is not shown; else empty.
+    picture : Picture
+        The image, or why it is not shown.
     """
 
     mistake: EvaluatedImage
-    uri: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
+    picture: Picture
 
 
 class Report:
@@ -166,7 +150,7 @@ class Report:
             if is_new:  # a folder with a report in it stays
                 with suppress(OSError):
                     self.folder.rmdir()
-        n_absent = sum(each.problem == _ABSENT for each in shown_mistakes)
+        n_absent = sum(each.picture.problem == ABSENT for each in shown_mistakes)
         if not n_absent:
             return []
         return [
@@ -223,7 +207,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
             "curve",
             "Learning curve; its numbers are in the table below it.",
         )
-    return _template().render(
+    return page_template("cnncodes.evaluate", PAGE_SOURCE).render(
         evaluation=evaluation,
         metrics=metrics,
         model=evaluation.model,
@@ -303,25 +287,7 @@ def _find(digests: set[str], root: Path) -> dict[str, Path]:
 
 
 def _thumbnail(mistake: EvaluatedImage, file: Path) -> Thumbnail:
-    loaded = load_image(0, file, THUMBNAIL_SIZE)
-    if not loaded.digest:
-        return Thumbnail(mistake, problem=_ABSENT)
-    if loaded.digest != mistake.digest:
-        return Thumbnail(mistake, problem="file changed since")
-    if loaded.pixels is None:
-        return Thumbnail(mistake, problem=loaded.problem)
-    width, height = image_size(file)
-    side = min(THUMBNAIL_SIZE, max(width, height))
-    size = (
-        max(1, round(side * width / max(width, height))),
-        max(1, round(side * height / max(width, height))),
-    )
-    content = io.BytesIO()
-    Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR).save(
-        content, "JPEG", quality=80
-    )
-    encoded = base64.b64encode(content.getvalue()).decode()
-    return Thumbnail(mistake, f"data:image/jpeg;base64,{encoded}", *size)
+    return Thumbnail(mistake, draw_picture(file, mistake.digest))
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -360,23 +326,3 @@ def _file_facts(path: str) -> str:
 def _shares(matrix: NDArray[np.int64]) -> list[list[float]]:
     shares: list[list[float]] = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)).tolist()
     return shares
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_escaped,
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
-    source = files("cnncodes.evaluate").joinpath("report.html").read_text("utf-8")
-    return environment.from_string(source)
-
-
-def _escaped(value: Any) -> Any:
-    """Escape control characters in text from files; our own markup is of another type."""
-    return shown(value) if type(value) is str else value

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
 from cnncodes.head.groups import notes_on_copies
+from cnncodes.images.path_lists import PathList
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.text import counted, listed
 
@@ -25,17 +26,29 @@ class Selection:
         The metadata of the model.
     include_training : bool
         Whether training images of the model are included.
+    excluded : PathList, optional
+        Images that the user leaves out.
     """
 
-    def __init__(self, data: Path, info: HeadInfo, *, include_training: bool) -> None:
+    def __init__(
+        self,
+        data: Path,
+        info: HeadInfo,
+        *,
+        include_training: bool,
+        excluded: PathList | None = None,
+    ) -> None:
         self.data = data
         self.include_training = include_training
         self._info = info
+        self._excluded = excluded
         self._notes: list[str] = []
         self._n_training = 0
         self._n_related = 0
 
-    def known(self, labels: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.intp]:
+    def known(
+        self, labels: NDArray[np.int32], names: Sequence[str], paths: Sequence[str]
+    ) -> NDArray[np.intp]:
         """Return the index of each image's class among the model's, −1 where it has none.
 
         Parameters
@@ -44,11 +57,13 @@ class Selection:
             Indices into `names`, −1 for an image without a label.
         names : sequence of str
             The classes of the images.
+        paths : sequence of str
+            Their paths.
 
         Returns
         -------
         ndarray of intp, shape (n_images,)
-            Indices into the model's labels.
+            Indices into the model's labels, −1 for an image that is excluded.
 
         Raises
         ------
@@ -76,6 +91,10 @@ class Selection:
         if foreign.any():
             why = f"of classes that the model does not know: {unknown}"
             self._leave_out(int(foreign.sum()), why)
+        if self._excluded is not None:
+            rows = self._excluded.among(paths)
+            y[rows] = -1
+            self._notes.append(self._excluded.note(len(rows)))
         return y
 
     def __contains__(self, digest: object) -> bool:

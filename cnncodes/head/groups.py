@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.split import Split, split_by_class
+from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
 UNEVEN = 0.05  # of the images: a test part that differs by more from the wanted one is noted
@@ -52,9 +53,20 @@ def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[
     return _numbered(component[numbers].tolist())
 
 
-def groups_of(store: CodeStore) -> NDArray[np.intp]:
-    """Return `number_groups` for all images of a codes file."""
-    return number_groups(store.digests, store.groups)
+def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.intp]:
+    """Return `number_groups` for all images of a codes file.
+
+    Images of a pair of `together` are in one group, too.
+    """
+    numbers = number_groups(store.digests, store.groups)
+    if together is None:
+        return numbers
+    pairs = np.array(together.pairs_among(store.paths))
+    n_groups = int(numbers.max()) + 1
+    edges = (np.ones(len(pairs)), (numbers[pairs[:, 0]], numbers[pairs[:, 1]]))
+    graph = coo_array(edges, shape=(n_groups, n_groups))
+    _, component = connected_components(graph, directed=False)
+    return _numbered(component[numbers].tolist())
 
 
 def n_copies(digests: Sequence[str]) -> int:

@@ -35,6 +35,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent, fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
+from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import MODEL, check_output, replacing
@@ -119,6 +120,8 @@ def train_head(
     split: str = "stratified",
     per_class: int | None = None,
     seed: int = 0,
+    exclude: str | Path | None = None,
+    keep_together: str | Path | None = None,
     overwrite: bool = False,
     C: float | str = "auto",
     class_weight: str | None = None,
@@ -149,6 +152,10 @@ def train_head(
         Maximum number of training images per class.
     seed : int
         Seed of the split and of the estimator.
+    exclude : str or Path, optional
+        A list of images to leave out, as for `PathList`.
+    keep_together : str or Path, optional
+        An ``overlap.csv`` of these images: those of a pair stay on one side of every split.
     overwrite : bool
         Whether a file at `output` may be replaced.
     C : float or "auto"
@@ -190,12 +197,16 @@ def train_head(
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
+    excluded = None if exclude is None else PathList(exclude, "exclude")
+    together = None if keep_together is None else PathList(keep_together, "keep_together")
     with CodeStore.open(codes) as store, warnings.catch_warnings():
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        classes, y, notes = labelled_classes(store)
-        groups = groups_of(store)
+        classes, y, notes = labelled_classes(store, excluded)
+        groups = groups_of(store, together)
+        if together is not None:
+            notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
         parts = split_by_class(
             y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
         )
@@ -318,7 +329,7 @@ def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: boo
 
 
 def labelled_classes(
-    store: CodeStore,
+    store: CodeStore, excluded: PathList | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
     """Return the classes that have images.
 
@@ -326,6 +337,8 @@ def labelled_classes(
     ----------
     store : CodeStore
         An open codes file.
+    excluded : PathList, optional
+        Images to leave out.
 
     Returns
     -------
@@ -341,7 +354,12 @@ def labelled_classes(
     TrainingError
         There are fewer than two classes, or their names cannot be stored in a head.
     """
-    labels = store.labels
+    labels, notes = store.labels.copy(), []
+    n_without = int((labels < 0).sum())
+    if excluded is not None:
+        rows = excluded.among(store.paths)
+        labels[rows] = -1
+        notes.append(excluded.note(len(rows)))
     classes, y = np.unique(labels[labels >= 0], return_inverse=True)
     if len(classes) == 0:
         raise TrainingError(
@@ -358,8 +376,7 @@ def labelled_classes(
         raise TrainingError(f"{store.path}: {fault}; rename the classes and extract it again")
     targets = np.full(len(labels), -1, np.int32)
     targets[labels >= 0] = y
-    notes = []
-    if n_without := int((labels < 0).sum()):
+    if n_without:
         are = "is" if n_without == 1 else "are"
         notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
     if empty := len(names) - len(classes):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
@@ -24,6 +24,7 @@ from cnncodes.errors import ParameterError, SourceError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
+from cnncodes.images.path_lists import PathList
 from cnncodes.images.tables import read_table
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
@@ -69,6 +70,18 @@ class Source:
     def files(self) -> list[Path]:
         """Return the path of each image file."""
         return [self.root / path for path in self.paths]
+
+    def without(self, excluded: PathList) -> Source:
+        """Return the source without the images of a list, which must name some of them."""
+        rows = set(excluded.among(self.paths))
+        kept = [row for row in range(len(self.paths)) if row not in rows]
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in kept),
+            labels=tuple(self.labels[row] for row in kept),
+            groups=tuple(self.groups[row] for row in kept) if self.groups else (),
+            notes=(*self.notes, excluded.note(len(rows))),
+        )
 
     def class_counts(self) -> dict[str, int]:
         """Return the number of images of each class."""

@@ -29,8 +29,9 @@ _TEXT_BYTES = 4096
 _NO_COMMAND = "no command takes it"
 _REPORT = "index.html"
 _OF_REPORT = {_REPORT, "evaluation.json"}
-# How the files begin that `evaluation`, `printing` and `convert` write.
+# How the files begin that `evaluation`, `printing`, `overlap` and `convert` write.
 _PREDICTIONS = ("path,label,predicted,probability", "path,rank,label,probability,problem")
+_PAIRS = "a,b,kind,score\n"
 _CONVERTED = re.compile(r"path([,\t])label\1(group\1)?code_0000")
 _CONVERTED_MEMBERS = {"codes.npy", "labels.npy", "digests.npy"}  # of an .npz file
 
@@ -65,7 +66,8 @@ KINDS = {
         ("journal", "an unfinished codes file", "the same cnncodes extract, run again, ends it"),
         ("curve", "a learning curve", "evaluate --curve takes it"),
         ("evaluation", "the result of an evaluation", "its report is the index.html beside it"),
-        ("report", "a report of evaluate", "a browser shows it"),
+        ("report", "a report of evaluate or overlap", "a browser shows it"),
+        ("pairs", "copies that overlap found", "--exclude and --keep-together take it"),
         ("predictions", "predictions for images", "a spreadsheet, pandas and R read them"),
         ("converted", "codes for other programs", "Orange, R, pandas or numpy read them"),
         ("parquet", "a Parquet file", "pandas and R read it"),
@@ -327,6 +329,8 @@ def _kind_by_beginning(head: bytes) -> str:
     text = head.decode("utf-8-sig", "replace").lstrip()
     if text.partition("\n")[0].rstrip() in _PREDICTIONS:
         return "predictions"
+    if text.startswith(_PAIRS):
+        return "pairs"
     if _CONVERTED.match(text):
         return "converted"
     if text.lower().startswith("<!doctype html") and GENERATOR in text:

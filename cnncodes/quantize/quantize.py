@@ -35,6 +35,7 @@ from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.images.decoding import digest_images, load_images
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.checksum import save_checked
@@ -145,6 +146,7 @@ def quantize_backbone(
     *,
     n_images: int = DEFAULT_N_IMAGES,
     weights: str = "auto",
+    exclude: str | Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -167,6 +169,8 @@ def quantize_backbone(
     weights : {"auto", "full", "reduced"}
         Full weights use 8 bits. Reduced ones use 7, for processors without VNNI or similar
         instructions, whose 16-bit sums saturate; ``auto`` tests this processor.
+    exclude : str or Path, optional
+        A list of images to leave out, as for `PathList`.
     seed : int
         Seed of the draw of images.
     overwrite : bool
@@ -204,6 +208,8 @@ def quantize_backbone(
     progress = progress or NoProgress()
     listing = find_images(images)
     check_output(output, overwrite=overwrite, inputs=listing.files())
+    if exclude is not None:
+        listing = listing.without(PathList(exclude, "exclude"))
     sample = _draw(images, listing, network.info.input_size, n_images, seed, progress)
     pixels = sample.pixels
     half, rest = len(pixels) // 2, len(pixels) // 4

@@ -353,8 +353,8 @@ def test_image_that_cannot_be_decoded_is_reported(illustrated):
     mistake = evaluate(head, codes).mistakes[0]
     changed = replace(mistake, digest=hashlib.sha256(b"no image").hexdigest())
     (thumbnail,) = thumbnails([changed], photos)
-    assert thumbnail.uri == ""
-    assert thumbnail.problem.startswith("not a JPEG")
+    assert thumbnail.picture.uri == ""
+    assert thumbnail.picture.problem.startswith("not a JPEG")
 
 
 def test_images_may_have_moved(illustrated, tmp_path, run):

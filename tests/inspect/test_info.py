@@ -581,13 +581,16 @@ def test_files_for_people_and_other_programs(head, app, codes, photos, tmp_path)
     report, predicted, chart = (tmp_path / name for name in ("report", "of all.csv", "curve.svg"))
     run_command("evaluate", head, codes, "--report", report, "--predictions", predicted)
     run_command("curve", codes, "-o", tmp_path / "curve.json", "--C", "3", "--plot", chart)
+    run_command("overlap", photos, "-o", tmp_path / "copies")
     printed = tmp_path / "printed.csv"
     printed.write_text(run_command("predict", app, photos / "3", "--format", "csv").stdout)
     for path, what in (
-        (report, "a report of evaluate"),
-        (report / "index.html", "a report of evaluate"),
+        (report, "a report of evaluate or overlap"),
+        (report / "index.html", "a report of evaluate or overlap"),
         (report / "evaluation.json", "the result of an evaluation"),
         (predicted, "predictions for images"),
+        (tmp_path / "copies" / "overlap.csv", "copies that overlap found"),
+        (tmp_path / "copies" / "index.html", "a report of evaluate or overlap"),
         (printed, "predictions for images"),
         (chart, "a picture in SVG"),
     ):

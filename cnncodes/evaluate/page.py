@@ -1,0 +1,90 @@
+"""Self-contained HTML pages: their templates and the pictures in them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from cnncodes.images.decoding import image_size, load_image
+from cnncodes.text import shown
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+THUMBNAIL_SIZE = 400  # pixels of the longer side at most, for a look at it enlarged
+ABSENT = "image not found"
+_STYLE = "style.css"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A small picture of an image file.
+
+    Attributes
+    ----------
+    uri : str
+        A small JPEG as a ``data:`` URI; empty if there is a problem.
+    width, height : int
+        Of that JPEG, in pixels.
+    problem : str
+        Why the image is not shown; else empty.
+    """
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def draw_picture(file: Path, digest: str) -> Picture:
+    """Return a small picture of an image file, if its SHA-256 is still `digest`."""
+    loaded = load_image(0, file, THUMBNAIL_SIZE)
+    if not loaded.digest:
+        return Picture(problem=ABSENT)
+    if loaded.digest != digest:
+        return Picture(problem="file changed since")
+    if loaded.pixels is None:
+        return Picture(problem=loaded.problem)
+    width, height = image_size(file)
+    side = min(THUMBNAIL_SIZE, max(width, height))
+    size = (
+        max(1, round(side * width / max(width, height))),
+        max(1, round(side * height / max(width, height))),
+    )
+    content = io.BytesIO()
+    Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR).save(
+        content, "JPEG", quality=80
+    )
+    encoded = base64.b64encode(content.getvalue()).decode()
+    return Picture(f"data:image/jpeg;base64,{encoded}", *size)
+
+
+def page_template(package: str, name: str) -> Template:
+    """Return a template of a package, which may include the style of all pages, style.css."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def read(file: str) -> str:
+        home = "cnncodes.evaluate" if file == _STYLE else package
+        return files(home).joinpath(file).read_text("utf-8")
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_escaped,
+        loader=FunctionLoader(read),
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
+    return environment.get_template(name)
+
+
+def _escaped(value: Any) -> Any:
+    """Escape control characters in text from files; our own markup is of another type."""
+    return shown(value) if type(value) is str else value
