@@ -94,6 +94,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "evaluation": ("evaluation", lambda path: path.write_text('{"kind": "evaluation"}')),
     "report": ("report", lambda path: path.write_text(f"<!DOCTYPE html>\n{GENERATOR}\n")),
     "predictions": ("predictions", lambda path: path.write_text(f"{PREDICTIONS}\na.png,a,b,1\n")),
+    "pairs": ("overlap.csv", lambda path: path.write_text("a,b,kind,score\na,b,same,1\n")),
     "converted": ("codes.tab", lambda path: path.write_text("path\tlabel\tcode_0000\n")),
     "parquet": ("codes.parquet", lambda path: path.write_bytes(b"PAR1\0\1")),
     "drawing": ("curve.svg", lambda path: path.write_text("<?xml version='1.0'?>\n<svg></svg>")),
