@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIZE = 400  # pixels of the longer side at most, for a look at it enlarged
 ABSENT = "image not found"
-_STYLE = "style.css"
+_SHARED = ("page.html", "macros.html", "style.css")  # by the templates of all pages
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def draw_picture(file: Path, digest: str) -> Picture:
 
 
 def page_template(package: str, name: str) -> Template:
-    """Return a template of a package, which may include the style of all pages, style.css."""
+    """Return a template of a package, which extends page.html and takes `notes`."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     def read(file: str) -> str:
-        home = "cnncodes.evaluate" if file == _STYLE else package
+        home = "cnncodes.evaluate" if file in _SHARED else package
         return files(home).joinpath(file).read_text("utf-8")
 
     environment = Environment(

@@ -209,6 +209,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         )
     return page_template("cnncodes.evaluate", PAGE_SOURCE).render(
         evaluation=evaluation,
+        notes=evaluation.notes,
         metrics=metrics,
         model=evaluation.model,
         model_name=Path(evaluation.model.path).name,

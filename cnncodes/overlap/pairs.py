@@ -120,6 +120,7 @@ def _render(overlap: Overlap) -> str:
         shown.append((pair, sides))
     return page_template("cnncodes.overlap", "overlap.html").render(
         overlap=overlap,
+        notes=overlap.notes,
         is_within=one is two,
         names=(Path(one.name).name, Path(two.name).name),
         n_same=sum(pair.kind == SAME for pair in overlap.pairs),
