@@ -93,6 +93,45 @@ def check_output(
         raise OutputError(f"{path}: the folder {folder} cannot be written to")
 
 
+def check_folder(
+    folder: Path,
+    names: Iterable[str] = (),
+    *,
+    purpose: str,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
+    endings: Sequence[str] = (),
+) -> None:
+    """Check before hours of work that files can be written into a folder, new or existing.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    names : iterable of str
+        The files to write.
+    purpose : str
+        What the folder is for, with its article.
+    overwrite, inputs
+        As for `check_output`, of each file.
+    endings
+        As for `check_output`, of a new folder.
+
+    Raises
+    ------
+    OutputError
+        The path leads to something else than a folder, or as `check_output`.
+    """
+    if is_folder(folder):
+        sources = list(inputs)
+        for name in names:
+            check_output(folder / name, overwrite=overwrite, inputs=sources)
+    elif exists(folder) or folder.is_symlink():  # one that leads nowhere
+        raise OutputError(f"{folder}: is not a folder; name a folder for {purpose}")
+    else:
+        check_output(folder, overwrite=overwrite, endings=endings)
+
+
 def check_ending(path: Path, endings: Sequence[str]) -> None:
     """Refuse a path whose ending is that of another format than the result has.
 
@@ -257,6 +296,27 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _temporary.discard(temporary)
+
+
+@contextmanager
+def filled_folder(path: Path) -> Iterator[None]:
+    """Create a folder for the block if it is absent; remove it again if it stays empty.
+
+    Raises
+    ------
+    OutputError
+        The file system refuses.
+    """
+    is_new = not path.exists()
+    try:
+        path.mkdir(exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be created ({error.strerror})") from error
+    finally:
+        if is_new:  # a folder with files in it stays
+            with suppress(OSError):
+                path.rmdir()
 
 
 @contextmanager

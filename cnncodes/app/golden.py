@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnncodes.app.classifier import Classifier
-from cnncodes.errors import OutputError
-from cnncodes.files import exists, is_folder, sha256_of
-from cnncodes.output import check_output, replacing
+from cnncodes.files import sha256_of
+from cnncodes.output import check_folder, filled_folder, replacing
 
 ANSWERS = "golden.json"
 # Height and width by the input size. Below 4 S all decoders have to give the same pixels: from
@@ -58,13 +57,8 @@ def check_golden(folder: Path, *, overwrite: bool, inputs: Iterable[Path]) -> No
     OutputError
         The path is no folder, or a file in it exists and `overwrite` is false.
     """
-    if is_folder(folder):
-        for name in (*SIZES, ANSWERS):
-            check_output(folder / name, overwrite=overwrite, inputs=inputs)
-    elif exists(folder) or folder.is_symlink():  # one that leads nowhere
-        raise OutputError(f"{folder}: is not a folder; name a folder for the golden images")
-    else:
-        check_output(folder, overwrite=overwrite)
+    names = (*SIZES, ANSWERS)
+    check_folder(folder, names, purpose="the golden images", overwrite=overwrite, inputs=inputs)
 
 
 def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
@@ -86,40 +80,31 @@ def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
     """
     classifier = Classifier(app)
     size = classifier.input_size
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-        with ExitStack() as files:
-            written = []
-            for number, (name, factors) in enumerate(SIZES.items()):
-                file = files.enter_context(replacing(folder / name, overwrite=overwrite))
-                height, width = (round(factor * size) for factor in factors)
-                Image.fromarray(draw_image(number, height, width)).save(file, "PNG")
-                probabilities = {each.label: each.probability for each in classifier.predict(file)}
-                written.append(
-                    {
-                        "path": name,
-                        "sha256": sha256_of(file),
-                        "height": height,
-                        "width": width,
-                        "label": next(iter(probabilities)),
-                        "probabilities": [probabilities[label] for label in classifier.labels],
-                    }
-                )
-            answers = {
-                "format": "1",
-                "kind": "golden",
-                "app": app.name,
-                "app_sha256": sha256_of(app),
-                "labels": classifier.labels,
-                "images": written,
-            }
-            text = json.dumps(answers, indent=2) + "\n"
-            last = files.enter_context(replacing(folder / ANSWERS, overwrite=overwrite))
-            last.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror})") from error
-    finally:
-        if is_new:  # a folder with files in it stays
-            with suppress(OSError):
-                folder.rmdir()
+    with filled_folder(folder), ExitStack() as files:
+        written = []
+        for number, (name, factors) in enumerate(SIZES.items()):
+            file = files.enter_context(replacing(folder / name, overwrite=overwrite))
+            height, width = (round(factor * size) for factor in factors)
+            Image.fromarray(draw_image(number, height, width)).save(file, "PNG")
+            probabilities = {each.label: each.probability for each in classifier.predict(file)}
+            written.append(
+                {
+                    "path": name,
+                    "sha256": sha256_of(file),
+                    "height": height,
+                    "width": width,
+                    "label": next(iter(probabilities)),
+                    "probabilities": [probabilities[label] for label in classifier.labels],
+                }
+            )
+        answers = {
+            "format": "1",
+            "kind": "golden",
+            "app": app.name,
+            "app_sha256": sha256_of(app),
+            "labels": classifier.labels,
+            "images": written,
+        }
+        text = json.dumps(answers, indent=2) + "\n"
+        last = files.enter_context(replacing(folder / ANSWERS, overwrite=overwrite))
+        last.write_text(text, "utf-8")

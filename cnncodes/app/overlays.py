@@ -14,11 +14,10 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cnncodes.app.classifier import FilePrediction
 from cnncodes.app.explain import Explanation
-from cnncodes.errors import ImageError, OutputError
-from cnncodes.files import exists, is_folder
+from cnncodes.errors import ImageError
 from cnncodes.images.decoding import load_image, scaled_size
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
-from cnncodes.output import check_output, replacing
+from cnncodes.output import check_folder, check_output, filled_folder, replacing
 from cnncodes.parameters import as_path
 from cnncodes.text import shown
 
@@ -72,10 +71,7 @@ class Overlays:
         self._inputs = list(inputs)
         self._names: Counter[str] = Counter()
         self.n_written = 0
-        if not is_folder(folder):
-            if exists(folder) or folder.is_symlink():
-                raise OutputError(f"{folder}: is not a folder; name a folder for the pictures")
-            check_output(folder, overwrite=overwrite)
+        check_folder(folder, purpose="the pictures", overwrite=overwrite)
 
     def write_each(
         self, predictions: Iterable[FilePrediction], white: int | None = None
@@ -108,18 +104,15 @@ class Overlays:
             raise ImageError(f"{path}: {loaded.problem}")
         size = scaled_size(path, SIDE)
         picture = Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR)
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
         output = self.folder / self._name(path)
         # A picture of an earlier call is replaced: an interrupted one is to go on.
         overwrite = self._overwrite or _is_picture(output)
-        check_output(output, overwrite=overwrite, inputs=self._inputs)
         about = PngImagePlugin.PngInfo()
         about.add_text("Software", _SOFTWARE)
-        with replacing(output, overwrite=overwrite) as temporary:
-            draw_explanation(picture, explanation).save(temporary, "PNG", pnginfo=about)
+        with filled_folder(self.folder):
+            check_output(output, overwrite=overwrite, inputs=self._inputs)
+            with replacing(output, overwrite=overwrite) as temporary:
+                draw_explanation(picture, explanation).save(temporary, "PNG", pnginfo=about)
         self.n_written += 1
 
     def _name(self, path: Path) -> str:

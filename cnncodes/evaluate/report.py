@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from cnncodes.images.folders import images_below
 from cnncodes.models.description import is_random, training_rows, weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
-from cnncodes.output import FOLDER, check_output, replacing
+from cnncodes.output import FOLDER, check_folder, filled_folder, replacing
 from cnncodes.parameters import as_path
 from cnncodes.text import counted
 
@@ -104,13 +103,14 @@ class Report:
         self._overwrite = overwrite
         curve = None if curve is None else as_path(curve, "curve")
         sources = [*inputs, curve] if curve is not None else list(inputs)
-        if is_folder(folder):
-            for name in (PAGE, RESULT):
-                check_output(folder / name, overwrite=overwrite, inputs=sources)
-        elif exists(folder) or folder.is_symlink():  # one that leads nowhere
-            raise OutputError(f"{folder}: is not a folder; name a folder for the report")
-        else:
-            check_output(folder, overwrite=overwrite, endings=FOLDER)
+        check_folder(
+            folder,
+            (PAGE, RESULT),
+            purpose="the report",
+            overwrite=overwrite,
+            inputs=sources,
+            endings=FOLDER,
+        )
         reserved = {_same_name(path) for path in (folder, folder / PAGE, folder / RESULT)}
         for other in others:
             if _same_name(other) in reserved:
@@ -135,21 +135,13 @@ class Report:
         shown_mistakes = thumbnails(evaluation.mistakes, source)
         page = render(evaluation, self._curves, shown_mistakes)
         result = json.dumps(evaluation_to_json(evaluation), indent=2, allow_nan=False)
-        is_new = not self.folder.exists()
-        try:
-            self.folder.mkdir(exist_ok=True)
-            with (
-                replacing(self.folder / RESULT, overwrite=self._overwrite) as first,
-                replacing(self.folder / PAGE, overwrite=self._overwrite) as second,
-            ):
-                first.write_text(result + "\n", "utf-8")
-                second.write_text(page, "utf-8")
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
-        finally:
-            if is_new:  # a folder with a report in it stays
-                with suppress(OSError):
-                    self.folder.rmdir()
+        with (
+            filled_folder(self.folder),
+            replacing(self.folder / RESULT, overwrite=self._overwrite) as first,
+            replacing(self.folder / PAGE, overwrite=self._overwrite) as second,
+        ):
+            first.write_text(result + "\n", "utf-8")
+            second.write_text(page, "utf-8")
         n_absent = sum(each.picture.problem == ABSENT for each in shown_mistakes)
         if not n_absent:
             return []

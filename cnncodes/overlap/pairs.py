@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from cnncodes._version import __version__
-from cnncodes.errors import OutputError
 from cnncodes.evaluate.charts import require
 from cnncodes.evaluate.page import Picture, draw_picture, page_template
-from cnncodes.files import exists, is_folder
-from cnncodes.output import FOLDER, check_output, replacing
+from cnncodes.output import FOLDER, check_folder, filled_folder, replacing
 from cnncodes.overlap.overlap import SAME, Overlap
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, csv_cell
@@ -51,14 +48,14 @@ class OverlapFolder:
         require("a page of pairs", "jinja2")
         self.folder = folder = as_path(folder, "output")
         self._overwrite = overwrite
-        sources = list(inputs)
-        if is_folder(folder):
-            for name in (PAGE, TABLE):
-                check_output(folder / name, overwrite=overwrite, inputs=sources)
-        elif exists(folder) or folder.is_symlink():  # one that leads nowhere
-            raise OutputError(f"{folder}: is not a folder; name a folder for the pairs")
-        else:
-            check_output(folder, overwrite=overwrite, endings=FOLDER)
+        check_folder(
+            folder,
+            (PAGE, TABLE),
+            purpose="the pairs",
+            overwrite=overwrite,
+            inputs=inputs,
+            endings=FOLDER,
+        )
 
     def write(self, overlap: Overlap) -> list[str]:
         """Write the page and the table; return notes on pairs that the page does not show.
@@ -69,21 +66,13 @@ class OverlapFolder:
             They cannot be written; the folder is then as before.
         """
         page = _render(overlap)
-        is_new = not self.folder.exists()
-        try:
-            self.folder.mkdir(exist_ok=True)
-            with (
-                replacing(self.folder / TABLE, overwrite=self._overwrite) as first,
-                replacing(self.folder / PAGE, overwrite=self._overwrite) as second,
-            ):
-                _write_table(overlap, first)
-                second.write_text(page, "utf-8")
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be created ({error.strerror})") from error
-        finally:
-            if is_new:  # a folder with the pairs in it stays
-                with suppress(OSError):
-                    self.folder.rmdir()
+        with (
+            filled_folder(self.folder),
+            replacing(self.folder / TABLE, overwrite=self._overwrite) as first,
+            replacing(self.folder / PAGE, overwrite=self._overwrite) as second,
+        ):
+            _write_table(overlap, first)
+            second.write_text(page, "utf-8")
         if len(overlap.pairs) <= MAX_SHOWN:
             return []
         return [
