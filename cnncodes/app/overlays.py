@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from cnncodes.app.classifier import FilePrediction
 from cnncodes.app.explain import Explanation
 from cnncodes.errors import ImageError
-from cnncodes.images.decoding import load_image, scaled_size
+from cnncodes.images.decoding import in_proportion, load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.output import check_folder, check_output, filled_folder, replacing
 from cnncodes.parameters import as_path
@@ -102,8 +102,7 @@ class Overlays:
         loaded = load_image(0, path, SIDE, self._max_pixels, white=white)
         if loaded.pixels is None:  # changed in the last second
             raise ImageError(f"{path}: {loaded.problem}")
-        size = scaled_size(path, SIDE)
-        picture = Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR)
+        picture = in_proportion(loaded.pixels, path, SIDE, enlarge=True)
         output = self.folder / self._name(path)
         # A picture of an earlier call is replaced: an interrupted one is to go on.
         overwrite = self._overwrite or _is_picture(output)
@@ -203,10 +202,10 @@ def _draw_legend(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     strongest: float,
-    place: tuple[int, int, int],
+    span: tuple[int, int, int],
 ) -> None:
     """Draw the scale of colours at a left end, top and width."""
-    left, top, width = place
+    left, top, width = span
     shares = np.linspace(-1, 1, width, dtype=np.float32)
     for column, colour in enumerate(_coloured(np.full((width, 3), 255, np.uint8), shares)):
         x = left + column

@@ -9,9 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from cnncodes.images.decoding import image_size, load_image
+from cnncodes.images.decoding import in_proportion, load_image
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
@@ -51,18 +49,11 @@ def draw_picture(file: Path, digest: str) -> Picture:
         return Picture(problem="file changed since")
     if loaded.pixels is None:
         return Picture(problem=loaded.problem)
-    width, height = image_size(file)
-    side = min(THUMBNAIL_SIZE, max(width, height))
-    size = (
-        max(1, round(side * width / max(width, height))),
-        max(1, round(side * height / max(width, height))),
-    )
+    image = in_proportion(loaded.pixels, file, THUMBNAIL_SIZE, enlarge=False)
     content = io.BytesIO()
-    Image.fromarray(loaded.pixels).resize(size, Image.Resampling.BILINEAR).save(
-        content, "JPEG", quality=80
-    )
+    image.save(content, "JPEG", quality=80)
     encoded = base64.b64encode(content.getvalue()).decode()
-    return Picture(f"data:image/jpeg;base64,{encoded}", *size)
+    return Picture(f"data:image/jpeg;base64,{encoded}", *image.size)
 
 
 def page_template(package: str, name: str) -> Template:

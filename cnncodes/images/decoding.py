@@ -265,8 +265,26 @@ def _as_image_errors() -> Iterator[None]:
         raise ImageError(f"damaged: {reason}") from error
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image file in pixels, its EXIF orientation applied.
+def in_proportion(
+    pixels: NDArray[np.uint8], path: Path, longest: int, *, enlarge: bool
+) -> Image.Image:
+    """Return the square pixels of an image file in the proportions of the file.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (size, size, 3)
+        What `load_image` made of it.
+    path : Path
+        The file.
+    longest : int
+        Length of the longer side of the result, in pixels.
+    enlarge : bool
+        Whether a smaller image becomes as large, too.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In RGB.
 
     Raises
     ------
@@ -278,22 +296,10 @@ def image_size(path: Path) -> tuple[int, int]:
     content = path.read_bytes()
     kind = format_of(content[:SIGNATURE_LENGTH], path.suffix) or TGA
     with _as_image_errors(), _opened(content, kind) as image:
-        return upright_size(image)
-
-
-def scaled_size(path: Path, longest: int) -> tuple[int, int]:
-    """Return width and height of an image file, scaled so that the longer one is `longest`.
-
-    Raises
-    ------
-    ImageError
-        It is not an image that is decoded.
-    OSError
-        It cannot be read.
-    """
-    width, height = image_size(path)
-    factor = longest / max(width, height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
+        lengths = upright_size(image)
+    side = longest if enlarge else min(longest, max(lengths))
+    width, height = (max(1, round(side * length / max(lengths))) for length in lengths)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
 
 
 @dataclass(frozen=True)
