@@ -56,6 +56,30 @@ class Explanation:
     contributions: NDArray[np.float32] = field(repr=False)
 
 
+def read_weights(
+    path: Path, n_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Read the weights of an app's linear head, stored as float32 or float16.
+
+    Parameters
+    ----------
+    path : Path
+        The app.
+    n_classes : int
+        Number of its classes.
+
+    Returns
+    -------
+    tuple of ndarray of float32, shapes (n_features, n_classes) and (n_classes,), or None
+        Weights and bias; None where the file has none under the names of a linear head.
+    """
+    tensors = read_tensors(path, (WEIGHTS, _HALVED, BIAS))
+    weights, bias = tensors.get(WEIGHTS, tensors.get(_HALVED)), tensors.get(BIAS)
+    if weights is None or bias is None or weights.size % n_classes:
+        return None
+    return weights.reshape(-1, n_classes), bias
+
+
 class LinearHead:
     """The linear head of an app.
 
@@ -76,11 +100,10 @@ class LinearHead:
 
     def __init__(self, path: Path, labels: tuple[str, ...], pool: str) -> None:
         self._path, self._labels, self._pool = path, labels, pool
-        tensors = read_tensors(path, (WEIGHTS, _HALVED, BIAS))
-        weights, bias = tensors.get(WEIGHTS, tensors.get(_HALVED)), tensors.get(BIAS)
-        if weights is None or bias is None or weights.size % len(labels):
+        parameters = read_weights(path, len(labels))
+        if parameters is None:
             raise self._foreign()
-        self._weights, self._bias = weights.reshape(-1, len(labels)), bias
+        self._weights, self._bias = parameters
 
     def explain(
         self,

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
+from cnncodes.app.explain import FEATURES, read_weights
 from cnncodes.errors import FileFormatError, MissingDependencyError, OutputError
 from cnncodes.files import exists, is_folder
+from cnncodes.models.description import is_random
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
-from cnncodes.models.tensors import read_tensors
 from cnncodes.output import FOLDER, check_output, new_folder
 from cnncodes.page import ASSETS
 from cnncodes.parameters import as_path
@@ -119,15 +119,13 @@ def write_page(
         described = {
             "name": app.name,
             "labels": info.labels,
-            "caution": "random weights, for trying out"
-            if info.backbone.weights.startswith("random")
-            else "",
+            "caution": "random weights, for trying out" if is_random(info.backbone.weights) else "",
             "input_size": info.backbone.input_size,
             "pool": info.backbone.pool,
             "model": _write_parts(app, "model", folder),
             "runtime": _write_parts(dist / _BINARY, "runtime", folder),
             "loader": (dist / _LOADER).read_text("utf-8"),
-            **(_head(app) if has_features else {}),
+            **(_head(app, len(info.labels)) if has_features else {}),
         }
         (folder / DATA).write_text(
             f'"use strict";\nglobalThis.cnncodes = {{ app: {json.dumps(described)} }};\n', "utf-8"
@@ -136,13 +134,14 @@ def write_page(
     return PageFolder(output, info.labels, n_bytes)
 
 
-def _head(app: Path) -> dict[str, object]:
+def _head(app: Path, n_classes: int) -> dict[str, object]:
     """Return the weights of a linear head, which a browser's runtime does not give out."""
-    tensors = read_tensors(app, (WEIGHTS, BIAS))
-    if tensors.keys() != {WEIGHTS, BIAS}:
+    parameters = read_weights(app, n_classes)
+    if parameters is None:
         return {}
-    weights = base64.b64encode(tensors[WEIGHTS].astype("<f4").tobytes()).decode()
-    return {"weights": weights, "bias": tensors[BIAS].tolist()}
+    weights, bias = parameters
+    encoded = base64.b64encode(weights.astype("<f4").tobytes()).decode()
+    return {"weights": encoded, "bias": bias.tolist()}
 
 
 def _without_server(page: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -240,3 +242,19 @@ def test_page_is_replaced_when_asked(tmp_path: Path, app: Path, package: Path) -
     (output / "stale.js").write_text("")
     run_command("page", app, "-o", output, "--runtime", package, "--overwrite")
     assert not (output / "stale.js").exists()
+
+
+def test_weights_of_half_precision_are_passed_on(
+    tmp_path: Path, small_backbone: Path, head: Path, package: Path
+) -> None:
+    written = {}
+    for options in ((), ("--half",)):
+        name = f"app{len(options)}"
+        run_command("bundle", small_backbone, head, "-o", tmp_path / f"{name}.onnx", *options)
+        output = tmp_path / name
+        run_command("page", tmp_path / f"{name}.onnx", "-o", output, "--runtime", package)
+        data = (output / "app-data.js").read_text("utf-8")
+        described = json.loads(data[data.index("{ app: ") + 7 : data.rindex(" };")])
+        written[name] = np.frombuffer(base64.b64decode(described["weights"]), "<f4")
+    assert len(written["app0"]) == 2048 * 10
+    assert written["app1"] == pytest.approx(written["app0"], rel=1e-3, abs=1e-6)
