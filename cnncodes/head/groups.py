@@ -45,12 +45,7 @@ def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[
     grouped = [image for image, name in enumerate(names) if name]
     named = _numbered(names[image] for image in grouped)
     # Digests and names are the nodes of a graph, and each image with a group is an edge.
-    n_digests = int(numbers.max()) + 1
-    n_nodes = n_digests + int(named.max()) + 1
-    edges = (np.ones(len(grouped)), (numbers[grouped], n_digests + named))
-    graph = coo_array(edges, shape=(n_nodes, n_nodes))
-    _, component = connected_components(graph, directed=False)
-    return _numbered(component[numbers].tolist())
+    return _connected(numbers, numbers[grouped], int(numbers.max()) + 1 + named)
 
 
 def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.intp]:
@@ -62,9 +57,18 @@ def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.
     if together is None:
         return numbers
     pairs = np.array(together.pairs_among(store.paths))
-    n_groups = int(numbers.max()) + 1
-    edges = (np.ones(len(pairs)), (numbers[pairs[:, 0]], numbers[pairs[:, 1]]))
-    graph = coo_array(edges, shape=(n_groups, n_groups))
+    return _connected(numbers, numbers[pairs[:, 0]], numbers[pairs[:, 1]])
+
+
+def _connected(
+    numbers: NDArray[np.intp], start: NDArray[np.intp], end: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Renumber images, of which each has the number of a node, by components of a graph.
+
+    Its edges lead from the nodes `start` to the nodes `end`.
+    """
+    n_nodes = int(max(numbers.max(), end.max())) + 1
+    graph = coo_array((np.ones(len(start)), (start, end)), shape=(n_nodes, n_nodes))
     _, component = connected_components(graph, directed=False)
     return _numbered(component[numbers].tolist())
 
