@@ -28,7 +28,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.images.decoding import digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import GROUPINGS, Source, find_images
+from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.metadata import (
@@ -227,8 +227,7 @@ def _evaluate_codes(
             )
         paths, digests = store.paths, store.digests
         if on_images is not None:
-            source = Path(store.source)
-            root = source if is_folder(source) else source.parent
+            root = root_of(Path(store.source))
             on_images([root / path for path in paths])
         known = selection.known(store.labels, store.class_names, paths)
         chosen = np.array(

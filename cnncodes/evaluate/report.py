@@ -28,6 +28,7 @@ from cnncodes.evaluate.metrics import drawn_bins
 from cnncodes.evaluate.page import ABSENT, Picture, draw_picture, page_template
 from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.folders import images_below
+from cnncodes.images.sources import root_of
 from cnncodes.models.description import is_random, training_rows, weights_text
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
@@ -250,14 +251,13 @@ def thumbnails(mistakes: Sequence[EvaluatedImage], source: Path) -> list[Thumbna
     list of Thumbnail
         One per mistake.
     """
-    is_searched = is_folder(source)  # a CSV file may lie in a home folder
-    root = source if is_searched else source.parent
+    root = root_of(source)
     files = [root / each.path for each in mistakes]
     there = [readable_sha256(file) for file in files]
     wanted = {
         each.digest for each, digest in zip(mistakes, there, strict=True) if digest != each.digest
     }
-    if wanted and is_searched:
+    if wanted and root == source:  # a CSV file may lie in a home folder
         moved = _find(wanted, root)
         files = [moved.get(each.digest, file) for each, file in zip(mistakes, files, strict=True)]
     return [_thumbnail(mistake, file) for mistake, file in zip(mistakes, files, strict=True)]

@@ -136,6 +136,11 @@ def find_images(source: str | Path, *, group_by: str | None = None) -> Source:
     return _source(source, root, images, notes, doubts)
 
 
+def root_of(source: Path) -> Path:
+    """Return the folder that the paths of a source are relative to, whether it is there or not."""
+    return source if is_folder(source) else source.parent
+
+
 def _source(
     source: Path,
     root: Path,

@@ -19,7 +19,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.files import is_folder, is_hdf5
 from cnncodes.head.rows import CodeRows
 from cnncodes.images.decoding import load_images
-from cnncodes.images.sources import find_images
+from cnncodes.images.sources import find_images, root_of
 from cnncodes.machine import available_threads
 from cnncodes.overlap.descriptors import (
     SIZE,
@@ -224,7 +224,7 @@ def _read_codes(path: Path, progress: Progress) -> Collection:
             progress.advance(len(block))
         return Collection(
             name=str(path),
-            root=_root(store),
+            root=root_of(Path(store.source)),
             paths=store.paths,
             digests=store.digests,
             descriptors=describe_codes(pooled),
@@ -232,16 +232,11 @@ def _read_codes(path: Path, progress: Progress) -> Collection:
         )
 
 
-def _root(store: CodeStore) -> Path:
-    source = Path(store.source)
-    return source if is_folder(source) else source.parent
-
-
 def _read_images(path: Path, progress: Progress) -> Collection:
     """Read the images of a source, or those of a codes file where they were."""
     if _is_codes(path):
         with CodeStore.open(path) as store:
-            root, paths = _root(store), store.paths
+            root, paths = root_of(Path(store.source)), store.paths
     else:
         source = find_images(path)
         root, paths = source.root, list(source.paths)
@@ -251,10 +246,10 @@ def _read_images(path: Path, progress: Progress) -> Collection:
     threads = available_threads()
     progress.begin(len(paths), unit="images read")
     files = [root / each for each in paths]
+    blank = np.zeros((SIZE, SIZE, 3), np.uint8)
     with closing(load_images(files, SIZE, threads=threads, ahead=2 * threads)) as loaded:
         for image in loaded:
             digests.append(image.digest or f"unreadable {path} {image.index}")
-            blank = np.zeros((SIZE, SIZE, 3), np.uint8)
             views.append(image_views(blank if image.pixels is None else image.pixels))
             if image.pixels is None:
                 unusable.append(f"{paths[image.index]}: {image.problem}")
