@@ -226,7 +226,7 @@ def test_nothing_is_lost_in_silence(
         f"{mixed}: 11 image files, 3 classes: bird 4, cat 4, dog 3",
         "  note: no images in 1 class folder: emu",
     ]
-    assert warning.startswith("Warning: 5 of 11 images (45%) cannot be used")
+    assert warning.startswith("Warning: 5 of 11 image files (45%) cannot be used")
     assert "  5 images skipped (cnncodes info lists all):\n" in result.stdout
     assert "bird/IMG_0.HEIC and 3 more: damaged" in result.stdout
     assert "cat/0.NEF: camera raw is not decoded" in result.stdout

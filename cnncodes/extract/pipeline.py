@@ -378,10 +378,11 @@ def _warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress
     if len(skipped) <= MANY_SKIPPED * n_images:
         return
     path, reason = skipped[0]
+    share = len(skipped) / n_images
     progress.clear()
     warnings.warn(
-        f"{len(skipped)} of {n_images} images ({len(skipped) / n_images:.0%}) cannot be used, and "
-        f"what is made of these codes knows the others only; the first, {path}: {reason}",
+        f"{len(skipped)} of {n_images} image files ({share:.0%}) cannot be used, and what is made "
+        f"of these codes knows the others only; the first, {path}: {reason}",
         SourceWarning,
         stacklevel=3,
     )

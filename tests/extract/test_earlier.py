@@ -103,7 +103,7 @@ def test_doubtful_classes_and_many_unusable_images_are_warned_of(
     (photos / "dog" / "text.png").write_text("no picture")
     for option in ("--update", "--max-pixels=100000000"):  # the second has nothing to do
         (line,) = run_command(*words, option).stderr.splitlines()
-        assert line.startswith("Warning: 2 of 6 images (33%) cannot be used, and ")
+        assert line.startswith("Warning: 2 of 6 image files (33%) cannot be used, and ")
         assert "the first, cat/empty.png: empty file" in line
     (photos / "cat").rename(photos / "2024-05-01")
     (photos / "dog").rename(photos / "2024-05-02")
