@@ -12,12 +12,12 @@ Data moves one way, and so do imports::
     overlap   images that two collections share
     inspect   what a file is, whether it is whole, how fast it runs
 
-`images` finds and decodes image files, `models` opens our ONNX files. `cli` has the commands, with
-the options of `cli_options`, the output of `printing`, the standard streams of `streams` and the
-signals of `interrupts`; `demo` runs them all. Below everything else lie `errors`, `text`,
-`parameters` and `bounds` (the ranges of what is passed and of what files hold), `files`, `hdf5` and
-`output` (looking at paths, reading HDF5, replacing files), `download`, `progress`, `concurrency`
-and `machine`.
+`images` finds and decodes image files, `models` opens our ONNX files. `cli` joins the commands of
+`commands`, with the options of `cli_options`, the output of `printing`, the standard streams of
+`streams` and the signals of `interrupts`; `demo` runs them all. Below everything else lie `errors`,
+`text`, `parameters` and `bounds` (the ranges of what is passed and of what files hold), `files`,
+`hdf5` and `output` (looking at paths, reading HDF5, replacing files), `download`, `progress`,
+`concurrency` and `machine`.
 
 The names below are imported when first used, so that a program which only classifies needs
 nothing beyond numpy, onnxruntime and Pillow.

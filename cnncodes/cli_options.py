@@ -330,3 +330,8 @@ def with_option_names(message: str, command: click.Command) -> str:
             message = re.sub(rf"{before}{name}='(\w+)'", rf"{option} \1", message)
             message = re.sub(f"{before}{name}{alone}{after}", option, message)
     return message
+
+
+def command(summary: str, example: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return the decorator that makes a command with its line in the list and an example."""
+    return click.command(cls=CheckedCommand, short_help=summary, epilog=f"Example: {example}")

@@ -20,7 +20,7 @@ from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.models.session import open_session
 from cnncodes.output import FOLDER, check_ending
-from cnncodes.printing import print_note
+from cnncodes.printing.emit import print_note
 from cnncodes.progress import Progress
 from cnncodes.text import shown
 

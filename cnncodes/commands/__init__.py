@@ -1,0 +1,10 @@
+"""The commands: each parses its options, calls one function and prints its result.
+
+- `networks`: `export`, `quantize` and `bundle`
+- `images`: `fetch`, `extract`, `convert` and `overlap`
+- `heads`: `train`, `evaluate` and `curve`
+- `predictions`: `predict`, `serve` and `page`
+- `files`: `bench`, `info` and `verify`, and the `demo`
+
+No logic lives here, and nothing heavy is imported before a command runs.
+"""

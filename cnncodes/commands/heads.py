@@ -1,0 +1,304 @@
+"""The commands that train and measure heads: `train`, `evaluate` and `curve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from cnncodes.cli_options import (
+    FIGURE,
+    FOLDER,
+    INPUT,
+    MODEL_OUTPUT,
+    RESULT_OUTPUT,
+    TABLE_OUTPUT,
+    Number,
+    Sizes,
+    class_weight_option,
+    command,
+    exclude_option,
+    group_option,
+    json_option,
+    max_pixels_option,
+    mixed_option,
+    overwrite_option,
+    penalty_option,
+    provider_option,
+    seed_option,
+    split_option,
+    together_option,
+    train_fraction_option,
+    whole,
+    with_option_names,
+)
+from cnncodes.output import check_output
+from cnncodes.parameters import (
+    COUNT,
+    DESCENT_BATCH,
+    DRAWS,
+    EPOCHS,
+    L2,
+    LEARNING_RATE,
+)
+from cnncodes.printing.emit import emit, print_note
+from cnncodes.printing.heads import print_curves, print_epoch, print_evaluation, print_training
+
+OPTIONS_OF = {
+    "logistic": ("C", "class_weight"),
+    "sgd": ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "l2", "patience"),
+}
+
+
+@command(
+    "Codes become head.onnx, a classifier.",
+    "cnncodes train codes.h5 -o head.onnx",
+)
+@click.argument("codes", type=INPUT)
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
+@click.option(
+    "--estimator",
+    "--method",
+    "estimator",
+    type=click.Choice(["logistic", "sgd", "svm", "knn"]),
+    default="logistic",
+    show_default=True,
+    help="Logistic regression to convergence, a softmax by mini-batch SGD, a support vector "
+    "machine, or the nearest neighbours. The last two need skl2onnx.",
+)
+@train_fraction_option
+@split_option
+@click.option("--per-class", type=whole(COUNT), help="Train on at most N images per class.")
+@penalty_option("logistic: ")
+@class_weight_option("logistic: ")
+@click.option(
+    "--epochs",
+    type=whole(EPOCHS),
+    default=20,
+    show_default=True,
+    help="sgd: passes over the training images.",
+)
+@click.option(
+    "--batch-size",
+    type=whole(DESCENT_BATCH),
+    default=32,
+    show_default=True,
+    help="sgd: images per gradient step.",
+)
+@click.option(
+    "--learning-rate",
+    type=Number(LEARNING_RATE),
+    help="sgd: by default 3 with momentum, 0.001 with adam.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["momentum", "adam"]),
+    default="momentum",
+    show_default=True,
+    help="sgd: update rule.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine"]),
+    default="cosine",
+    show_default=True,
+    help="sgd: learning rate over the epochs.",
+)
+@click.option(
+    "--l2",
+    type=Number(L2),
+    default=1e-5,
+    show_default=True,
+    help="sgd: weight of the penalty.",
+)
+@click.option(
+    "--patience",
+    type=whole(EPOCHS),
+    help="sgd: stop after this many epochs without a lower validation loss.",
+)
+@exclude_option
+@together_option
+@seed_option("the split and the estimator")
+@overwrite_option
+@json_option
+def train(
+    codes: Path,
+    output: Path,
+    estimator: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on codes, and measure it on images it has not seen.
+
+    sgd reads the codes a part at a time, as does logistic with fewer training images than codes
+    per image; otherwise all training codes are in memory, as float32.
+    """
+    _refuse_options_of_others(estimator)
+    from cnncodes.head.train import train_head
+    from cnncodes.progress import Progress
+
+    sgd = {name: options.pop(name) for name in OPTIONS_OF["sgd"]}
+    with Progress("train", "images") as progress:
+        result = train_head(
+            codes,
+            output,
+            estimator=estimator,
+            sgd=sgd if estimator == "sgd" else None,
+            on_epoch=lambda epoch: print_epoch(epoch, progress),
+            progress=progress,
+            **options,
+        )
+    emit(result, as_json, print_training)
+
+
+@command(
+    "Measure a head or an app on images it was not trained on.",
+    "cnncodes evaluate head.onnx codes.h5 --report report",
+)
+@click.argument("model", type=INPUT)
+@click.argument("data", type=INPUT, metavar="CODES.h5|SOURCE")
+@click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
+@click.option(
+    "--include-training", is_flag=True, help="Include images that the model was trained on."
+)
+@exclude_option
+@mixed_option
+@group_option
+@max_pixels_option
+@provider_option
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write a report, DIR/index.html.")
+@click.option(
+    "--curve",
+    type=INPUT,
+    metavar="FILE",
+    help="report: show this learning curve of cnncodes curve.",
+)
+@click.option(
+    "--images",
+    type=INPUT,
+    metavar="DIR",
+    help="report: where the images are, found by their content; by default where they were.",
+)
+@click.option(
+    "--predictions",
+    type=TABLE_OUTPUT,
+    metavar="FILE",
+    help="Write the prediction for each image as CSV.",
+)
+@overwrite_option
+@json_option
+def evaluate(
+    model: Path,
+    data: Path,
+    backbone: Path | None,
+    report: Path | None,
+    curve: Path | None,
+    images: Path | None,
+    predictions: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure a head or an app on labelled images.
+
+    A head takes a codes file, an app a folder of class folders or a CSV file with the columns
+    path and label; a head with --backbone takes these too. Images that the model was trained on
+    are left out.
+    """
+    if report is None and (curve is not None or images is not None):
+        raise click.UsageError("--curve and --images are for a report; give --report too")
+    from cnncodes.evaluate.evaluate import evaluate as measure
+    from cnncodes.evaluate.evaluation import evaluation_to_json, write_predictions
+    from cnncodes.progress import Progress
+
+    planned = None
+    if report is not None:
+        from cnncodes.evaluate.report import Report
+
+        inputs = [path for path in (model, data, backbone) if path is not None]
+        others = [] if predictions is None else [predictions]
+        planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
+    if predictions is not None:
+        options["on_images"] = lambda files: check_output(
+            predictions, overwrite=overwrite, inputs=files
+        )
+    with Progress("evaluate", "images") as progress:
+        result = measure(model, data, backbone=backbone, progress=progress, **options)
+    notes = [] if planned is None else planned.write(result)
+    if predictions is not None:
+        write_predictions(result, predictions, overwrite=overwrite)
+    emit(
+        result,
+        as_json,
+        lambda each: print_evaluation(each, report, predictions),
+        to_json=evaluation_to_json,
+    )
+    for note in notes:
+        print_note(with_option_names(note, click.get_current_context().command))
+
+
+@command(
+    "Measure whether more training images would help.",
+    "cnncodes curve codes.h5 --plot curve.png",
+)
+@click.argument("codes", nargs=-1, required=True, type=INPUT, metavar="CODES...")
+@click.option(
+    "-o",
+    "--output",
+    type=RESULT_OUTPUT,
+    default="curve.json",
+    show_default=True,
+    help="JSON file to write.",
+)
+@click.option("--plot", type=FIGURE, metavar="FILE", help="Chart to write, as .png or .svg.")
+@click.option(
+    "--per-class",
+    type=Sizes(COUNT),
+    show_default="all there are, half of them, a quarter … down to about 5",
+    help="Numbers of training images per class.",
+)
+@click.option(
+    "--seeds",
+    type=whole(DRAWS),
+    default=5,
+    show_default=True,
+    help="Number of draws of the training images.",
+)
+@exclude_option
+@together_option
+@seed_option("the split and the draws")
+@train_fraction_option
+@split_option
+@penalty_option()
+@class_weight_option()
+@overwrite_option
+@json_option
+def curve(
+    codes: tuple[Path, ...], output: Path, plot: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Measure accuracy against the number of training images per class.
+
+    Each of the CODES files gets a curve of logistic heads. All of a file's heads are tested on
+    the same images.
+    """
+    from cnncodes.evaluate.curve import curves_to_json
+    from cnncodes.evaluate.learning_curve import learning_curves
+    from cnncodes.progress import Progress
+
+    with Progress("curve", "heads") as progress:
+        curves = learning_curves(codes, output, plot=plot, progress=progress, **options)
+    emit(curves, as_json, lambda each: print_curves(each, output, plot), to_json=curves_to_json)
+
+
+def _refuse_options_of_others(estimator: str) -> None:
+    """Refuse an option on the command line that only another estimator uses."""
+    context = click.get_current_context()
+    for owner, names in OPTIONS_OF.items():
+        for parameter in context.command.params:
+            typed = (
+                context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            )
+            if typed and parameter.name in names and owner != estimator:
+                raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")

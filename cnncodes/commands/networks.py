@@ -1,0 +1,195 @@
+"""The commands that make networks and apps: `export`, `quantize` and `bundle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnncodes.cli_options import (
+    FOLDER,
+    INPUT,
+    MODEL_OUTPUT,
+    Network,
+    command,
+    exclude_option,
+    json_option,
+    mixed_option,
+    overwrite_option,
+    pool_option,
+    seed_option,
+    whole,
+)
+from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
+from cnncodes.parameters import (
+    CALIBRATION_IMAGES,
+    FIXED_BATCH,
+    INPUT_SIZE,
+)
+from cnncodes.printing.emit import emit, print_note
+from cnncodes.printing.networks import (
+    export_to_json,
+    print_backbones,
+    print_bundle,
+    print_export,
+    print_quantization,
+)
+
+
+@command(
+    "A Keras network becomes backbone.onnx (once).",
+    "cnncodes export inception_v3 -o inception_v3.onnx",
+)
+@click.argument("backbone", type=Network(), required=False, metavar="[NETWORK]")
+@click.option("--list", "list_all", is_flag=True, help="List the networks, export none.")
+@click.option("-o", "--output", type=MODEL_OUTPUT, help="File to write, by default NETWORK.onnx.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    metavar="imagenet|random|FILE",
+    help="imagenet is Keras's file, downloaded once; FILE is a .weights.h5, .h5 or .keras file "
+    "that Keras saved, of the network or of a model around it.",
+)
+@click.option(
+    "--input-size",
+    type=whole(INPUT_SIZE),
+    default=DEFAULT_INPUT_SIZE,
+    show_default=True,
+    help="Height and width of the input image, in pixels.",
+)
+@pool_option
+@click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
+@seed_option("random weights")
+@click.option(
+    "--winograd/--no-winograd",
+    default=True,
+    show_default=True,
+    help="Write convolutions with fewer multiplications; quicker in onnxruntime on a CPU.",
+)
+@click.option(
+    "--converter",
+    type=click.Choice(CONVERTERS),
+    default="direct",
+    show_default=True,
+    help="direct takes seconds; tf2onnx needs TensorFlow, and gives the same codes.",
+)
+@overwrite_option
+@json_option
+def export(
+    backbone: str | None, list_all: bool, output: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Turn a Keras network without its top into an ONNX file. Needs no TensorFlow.
+
+    With --list it prints the table of networks.
+    """
+    if list_all:
+        emit(list(BACKBONES.values()), as_json, print_backbones)
+        return
+    if backbone is None:
+        raise click.UsageError("name a network; cnncodes export --list prints them")
+    from cnncodes.export.export import export_backbone
+    from cnncodes.progress import Progress
+
+    path = output or Path(f"{backbone}.onnx")
+    with Progress("download", "MB") as progress:
+        exported = export_backbone(backbone, path, progress=progress, on_note=print_note, **options)
+    emit(exported, as_json, print_export, to_json=export_to_json)
+
+
+@command(
+    "A backbone becomes several times quicker, in 8-bit integers.",
+    "cnncodes quantize inception_v3.onnx --images photos -o inception_v3.int8.onnx",
+)
+@click.argument("backbone", type=INPUT)
+@click.option(
+    "--images",
+    type=INPUT,
+    required=True,
+    metavar="SOURCE",
+    help="Images like those to come, as for extract.",
+)
+@click.option(
+    "-o", "--output", type=MODEL_OUTPUT, help="File to write, by default BACKBONE.int8.onnx."
+)
+@click.option(
+    "--n-images",
+    type=whole(CALIBRATION_IMAGES),
+    default=256,
+    show_default=True,
+    help="Number of images to use at most.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "full", "reduced"]),
+    default="auto",
+    show_default=True,
+    help="8-bit weights, or 7-bit for processors without VNNI or the like; auto tests this one.",
+)
+@exclude_option
+@seed_option("the choice of images")
+@overwrite_option
+@json_option
+def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Make an int8 backbone, calibrated on some of your images and compared on others.
+
+    Codes of the two files are close but not equal: use the same one for all you compare.
+    """
+    from cnncodes.progress import Progress
+    from cnncodes.quantize.quantize import Quantization, quantize_backbone
+
+    with Progress("quantize", "images") as progress:
+        quantized = quantize_backbone(
+            backbone,
+            output=output or backbone.with_suffix(".int8.onnx"),
+            progress=progress,
+            **options,
+        )
+    emit(quantized, as_json, print_quantization, to_json=Quantization.as_dict)
+
+
+@command(
+    "Backbone and head become app.onnx.",
+    "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
+)
+@click.argument("backbone", type=INPUT)
+@click.argument("head", type=INPUT)
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
+@click.option(
+    "--winograd",
+    is_flag=True,
+    help="Keep the backbone's convolutions: faster in onnxruntime on a CPU, but slower to load, "
+    "larger in memory, and not for every other runtime.",
+)
+@click.option(
+    "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
+)
+@click.option(
+    "--batch",
+    type=whole(FIXED_BATCH),
+    help="Number of images that the app takes at a time, for compilers that want it fixed; by "
+    "default any number.",
+)
+@click.option(
+    "--golden",
+    type=FOLDER,
+    metavar="DIR",
+    help="Write three images with the app's answers, to check other programs by.",
+)
+@click.option("--limits", metavar="TEXT", help="What the app must not be used for, for its card.")
+@click.option(
+    "--date",
+    metavar="YYYY-MM-DD",
+    help="Date for its card; by default that of SOURCE_DATE_EPOCH, or none.",
+)
+@mixed_option
+@overwrite_option
+@json_option
+def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Join a backbone and a head into one file, from image to probabilities."""
+    from cnncodes.app.bundle import bundle as join
+
+    info = join(backbone, head, output, **options)
+    result = {"path": output, "labels": info.labels, "card": info.card}
+    emit(result, as_json, lambda _: print_bundle(output, info, options["golden"]))

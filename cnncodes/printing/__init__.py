@@ -1,0 +1,9 @@
+"""Results printed for people, or as JSON and CSV for programs.
+
+- `emit`: text or JSON, and notes on standard error
+- `networks`: results of `export`, `quantize` and `bundle`
+- `images`: results of `fetch`, `extract`, `convert` and `overlap`, and the listing of a source
+- `heads`: results of `train`, `evaluate` and `curve`
+- `predictions`: results of `predict`, `serve` and `page`
+- `files`: results of `bench` and `verify`
+"""

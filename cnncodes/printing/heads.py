@@ -1,0 +1,177 @@
+"""Results of `train`, `evaluate` and `curve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cnncodes.models.description import (
+    fitted_text,
+    weights_text,
+)
+from cnncodes.text import counted, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cnncodes.evaluate.curve import Curve
+    from cnncodes.evaluate.evaluation import Evaluation
+    from cnncodes.evaluate.metrics import ClassMetrics
+    from cnncodes.head.sgd.softmax import Epoch
+    from cnncodes.head.train import Score, Training
+    from cnncodes.progress import Progress
+from cnncodes.printing.emit import caution
+
+CLASSES_SHOWN = 10
+
+WORST_SHOWN = 5
+
+CONFUSIONS_SHOWN = 3
+
+FEW_TESTED = 30  # images; the interval of the accuracy is then 15 points to either side, or more
+
+
+def print_epoch(epoch: Epoch, progress: Progress) -> None:
+    """Print on standard error, where the progress is shown, how an epoch of SGD ended."""
+    line = f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}"
+    if epoch.validation_loss is not None:
+        line += (
+            f"  validation loss {epoch.validation_loss:.4f}  accuracy "
+            f"{epoch.validation_accuracy:.1%}"
+        )
+    progress.print_line(line)
+
+
+def print_training(training: Training) -> None:
+    """Print the scores of a head and how it was fitted."""
+    click.echo(
+        f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}"
+        f"{caution(training.weights)}"
+    )
+    width = len(str(max(training.train.n_images, training.test.n_images)))
+    _print_score("train", training.train, width)
+    _print_score("test", training.test, width)
+    if training.majority is not None:
+        _print_majority(training.majority)
+    if training.test.accuracy is not None:
+        _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
+    fitted = fitted_text(training.fitted)
+    click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
+    for note in training.notes:
+        click.echo(f"  note: {shown(note)}")
+
+
+def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
+    """Print the metrics, the worst classes, the commonest confusions and the files written."""
+    figures, model = evaluation.metrics, evaluation.model
+    click.echo(
+        f"{shown(model.path)}: evaluated on {counted(figures.n_images, 'image')} of "
+        f"{shown(evaluation.data.path)}, {len(figures.classes)} classes"
+        f"{caution(model.backbone.weights)}"
+    )
+    click.echo(f"  accuracy           {figures.accuracy:.1%}")
+    if figures.top5_accuracy is not None:
+        click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}")
+    click.echo(f"  balanced accuracy  {figures.balanced_accuracy:.1%}")
+    click.echo(f"  log loss           {figures.log_loss:.4f}")
+    click.echo(f"  calibration error  {figures.calibration_error:.1%}")
+    click.echo(
+        f"  for comparison     {figures.majority:.1%} is the accuracy of always predicting "
+        f"{shown(figures.majority_label)}"
+    )
+    _print_doubts(figures.accuracy, figures.n_images, figures.majority)
+    _print_classes(figures.worst_classes())
+    confusions = figures.confusions(CONFUSIONS_SHOWN)
+    for each in confusions:
+        images = counted(each.n_images, "image")
+        click.echo(f"  {shown(each.label)} predicted as {shown(each.predicted)}: {images}")
+    n_wrong = figures.n_images - round(figures.accuracy * figures.n_images)
+    if n_others := n_wrong - sum(each.n_images for each in confusions):
+        click.echo(f"  and {counted(n_others, 'more mistake')}, {n_wrong} in all")
+    for note in evaluation.notes:
+        click.echo(f"  note: {shown(note)}")
+    if report is not None:
+        click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
+    if predictions is not None:
+        click.echo(f"{shown(str(predictions))}: the prediction for each image")
+
+
+def print_curves(curves: Sequence[Curve], path: Path, plot: Path | None) -> None:
+    """Print a table per codes file, accuracy by number of training images, and what was written."""
+    for curve in curves:
+        click.echo(
+            f"{shown(curve.codes)}: {shown(curve.network)}, "
+            f"{weights_text(curve.weights, curve.weights_file)}, {curve.n_classes} classes; "
+            f"tested on {counted(curve.n_test, 'image')}"
+        )
+        if curve.majority is not None:
+            _print_majority(curve.majority)
+        click.echo("  images per class  in all       C  test accuracy")
+        for point in curve.points:
+            spread = f" ± {point.deviation:.1%}" if len(point.accuracies) > 1 else ""
+            click.echo(
+                f"  {point.per_class:16}  {point.n_train:7}  {point.C:6g}  {point.mean:.1%}{spread}"
+            )
+        n_draws = [len(point.accuracies) for point in curve.points]
+        if max(n_draws) > 1:
+            once = "; with all of them there is one fit" if min(n_draws) == 1 else ""
+            click.echo(
+                f"  mean ± standard deviation over {max(n_draws)} draws of the training images"
+                f"{once}"
+            )
+        click.echo(f"  {shown(curve.summary)}")
+        for note in curve.notes:
+            click.echo(f"  note: {shown(note)}")
+    click.echo(f"{shown(str(path))}: the numbers")
+    if plot is not None:
+        click.echo(f"{shown(str(plot))}: the chart")
+
+
+def _print_classes(classes: list[ClassMetrics]) -> None:
+    some = classes if len(classes) <= CLASSES_SHOWN else classes[:WORST_SHOWN]
+    heading = "worst first" if len(some) == len(classes) else f"the worst {len(some)}"
+    width = max(len(shown(each.label)) for each in some)
+    click.echo(f"  classes, {heading}:")
+    for each in some:
+        precision = "–" if each.precision is None else f"{each.precision:.1%}"
+        click.echo(
+            f"    {shown(each.label):{width}}  F1 {each.f1:6.1%}  precision {precision:>6}  "
+            f"recall {each.recall:6.1%}  images {each.n_images}"
+        )
+
+
+def _print_score(part: str, score: Score, width: int) -> None:
+    """Print the metrics of a part; `width` is that of the column of numbers of images."""
+    if score.accuracy is None:
+        click.echo(f"  {part:5}  no images: nothing is tested")
+        return
+    images = "image " if score.n_images == 1 else "images"
+    click.echo(
+        f"  {part:5}  {score.n_images:{width}} {images}  loss {score.loss:.4f}  "
+        f"accuracy {score.accuracy:.1%}"
+    )
+
+
+def _print_majority(majority: float) -> None:
+    """Print the test accuracy of always predicting the most common training class."""
+    click.echo(
+        f"  for comparison, always predicting the most common class is right for {majority:.1%} of "
+        "the test images"
+    )
+
+
+def _print_doubts(accuracy: float, n_images: int, majority: float | None) -> None:
+    """Print why an accuracy may mean little: few images, or no better than guessing."""
+    from cnncodes.evaluate.metrics import accuracy_interval
+
+    if n_images < FEW_TESTED:
+        low, high = accuracy_interval(accuracy, n_images)
+        images = counted(n_images, "test image")
+        click.echo(
+            f"  {images} can say little: on others the accuracy may be {low:.0%} to {high:.0%}"
+        )
+    if majority is not None and accuracy <= majority:
+        click.echo("  that is no better than always predicting the most common class")

@@ -1,0 +1,111 @@
+"""Results of `predict`, `serve` and `page`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnncodes.streams import write_as_utf8
+from cnncodes.text import counted, csv_cell, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cnncodes.app.classifier import Classifier, FilePrediction
+    from cnncodes.page.folder import PageFolder
+from cnncodes.printing.emit import print_json
+
+MAX_WIDTH = 50  # of an aligned column of names
+
+
+def print_top(top: int, classifier: Classifier) -> None:
+    """Print a line on standard error if `top` exceeds the number of classes."""
+    n_classes = len(classifier.labels)
+    if top > n_classes:
+        click.echo(
+            f"{shown(str(classifier.path))}: has {n_classes} classes; all are printed, not {top}",
+            err=True,
+        )
+
+
+def print_table(
+    predictions: Iterable[FilePrediction], files: Sequence[Path | None], labels: Iterable[str]
+) -> int:
+    """Print a line per image as results arrive; return the number of unusable images.
+
+    Parameters
+    ----------
+    predictions : iterable of FilePrediction
+        The results.
+    files : sequence of Path or None
+        Their files, known in advance; of several, the columns are aligned.
+    labels : iterable of str
+        The classes.
+    """
+    path_width = label_width = percent_width = 0
+    if len(files) > 1:
+        path_width = min(MAX_WIDTH, max(len(shown(str(file or "-"))) for file in files))
+        label_width = min(MAX_WIDTH, max(len(shown(label)) for label in labels))
+        percent_width = len("100.0%")
+    n_unusable = 0
+    for image in predictions:
+        n_unusable += bool(image.problem)
+        named = "  ".join(
+            f"{shown(each.label):{label_width}} {each.probability:{percent_width}.1%}"
+            for each in image.predictions
+        )
+        click.echo(f"{shown(str(image.path)):{path_width}}  {named or shown(image.problem)}")
+    return n_unusable
+
+
+def print_csv(predictions: Iterable[FilePrediction]) -> int:
+    """Print a row per image and class as results arrive; return the number of unusable images."""
+    n_unusable = 0
+    write_as_utf8()
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "probability", "problem"])
+    for image in predictions:
+        path = csv_cell(str(image.path))
+        if image.problem:
+            n_unusable += 1
+            writer.writerow([path, "", "", "", csv_cell(image.problem)])
+        for rank, each in enumerate(image.predictions, start=1):
+            writer.writerow([path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""])
+        sys.stdout.flush()
+    return n_unusable
+
+
+def print_list(predictions: Iterable[FilePrediction]) -> int:
+    """Print one JSON list of all images; return the number of unusable images."""
+    images = [_as_json(image) for image in predictions]
+    print_json(images)
+    return sum(bool(image["problem"]) for image in images)
+
+
+def _as_json(image: FilePrediction) -> dict[str, Any]:
+    described = asdict(replace(image, explanation=None))
+    del described["explanation"]
+    if image.explanation is not None:
+        contributions = image.explanation.contributions.tolist()
+        described["explanation"] = asdict(image.explanation) | {"contributions": contributions}
+    return described
+
+
+def print_address(url: str) -> None:
+    """Print where the page is, at once also where standard output is a pipe."""
+    click.echo(f"{url}  (Ctrl-C stops the server)")
+    sys.stdout.flush()
+
+
+def print_page(page: PageFolder) -> None:
+    """Print where a page was written."""
+    classes = counted(len(page.labels), "class", "classes")
+    click.echo(
+        f"{page.path}: {classes}, {page.n_bytes / 1e6:.0f} MB; open {page.path / 'index.html'}"
+    )
