@@ -53,6 +53,12 @@ def print_source(path: Path, source: Source) -> None:
     for note in source.notes:
         if note not in source.doubts:  # which are warnings
             click.echo(f"  note: {shown(note)}", err=True)
+    if len(counts) < 2 and not source.doubts:
+        click.echo(
+            "  note: to train on them, make a folder for each class, or list them in a CSV file "
+            "with the columns path and label",
+            err=True,
+        )
 
 
 def print_datasets(datasets: Iterable[Dataset]) -> None:
