@@ -254,6 +254,21 @@ class CodeStore:
             )
         return VIEWS[augment]
 
+    def of_images(self, values: Any) -> Any:
+        """Return those of the values of all rows that stand in the first row of an image.
+
+        Parameters
+        ----------
+        values : sequence of length n_rows
+            Such as `labels` or `paths`; may be empty.
+
+        Returns
+        -------
+        sequence of length n_images
+            Of the same type.
+        """
+        return values[:: self.n_views]
+
     @property
     def n_images(self) -> int:
         """Number of images with codes."""
