@@ -74,9 +74,10 @@ class ImageViews:
         """Report which views train and test."""
         if self._n_views == 1:
             return []
-        how = "the mean over its views" if self._n_tested > 1 else "the image itself"
-        train = views_text(n_train, self._n_views)
-        return [f"{train} ({self.augment}) train; measured is {how}, of each image"]
+        train = f"{views_text(n_train, self._n_views)} ({self.augment}) train"
+        if self._n_tested > 1:
+            return [f"{train}; the scores are of the mean over the views of each image"]
+        return [f"{train}; the scores are of the images themselves"]
 
     def _rows(self, images: NDArray[np.intp], n_views: int) -> NDArray[np.intp]:
         first = np.asarray(images, np.intp) * self._n_views

@@ -94,7 +94,7 @@ def test_all_views_train_and_the_image_is_tested(folder: Path, tmp_path: Path) -
 
     result = train(folder, "d4", tmp_path / "head.onnx", "--C", 1)
     assert any(
-        "24 images × 8 views (d4) train; measured is the image" in n for n in result["notes"]
+        "24 images × 8 views (d4) train; the scores are of the images them" in n for n in result["notes"]
     )
     with CodeStore.open(folder / "d4.h5") as store:
         X, y = store.codes[:].astype(np.float64).reshape(len(store), -1), store.labels
