@@ -80,6 +80,11 @@ class EvaluatedData:
     images_sha256: str
     augment: str = "none"
 
+    @property
+    def views_text(self) -> str:
+        """What the logits were averaged over, in words."""
+        return f"{VIEWS[self.augment]} views of each image ({self.augment})"
+
     def as_dict(self) -> dict[str, Any]:
         """Return JSON types, with what stands for test-time augmentation only where it was used."""
         described = asdict(self)

@@ -208,8 +208,9 @@ class _Table:
     @property
     def notes(self) -> list[str]:
         """What was changed."""
-        before = [*self.store.paths, *self.store.class_names, *self.store.groups]
-        after = [*self.paths, *self.class_names, *self.groups]
+        store, own = self.store, slice(None, None, self.store.n_views)
+        before = [*store.paths[own], *store.class_names, *store.groups[own]]
+        after = [*self.paths[own], *self.class_names, *self.groups[own]]
         changed = [name for old, name in zip(before, after, strict=True) if old != name]
         notes = []
         if self.views:

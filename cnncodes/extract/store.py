@@ -495,6 +495,8 @@ class CodeStore:
     def _has_whole_images(self) -> bool:
         """Whether all views of an image are present, and described alike."""
         n_views = self.n_views
+        if n_views == 1:
+            return True
         columns = [self.labels.tolist(), self.paths, self._digests.tolist(), self.groups]
         return all(
             len(values) % n_views == 0

@@ -12,7 +12,6 @@ from cnncodes.models.description import (
     fitted_text,
     weights_text,
 )
-from cnncodes.parameters import VIEWS
 from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"{caution(model.backbone.weights)}"
     )
     if evaluation.data.augment != "none":
-        click.echo(
-            f"  mean over {VIEWS[evaluation.data.augment]} views of each image "
-            f"({evaluation.data.augment})"
-        )
+        click.echo(f"  averaged over {evaluation.data.views_text}")
     click.echo(f"  accuracy           {figures.accuracy:.1%}")
     if figures.top5_accuracy is not None:
         click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}")

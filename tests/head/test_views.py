@@ -94,7 +94,8 @@ def test_all_views_train_and_the_image_is_tested(folder: Path, tmp_path: Path) -
 
     result = train(folder, "d4", tmp_path / "head.onnx", "--C", 1)
     assert any(
-        "24 images × 8 views (d4) train; the scores are of the images them" in n for n in result["notes"]
+        "24 images × 8 views (d4) train; the scores are of the images them" in n
+        for n in result["notes"]
     )
     with CodeStore.open(folder / "d4.h5") as store:
         X, y = store.codes[:].astype(np.float64).reshape(len(store), -1), store.labels
@@ -122,6 +123,10 @@ def test_tta_is_the_mean_of_logits_everywhere(folder: Path, tmp_path: Path, esti
         run_command("evaluate", head, folder / "d4.h5", "--tta", "--json").stdout
     )
     assert evaluated["data"]["tta"] == {"augment": "d4", "views": V}
+    options = ("--tta", "--report", tmp_path / "report")
+    stdout = run_command("evaluate", head, folder / "d4.h5", *options).stdout
+    assert "  averaged over 8 views of each image (d4)\n" in stdout
+    assert "8 views of each image (d4)" in (tmp_path / "report" / "index.html").read_text("utf-8")
     assert evaluated["figures"]["accuracy"] == pytest.approx(result["test"]["accuracy"])
     assert evaluated["figures"]["log_loss"] == pytest.approx(result["test"]["loss"], rel=1e-3)
     run_command("bundle", folder / "backbone.onnx", head, "-o", app, "--tta")
