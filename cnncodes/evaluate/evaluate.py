@@ -24,7 +24,6 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.store import CodeStore
 from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
-from cnncodes.head.estimators import SMALLEST
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.views import ImageViews, average_probabilities
@@ -192,7 +191,7 @@ class _ModelSession:
 
     def averaged(self, probabilities: NDArray[np.float32], augment: str) -> NDArray[np.float32]:
         """Average the logits of the views of each image."""
-        least = np.finfo(np.float32).tiny if self._is_linear else SMALLEST
+        least = np.finfo(np.float32).tiny if self._is_linear else np.finfo(np.float32).eps
         return average_probabilities(probabilities, VIEWS[augment], least=float(least))
 
     @cached_property

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError
-from cnncodes.head.linear import log_softmax
 from cnncodes.text import views_text
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ def average_views(logarithms: NDArray[np.float32], n_views: int) -> NDArray[np.f
     """
     if n_views == 1:
         return logarithms
+    from cnncodes.head.linear import log_softmax  # which imports onnx, for averages only
+
     n_classes = logarithms.shape[1]
     return log_softmax(logarithms.reshape(-1, n_views, n_classes).mean(axis=1))
 
