@@ -8,6 +8,7 @@ Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs 
 - `overlays`: pictures of it
 - `bundle`: backbone and head joined into one ONNX file
 - `variants`: the same app in half the size, or for a fixed batch
+- `views`: the same app for the mean over mirrored and turned views
 - `card`: its licence, date and limits
 - `golden`: images with an app's answers, to check other programs by
 """

@@ -13,6 +13,7 @@ from cnncodes.app.card import write_card
 from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
 from cnncodes.app.golden import check_golden, draw_image, write_golden
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
+from cnncodes.app.views import average_over_views
 from cnncodes.errors import FileFormatError
 from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
 from cnncodes.export.winograd import restore_convolutions
@@ -33,6 +34,7 @@ def bundle(
     *,
     winograd: bool = False,
     half: bool = False,
+    tta: bool = False,
     batch: int | None = None,
     golden: str | Path | None = None,
     limits: str | None = None,
@@ -58,6 +60,10 @@ def bundle(
     half : bool
         Whether to store weights as float16, in half the room. Runtimes compute in float32 as
         before. `HeadInfo.card` has how far the probabilities of drawn images differ.
+    tta : bool
+        Whether the app makes the views of each image on which the head was trained, and gives the
+        softmax of the mean of their logits. It takes as many times the time and memory as there
+        are views, and its answers cannot be explained.
     batch : int, optional
         The only number of images that the app takes at a time; by default any number. Compilers
         for phones and the like want it.
@@ -85,8 +91,8 @@ def bundle(
     FileFormatError
         A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is of another type or range, or `half` is for weights that float16 cannot
-        hold.
+        A parameter is of another type or range, `half` is for weights that float16 cannot hold,
+        or `tta` for a head that was trained without views.
     OutputError
         The app or `golden` cannot be written, or its metadata exceed what can be read.
     """
@@ -101,6 +107,7 @@ def bundle(
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
     check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
+    augment = info.trained_views(head) if tta else "none"
     card = write_card(network.info, limits=limits, day=date)
     inputs, outputs = (
         [(each.name, tuple(each.shape[1:])) for each in ends]
@@ -120,7 +127,11 @@ def bundle(
         ),
     ):
         joined = _join(backbone, head, winograd=winograd)
-        _output_features(joined, network.info.pool)
+        if tta:
+            average_over_views(joined, augment)
+            card["tta"] = augment
+        else:
+            _output_features(joined, network.info.pool)
         info = replace(
             info,
             backbone=network.info,

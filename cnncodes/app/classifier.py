@@ -407,6 +407,11 @@ class Classifier:
     @cached_property
     def _head(self) -> LinearHead:
         """The weights of the head, read when they are first needed."""
+        if "tta" in self.info.card:
+            raise FileFormatError(
+                f"{self.path}: averages mirrored views of an image, whose answers are not "
+                "explained; cnncodes bundle without --tta makes one whose are"
+            )
         if not self._has_features:
             estimator = shown(str(self.info.training.get("estimator")))
             raise FileFormatError(

@@ -118,6 +118,11 @@ OPTIONS_OF = {
     type=whole(EPOCHS),
     help="sgd: stop after this many epochs without a lower validation loss.",
 )
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Measure the mean over the views of each image, with codes of extract --augment.",
+)
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
@@ -162,6 +167,11 @@ def train(
 @click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
 @click.option(
     "--include-training", is_flag=True, help="Include images that the model was trained on."
+)
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Average over the views of each image that the head was trained on.",
 )
 @exclude_option
 @mixed_option

@@ -166,6 +166,11 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
 )
 @click.option(
+    "--tta",
+    is_flag=True,
+    help="Average over the mirrored or turned views on which the head was trained, in the app.",
+)
+@click.option(
     "--batch",
     type=whole(FIXED_BATCH),
     help="Number of images that the app takes at a time, for compilers that want it fixed; by "

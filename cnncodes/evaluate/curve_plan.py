@@ -25,7 +25,7 @@ SIZES_LISTED = 10  # in a note
 
 @dataclass(frozen=True)
 class Plan:
-    """The images of one curve, as rows of the codes file.
+    """The images of one curve, as indices among those of the codes file.
 
     Attributes
     ----------

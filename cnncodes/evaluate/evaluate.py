@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.rows import CodeRows
+from cnncodes.head.views import ImageViews, average_probabilities
 from cnncodes.images.decoding import digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
+from cnncodes.images.views import make_views
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.metadata import (
@@ -39,7 +42,8 @@ from cnncodes.models.metadata import (
     with_article,
 )
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
-from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
+from cnncodes.models.tensors import read_tensors
+from cnncodes.parameters import MAX_PIXELS, VIEWS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 
 _DATA = "codes or images"
@@ -55,6 +59,7 @@ def evaluate(
     group_by: str | None = None,
     exclude: str | Path | None = None,
     allow_mixed: bool = False,
+    tta: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
     on_images: Callable[[list[Path]], None] | None = None,
@@ -81,6 +86,10 @@ def evaluate(
         A list of images to leave out, as for `PathList`.
     allow_mixed : bool
         Whether the codes may be of the head's network in another precision, float32 or int8.
+    tta : bool
+        Whether the logits of a head are averaged over the views of each image: those that are
+        stored with its codes, or of images those that the head was trained on. An app bundled
+        with `tta` averages them itself.
     max_pixels : int
         An image with more pixels cannot be used.
     provider : str
@@ -125,13 +134,19 @@ def evaluate(
     excluded = None if exclude is None else PathList(exclude, "exclude")
     selection = Selection(data, opened.info, include_training=include_training, excluded=excluded)
     if is_codes:
-        return _evaluate_codes(opened, data, selection, on_images, progress)
-    classify = _classify(opened, backbone)
+        return _evaluate_codes(opened, data, selection, on_images, progress, tta=tta)
+    augment = opened.info.trained_views(model) if tta and backbone is not None else "none"
+    classify = _classify(opened, backbone, augment)
+    if tta and opened.kind == "app" and "tta" not in opened.info.card:
+        raise ParameterError(
+            f"{model}: is an app that takes one view of an image; leave out tta=True, or bundle "
+            "one that averages them: cnncodes bundle --tta"
+        )
     with needing(data, ("images", "folder", *TABLES), _DATA, _REMEDY, error=SourceError):
         source = find_images(data, group_by=group_by)
     if on_images is not None:
         on_images(source.files())
-    return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
+    return _evaluate_images(opened, source, classify, selection, max_pixels, progress, augment)
 
 
 class _ModelSession:
@@ -174,6 +189,15 @@ class _ModelSession:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
         return output
 
+    def averaged(self, probabilities: NDArray[np.float32], augment: str) -> NDArray[np.float32]:
+        """Average the logits of the views of each image."""
+        least = np.finfo(np.float32).tiny if self._is_linear else np.finfo(np.float32).eps
+        return average_probabilities(probabilities, VIEWS[augment], least=float(least))
+
+    @cached_property
+    def _is_linear(self) -> bool:
+        return len(read_tensors(self.path, ("weights", "bias"))) == 2
+
     def check_codes(
         self, file: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]
     ) -> None:
@@ -212,6 +236,8 @@ def _evaluate_codes(
     selection: Selection,
     on_images: Callable[[list[Path]], None] | None,
     progress: Progress,
+    *,
+    tta: bool,
 ) -> Evaluation:
     if model.kind == "app":
         raise ParameterError(
@@ -225,11 +251,12 @@ def _evaluate_codes(
                 f"{data}: was extracted with white {_shown_white(store.white)}, {model.path} was "
                 f"trained with {_shown_white(model.info.white)}; extract it again with the same"
             )
-        paths, digests = store.paths, store.digests
+        views = ImageViews(store, tta=tta)
+        paths, digests = store.of_images(store.paths), store.of_images(store.digests)
         if on_images is not None:
             root = root_of(Path(store.source))
             on_images([root / path for path in paths])
-        known = selection.known(store.labels, store.class_names, paths)
+        known = selection.known(store.of_images(store.labels), store.class_names, paths)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
@@ -238,15 +265,17 @@ def _evaluate_codes(
         y = known[chosen]
         images = [(paths[row], digests[row]) for row in chosen]
         notes = selection.notes(y, store.skipped, images)
-        rows = CodeRows(store, chosen)
-        probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
-        progress.begin(len(rows))
+        rows = CodeRows(store, views.tested_rows(chosen))
+        probabilities = np.empty((len(chosen), len(model.info.labels)), np.float32)
+        progress.begin(len(chosen))
+        augment = store.augment if tta else "none"
         for indices, block in rows.blocks():
             # (n, n_features) → (n, height, width, channels), or (n, channels)
             codes = block.reshape(len(block), *model.input_shape)
-            probabilities[indices] = model.probabilities(codes)
-            progress.advance(len(block))
-        return _evaluation(model, selection, store.source, y, probabilities, images, notes)
+            averaged = model.averaged(model.probabilities(codes), augment)
+            probabilities[views.tested(indices)] = averaged
+            progress.advance(len(averaged))
+        return _evaluation(model, selection, store.source, y, probabilities, images, notes, augment)
 
 
 def _evaluate_images(
@@ -256,6 +285,7 @@ def _evaluate_images(
     selection: Selection,
     max_pixels: int,
     progress: Progress,
+    augment: str,
 ) -> Evaluation:
     known = selection.known(np.array(source.labels, np.int32), source.class_names, source.paths)
     wanted = np.flatnonzero(known >= 0)
@@ -295,11 +325,11 @@ def _evaluate_images(
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
     probabilities = np.concatenate(outputs)[np.isin(rows, chosen)]
     origin = str(selection.data)
-    return _evaluation(model, selection, origin, targets, probabilities, images, notes)
+    return _evaluation(model, selection, origin, targets, probabilities, images, notes, augment)
 
 
 def _classify(
-    model: _ModelSession, backbone: str | Path | None
+    model: _ModelSession, backbone: str | Path | None, augment: str
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return the function from pixels to probabilities: an app, or backbone and head."""
     if model.kind == "app":
@@ -316,7 +346,9 @@ def _classify(
         )
     network = Backbone(backbone, threads=1, provider=model.provider)
     model.check_codes(network.path, network.sha256, network.info, network.code_shape)
-    return lambda pixels: model.probabilities(network.extract(pixels))
+    return lambda pixels: model.averaged(
+        model.probabilities(network.extract(make_views(pixels, augment))), augment
+    )
 
 
 def _evaluation(
@@ -327,8 +359,12 @@ def _evaluation(
     probabilities: NDArray[np.float32],
     images: Sequence[tuple[str, str]],
     notes: list[str],
+    augment: str,
 ) -> Evaluation:
     labels = list(model.info.labels)
+    of_app = model.info.card.get("tta")
+    if isinstance(of_app, str) and of_app in VIEWS:
+        augment = of_app
     predictions = Predictions(
         paths=[path for path, _ in images],
         digests=[digest for _, digest in images],
@@ -344,6 +380,7 @@ def _evaluation(
             source=source,
             include_training=selection.include_training,
             images_sha256=digest_images(predictions.digests),
+            augment=augment,
         ),
         metrics=measure(probabilities, y, labels),
         notes=notes,

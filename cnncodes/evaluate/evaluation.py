@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cnncodes.evaluate.metrics import Metrics
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.output import TABLE, check_ending, replacing
+from cnncodes.parameters import VIEWS
 from cnncodes.text import csv_cell
 
 FORMAT = "1"
@@ -69,12 +70,27 @@ class EvaluatedData:
         Whether training images of the model are included.
     images_sha256 : str
         SHA-256 of the sorted SHA-256 of the images: equal for evaluations on the same images.
+    augment : {"none", "hflip", "d4"}
+        Which views of each image the mean of the logits is taken over; in JSON only with views.
     """
 
     path: str
     source: str
     include_training: bool
     images_sha256: str
+    augment: str = "none"
+
+    @property
+    def views_text(self) -> str:
+        """What the logits were averaged over, in words."""
+        return f"{VIEWS[self.augment]} views of each image ({self.augment})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON types, with what stands for test-time augmentation only where it was used."""
+        described = asdict(self)
+        if described.pop("augment") == "none":
+            return described
+        return {**described, "tta": {"augment": self.augment, "views": VIEWS[self.augment]}}
 
 
 @dataclass(frozen=True)
@@ -183,7 +199,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "evaluation",
         "model": asdict(evaluation.model),
-        "data": asdict(evaluation.data),
+        "data": evaluation.data.as_dict(),
         "figures": asdict(evaluation.metrics),  # the key is part of the format
         "mistakes": [asdict(each) for each in evaluation.mistakes],
         "notes": evaluation.notes,

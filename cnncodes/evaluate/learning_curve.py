@@ -38,6 +38,7 @@ from cnncodes.head.logistic.solve import check_strength, new_solver, solve
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
+from cnncodes.head.views import ImageViews
 from cnncodes.images.decoding import digest_images
 from cnncodes.images.path_lists import PathList
 from cnncodes.machine import available_threads
@@ -174,11 +175,13 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
     with CodeStore.open(plan.path) as store:
-        codes = CodeRows(store, np.concatenate([trained, plan.test]))
+        views, digests = ImageViews(store), store.of_images(store.digests)
+        rows = views.training_rows(trained)
+        codes = CodeRows(store, np.concatenate([rows, views.tested_rows(plan.test)]))
         backbone, sha256 = store.backbone, store.backbone_sha256
-        images_sha256 = digest_images(codes.digests())
-        if len(trained) < codes.n_features:
-            measure = _on_gram_matrix(codes, trained, plan, class_weight)
+        images_sha256 = digest_images([digests[i] for i in (*trained, *plan.test)])
+        if len(rows) < codes.n_features:
+            measure = _on_gram_matrix(codes, rows, views, plan, class_weight)
         else:
             measure = _on_codes(store, plan, class_weight)
         points = _points(plan, measure, C, progress)
@@ -204,7 +207,11 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
 
 
 def _on_gram_matrix(
-    codes: CodeRows, trained: NDArray[np.intp], plan: Plan, class_weight: str | None
+    codes: CodeRows,
+    trained: NDArray[np.intp],
+    views: ImageViews,
+    plan: Plan,
+    class_weight: str | None,
 ) -> _Measure:
     """Prepare to measure heads by a Gram matrix; `codes` are those of `trained`, then the test."""
     block = rows_that_stay(codes.n_features)
@@ -215,8 +222,9 @@ def _on_gram_matrix(
     model = new_solver(class_weight=class_weight)
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
-        train, groups = np.searchsorted(trained, draw), plan.groups[draw]
-        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed, groups=groups)
+        train = np.searchsorted(trained, views.training_rows(draw))
+        y, groups = views.repeat(plan.y[draw]), views.repeat(plan.groups[draw])
+        logits, used = fit_part(K, train, test, y, model, C, plan.seed, groups=groups)
         return float((logits.argmax(axis=1) == truth).mean()), used
 
     return measure
@@ -224,22 +232,24 @@ def _on_gram_matrix(
 
 def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measure:
     """Prepare to measure heads that are each fitted as `train` does."""
-    test, truth = CodeRows(store, plan.test), plan.y[plan.test]
+    views, truth = ImageViews(store), plan.y[plan.test]
+    test = CodeRows(store, views.tested_rows(plan.test))
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        rows = CodeRows(store, views.training_rows(draw))
         weights, bias, fitted = fit_logistic(
-            CodeRows(store, draw),
-            plan.y[draw],
+            rows,
+            views.repeat(plan.y[draw]),
             C=C,
             class_weight=class_weight,
             seed=plan.seed,
-            groups=plan.groups[draw],
+            groups=views.repeat(plan.groups[draw]),
         )
         n_right, head = 0, LinearHead(weights, bias)
-        for _, X in CodeRows(store, draw).blocks():
+        for _, X in rows.blocks():
             head.logits(X)  # refused where they overflow, as `train` does
-        for rows, X in test.blocks():
-            n_right += int((head.logits(X).argmax(axis=1) == truth[rows]).sum())
+        for span, X in test.blocks():
+            n_right += int((head.logits(X).argmax(axis=1) == truth[span]).sum())
         return n_right / len(truth), fitted["C"]
 
     return measure

@@ -49,14 +49,14 @@ def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[
 
 
 def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.intp]:
-    """Return `number_groups` for all images of a codes file.
+    """Return `number_groups` for all images of a codes file, not for their views.
 
     Images of a pair of `together` are in one group, too.
     """
-    numbers = number_groups(store.digests, store.groups)
+    numbers = number_groups(store.of_images(store.digests), store.of_images(store.groups))
     if together is None:
         return numbers
-    pairs = np.array(together.pairs_among(store.paths))
+    pairs = np.array(together.pairs_among(store.of_images(store.paths)))
     return _connected(numbers, numbers[pairs[:, 0]], numbers[pairs[:, 1]])
 
 
@@ -174,7 +174,8 @@ def notes_on_split(
 
 def _notes_on_groups(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
     """Report copies and groups among the labelled images."""
-    rows, paths, digests, groups = np.flatnonzero(y >= 0), store.paths, store.digests, store.groups
+    paths, digests, groups = map(store.of_images, (store.paths, store.digests, store.groups))
+    rows = np.flatnonzero(y >= 0)
     notes = notes_on_copies(
         [paths[row] for row in rows],
         [digests[row] for row in rows],

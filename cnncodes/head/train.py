@@ -35,6 +35,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent, fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
+from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -126,6 +127,7 @@ def train_head(
     C: float | str = "auto",
     class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
+    tta: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -165,6 +167,9 @@ def train_head(
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
         Parameters of `SGDSoftmax`, for ``"sgd"``.
+    tta : bool
+        Whether scores are those of the mean of the logits over the views of each image, of which
+        the codes must have several. All views of the training images train, in any case.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -203,6 +208,7 @@ def train_head(
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        views = ImageViews(store, tta=tta)
         classes, y, notes = labelled_classes(store, excluded)
         groups = groups_of(store, together)
         if together is not None:
@@ -211,9 +217,11 @@ def train_head(
             y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
         )
         notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
-        rows, targets, own = CodeRows(store, parts.train), y[parts.train], groups[parts.train]
+        notes += views.notes(len(parts.train))
+        rows = CodeRows(store, views.training_rows(parts.train))
+        targets, own = views.repeat(y[parts.train]), views.repeat(groups[parts.train])
         code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(classes), linear=estimator in LINEAR)
+        _check_head(store, rows, len(parts.train), len(classes), linear=estimator in LINEAR)
         names = store.class_names
         started = time.monotonic()
         head: LinearHead | EstimatorHead
@@ -240,17 +248,15 @@ def train_head(
             )
             head = LinearHead(weights, bias, remedy="lower the learning rate")
         else:
-            sample = CodeRows(store, _sample(parts))
+            sample = CodeRows(store, views.tested_rows(_sample(parts)))
             head = fit_estimator(
                 estimator, rows, targets, sample, code_shape, seed=seed, groups=own
             )
-            notes += _notes_on_folds(estimator, own)
+            notes += _notes_on_folds(estimator, groups[parts.train])
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
-        scores = [
-            _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
-        ]
+        scores = [_score(store, views, part, y[part], head) for part in (parts.train, parts.test)]
         training = Training(
             path=output,
             estimator=name_of(estimator),
@@ -277,6 +283,7 @@ def train_head(
                     "per_class": per_class,
                     "seed": seed,
                 },
+                **views.training_entries,
                 "train": asdict(training.train),
                 "test": asdict(training.test),
             },
@@ -307,7 +314,9 @@ def _check_parameters(
         raise ParameterError("the parameters sgd are for the estimator sgd only")
 
 
-def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: bool) -> None:
+def _check_head(
+    store: CodeStore, rows: CodeRows, n_images: int, n_classes: int, *, linear: bool
+) -> None:
     """Refuse codes whose head could be trained, but not written or opened.
 
     Raises
@@ -315,9 +324,9 @@ def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: boo
     TrainingError
         There are more training images than a head can list, or it would be too large.
     """
-    if len(rows) > MAX_TRAINING_IMAGES:
+    if n_images > MAX_TRAINING_IMAGES:
         raise TrainingError(
-            f"{store.path}: {len(rows):,} training images are more than the "
+            f"{store.path}: {n_images:,} training images are more than the "
             f"{MAX_TRAINING_IMAGES:,} that a head can list; lower per_class or train_fraction"
         )
     n_bytes = 4 * n_classes * (rows.n_features + 1)
@@ -354,10 +363,10 @@ def labelled_classes(
     TrainingError
         There are fewer than two classes, or their names cannot be stored in a head.
     """
-    labels, notes = store.labels.copy(), []
+    labels, notes = store.of_images(store.labels).copy(), []
     n_without = int((labels < 0).sum())
     if excluded is not None:
-        rows = excluded.among(store.paths)
+        rows = excluded.among(store.of_images(store.paths))
         labels[rows] = -1
         notes.append(excluded.note(len(rows)))
     classes, y = np.unique(labels[labels >= 0], return_inverse=True)
@@ -404,17 +413,23 @@ def _sample(parts: Split) -> NDArray[np.intp]:
     return np.sort(np.concatenate(some))
 
 
-def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:
-    if len(rows) == 0:
+def _score(
+    store: CodeStore,
+    views: ImageViews,
+    images: NDArray[np.intp],
+    y: NDArray[np.int32],
+    head: LinearHead | EstimatorHead,
+) -> Score:
+    if len(images) == 0:
         return Score(0, None, None)
     loss, correct = 0.0, 0
-    for span, block in rows.blocks():
-        logarithms = head.log_probabilities(block)
-        loss -= float(logarithms[np.arange(len(block)), y[span]].sum())
-        correct += int((logarithms.argmax(axis=1) == y[span]).sum())
+    for span, block in CodeRows(store, views.tested_rows(images)).blocks():
+        logarithms, truth = views.average(head.log_probabilities(block)), y[views.tested(span)]
+        loss -= float(logarithms[np.arange(len(truth)), truth].sum())
+        correct += int((logarithms.argmax(axis=1) == truth).sum())
     if not math.isfinite(loss):
         raise TrainingError("the head gives probabilities that are not finite; choose another one")
-    return Score(len(rows), loss / len(rows), correct / len(rows))
+    return Score(len(images), loss / len(images), correct / len(images))
 
 
 def majority_accuracy(y: NDArray[np.int32], parts: Split) -> float | None:

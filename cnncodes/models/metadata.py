@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
-from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.errors import FileFormatError, OutputError, ParameterError
 from cnncodes.models.description import weights_name
-from cnncodes.parameters import WHITE
+from cnncodes.parameters import VIEWS, WHITE
 
 FORMAT = "1"
 PREFIX = "cnncodes."
@@ -148,6 +148,27 @@ class HeadInfo:
     created_with: str
     white: int | None = None
     card: dict[str, Any] = field(default_factory=dict)
+
+    def trained_views(self, path: Path) -> str:
+        """Return the views of an image that the head was trained on, as for `make_views`.
+
+        Parameters
+        ----------
+        path : Path
+            The file, named in the error.
+
+        Raises
+        ------
+        ParameterError
+            It was trained without views.
+        """
+        augment = self.training.get("augment")
+        if not isinstance(augment, str) or VIEWS.get(augment, 1) == 1:
+            raise ParameterError(
+                f"{path}: was not trained on views of the images, which tta=True averages; leave "
+                "it out, or train on codes with views: cnncodes extract --augment hflip makes them"
+            )
+        return augment
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app.

@@ -72,6 +72,8 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"{shown(evaluation.data.path)}, {len(figures.classes)} classes"
         f"{caution(model.backbone.weights)}"
     )
+    if evaluation.data.augment != "none":
+        click.echo(f"  averaged over {evaluation.data.views_text}")
     click.echo(f"  accuracy           {figures.accuracy:.1%}")
     if figures.top5_accuracy is not None:
         click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}")
