@@ -266,6 +266,7 @@ PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
+CODE_POOLS = ("none", "avg", "max", "avg+max", "grid2")  # described in models.pooling
 CALIBRATION_IMAGES = Whole(8, 100_000)
 NETWORK_BATCH = Whole(1, 4096)  # images
 FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up

@@ -200,7 +200,7 @@ def _output_features(app: onnx.ModelProto, pool: str) -> None:
         rename_tensor(app, "codes", FEATURES)
     else:
         (last,) = (node for node in graph.node if "codes" in node.output)
-        if last.op_type != POOLS[pool]:
+        if last.op_type != POOLS.get(pool):  # several pools or layers side by side
             return
         n_images, channels, height, width = shapes[last.input[0]]
         shape = [n_images, height, width, channels]

@@ -408,6 +408,12 @@ class Classifier:
     def _head(self) -> LinearHead:
         """The weights of the head, read when they are first needed."""
         if not self._has_features:
+            network = self.info.backbone
+            if "," in network.layer or network.pool not in ("none", "avg", "max"):
+                raise FileFormatError(
+                    f"{self.path}: cannot explain its answers, since its codes are of several "
+                    "pools or layers; use a backbone of one layer with pool none, avg or max"
+                )
             estimator = shown(str(self.info.training.get("estimator")))
             raise FileFormatError(
                 f"{self.path}: holds nothing to explain its answers by, as only apps with a head "

@@ -60,7 +60,14 @@ from cnncodes.printing.networks import (
     help="Height and width of the input image, in pixels.",
 )
 @pool_option
-@click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
+@click.option(
+    "--layer",
+    "--layers",
+    "layer",
+    metavar="NAME[,NAME...]",
+    help="Keras layer to cut after, by default the last; of several the pooled codes go side by "
+    "side.",
+)
 @seed_option("random weights")
 @click.option(
     "--winograd/--no-winograd",

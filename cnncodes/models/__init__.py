@@ -6,5 +6,6 @@
 - `safety`: checks of an ONNX file from a stranger before onnxruntime opens it
 - `checksum`: a checksum of the graph, written with the file and compared by `inspect.verify`
 - `session`: a checked model in an onnxruntime session
+- `pooling`: the ways to pool codes over height and width
 - `tensors`: weights of a file, read without ``onnx``
 """

@@ -47,9 +47,9 @@ class BackboneInfo:
     input_size : int
         Height and width of the input image, in pixels.
     layer : str
-        The Keras layer whose output is the codes.
+        The Keras layer whose output is the codes; several, side by side, have commas in between.
     pool : str
-        ``none``, ``avg`` or ``max``: pooling over height and width after `layer`.
+        Of `CODE_POOLS`: pooling over height and width after `layer`.
     precision : str
         ``float32`` or ``int8``.
     parity : float
