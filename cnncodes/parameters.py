@@ -72,6 +72,22 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
     return (as_path(each, f"each of {name}") for each in values)
 
 
+def one_or_more_paths(value: Any, name: str) -> list[Path]:
+    """Return a path, or several of them, as a list that is not empty.
+
+    Raises
+    ------
+    ParameterError
+        A value is no path, or there is none.
+    """
+    if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        return [as_path(value, name)]
+    paths = list(as_paths(value, name))
+    if not paths:
+        raise ParameterError(f"{name} must name one file or more")
+    return paths
+
+
 def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
     """Return a value if it is one of `choices`.
 

@@ -160,7 +160,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     "Backbone and head become app.onnx.",
     "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
 )
-@click.argument("backbone", type=INPUT)
+@click.argument("backbone", nargs=-1, required=True, type=INPUT, metavar="BACKBONE...")
 @click.argument("head", type=INPUT)
 @click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
 @click.option(
@@ -193,8 +193,13 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 @mixed_option
 @overwrite_option
 @json_option
-def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Join a backbone and a head into one file, from image to probabilities."""
+def bundle(
+    backbone: tuple[Path, ...], head: Path, output: Path, as_json: bool, **options: Any
+) -> None:
+    """Join a backbone and a head into one file, from image to probabilities.
+
+    A head that was trained on the codes of several networks takes all of them.
+    """
     from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)

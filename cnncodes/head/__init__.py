@@ -4,6 +4,7 @@
 - `split`: the training and the test images, class by class
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
+- `joined`: codes of the same images by several networks, side by side
 - `scaling`: centring and scaling of codes
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads

@@ -1,6 +1,7 @@
 """Our ONNX files: metadata, sessions, safety and checksum.
 
 - `metadata`: the ``metadata_props`` of backbone, head and app
+- `matching`: which of some files is of which network of a head
 - `kinds`: what any file is, and which command takes it
 - `description`: the metadata in words
 - `safety`: checks of an ONNX file from a stranger before onnxruntime opens it

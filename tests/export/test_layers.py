@@ -165,6 +165,6 @@ def test_app_answers_as_evaluated_on_stored_codes(
         assert best.probability == pytest.approx(float(row["probability"]), abs=1e-4)
     image = photos / rows[0]["path"]
     assert error_of("predict", app, image, "--explain", tmp_path / "why") == (
-        f"Error: {app}: cannot explain its answers, since its codes are of several pools or "
-        "layers; use a backbone of one layer with pool none, avg or max"
+        f"Error: {app}: cannot explain its answers, since its codes are of several networks, "
+        "layers or pools; use a backbone of one layer with pool none, avg or max"
     )
