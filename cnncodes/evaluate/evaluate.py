@@ -202,7 +202,10 @@ def _are_codes_files(paths: Sequence[Path]) -> bool:
         return _is_codes_file(paths[0])
     for path in paths:
         if not _is_codes_file(path):
-            raise ParameterError(f"{path}: is no codes file; name one source of images, or codes")
+            raise ParameterError(
+                f"{path}: is no codes file, and images have one source: put the images of all into "
+                "one folder or CSV file"
+            )
     return True
 
 

@@ -191,7 +191,9 @@ def test_what_contradicts_or_does_not_belong_is_refused(
     assert "a/0.png is labelled a in one and b in another (1 image so)" in error_of(
         "train", a, tmp_path / "wrong.h5", *out
     )
-    assert "photos: is no codes file" in error_of("evaluate", head, a, photos)
+    assert "photos: is no codes file, and images have one source: put" in error_of(
+        "evaluate", head, a, photos
+    )
 
 
 def test_networks_of_different_sizes_train_but_are_not_bundled(
