@@ -73,6 +73,22 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
     return (as_path(each, f"each of {name}") for each in values)
 
 
+def one_or_more_paths(value: Any, name: str) -> list[Path]:
+    """Return a path, or several of them, as a list that is not empty.
+
+    Raises
+    ------
+    ParameterError
+        A value is no path, or there is none.
+    """
+    if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        return [as_path(value, name)]
+    paths = list(as_paths(value, name))
+    if not paths:
+        raise ParameterError(f"{name} must name one file or more")
+    return paths
+
+
 def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
     """Return a value if it is one of `choices`.
 
@@ -267,6 +283,7 @@ PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
+CODE_POOLS = ("none", "avg", "max", "avg+max", "grid2")  # described in models.pooling
 CALIBRATION_IMAGES = Whole(8, 100_000)
 NETWORK_BATCH = Whole(1, 4096)  # images
 FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up

@@ -158,7 +158,8 @@ class Classifier:
             self.path, "app", threads=self._session_threads, provider=provider
         )
         self.info = HeadInfo.from_metadata(self._metadata, self.path)
-        warn_of_saturation(self.path, self.info.backbone)
+        for network in self.info.networks:
+            warn_of_saturation(self.path, network)
         self.labels = self.info.labels
         self.input_size = self.info.backbone.input_size
         inputs, outputs = (
@@ -199,7 +200,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         classes = counted(len(self.labels), "class", "classes")
-        network = f"{self.info.backbone.backbone} {self.info.backbone.precision}"
+        network = " + ".join(f"{each.backbone} {each.precision}" for each in self.info.networks)
         return (
             f"<Classifier {str(self.path)!r}: {classes} ({shown(listed(self.labels))}), {network}>"
         )
@@ -413,6 +414,14 @@ class Classifier:
                 "explained; cnncodes bundle without --tta makes one whose are"
             )
         if not self._has_features:
+            network = self.info.backbone
+            are_several = self.info.parts or "," in network.layer
+            if are_several or network.pool not in ("none", "avg", "max"):
+                raise FileFormatError(
+                    f"{self.path}: cannot explain its answers, since its codes are of several "
+                    "networks, layers or pools; use a backbone of one layer with pool none, avg "
+                    "or max"
+                )
             estimator = shown(str(self.info.training.get("estimator")))
             raise FileFormatError(
                 f"{self.path}: holds nothing to explain its answers by, as only apps with a head "

@@ -56,7 +56,7 @@ OPTIONS_OF = {
     "Codes become head.onnx, a classifier.",
     "cnncodes train codes.h5 -o head.onnx",
 )
-@click.argument("codes", type=INPUT)
+@click.argument("codes", nargs=-1, required=True, type=INPUT, metavar="CODES...")
 @click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
@@ -129,13 +129,15 @@ OPTIONS_OF = {
 @overwrite_option
 @json_option
 def train(
-    codes: Path,
+    codes: tuple[Path, ...],
     output: Path,
     estimator: str,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Train a classifier on codes, and measure it on images it has not seen.
+
+    Codes of the same images by several networks, each in its file, go side by side.
 
     sgd reads the codes a part at a time, as does logistic with fewer training images than codes
     per image; otherwise all training codes are in memory, as float32.
@@ -163,7 +165,7 @@ def train(
     "cnncodes evaluate head.onnx codes.h5 --report report",
 )
 @click.argument("model", type=INPUT)
-@click.argument("data", type=INPUT, metavar="CODES.h5|SOURCE")
+@click.argument("data", nargs=-1, required=True, type=INPUT, metavar="CODES.h5...|SOURCE")
 @click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
 @click.option(
     "--include-training", is_flag=True, help="Include images that the model was trained on."
@@ -201,7 +203,7 @@ def train(
 @json_option
 def evaluate(
     model: Path,
-    data: Path,
+    data: tuple[Path, ...],
     backbone: Path | None,
     report: Path | None,
     curve: Path | None,
@@ -213,9 +215,9 @@ def evaluate(
 ) -> None:
     """Measure a head or an app on labelled images.
 
-    A head takes a codes file, an app a folder of class folders or a CSV file with the columns
-    path and label; a head with --backbone takes these too. Images that the model was trained on
-    are left out.
+    A head takes a codes file, or one of each of its networks, an app a folder of class folders
+    or a CSV file with the columns path and label; a head with --backbone takes these too. Images
+    that the model was trained on are left out.
     """
     if report is None and (curve is not None or images is not None):
         raise click.UsageError("--curve and --images are for a report; give --report too")
@@ -227,7 +229,7 @@ def evaluate(
     if report is not None:
         from cnncodes.evaluate.report import Report
 
-        inputs = [path for path in (model, data, backbone) if path is not None]
+        inputs = [path for path in (model, *data, backbone) if path is not None]
         others = [] if predictions is None else [predictions]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
     if predictions is not None:
@@ -275,6 +277,11 @@ def evaluate(
     default=5,
     show_default=True,
     help="Number of draws of the training images.",
+)
+@click.option(
+    "--join",
+    is_flag=True,
+    help="Draw one curve, of the codes of all files side by side, as train does.",
 )
 @exclude_option
 @together_option

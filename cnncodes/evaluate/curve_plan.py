@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError, TrainingError
-from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.joined import open_codes
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import labelled_classes, majority_accuracy
 from cnncodes.images.path_lists import PathList
@@ -30,7 +30,9 @@ class Plan:
     Attributes
     ----------
     path : Path
-        The codes file.
+        The codes file, for messages.
+    files : tuple of Path
+        It, or the files whose codes are side by side.
     names : list of str
         The classes.
     y : ndarray of int32, shape (n_images,)
@@ -50,6 +52,7 @@ class Plan:
     """
 
     path: Path
+    files: tuple[Path, ...]
     names: list[str]
     y: NDArray[np.int32]
     test: NDArray[np.intp]
@@ -85,7 +88,7 @@ def default_sizes(most: int) -> list[int]:
 
 
 def plan_curve(
-    path: Path,
+    files: Sequence[Path],
     sizes: Sequence[int] | None,
     train_fraction: float,
     split: str,
@@ -98,8 +101,8 @@ def plan_curve(
 
     Parameters
     ----------
-    path : Path
-        A codes file.
+    files : sequence of Path
+        A codes file, or several as for `open_codes`.
     sizes : sequence of int or None
         Training images per class, increasing; None for `default_sizes`.
     train_fraction, split, seeds, seed
@@ -116,8 +119,10 @@ def plan_curve(
     ParameterError
         A parameter is out of range, or no class has as many images as the smallest size.
     """
-    with CodeStore.open(path) as store:
+    with open_codes(files) as store:
+        path = store.path
         classes, y, notes = labelled_classes(store, excluded)
+        notes += store.notes
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
@@ -145,7 +150,18 @@ def plan_curve(
     parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups)
     majority = majority_accuracy(y, parts)
     return Plan(
-        path, names, y, parts.test, draws, groups, majority, split, train_fraction, seed, notes
+        path,
+        tuple(files),
+        names,
+        y,
+        parts.test,
+        draws,
+        groups,
+        majority,
+        split,
+        train_fraction,
+        seed,
+        notes,
     )
 
 

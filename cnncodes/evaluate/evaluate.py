@@ -21,10 +21,10 @@ from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluati
 from cnncodes.evaluate.metrics import measure
 from cnncodes.evaluate.selection import Selection
 from cnncodes.extract.backbone import Backbone
-from cnncodes.extract.store import CodeStore
 from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
+from cnncodes.head.joined import open_codes_of
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.views import ImageViews, average_probabilities
 from cnncodes.images.decoding import digest_images, notes_on_remarks
@@ -34,16 +34,15 @@ from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
 from cnncodes.images.views import make_views
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
+from cnncodes.models.matching import match_networks
 from cnncodes.models.metadata import (
     PREFIX,
-    BackboneInfo,
     HeadInfo,
-    check_same_network,
     with_article,
 )
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
 from cnncodes.models.tensors import read_tensors
-from cnncodes.parameters import MAX_PIXELS, VIEWS, as_path, check_choice
+from cnncodes.parameters import MAX_PIXELS, VIEWS, as_path, check_choice, one_or_more_paths
 from cnncodes.progress import NoProgress, Progress
 
 _DATA = "codes or images"
@@ -52,7 +51,7 @@ _REMEDY = "name a codes file, a folder of images or a CSV file"
 
 def evaluate(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     backbone: str | Path | None = None,
     include_training: bool = False,
@@ -71,9 +70,10 @@ def evaluate(
     ----------
     model : str or Path
         A head or an app.
-    data : str or Path
-        For a head a codes file. For an app, or a head with `backbone`, a folder of class folders
-        or a CSV file with the columns path and label.
+    data : str or Path, or sequence of them
+        For a head a codes file; for one trained on the codes of several networks side by side a
+        codes file of each, in any order. For an app, or a head with `backbone`, a folder of class
+        folders or a CSV file with the columns path and label.
     backbone : str or Path, optional
         The backbone file that a head needs for images.
     include_training : bool
@@ -118,12 +118,13 @@ def evaluate(
         cannot start.
     """
     progress = progress or NoProgress()
-    model, data = as_path(model, "model"), as_path(data, "data")
+    model, files = as_path(model, "model"), one_or_more_paths(data, "data")
+    data = files[0] if len(files) == 1 else Path(" + ".join(map(str, files)))
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     if group_by is not None:
         check_choice(group_by, GROUPINGS, "group_by")
-    is_codes = _is_codes_file(data)
+    is_codes = _are_codes_files(files)
     with needing(data, ("codes", "journal", "damaged"), _DATA, _REMEDY):
         if is_codes and group_by is not None:
             raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
@@ -134,7 +135,7 @@ def evaluate(
     excluded = None if exclude is None else PathList(exclude, "exclude")
     selection = Selection(data, opened.info, include_training=include_training, excluded=excluded)
     if is_codes:
-        return _evaluate_codes(opened, data, selection, on_images, progress, tta=tta)
+        return _evaluate_codes(opened, files, selection, on_images, progress, tta=tta)
     augment = opened.info.trained_views(model) if tta and backbone is not None else "none"
     classify = _classify(opened, backbone, augment)
     if tta and opened.kind == "app" and "tta" not in opened.info.card:
@@ -157,14 +158,15 @@ class _ModelSession:
     ) -> None:
         self.path = path
         self.provider = provider
-        self._allow_mixed = allow_mixed
+        self.allow_mixed = allow_mixed
         self._session, metadata = open_session(
             path, "head", "app", threads=threads, provider=provider
         )
         self.info = HeadInfo.from_metadata(metadata, path)
         self.kind = metadata[PREFIX + "kind"]
         if self.kind == "app":
-            warn_of_saturation(path, self.info.backbone)
+            for network in self.info.networks:
+                warn_of_saturation(path, network)
         self._input = "codes" if self.kind == "head" else "images"
         inputs = [each.name for each in self._session.get_inputs()]
         output = self._session.get_outputs()[0]
@@ -198,11 +200,8 @@ class _ModelSession:
     def _is_linear(self) -> bool:
         return len(read_tensors(self.path, ("weights", "bias"))) == 2
 
-    def check_codes(
-        self, file: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]
-    ) -> None:
-        """Refuse codes of another backbone than that of the training."""
-        check_same_network(self.path, self.info, file, info, sha256, allow_mixed=self._allow_mixed)
+    def check_shape(self, file: Path, shape: Sequence[int]) -> None:
+        """Refuse codes of another shape than the head takes."""
         if tuple(shape) != self.input_shape:
             raise FileFormatError(
                 f"{self.path}: takes codes of another shape than {file} has; train it again"
@@ -221,6 +220,19 @@ class _ModelSession:
         )
 
 
+def _are_codes_files(paths: Sequence[Path]) -> bool:
+    """Whether paths are of codes files; of images only one can be named."""
+    if len(paths) == 1:
+        return _is_codes_file(paths[0])
+    for path in paths:
+        if not _is_codes_file(path):
+            raise ParameterError(
+                f"{path}: is no codes file, and images have one source: put the images of all into "
+                "one folder or CSV file"
+            )
+    return True
+
+
 def _is_codes_file(path: Path) -> bool:
     if is_folder(path):
         return False
@@ -232,20 +244,21 @@ def _is_codes_file(path: Path) -> bool:
 
 def _evaluate_codes(
     model: _ModelSession,
-    data: Path,
+    files: Sequence[Path],
     selection: Selection,
     on_images: Callable[[list[Path]], None] | None,
     progress: Progress,
     *,
     tta: bool,
 ) -> Evaluation:
+    data = selection.data
     if model.kind == "app":
         raise ParameterError(
             f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
             f"images, or evaluate its head on {data}"
         )
-    with CodeStore.open(data) as store:
-        model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
+    with open_codes_of(model.path, model.info, files, allow_mixed=model.allow_mixed) as store:
+        model.check_shape(data, store.codes.shape[1:])
         if store.white != model.info.white:
             raise FileFormatError(
                 f"{data}: was extracted with white {_shown_white(store.white)}, {model.path} was "
@@ -264,7 +277,7 @@ def _evaluate_codes(
             chosen = selection.unrelated(chosen, digests, groups_of(store))
         y = known[chosen]
         images = [(paths[row], digests[row]) for row in chosen]
-        notes = selection.notes(y, store.skipped, images)
+        notes = [*store.notes, *selection.notes(y, store.skipped, images)]
         rows = CodeRows(store, views.tested_rows(chosen))
         probabilities = np.empty((len(chosen), len(model.info.labels)), np.float32)
         progress.begin(len(chosen))
@@ -345,7 +358,9 @@ def _classify(
             "backbone='FILE' with the file of its network"
         )
     network = Backbone(backbone, threads=1, provider=model.provider)
-    model.check_codes(network.path, network.sha256, network.info, network.code_shape)
+    networks = [(network.path, network.info, network.sha256)]
+    match_networks(model.path, model.info, networks, allow_mixed=model.allow_mixed)
+    model.check_shape(network.path, network.code_shape)
     return lambda pixels: model.averaged(
         model.probabilities(network.extract(make_views(pixels, augment))), augment
     )

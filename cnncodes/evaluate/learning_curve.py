@@ -27,6 +27,7 @@ from cnncodes.evaluate.charts import check_figure, learning_curve_figure, save_f
 from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
 from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.linear import LinearHead, check_logits
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.gram import (
@@ -74,6 +75,7 @@ def learning_curves(
     class_weight: str | None = None,
     exclude: str | Path | None = None,
     keep_together: str | Path | None = None,
+    join: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Curve]:
@@ -82,7 +84,7 @@ def learning_curves(
     Parameters
     ----------
     codes : sequence of str or Path
-        Codes files, each of which gets a curve.
+        Codes files, each of which gets a curve unless `join` is True.
     output : str or Path
         The JSON file to write.
     plot : str or Path, optional
@@ -107,6 +109,8 @@ def learning_curves(
         Whether rare classes weigh as much as common ones.
     exclude, keep_together : str or Path, optional
         As for `train_head`; of each codes file.
+    join : bool
+        Whether all files give one curve, of their codes side by side, as for `train_head`.
     overwrite : bool
         Whether files at `output` and `plot` may be replaced.
     progress : Progress, optional
@@ -115,7 +119,7 @@ def learning_curves(
     Returns
     -------
     list of Curve
-        One for each codes file.
+        One for each codes file, or one of all.
 
     Raises
     ------
@@ -152,8 +156,8 @@ def learning_curves(
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
     plans = [
-        plan_curve(path, sizes, train_fraction, split, seeds, seed, excluded, together)
-        for path in paths
+        plan_curve(files, sizes, train_fraction, split, seeds, seed, excluded, together)
+        for files in ([paths] if join else [[path] for path in paths])
     ]
     compare_plans(plans)
     n_heads = sum(len(draws) for plan in plans for draws in plan.train.values())
@@ -174,11 +178,14 @@ def learning_curves(
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
-    with CodeStore.open(plan.path) as store:
+    with open_codes(plan.files) as store:
         views, digests = ImageViews(store), store.of_images(store.digests)
         rows = views.training_rows(trained)
+        networks = [(store.backbone, store.backbone_sha256)]
+        if isinstance(store, JoinedStore):
+            store.scale(rows)
+            networks = [(part.backbone, part.sha256) for part in store.parts]
         codes = CodeRows(store, np.concatenate([rows, views.tested_rows(plan.test)]))
-        backbone, sha256 = store.backbone, store.backbone_sha256
         images_sha256 = digest_images([digests[i] for i in (*trained, *plan.test)])
         if len(rows) < codes.n_features:
             measure = _on_gram_matrix(codes, rows, views, plan, class_weight)
@@ -187,9 +194,9 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         points = _points(plan, measure, C, progress)
     return Curve(
         codes=str(plan.path),
-        backbone=backbone.backbone,
-        weights=backbone.weights,
-        backbone_sha256=sha256,
+        backbone=" + ".join(each.backbone for each, _ in networks),
+        weights=" + ".join(dict.fromkeys(each.weights for each, _ in networks)),
+        backbone_sha256=" + ".join(sha256 for _, sha256 in networks),
         images_sha256=images_sha256,
         split=plan.split,
         train_fraction=plan.train_fraction,
@@ -201,8 +208,8 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         points=points,
         notes=tuple(plan.notes),
         majority=plan.majority,
-        weights_file=backbone.weights_file,
-        precision=backbone.precision,
+        weights_file=" + ".join(each.weights_file for each, _ in networks if each.weights_file),
+        precision=" + ".join(dict.fromkeys(each.precision for each, _ in networks)),
     )
 
 

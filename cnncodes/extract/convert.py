@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, MissingDependencyError, ParameterError
 from cnncodes.extract.store import CodeStore
+from cnncodes.models.pooling import pool_codes, pooled_shape
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path, check_choice
+from cnncodes.parameters import CODE_POOLS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed
 
-POOLS = ("none", "avg", "max")
 MANY_COLUMNS = 16_384  # as many as a spreadsheet has
 # Parquet describes each column in each group of rows, in some 2 kB that stay in memory.
 MOST_PARQUET_COLUMNS = 4096
@@ -63,7 +63,7 @@ def convert_codes(
     codes: str | Path,
     output: str | Path,
     *,
-    pool: Literal["none", "avg", "max"] = "none",
+    pool: str = "none",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -75,8 +75,8 @@ def convert_codes(
         A codes file.
     output : str or Path
         The file to write, whose ending is its format: ``.npz``, ``.csv``, ``.parquet`` or ``.tab``.
-    pool : {"none", "avg", "max"}
-        Whether to reduce codes that have a height and a width to their mean or maximum over both.
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
+        Whether and how to pool codes that have a height and a width, as `pool_codes`.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -101,7 +101,7 @@ def convert_codes(
     """
     progress = progress or NoProgress()
     codes, output = as_path(codes, "codes"), as_path(output, "output")
-    check_choice(pool, POOLS, "pool")
+    check_choice(pool, CODE_POOLS, "pool")
     write = _writer_for(output)
     check_output(output, overwrite=overwrite, inputs=[codes])
     with CodeStore.open(codes) as store:
@@ -119,7 +119,7 @@ class _Table:
     ----------
     store : CodeStore
         An open codes file.
-    pool : {"none", "avg", "max"}
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
         How codes are pooled.
     progress : Progress
         Counts the rows that were written.
@@ -143,9 +143,14 @@ class _Table:
             raise ParameterError(
                 f"{store.path}: its codes have no height and width to pool; leave out pool={pool!r}"
             )
-        self.shape = stored if pool == "none" else stored[-1:]
+        if pool == "grid2" and (len(stored) != 3 or min(stored[:2]) < 2):
+            raise ParameterError(
+                f"{store.path}: its codes are not 2 x 2 or more, which pool='grid2' needs; pass "
+                "another pool"
+            )
+        self.shape = pooled_shape(stored, pool)
         # Of float16 numbers the largest is one too, the mean is not.
-        self.dtype = np.dtype(np.float32) if pool == "avg" else store.codes.dtype
+        self.dtype = store.codes.dtype if pool in ("none", "max") else np.dtype(np.float32)
         self.class_names = list(map(_valid, store.class_names))
         self.paths = list(map(_valid, store.paths))
         self.groups = list(map(_valid, store.groups))
@@ -198,12 +203,7 @@ class _Table:
     def _pooled(self, flat: NDArray[Any]) -> NDArray[Any]:
         if self._pool == "none":
             return flat
-        positions = flat.reshape(-1, *self.shape)
-        if self._pool == "max":
-            largest: NDArray[Any] = positions.max(axis=0)
-            return largest
-        mean: NDArray[Any] = positions.mean(axis=0, dtype=np.float64)
-        return mean
+        return pool_codes(flat.reshape(self.store.codes.shape[1:]), self._pool)
 
     @property
     def notes(self) -> list[str]:

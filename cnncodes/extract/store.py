@@ -205,6 +205,8 @@ class CodeStore:
     ...     X, y = store.codes[:], store.labels
     """
 
+    notes: tuple[str, ...] = ()  # for the user; those of `head.joined.JoinedStore`
+
     def __init__(self, file: PlainFile) -> None:
         self._file = file
         self.path = file.path

@@ -5,6 +5,7 @@
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
 - `views`: the rows of an image's views, which train, and their mean
+- `joined`: codes of the same images by several networks, side by side
 - `scaling`: centring and scaling of codes
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads

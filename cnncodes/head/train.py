@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -28,6 +28,7 @@ from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.solve import check_strength
@@ -47,6 +48,7 @@ from cnncodes.parameters import (
     as_path,
     check_choice,
     check_class_weight,
+    one_or_more_paths,
 )
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted
@@ -113,7 +115,7 @@ class Training:
 
 
 def train_head(
-    codes: str | Path,
+    codes: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     estimator: Any = "logistic",
@@ -135,8 +137,9 @@ def train_head(
 
     Parameters
     ----------
-    codes : str or Path
-        A codes file.
+    codes : str or Path, or sequence of them
+        A codes file; or several of the same images by different networks, whose codes are put
+        side by side.
     output : str or Path
         The head to write.
     estimator : {"logistic", "sgd", "svm", "knn"} or estimator
@@ -195,21 +198,22 @@ def train_head(
         The head cannot be written.
     """
     progress = progress or NoProgress()
-    codes, output = as_path(codes, "codes"), as_path(output, "output")
+    paths, output = one_or_more_paths(codes, "codes"), as_path(output, "output")
     _check_parameters(estimator, C, class_weight, sgd)
     split = check_choice(split, METHODS, "split")
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
-    check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
+    check_output(output, overwrite=overwrite, inputs=paths, endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
-    with CodeStore.open(codes) as store, warnings.catch_warnings():
+    with open_codes(paths) as store, warnings.catch_warnings():
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         views = ImageViews(store, tta=tta)
         classes, y, notes = labelled_classes(store, excluded)
+        notes += store.notes
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
@@ -218,7 +222,10 @@ def train_head(
         )
         notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
-        rows = CodeRows(store, views.training_rows(parts.train))
+        trained = views.training_rows(parts.train)
+        if isinstance(store, JoinedStore):
+            store.scale(trained)
+        rows = CodeRows(store, trained)
         targets, own = views.repeat(y[parts.train]), views.repeat(groups[parts.train])
         code_shape = store.codes.shape[1:]
         _check_head(store, rows, len(parts.train), len(classes), linear=estimator in LINEAR)
@@ -292,8 +299,11 @@ def train_head(
             training_images=frozenset(map(image_key, rows.digests())),
             created_with=created_with("sklearn", *converters),
             white=store.white,
+            parts=store.parts if isinstance(store, JoinedStore) else (),
         )
         model = head.to_onnx(code_shape, info)
+        if isinstance(store, JoinedStore):
+            store.write_scales(model)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
