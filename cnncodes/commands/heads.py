@@ -42,9 +42,16 @@ from cnncodes.parameters import (
     EPOCHS,
     L2,
     LEARNING_RATE,
+    REFUSED_SHARE,
 )
 from cnncodes.printing.emit import emit, print_note
-from cnncodes.printing.heads import print_curves, print_epoch, print_evaluation, print_training
+from cnncodes.printing.heads import (
+    print_curves,
+    print_epoch,
+    print_evaluation,
+    print_training,
+    training_to_json,
+)
 
 OPTIONS_OF = {
     "logistic": ("C", "class_weight"),
@@ -118,6 +125,20 @@ OPTIONS_OF = {
     type=whole(EPOCHS),
     help="sgd: stop after this many epochs without a lower validation loss.",
 )
+@click.option(
+    "--unknown",
+    type=Number(REFUSED_SHARE),
+    is_flag=False,
+    flag_value=0.05,
+    metavar="[SHARE]",
+    help="Recognise images of none of the classes; SHARE of the others are taken for such, by "
+    "default 0.05.",
+)
+@click.option(
+    "--none",
+    metavar="CLASS",
+    help="unknown: a class whose images are of none of the classes; they measure it.",
+)
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
@@ -150,7 +171,7 @@ def train(
             progress=progress,
             **options,
         )
-    emit(result, as_json, print_training)
+    emit(result, as_json, print_training, to_json=training_to_json)
 
 
 @command(

@@ -35,12 +35,14 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent, fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
+from cnncodes.head.unknown import describe_unknown, fit_unknown, rows_of_class
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
+    REFUSED_SHARE,
     SEED,
     TRAIN_FRACTION,
     as_path,
@@ -97,6 +99,10 @@ class Training:
         Results of the fit; of a scikit-learn estimator its ``parameters``.
     notes : list of str
         Notes on the data and the fit, for the user.
+    unknown : dict or None
+        Of the score of "none of these", if there is one: the ``share`` refused by its threshold,
+        ``n_images`` and ``n_components`` of its fit, ``test_refused``, and of images of `none`
+        what `describe_unknown` returns.
     """
 
     path: Path
@@ -109,6 +115,7 @@ class Training:
     seconds: float
     fitted: dict[str, Any]
     notes: list[str]
+    unknown: dict[str, Any] | None = None
 
 
 def train_head(
@@ -126,6 +133,8 @@ def train_head(
     C: float | str = "auto",
     class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
+    unknown: float | None = None,
+    none: str | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -165,6 +174,12 @@ def train_head(
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
         Parameters of `SGDSoftmax`, for ``"sgd"``.
+    unknown : float, optional
+        Whether the head gets a second output, ``unknown``: how unlike the training images an image
+        is, as `fit_unknown`. This share of new images of the classes is refused by it.
+    none : str, optional
+        With `unknown`, a class whose images are of none of the classes: they do not train, and
+        the score is measured on them.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -196,6 +211,9 @@ def train_head(
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
+    unknown = None if unknown is None else REFUSED_SHARE.check(unknown, "unknown")
+    if none is not None and unknown is None:
+        raise ParameterError(f"none={none!r} is for the score of none of these; pass unknown too")
     check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
@@ -203,7 +221,7 @@ def train_head(
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        classes, y, notes = labelled_classes(store, excluded)
+        classes, y, notes = labelled_classes(store, excluded, none)
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
@@ -248,6 +266,7 @@ def train_head(
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
+        score = None if unknown is None else fit_unknown(rows, code_shape, unknown, own)
         scores = [
             _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
         ]
@@ -262,6 +281,7 @@ def train_head(
             seconds=seconds,
             fitted=fitted,
             notes=notes,
+            unknown=None if score is None else describe_unknown(score, store, parts.test, none),
         )
         converters = ("skl2onnx",) if isinstance(head, EstimatorHead) else ()
         info = HeadInfo(
@@ -279,6 +299,7 @@ def train_head(
                 },
                 "train": asdict(training.train),
                 "test": asdict(training.test),
+                **({} if score is None else {"unknown": training.unknown}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
@@ -287,6 +308,8 @@ def train_head(
             white=store.white,
         )
         model = head.to_onnx(code_shape, info)
+        if score is not None:
+            score.add_to(model, code_shape)
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
@@ -329,7 +352,7 @@ def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: boo
 
 
 def labelled_classes(
-    store: CodeStore, excluded: PathList | None = None
+    store: CodeStore, excluded: PathList | None = None, none: str | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
     """Return the classes that have images.
 
@@ -339,6 +362,8 @@ def labelled_classes(
         An open codes file.
     excluded : PathList, optional
         Images to leave out.
+    none : str, optional
+        A class to leave out.
 
     Returns
     -------
@@ -353,9 +378,13 @@ def labelled_classes(
     ------
     TrainingError
         There are fewer than two classes, or their names cannot be stored in a head.
+    ParameterError
+        There is no class `none`.
     """
     labels, notes = store.labels.copy(), []
     n_without = int((labels < 0).sum())
+    if none is not None:
+        labels[rows_of_class(store, none)] = -1
     if excluded is not None:
         rows = excluded.among(store.paths)
         labels[rows] = -1
@@ -379,7 +408,7 @@ def labelled_classes(
     if n_without:
         are = "is" if n_without == 1 else "are"
         notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
-    if empty := len(names) - len(classes):
+    if empty := len(names) - len(classes) - (none is not None):
         are = "is" if empty == 1 else "are"
         notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
     return classes, targets, notes

@@ -27,6 +27,8 @@ from cnncodes.parameters import WHITE
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
+UNKNOWN = "unknown"  # the output of a head or app: how unlike the training images an image is
+REFUSED_FROM = 0.5  # of it: such an image is of none of the classes
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncodes.models.description import (
     fitted_text,
+    unknown_text,
     weights_text,
 )
 from cnncodes.text import counted, shown
@@ -58,10 +60,20 @@ def print_training(training: Training) -> None:
         _print_majority(training.majority)
     if training.test.accuracy is not None:
         _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
+    if training.unknown is not None:
+        click.echo(f"  none of these: {shown(unknown_text(training.unknown))}")
     fitted = fitted_text(training.fitted)
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     for note in training.notes:
         click.echo(f"  note: {shown(note)}")
+
+
+def training_to_json(training: Training) -> dict[str, Any]:
+    """Return a training as JSON types, without an entry for the score it has not."""
+    described = asdict(training)
+    if training.unknown is None:
+        del described["unknown"]
+    return described
 
 
 def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
