@@ -14,11 +14,11 @@ from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
 from cnncodes.app.golden import check_golden, draw_image, write_golden
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.errors import FileFormatError
-from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
+from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_tensor
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo, check_same_network
+from cnncodes.models.metadata import UNKNOWN, HeadInfo, check_same_network
 from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import FIXED_BATCH, as_path
@@ -106,10 +106,8 @@ def bundle(
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
     )
-    if (inputs, outputs) != (
-        [("codes", network.code_shape)],
-        [("probabilities", (len(info.labels),))],
-    ):
+    wanted = [("probabilities", (len(info.labels),)), (UNKNOWN, ())]
+    if inputs != [("codes", network.code_shape)] or outputs not in (wanted[:1], wanted):
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
     with (
         replacing(output, overwrite=overwrite) as temporary,
@@ -174,7 +172,9 @@ def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:
         producer_name="cnncodes",
     )
     _clean_domains(joined)
-    rename_output(joined, "probabilities")
+    for output, name in zip(joined.graph.output, ("probabilities", UNKNOWN), strict=False):
+        rename_tensor(joined, output.name, name)
+        output.name = name
     # The merger describes the codes, of N images. To tract that is a fact, which contradicts
     # the number of images it is given. The shapes follow from the graph anyway.
     del joined.graph.value_info[:]
@@ -209,7 +209,7 @@ def _output_features(app: onnx.ModelProto, pool: str) -> None:
         )
         graph.node.append(to_features)
     output = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", *shape[1:]])
-    graph.output.append(output)
+    graph.output.insert(1, output)
 
 
 def _opset(model: onnx.ModelProto) -> int:

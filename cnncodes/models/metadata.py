@@ -239,6 +239,13 @@ def _check_object(value: Any, name: str) -> None:
         raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
 
 
+def unknown_entries(unknown: float | None) -> dict[str, Any]:
+    """Return what JSON of a prediction has of its score, nothing without one."""
+    if unknown is None:
+        return {}
+    return {"unknown": unknown, "is_known": unknown < REFUSED_FROM}
+
+
 def image_key(digest: str) -> str:
     """Return the key of an image in a head's metadata: the first bytes of its SHA-256, as hex."""
     return digest[: 2 * KEY_BYTES]
