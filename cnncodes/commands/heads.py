@@ -157,6 +157,8 @@ def train(
     per image; otherwise all training codes are in memory, as float32.
     """
     _refuse_options_of_others(estimator)
+    if options["none"] is not None and options["unknown"] is None:
+        raise click.UsageError("--none is for --unknown; give it too")
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress
 
@@ -183,6 +185,12 @@ def train(
 @click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
 @click.option(
     "--include-training", is_flag=True, help="Include images that the model was trained on."
+)
+@click.option(
+    "--unknown",
+    type=INPUT,
+    metavar="CODES.h5|SOURCE",
+    help="Images of none of the classes, to measure how many of them the model refuses.",
 )
 @exclude_option
 @mixed_option
@@ -238,7 +246,8 @@ def evaluate(
     if report is not None:
         from cnncodes.evaluate.report import Report
 
-        inputs = [path for path in (model, data, backbone) if path is not None]
+        given = (model, data, backbone, options["unknown"])
+        inputs = [path for path in given if path is not None]
         others = [] if predictions is None else [predictions]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
     if predictions is not None:

@@ -247,7 +247,7 @@ def fit_unknown(
     n_groups, fewest = len(np.unique(groups)), math.ceil(1 / share - 1 - 1e-9)
     if len(rows) < fewest or n_groups < 2:
         raise TrainingError(
-            f"unknown={share:g}: that share needs {counted(max(2, fewest), 'training image')} or "
+            f"a refused share of {share:g} needs {counted(max(2, fewest), 'training image')} or "
             f"more, not all copies or of one group; there are {len(rows)} in "
             f"{counted(n_groups, 'group')}"
         )
@@ -262,8 +262,8 @@ def fit_unknown(
     threshold, median = distances[rank - 1], float(np.median(distances))
     if not 0 < threshold < np.inf:
         raise TrainingError(
-            "unknown: the codes of the training images do not differ enough to recognise what is "
-            "unlike them; leave unknown out, or use more images"
+            "the codes of the training images do not differ enough to recognise what is unlike "
+            "them; train without unknown, or use more images"
         )
     spread = math.log(threshold / median) if median > 0 else math.inf
     sharpness = min(SHARPEST, math.log(1 / MEDIAN_SCORE - 1) / max(spread, 1e-9))
