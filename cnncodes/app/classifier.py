@@ -6,7 +6,7 @@ Needs numpy, onnxruntime and Pillow, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial

@@ -397,8 +397,8 @@ def _score_foreign(
     if n_unusable:
         notes.append(f"{data}: {counted(n_unusable, 'image')} that cannot be used left out")
     check_foreign(data, rows)
-    names, chosen = source.class_names, np.array(rows, np.intp)
-    return ForeignImages(str(data), names, all_labels[chosen], np.concatenate(outputs), notes)
+    labels = all_labels[np.array(rows, np.intp)]
+    return ForeignImages(str(data), source.class_names, labels, np.concatenate(outputs), notes)
 
 
 def _classify(

@@ -106,7 +106,7 @@ class UnknownScore:
             "offset": np.float32(offset),
             "axis": np.array([1], np.int64),
         }
-        nodes = [
+        nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
             ("Sub", ["codes", "mean"], "centred", {}),
             ("MatMul", ["centred", "components"], "points", {}),
             ("Gemm", ["points", "components"], "explained", {"transB": 1}),
