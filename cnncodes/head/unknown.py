@@ -294,9 +294,12 @@ def _fit(
     pca = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # of codes that do not differ
         pca.fit(X.astype(np.float64) / unit)
-    total = float(np.var(X.astype(np.float64) / unit, axis=0).mean())
-    least = max(LEAST_VARIANCE * total, float(np.finfo(np.float32).tiny))
-    variances = np.r_[pca.explained_variance_, np.repeat(pca.noise_variance_, n_channels)]
+    # PCA's own `noise_variance_` is spread over as many directions as there are images, if there
+    # are fewer than channels: it would depend on their number, and thresholds with it.
+    total = float(np.var(X.astype(np.float64) / unit, axis=0, ddof=1).sum())
+    rest = (total - pca.explained_variance_.sum()) / max(1, n_channels - n_components)
+    least = max(LEAST_VARIANCE * total / n_channels, float(np.finfo(np.float32).tiny))
+    variances = np.r_[pca.explained_variance_, np.repeat(rest, n_channels)]
     return UnknownScore(
         mean=(pca.mean_ * unit).astype(np.float32),
         components=np.ascontiguousarray(pca.components_.T, np.float32),
