@@ -1,12 +1,13 @@
 """How unlike the training images an image is, computed from its codes: "none of these".
 
-The codes of the training images, averaged over the cells where they are not pooled, are taken for
-draws from one normal distribution: probabilistic principal components (Tipping and Bishop,
-"Probabilistic principal component analysis", 1999), a variance for each of the first components
-and one variance for the rest. The squared Mahalanobis distance of an image to their mean is its
-distance: with the variance of the rest it holds the residual of "virtual-logit matching" (Wang et
-al., "ViM: Out-of-distribution with virtual-logit matching", 2022), in the units of the training
-images. It needs neither the classes nor the head, and docs/unknown.md compares it with others.
+The codes of the training images, averaged over the cells where they are not pooled and divided by
+their length, are taken for draws from one normal distribution: probabilistic principal components
+(Tipping and Bishop, "Probabilistic principal component analysis", 1999), a variance for each of
+the first components and one variance for the rest. The squared Mahalanobis distance of an image to
+their mean is its distance: with the variance of the rest it holds the residual of "virtual-logit
+matching" (Wang et al., "ViM: Out-of-distribution with virtual-logit matching", 2022), in the units
+of the training images. It needs neither the classes nor the head; docs/unknown.md compares it with
+others.
 
 The threshold comes from distances of training images to models that did not see them.
 """
@@ -38,8 +39,14 @@ N_FOLDS = 5
 MAX_VALUES = 1 << 27
 FEWEST_IMAGES = 1000  # of them, however long the codes
 LEAST_VARIANCE = 1e-6  # of a direction, relative to the mean variance
+LEAST_SPREAD = 1e-10  # of all directions together, of codes of length one: below, float32 rounds
+LEAST_LENGTH = 1e-6  # of a code, relative to the mean length
 MEDIAN_SCORE = 0.1  # that of the median held-out training image
 SHARPEST = 50.0
+SAME_CODES = (
+    "the codes of the training images do not differ enough to recognise what is unlike them; train "
+    "without unknown, or use more images"
+)
 _BLOCK = 256
 
 
@@ -51,8 +58,10 @@ class UnknownScore:
 
     Attributes
     ----------
+    unit : float
+        Mean length of the training images' mean codes.
     mean : ndarray of float32, shape (n_channels,)
-        Mean code of the training images.
+        Mean of their codes of length one.
     components : ndarray of float32, shape (n_channels, n_components)
         Directions of the largest variance, of length one.
     precisions : ndarray of float32, shape (n_components + n_channels,)
@@ -67,6 +76,7 @@ class UnknownScore:
         Number of training images that it was fitted to.
     """
 
+    unit: float
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
     precisions: NDArray[np.float32]
@@ -78,9 +88,18 @@ class UnknownScore:
     def score(self, codes: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores, (n_images,), of mean codes (n_images, n_channels)."""
         with np.errstate(divide="ignore", over="ignore"):
-            logarithms = np.log(_squared_distances(codes, self)) - math.log(self.threshold)
+            logarithms = np.log(self.squared_distances(codes)) - math.log(self.threshold)
             scores: NDArray[np.float64] = 1 / (1 + np.exp(-self.sharpness * logarithms))
         return scores
+
+    def squared_distances(self, codes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return squared distances, (n_images,), of mean codes (n_images, n_channels)."""
+        centred = _directions(codes, self.unit) - self.mean
+        points = centred @ self.components
+        parts = np.concatenate([points, centred - points @ self.components.T], axis=1)
+        deviations = parts.astype(np.float64) * self.precisions
+        distances: NDArray[np.float64] = np.einsum("ij,ij->i", deviations, deviations)
+        return distances
 
     def scores(self, rows: CodeRows, code_shape: Sequence[int]) -> NDArray[np.float64]:
         """Return the scores, (n_images,), of images of a codes file."""
@@ -99,6 +118,8 @@ class UnknownScore:
         """
         offset = self.sharpness * math.log(self.threshold)
         constants = {
+            "scale": np.float32(1 / self.unit),
+            "least": np.float32(LEAST_LENGTH),
             "mean": self.mean,
             "components": self.components,
             "precisions": self.precisions,
@@ -107,7 +128,11 @@ class UnknownScore:
             "axis": np.array([1], np.int64),
         }
         nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
-            ("Sub", ["codes", "mean"], "centred", {}),
+            ("Mul", ["codes", "scale"], "scaled_codes", {}),
+            ("ReduceL2", ["scaled_codes", "axis"], "lengths", {"keepdims": 1}),
+            ("Max", ["lengths", "least"], "divisors", {}),
+            ("Div", ["scaled_codes", "divisors"], "directions", {}),
+            ("Sub", ["directions", "mean"], "centred", {}),
             ("MatMul", ["centred", "components"], "points", {}),
             ("Gemm", ["points", "components"], "explained", {"transB": 1}),
             ("Sub", ["centred", "explained"], "rest", {}),
@@ -256,15 +281,12 @@ def fit_unknown(
     distances = np.empty(len(X))
     folds = GroupKFold(min(N_FOLDS, len(np.unique(numbers))))
     for train, held_out in folds.split(X, groups=numbers):
-        distances[held_out] = _squared_distances(X[held_out], _fit(X[train], share))
+        distances[held_out] = _fit(X[train], share).squared_distances(X[held_out])
     distances.sort()
     rank = min(len(X), math.ceil((len(X) + 1) * (1 - share) - 1e-9))
     threshold, median = distances[rank - 1], float(np.median(distances))
     if not 0 < threshold < np.inf:
-        raise TrainingError(
-            "the codes of the training images do not differ enough to recognise what is unlike "
-            "them; train without unknown, or use more images"
-        )
+        raise TrainingError(SAME_CODES)
     spread = math.log(threshold / median) if median > 0 else math.inf
     sharpness = min(SHARPEST, math.log(1 / MEDIAN_SCORE - 1) / max(spread, 1e-9))
     return _fit(X, share, float(threshold), max(sharpness, 1.0))
@@ -290,20 +312,26 @@ def _fit(
     """Fit probabilistic principal components to mean codes (n_images, n_channels)."""
     n_images, n_channels = X.shape
     n_components = max(1, min(N_COMPONENTS, n_channels - 1, n_images // 4))
-    unit = max(float(np.abs(X).max()), float(np.finfo(np.float32).tiny))  # no square overflows
+    largest = max(float(np.abs(X).max()), float(np.finfo(np.float32).tiny))  # no square overflows
+    unit = largest * float(np.linalg.norm(X.astype(np.float64) / largest, axis=1).mean())
+    if not 0 < unit < np.inf or not np.isfinite(np.float32(1 / unit)):
+        raise TrainingError(SAME_CODES)
+    directions = _directions(X, unit).astype(np.float64)
+    total = float(np.var(directions, axis=0, ddof=1).sum())
+    if not total > LEAST_SPREAD:
+        raise TrainingError(SAME_CODES)
     pca = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of codes that do not differ
-        pca.fit(X.astype(np.float64) / unit)
+    pca.fit(directions)
     # PCA's own `noise_variance_` is spread over as many directions as there are images, if there
     # are fewer than channels: it would depend on their number, and thresholds with it.
-    total = float(np.var(X.astype(np.float64) / unit, axis=0, ddof=1).sum())
     rest = (total - pca.explained_variance_.sum()) / max(1, n_channels - n_components)
-    least = max(LEAST_VARIANCE * total / n_channels, float(np.finfo(np.float32).tiny))
     variances = np.r_[pca.explained_variance_, np.repeat(rest, n_channels)]
+    precisions = 1 / np.sqrt(np.fmax(variances, LEAST_VARIANCE * total / n_channels))
     return UnknownScore(
-        mean=(pca.mean_ * unit).astype(np.float32),
+        unit=unit,
+        mean=pca.mean_.astype(np.float32),
         components=np.ascontiguousarray(pca.components_.T, np.float32),
-        precisions=(1 / (unit * np.sqrt(np.fmax(variances, least)))).astype(np.float32),
+        precisions=precisions.astype(np.float32),
         threshold=threshold,
         sharpness=sharpness,
         share=share,
@@ -311,10 +339,9 @@ def _fit(
     )
 
 
-def _squared_distances(X: NDArray[np.float32], score: UnknownScore) -> NDArray[np.float64]:
-    centred = X - score.mean
-    points = centred @ score.components
-    parts = np.concatenate([points, centred - points @ score.components.T], axis=1)
-    deviations = parts.astype(np.float64) * score.precisions
-    distances: NDArray[np.float64] = np.einsum("ij,ij->i", deviations, deviations)
-    return distances
+def _directions(codes: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+    """Divide codes (n_images, n_channels) by their lengths, very short ones by less."""
+    scaled = codes * np.float32(1 / unit)
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    directions: NDArray[np.float32] = scaled / np.maximum(lengths, np.float32(LEAST_LENGTH))
+    return directions
