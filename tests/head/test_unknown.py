@@ -201,7 +201,7 @@ def test_without_it_nothing_is_added(tmp_path, run):
     codes, head = write_codes(tmp_path / "c.h5", *draws(60)), tmp_path / "h.onnx"
     assert "unknown" not in train_json(run, codes, "-o", head)
     assert [each.name for each in onnx.load(str(head)).graph.output] == ["probabilities"]
-    assert "unknown" not in run("evaluate", head, codes, "--include-training").stdout
+    assert "none of these" not in run("evaluate", head, codes, "--include-training").stdout
     message = error_of("evaluate", head, codes, "--unknown", codes)
     assert message.endswith("make one with: cnncodes train --unknown")
 
