@@ -290,6 +290,7 @@ FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up
 SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 SIMILARITY = Real(0, 1, least_open=True)  # a cosine
+REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
 DRAWS = Whole(1, 1000)
 # On points of mean squared length one. Logits differ by about C where it is small: below, that is

@@ -17,12 +17,12 @@ from cnncodes.app.networks import joined_shape, side_by_side
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.app.views import average_over_views
 from cnncodes.errors import FileFormatError
-from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
+from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_tensor
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.matching import match_networks
-from cnncodes.models.metadata import HeadInfo, Part
+from cnncodes.models.metadata import UNKNOWN, HeadInfo, Part
 from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import FIXED_BATCH, as_path, one_or_more_paths
@@ -120,10 +120,8 @@ def bundle(
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
     )
-    if (inputs, outputs) != (
-        [("codes", code_shape)],
-        [("probabilities", (len(info.labels),))],
-    ):
+    wanted = [("probabilities", (len(info.labels),)), (UNKNOWN, ())]
+    if inputs != [("codes", code_shape)] or outputs not in (wanted[:1], wanted):
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
     with (
         replacing(output, overwrite=overwrite) as temporary,
@@ -200,7 +198,9 @@ def _join(
         producer_name="cnncodes",
     )
     _clean_domains(joined)
-    rename_output(joined, "probabilities")
+    for output, name in zip(joined.graph.output, ("probabilities", UNKNOWN), strict=False):
+        rename_tensor(joined, output.name, name)
+        output.name = name
     # The merger describes the codes, of N images. To tract that is a fact, which contradicts
     # the number of images it is given. The shapes follow from the graph anyway.
     del joined.graph.value_info[:]
@@ -235,7 +235,7 @@ def _output_features(app: onnx.ModelProto, pool: str) -> None:
         )
         graph.node.append(to_features)
     output = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", *shape[1:]])
-    graph.output.append(output)
+    graph.output.insert(1, output)
 
 
 def _opset(model: onnx.ModelProto) -> int:

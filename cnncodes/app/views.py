@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from cnncodes.app.explain import BIAS, WEIGHTS
+from cnncodes.models.metadata import UNKNOWN
 from cnncodes.parameters import VIEWS
 
 # Whether rows and columns are exchanged, and which axes are reversed then; as `make_views`.
@@ -26,7 +27,8 @@ def average_over_views(app: onnx.ModelProto, augment: str) -> None:
     """Change an app to give the softmax of the mean of its logits over views, in place.
 
     The views are put one after the other on the axis of the images: first view 0 of all images,
-    then view 1. Of a head without logits, logarithms of probabilities are averaged.
+    then view 1. Of a head without logits, logarithms of probabilities are averaged. The output
+    `unknown` stays that of the image itself.
 
     Parameters
     ----------
@@ -44,6 +46,7 @@ def average_over_views(app: onnx.ModelProto, augment: str) -> None:
     del graph.node[:]
     graph.node.extend(before)
     _average(graph, n_views)
+    _take_first(graph, n_views)
 
 
 def _make_views(graph: onnx.GraphProto, augment: str, output: str) -> list[onnx.NodeProto]:
@@ -101,6 +104,19 @@ def _average(graph: onnx.GraphProto, n_views: int) -> None:
         _node("Softmax", [f"{_PREFIX}mean"], "probabilities", axis=-1),
     ]
     graph.node.extend(nodes)
+
+
+def _take_first(graph: onnx.GraphProto, n_views: int) -> None:
+    """Give `unknown`, where there is such an output, of view 0 alone."""
+    last = next((node for node in graph.node if UNKNOWN in node.output), None)
+    if last is None:
+        return
+    of_all = f"{_PREFIX}{UNKNOWN}"
+    last.output[:] = [of_all if name == UNKNOWN else name for name in last.output]
+    parts = [UNKNOWN, *(f"{of_all}/{number}" for number in range(1, n_views))]
+    graph.node.append(
+        helper.make_node("Split", [of_all], parts, name=of_all, axis=0, num_outputs=n_views)
+    )
 
 
 def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:

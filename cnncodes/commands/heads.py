@@ -42,9 +42,16 @@ from cnncodes.parameters import (
     EPOCHS,
     L2,
     LEARNING_RATE,
+    REFUSED_SHARE,
 )
 from cnncodes.printing.emit import emit, print_note
-from cnncodes.printing.heads import print_curves, print_epoch, print_evaluation, print_training
+from cnncodes.printing.heads import (
+    print_curves,
+    print_epoch,
+    print_evaluation,
+    print_training,
+    training_to_json,
+)
 
 OPTIONS_OF = {
     "logistic": ("C", "class_weight"),
@@ -123,6 +130,20 @@ OPTIONS_OF = {
     is_flag=True,
     help="Measure the mean over the views of each image, with codes of extract --augment.",
 )
+@click.option(
+    "--unknown",
+    type=Number(REFUSED_SHARE),
+    is_flag=False,
+    flag_value=0.05,
+    metavar="[SHARE]",
+    help="Recognise images of none of the classes; SHARE of the others are taken for such, by "
+    "default 0.05.",
+)
+@click.option(
+    "--none",
+    metavar="CLASS",
+    help="unknown: a class whose images are of none of the classes; they measure it.",
+)
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
@@ -143,6 +164,8 @@ def train(
     per image; otherwise all training codes are in memory, as float32.
     """
     _refuse_options_of_others(estimator)
+    if options["none"] is not None and options["unknown"] is None:
+        raise click.UsageError("--none is for --unknown; give it too")
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress
 
@@ -157,7 +180,7 @@ def train(
             progress=progress,
             **options,
         )
-    emit(result, as_json, print_training)
+    emit(result, as_json, print_training, to_json=training_to_json)
 
 
 @command(
@@ -174,6 +197,12 @@ def train(
     "--tta",
     is_flag=True,
     help="Average over the views of each image that the head was trained on.",
+)
+@click.option(
+    "--unknown",
+    type=INPUT,
+    metavar="CODES.h5|SOURCE",
+    help="Images of none of the classes, to measure how many of them the model refuses.",
 )
 @exclude_option
 @mixed_option
@@ -229,7 +258,8 @@ def evaluate(
     if report is not None:
         from cnncodes.evaluate.report import Report
 
-        inputs = [path for path in (model, *data, backbone) if path is not None]
+        given = (model, *data, backbone, options["unknown"])
+        inputs = [path for path in given if path is not None]
         others = [] if predictions is None else [predictions]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
     if predictions is not None:

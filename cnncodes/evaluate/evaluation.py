@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.evaluate.metrics import Metrics
+from cnncodes.evaluate.unknown import UnknownMetrics
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.output import TABLE, check_ending, replacing
 from cnncodes.parameters import VIEWS
@@ -176,6 +177,8 @@ class Evaluation:
         Remarks on the data.
     predictions : Predictions
         Those of all images; JSON has `mistakes` of them.
+    unknown : UnknownMetrics or None
+        Metrics of the score of "none of these", where the model has one.
     """
 
     model: EvaluatedModel
@@ -183,6 +186,7 @@ class Evaluation:
     metrics: Metrics
     notes: list[str]
     predictions: Predictions
+    unknown: UnknownMetrics | None = None
 
     @property
     def mistakes(self) -> list[EvaluatedImage]:
@@ -203,6 +207,7 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "figures": asdict(evaluation.metrics),  # the key is part of the format
         "mistakes": [asdict(each) for each in evaluation.mistakes],
         "notes": evaluation.notes,
+        **({} if evaluation.unknown is None else {"unknown": asdict(evaluation.unknown)}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
     return plain

@@ -10,6 +10,7 @@
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads
 - `head_onnx`: the graph of a head
+- `unknown`: how unlike the training images an image is, "none of these"
 
 The folders `logistic` and `sgd` have the two linear heads.
 """

@@ -36,6 +36,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent, fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class
+from cnncodes.head.unknown import describe_unknown, fit_unknown, images_of_class
 from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
@@ -43,6 +44,7 @@ from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
+    REFUSED_SHARE,
     SEED,
     TRAIN_FRACTION,
     as_path,
@@ -100,6 +102,10 @@ class Training:
         Results of the fit; of a scikit-learn estimator its ``parameters``.
     notes : list of str
         Notes on the data and the fit, for the user.
+    unknown : dict or None
+        Of the score of "none of these", if there is one: the ``share`` refused by its threshold,
+        ``n_images`` and ``n_components`` of its fit, ``test_refused``, and of images of `none`
+        what `describe_unknown` returns.
     """
 
     path: Path
@@ -112,6 +118,7 @@ class Training:
     seconds: float
     fitted: dict[str, Any]
     notes: list[str]
+    unknown: dict[str, Any] | None = None
 
 
 def train_head(
@@ -130,6 +137,8 @@ def train_head(
     class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
     tta: bool = False,
+    unknown: float | None = None,
+    none: str | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -173,6 +182,12 @@ def train_head(
     tta : bool
         Whether scores are those of the mean of the logits over the views of each image, of which
         the codes must have several. All views of the training images train, in any case.
+    unknown : float, optional
+        Whether the head gets a second output, ``unknown``: how unlike the training images an image
+        is, as `fit_unknown`. This share of new images of the classes is refused by it.
+    none : str, optional
+        With `unknown`, a class whose images are of none of the classes: they do not train, and
+        the score is measured on them.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -204,6 +219,9 @@ def train_head(
     train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
+    unknown = None if unknown is None else REFUSED_SHARE.check(unknown, "unknown")
+    if none is not None and unknown is None:
+        raise ParameterError(f"none={none!r} is for the score of none of these; pass unknown too")
     check_output(output, overwrite=overwrite, inputs=paths, endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
@@ -212,7 +230,7 @@ def train_head(
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         views = ImageViews(store, tta=tta)
-        classes, y, notes = labelled_classes(store, excluded)
+        classes, y, notes = labelled_classes(store, excluded, none)
         notes += store.notes
         groups = groups_of(store, together)
         if together is not None:
@@ -263,6 +281,10 @@ def train_head(
             fitted = {"parameters": head.parameters}
         seconds = time.monotonic() - started
         notes += fitted.pop("notes", [])
+        score = None
+        if unknown is not None:
+            themselves = CodeRows(store, views.first_rows(parts.train))
+            score = fit_unknown(themselves, code_shape, unknown, groups[parts.train])
         scores = [_score(store, views, part, y[part], head) for part in (parts.train, parts.test)]
         training = Training(
             path=output,
@@ -275,6 +297,7 @@ def train_head(
             seconds=seconds,
             fitted=fitted,
             notes=notes,
+            unknown=None if score is None else describe_unknown(score, store, parts.test, none),
         )
         converters = ("skl2onnx",) if isinstance(head, EstimatorHead) else ()
         info = HeadInfo(
@@ -293,6 +316,7 @@ def train_head(
                 **views.training_entries,
                 "train": asdict(training.train),
                 "test": asdict(training.test),
+                **({} if score is None else {"unknown": training.unknown}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
@@ -302,8 +326,10 @@ def train_head(
             parts=store.parts if isinstance(store, JoinedStore) else (),
         )
         model = head.to_onnx(code_shape, info)
+        if score is not None:
+            score.add_to(model, code_shape)
         if isinstance(store, JoinedStore):
-            store.write_scales(model)
+            store.write_scales(model)  # in front of all that reads the codes
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
@@ -348,7 +374,7 @@ def _check_head(
 
 
 def labelled_classes(
-    store: CodeStore, excluded: PathList | None = None
+    store: CodeStore, excluded: PathList | None = None, none: str | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
     """Return the classes that have images.
 
@@ -358,6 +384,8 @@ def labelled_classes(
         An open codes file.
     excluded : PathList, optional
         Images to leave out.
+    none : str, optional
+        A class to leave out.
 
     Returns
     -------
@@ -372,9 +400,13 @@ def labelled_classes(
     ------
     TrainingError
         There are fewer than two classes, or their names cannot be stored in a head.
+    ParameterError
+        There is no class `none`.
     """
     labels, notes = store.of_images(store.labels).copy(), []
     n_without = int((labels < 0).sum())
+    if none is not None:
+        labels[images_of_class(store, none)] = -1
     if excluded is not None:
         rows = excluded.among(store.of_images(store.paths))
         labels[rows] = -1
@@ -398,7 +430,7 @@ def labelled_classes(
     if n_without:
         are = "is" if n_without == 1 else "are"
         notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
-    if empty := len(names) - len(classes):
+    if empty := len(names) - len(classes) - (none is not None):
         are = "is" if empty == 1 else "are"
         notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
     return classes, targets, notes

@@ -46,6 +46,10 @@ class ImageViews:
         """Return the rows of all views of some images."""
         return self._rows(images, self._n_views)
 
+    def first_rows(self, images: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the rows of some images themselves, without their other views."""
+        return self._rows(images, 1)
+
     def tested_rows(self, images: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the rows by which some images are tested."""
         return self._rows(images, self._n_tested)

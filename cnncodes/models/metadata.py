@@ -27,6 +27,8 @@ from cnncodes.parameters import COUNT, VIEWS, WHITE
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
+UNKNOWN = "unknown"  # the output of a head or app: how unlike the training images an image is
+REFUSED_FROM = 0.5  # of it: such an image is of none of the classes
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",
@@ -310,6 +312,13 @@ def _check_object(value: Any, name: str) -> None:
         raise ValueError(f"the {name} is not an object")
     if is_nested_deeply(value):
         raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
+
+
+def unknown_entries(unknown: float | None) -> dict[str, Any]:
+    """Return what JSON of a prediction has of its score, nothing without one."""
+    if unknown is None:
+        return {}
+    return {"unknown": unknown, "is_known": unknown < REFUSED_FROM}
 
 
 def image_key(digest: str) -> str:
