@@ -108,6 +108,7 @@ LAYERS = (
         "head",
         "app",
         "evaluate",
+        "experiment",
         "overlap",
         "inspect",
         "page",
