@@ -164,7 +164,9 @@ def _check_output(folder: Path, names: list[str], inputs: list[Path]) -> None:
 
 def _experiment(source: Path, runs: Sequence[NetworkRun], seed: int) -> Experiment:
     plan = runs[0].plan
-    notes = [note for run in runs for note in run.notes]
+    common = [note for note in runs[0].notes if all(note in run.notes for run in runs)]
+    own = [f"{run.result.name}: {note}" for run in runs for note in run.notes if note not in common]
+    notes = [*common, *own]
     if len({run.images_sha256 for run in runs}) > 1:
         notes.append("the networks have codes of different images, so their figures do not compare")
     return Experiment(
@@ -177,7 +179,7 @@ def _experiment(source: Path, runs: Sequence[NetworkRun], seed: int) -> Experime
         seed=seed,
         is_caltech101=is_caltech101(plan.names),
         networks=tuple(run.result for run in runs),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(notes),
         created_with=created_with("sklearn", "numpy"),
         times=tuple(run.times for run in runs),
     )

@@ -124,9 +124,9 @@ class NetworkRun:
             softmax={epochs: softmax[most][str(epochs)]["seconds"] for epochs in EPOCHS},
             logistic=head.seconds,
         )
-        self._describe(points)
+        self._describe(points, head.result["notes"])
 
-    def _describe(self, points: tuple[Point, ...]) -> None:
+    def _describe(self, points: tuple[Point, ...], notes: Sequence[str]) -> None:
         with CodeStore.open(self._codes) as store:
             info = store.backbone
             self.images_sha256 = digest_images(store.digests)
@@ -141,8 +141,7 @@ class NetworkRun:
                 code_shape=tuple(store.codes.shape[1:]),
                 points=points,
             )
-        # Not those on sizes that a class does not reach: all are "at most".
-        self.notes = plan_curve(self._codes, [1], TRAIN_FRACTION, SPLIT, 1, self._seed).notes
+        self.notes = list(notes)
         if n_skipped:
             self.notes.append(f"image files that cannot be used, and are left out: {n_skipped}")
 
@@ -182,8 +181,12 @@ class NetworkRun:
                 overwrite=True,
                 progress=self._progress,
             )
-            figures = {"accuracy": training.test.accuracy, "C": training.fitted["C"]}
-            return {**figures, "seconds": training.seconds}
+            return {
+                "accuracy": training.test.accuracy,
+                "C": training.fitted["C"],
+                "notes": training.notes,
+                "seconds": training.seconds,
+            }
 
         is_there = exists(self._head)
         return self._run("logistic head, all images", compute, is_there=is_there)
