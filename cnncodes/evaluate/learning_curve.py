@@ -10,6 +10,7 @@ it would be larger than the codes, and each head is fitted on the codes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -173,7 +174,9 @@ def learning_curves(
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
-    with CodeStore.open(plan.path) as store:
+    with CodeStore.open(plan.path) as store, warnings.catch_warnings():
+        # As in `train_head`: scikit-learn takes classes of few images for continuous targets.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         codes = CodeRows(store, np.concatenate([trained, plan.test]))
         backbone, sha256 = store.backbone, store.backbone_sha256
         images_sha256 = digest_images(codes.digests())

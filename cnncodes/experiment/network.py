@@ -20,6 +20,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.train import train_head
 from cnncodes.images.decoding import digest_images
 from cnncodes.progress import Progress
+from cnncodes.text import counted
 
 SPLIT = "first"
 
@@ -165,7 +166,7 @@ class NetworkRun:
                 for each in results
             }
 
-        images = "all images" if size == most else f"at most {size} images per class"
+        images = "all images" if size == most else f"at most {counted(size, 'image')} per class"
         return self._run(f"softmax, {images}", compute, size=size).result
 
     def _logistic(self) -> Step:

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from cnncodes.errors import FileFormatError, OutputError, ParameterError, SourceError
 from cnncodes.experiment.experiment import run_experiment
 from cnncodes.progress import NoProgress
-from tests.helpers import error_of, names_in, write_backbone
+from tests.helpers import error_of, names_in, write_backbone, write_colours
 
-COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
-N_IMAGES = 10
 SIZES = ("--per-class", "2,5")
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Noisy squares of three colours."""
-    random = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(N_IMAGES):
-            pixels = (colour + random.normal(0, 40, (8, 8, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    return tmp_path / "photos"
+    """Ten squares of each of three colours."""
+    return write_colours(tmp_path / "photos")
 
 
 @pytest.fixture
