@@ -34,6 +34,7 @@ from cnncodes.cli_options import (
     whole,
     with_option_names,
 )
+from cnncodes.experiment.published import PER_CLASS
 from cnncodes.output import check_output
 from cnncodes.parameters import (
     COUNT,
@@ -309,8 +310,8 @@ def curve(
 @click.option(
     "--per-class",
     type=Sizes(COUNT),
-    default="5,10,15,20,25,30",
-    show_default=True,
+    default=PER_CLASS,
+    show_default=",".join(map(str, PER_CLASS)),
     help="Numbers of training images per class, besides all there are.",
 )
 @seed_option("the softmax layers and the cross-validation")
