@@ -20,7 +20,7 @@ from cnncodes.cli_options import (
     with_option_names,
 )
 from cnncodes.commands.files import bench, demo, info, verify
-from cnncodes.commands.heads import curve, evaluate, train
+from cnncodes.commands.heads import curve, evaluate, experiment, train
 from cnncodes.commands.images import convert, extract, fetch, overlap
 from cnncodes.commands.networks import bundle, export, quantize
 from cnncodes.commands.predictions import page, predict, serve
@@ -47,6 +47,7 @@ COMMANDS = (
     train,
     evaluate,
     curve,
+    experiment,
     bundle,
     predict,
     serve,

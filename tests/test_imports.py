@@ -109,6 +109,7 @@ LAYERS = (
         "head",
         "app",
         "evaluate",
+        "experiment",
         "overlap",
         "inspect",
         "page",

@@ -2,7 +2,7 @@
 
 - `networks`: `export`, `quantize` and `bundle`
 - `images`: `fetch`, `extract`, `convert` and `overlap`
-- `heads`: `train`, `evaluate` and `curve`
+- `heads`: `train`, `evaluate`, `curve` and `experiment`
 - `predictions`: `predict`, `serve` and `page`
 - `files`: `bench`, `info` and `verify`, and the `demo`
 
