@@ -86,6 +86,7 @@ def export_backbone(
     seed: int = 0,
     winograd: bool = True,
     converter: str = "direct",
+    finetuned: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -116,6 +117,8 @@ def export_backbone(
     converter : {"direct", "tf2onnx"}
         Whether the graph is built from the layers in `architectures`, in seconds, or by Keras and
         tf2onnx, which needs TensorFlow and up to 2 GB of memory. The codes are the same.
+    finetuned : str
+        `BackboneInfo.finetuned` of the file; by default the weights are not fine-tuned.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -191,6 +194,7 @@ def export_backbone(
             created_with=created_with(*packages),
             converter=converter,
             weights_file=shown(inputs[0].name) if inputs else "",
+            finetuned=finetuned,
         )
         _save(model, info, temporary)
         if expected is not None:
