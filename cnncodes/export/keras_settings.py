@@ -6,6 +6,7 @@ settings later. None of them is changed for good.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
@@ -46,7 +47,10 @@ def own_keras(*, silent: bool = True) -> Iterator[Any]:
             (config.set_dtype_policy, config.dtype_policy()),
         ]
         was_interactive = config.is_interactive_logging_enabled()
+        log = logging.getLogger("tensorflow")
+        level = log.level
         try:
+            log.setLevel(logging.ERROR)  # it warns of batches of several sizes
             keras.backend.clear_session()  # layer names count on from one network to the next
             config.disable_interactive_logging()
             ours = ("float32", "channels_last", "float32")
@@ -54,6 +58,7 @@ def own_keras(*, silent: bool = True) -> Iterator[Any]:
                 change(value)
             yield keras
         finally:
+            log.setLevel(level)
             for change, value in settings:
                 change(value)
             if was_interactive:

@@ -112,7 +112,7 @@ def load(path: Path, request: str, shapes: Sequence[tuple[int, ...]]) -> Checkpo
     if not exists(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             described = json.loads(str(file["described"]))
             if described["request"] != request:
                 return None

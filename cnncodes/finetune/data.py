@@ -101,7 +101,8 @@ def read_data(
     y, groups = rows[::n_views], groups_of(store, together)[::n_views]
     parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
     notes += notes_on_split(store, classes, y, parts, train_fraction) if n_views == 1 else []
-    held = hold_out(y[parts.train], validation_fraction, seed=seed, groups=groups[parts.train])
+    trained = y[parts.train].astype(np.intp)
+    held = hold_out(trained, validation_fraction, seed=seed, groups=groups[parts.train])
     for part, what, name in (
         (held.test, "hold out of training", "train_fraction"),
         (parts.test, "test on", "1 - train_fraction"),

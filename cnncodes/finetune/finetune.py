@@ -312,7 +312,7 @@ class _Run:
             group_by=request.group_by,
             update=update,
             progress=self._progress,
-            **({} if request.augment == "none" else {"augment": request.augment}),
+            # augment=request.augment,
         )
 
     def _train(self, store: CodeStore, data: Data) -> Trained:

@@ -183,24 +183,16 @@ class Parts:
             Too many differ.
         """
         after = self._evaluate(self._request.output)
-        data, predictions = self._data, after.predictions
-        predicted = self._trained.tested.argmax(axis=1)
-        keras = {
-            data.digests[row]: int(each) for row, each in zip(data.test, predicted, strict=True)
-        }
-        rows = {data.digests[row]: int(row) for row in data.test}
-        differing = [
-            (rows[digest], int(label))
-            for digest, label in zip(predictions.digests, predictions.predicted, strict=True)
-            if keras[digest] != label
-        ]
-        if differing:
-            # The activations are float16, so Keras itself may give them another label.
-            again = self._predict([row for row, _ in differing])
-            differing = [
-                each for each, label in zip(differing, again, strict=True) if each[1] != label
-            ]
-        n_images = len(predictions.digests)
+        digests, labels = after.predictions.digests, after.predictions.predicted
+        data, expected = self._data, self._trained.tested.argmax(axis=1)
+        index = {data.digests[row]: number for number, row in enumerate(data.test)}
+        keras = expected[[index[digest] for digest in digests]]
+        differing = np.flatnonzero(keras != labels)
+        if len(differing):
+            # The activations are float16, so from pixels Keras itself may give another label.
+            again = self._predict([int(data.test[index[digests[int(each)]]]) for each in differing])
+            differing = differing[again != labels[differing]]
+        n_images = len(digests)
         parity = Parity(n_images, n_images - len(differing))
         if parity.share < PARITY_SHARE:
             raise ParityError(
@@ -212,17 +204,12 @@ class Parts:
     def _predict(self, rows: list[int]) -> NDArray[np.intp]:
         """Compute the labels of some images with Keras, from their pixels."""
         request, data = self._request, self._data
-        root = root_of(request.source)
-        pixels = [
-            load_image(
-                0,
-                root / data.paths[row],
-                request.input_size,
-                DEFAULT_MAX_PIXELS,
-                white=self._white,
-            ).pixels
+        root, size = root_of(request.source), request.input_size
+        images = [
+            load_image(0, root / data.paths[row], size, DEFAULT_MAX_PIXELS, white=self._white)
             for row in rows
         ]
+        pixels = np.stack([each.pixels for each in images if each.pixels is not None])
         weights = load_weights(
             request.spec,
             request.layers,
@@ -234,10 +221,9 @@ class Parts:
             network = keras_network(
                 keras, request.spec, request.layers, weights, request.layers[-1].name, "avg"
             )
-            codes = keras_codes(
-                network, request.spec, np.stack([each for each in pixels if each is not None])
-            )
-        return LinearHead(*self._trained.head).logits(codes).argmax(axis=1)
+            codes = keras_codes(network, request.spec, pixels)
+        labels: NDArray[np.intp] = LinearHead(*self._trained.head).logits(codes).argmax(axis=1)
+        return labels
 
     def quantize(self) -> Evaluation:
         """Write the int8 app, calibrated on training images, and evaluate it."""

@@ -25,7 +25,6 @@ from cnncodes.text import counted
 N_MEASURED = 4
 N_STEPS = 2
 COPIES = 2  # of the activations on disk, while the journal becomes a codes file
-_GIGA = 1e9
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,19 @@ class Plan:
         if self.activation_bytes:
             first = (
                 f"activations: {self.n_images:,} images{views}, "
-                f"{self.activation_bytes / _GIGA:.1f} GB, {duration(self.activation_seconds)}"
+                f"{size_text(self.activation_bytes)}, {duration(self.activation_seconds)}"
             )
         else:
             first = f"activations: those of {self.n_images:,} images{views} are there"
         parts = [first, f"an epoch {duration(self.epoch_seconds)}"]
         if self.memory_bytes is not None:
-            parts.append(f"about {self.memory_bytes / _GIGA:.1f} GB memory")
+            parts.append(f"about {size_text(self.memory_bytes)} of memory")
         return "; ".join(parts)
+
+
+def size_text(n_bytes: float) -> str:
+    """Write a number of bytes in GB, or in MB where it is small."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -145,8 +149,8 @@ def check_disk(activations: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(activations.parent).free
     if needed > free:
         raise OutputError(
-            f"{activations.parent}: the activations need {needed / _GIGA:.1f} GB while they are "
-            f"written, and {free / _GIGA:.1f} GB are free; name a folder on another disk as work, "
+            f"{activations.parent}: the activations need {size_text(needed)} while they are "
+            f"written, and {size_text(free)} are free; name a folder on another disk as work, "
             "choose a later from_layer, or fewer views"
         )
 

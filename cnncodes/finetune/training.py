@@ -188,8 +188,8 @@ def train_top(
                 f"{checkpoint.parent} keeps the activations; the same command goes on from there"
             ) from None
         raise KeyboardInterrupt(
-            f"{checkpoint} keeps {n_done} of {recipe.epochs} epochs, the best of which is {number}; "
-            "the same command goes on from there"
+            f"{checkpoint} keeps {n_done} of {recipe.epochs} epochs, the best of which is "
+            f"{number}; the same command goes on from there"
         ) from None
     top.variables = state.best
     return state.epochs
