@@ -43,7 +43,7 @@ class Conversion:
     path : Path
         The file.
     n_images : int
-        Number of images.
+        Number of images; where they have several views, a row stands for each view.
     code_shape : tuple of int
         Shape of one image's codes.
     dtype : {"float16", "float32"}
@@ -106,10 +106,10 @@ def convert_codes(
     check_output(output, overwrite=overwrite, inputs=[codes])
     with CodeStore.open(codes) as store:
         table = _Table(store, pool, progress)
-        progress.begin(len(store))
+        progress.begin(store.n_images)
         with replacing(output, overwrite=overwrite) as temporary:
             notes = (*table.notes, *write(temporary, table))
-        return Conversion(output, len(store), table.shape, table.dtype.name, notes)
+        return Conversion(output, store.n_images, table.shape, table.dtype.name, notes)
 
 
 class _Table:
@@ -126,8 +126,9 @@ class _Table:
 
     Attributes
     ----------
-    paths, labels, groups : list of str
-        For each image, in characters that are valid in UTF-8; `groups` is empty without groups.
+    paths, labels, groups, views : list of str
+        For each row, in characters that are valid in UTF-8; `groups` is empty without groups, and
+        `views`, the number of the view, where an image has one row.
     shape : tuple of int
         Shape of one image's codes.
     dtype : dtype
@@ -148,6 +149,8 @@ class _Table:
         self.class_names = list(map(_valid, store.class_names))
         self.paths = list(map(_valid, store.paths))
         self.groups = list(map(_valid, store.groups))
+        n_views = store.n_views
+        self.views = [str(row % n_views) for row in range(len(store))] if n_views > 1 else []
         names = [*self.class_names, ""]
         self.labels = [names[label] for label in store.labels.tolist()]
 
@@ -160,13 +163,14 @@ class _Table:
     def columns(self) -> list[str]:
         """Names of the columns, with as many digits as the last one needs."""
         digits = max(4, len(str(self.n_columns - 1)))
-        names = ["path", "label", *(["group"] if self.groups else [])]
+        named = {"path": True, "label": True, "group": self.groups, "view": self.views}
+        names = [name for name, texts in named.items() if texts]
         return [*names, *(f"code_{number:0{digits}}" for number in range(self.n_columns))]
 
     @property
     def texts(self) -> list[list[str]]:
         """The columns before the codes."""
-        return [self.paths, self.labels, *([self.groups] if self.groups else [])]
+        return [self.paths, self.labels, *filter(None, (self.groups, self.views))]
 
     @property
     def remedy(self) -> str:
@@ -188,7 +192,8 @@ class _Table:
                     )
                 block[index] = self._pooled(flat)
             yield rows, block
-            self._progress.advance(len(block))
+            n_views = self.store.n_views
+            self._progress.advance(rows.stop // n_views - rows.start // n_views)
 
     def _pooled(self, flat: NDArray[Any]) -> NDArray[Any]:
         if self._pool == "none":
@@ -206,11 +211,17 @@ class _Table:
         before = [*self.store.paths, *self.store.class_names, *self.store.groups]
         after = [*self.paths, *self.class_names, *self.groups]
         changed = [name for old, name in zip(before, after, strict=True) if old != name]
-        if not changed:
-            return []
-        return [
-            f"{counted(len(changed), 'name')} not in UTF-8, written with \\x: {listed(changed)}"
-        ]
+        notes = []
+        if self.views:
+            notes.append(
+                f"each image has {self.store.n_views} rows, its views ({self.store.augment}): the "
+                "column view is 0 for the image itself, and no split may separate them"
+            )
+        if changed:
+            notes.append(
+                f"{counted(len(changed), 'name')} not in UTF-8, written with \\x: {listed(changed)}"
+            )
+        return notes
 
 
 def _valid(text: str) -> str:
@@ -231,6 +242,10 @@ def _write_npz(path: Path, table: _Table) -> list[str]:
         _write_texts(archive, "paths", table.paths)
         if table.groups:
             _write_texts(archive, "groups", table.groups)
+        if table.views:
+            _write_array(
+                archive, "views", (len(store),), np.dtype(np.int32), [np.array(table.views, int)]
+            )
     return []
 
 
@@ -316,7 +331,7 @@ def _write_parquet(path: Path, table: _Table) -> list[str]:
     else:
         fields += [(name, pyarrow.float32()) for name in codes]
     schema = pyarrow.schema(fields)
-    options = {"use_dictionary": ["label", "group"], "write_statistics": False}
+    options = {"use_dictionary": ["label", "group", "view"], "write_statistics": False}
     with parquet.ParquetWriter(path, schema, **options) as writer:
         for rows, block in table.blocks():
             columns = [

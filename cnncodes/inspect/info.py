@@ -97,14 +97,15 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
     from cnncodes.extract.store import CodeStore
 
     with CodeStore.open(path) as store:
-        names, labels = store.class_names, store.labels
+        names, labels = store.class_names, store.labels[:: store.n_views]
         n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
         counts = dict(zip(names, n_images, strict=True))
         return {
             "what": kind.noun,
             "use": kind.use,
             "format": CODES_FORMAT,
-            "images": len(store),
+            "images": store.n_images,
+            **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             "images_skipped": len(store.skipped),
@@ -238,8 +239,10 @@ def as_text(described: dict[str, Any]) -> str:
 def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of one entry, as pairs of name and text; none where another has it."""
     name = shown(key.replace("_", " "))
-    if key in ("weights_file", "parity_images", "quantization"):
-        return []  # in the line of the weights or of the parity
+    if key in ("weights_file", "parity_images", "quantization", "augment", "views"):
+        return []  # in the line of the weights, of the parity or of the images
+    if key == "images" and "views" in described:
+        return [(name, f"{value} × {described['views']} views ({described['augment']})")]
     if key == "weights":
         return [(name, weights_name(value, described.get("weights_file", "")))]
     if key == "parity":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.images.sources import UNLABELLED
-from cnncodes.text import counted, shown
+from cnncodes.text import counted, shown, views_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,13 +104,13 @@ def print_extraction(extraction: Extraction) -> None:
     if extraction.is_unchanged:
         click.echo(
             f"{shown(str(extraction.path))}: complete already, with the same "
-            f"{counted(extraction.n_images, 'image')} and network; nothing to do"
+            f"{views_text(extraction.n_images, extraction.n_views)} and network; nothing to do"
         )
         for note in extraction.notes:
             click.echo(f"  note: {shown(note)}")
         return
     click.echo(
-        f"{shown(str(extraction.path))}: {counted(extraction.n_images, 'image')}, "
+        f"{shown(str(extraction.path))}: {views_text(extraction.n_images, extraction.n_views)}, "
         f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
         f"{shape_text(extraction.code_shape)}{f'; {rate:.1f} images per second' if rate else ''}"
     )
