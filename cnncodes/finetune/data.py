@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +70,6 @@ class Data:
 
 def read_data(
     store: CodeStore,
-    n_views: int,
     *,
     train_fraction: float,
     split: str,
@@ -83,8 +84,6 @@ def read_data(
     ----------
     store : CodeStore
         An open codes file.
-    n_views : int
-        Rows per image.
     train_fraction, split, seed
         As for `train_head`.
     validation_fraction : float
@@ -97,10 +96,11 @@ def read_data(
     TrainingError
         There are fewer than two classes, or too few images to hold out or to test.
     """
-    classes, rows, notes = labelled_classes(store, excluded)
-    y, groups = rows[::n_views], groups_of(store, together)[::n_views]
+    images = _first_views(store)
+    classes, y, notes = labelled_classes(images, excluded)
+    groups = groups_of(images, together)
     parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
-    notes += notes_on_split(store, classes, y, parts, train_fraction) if n_views == 1 else []
+    notes += notes_on_split(images, classes, y, parts, train_fraction)
     trained = y[parts.train].astype(np.intp)
     held = hold_out(trained, validation_fraction, seed=seed, groups=groups[parts.train])
     for part, what, name in (
@@ -118,7 +118,20 @@ def read_data(
         train=parts.train[held.train],
         validation=parts.train[held.test],
         test=parts.test,
-        paths=store.paths[::n_views],
-        digests=store.digests[::n_views],
+        paths=images.paths,
+        digests=images.digests,
         notes=notes,
     )
+
+
+def _first_views(store: CodeStore) -> CodeStore:
+    """Return what describes the images of a codes file, with one row for each, without codes."""
+    described = SimpleNamespace(
+        path=store.path,
+        class_names=store.class_names,
+        labels=store.labels[:: store.n_views],
+        paths=store.paths[:: store.n_views],
+        digests=store.digests[:: store.n_views],
+        groups=store.groups[:: store.n_views],
+    )
+    return cast(CodeStore, described)

@@ -206,7 +206,6 @@ class _Run:
         with CodeStore.open(request.activations) as store:
             data = read_data(
                 store,
-                request.n_views,
                 train_fraction=request.train_fraction,
                 split=request.split,
                 validation_fraction=request.recipe.validation_fraction,
@@ -273,7 +272,7 @@ class _Run:
         request = self._request
         with self._timed("measurement"), own_keras(silent=False) as keras:
             n_classes = len(images.class_names)
-            top = self._top(keras, n_classes)
+            top = self._top(keras)
             n_trained = request.train_fraction * (1 - request.recipe.validation_fraction)
             plan = make_plan(
                 top,
@@ -312,7 +311,7 @@ class _Run:
             group_by=request.group_by,
             update=update,
             progress=self._progress,
-            # augment=request.augment,
+            augment=request.augment,
         )
 
     def _train(self, store: CodeStore, data: Data) -> Trained:
@@ -329,9 +328,10 @@ class _Run:
         folder = request.work / key
         with filled_folder(folder), own_keras(silent=False) as keras:
             with self._timed("linear head"):
-                top = self._top(keras, len(data.labels))
-                top.compile(recipe, request.seed)
-                top.head = self._fit_head(top, activations, data)
+                top = self._top(keras)
+                head = self._fit_head(top, activations, data)
+                top.attach(*head, recipe, recipe.n_steps(len(data.train)))
+                top.seed(request.seed)
                 tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
                 before = measure(tested, data.y[data.test].astype(np.intp), data.labels)
             task = Task(
@@ -359,10 +359,15 @@ class _Run:
 
     def _fit_head(
         self, top: Top, activations: Activations, data: Data
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Fit the logistic head on pooled codes; return weights and bias for these as they are."""
-        request = self._request
-        X = activations.apply(top.features, data.train, request.recipe.batch_size)
+    ) -> tuple[Scaling, NDArray[np.float32], NDArray[np.float32]]:
+        """Fit the logistic head on the pooled codes of all views of the training images.
+
+        Returns scaling of the codes, weights and bias.
+        """
+        request, n_views = self._request, activations.n_views
+        images = np.repeat(data.train, n_views)
+        views = np.tile(np.arange(n_views), len(data.train))
+        X = activations.apply(top.features, images, request.recipe.batch_size, views)
         scaling = Scaling.of([X])
         scaling.apply(X)
         head = GramLogisticRegression(
@@ -371,10 +376,11 @@ class _Run:
         with warnings.catch_warnings():
             # scikit-learn takes classes of few images for continuous targets.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            head.fit(X, data.y[data.train], groups=data.groups[data.train])
-        return scaling.fold(head.coef_.T, head.intercept_)
+            head.fit(X, data.y[images], groups=data.groups[images])
+        weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
+        return scaling, weights, bias
 
-    def _top(self, keras: Any, n_classes: int) -> Top:
+    def _top(self, keras: Any) -> Top:
         request = self._request
         weights = load_weights(
             request.spec,
@@ -383,7 +389,7 @@ class _Run:
             input_size=request.input_size,
             seed=request.seed,
         )
-        return Top(keras, request.spec, request.layers, weights, request.from_layer, n_classes)
+        return Top(keras, request.spec, request.layers, weights, request.from_layer)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from contextlib import closing
@@ -17,6 +16,7 @@ from cnncodes.extract.workers import Workers
 from cnncodes.files import exists
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.finetune.top import Top
+from cnncodes.head.scaling import Scaling
 from cnncodes.images.sources import Source
 from cnncodes.inspect.bench import peak_bytes
 from cnncodes.text import counted
@@ -96,7 +96,7 @@ def make_plan(
     Parameters
     ----------
     top : Top
-        Its optimizer is replaced, and weights are left as they are.
+        Without a softmax layer; it is of no use afterwards.
     frozen : Path
         The backbone file of the frozen layers.
     images : Source
@@ -124,8 +124,8 @@ def make_plan(
         n_bytes, seconds = each * n_images * n_views, n_images * n_views / rate
         check_disk(activations, n_bytes)
     step = _measure_steps(top, n_classes, recipe)
-    n_steps = math.ceil(n_trained / recipe.batch_size)
-    return Plan(n_images, n_views, n_bytes, seconds, n_steps * step, peak_bytes())
+    epoch = recipe.n_steps(n_trained) * step
+    return Plan(n_images, n_views, n_bytes, seconds, epoch, peak_bytes())
 
 
 def check_disk(activations: Path, n_bytes: int) -> None:
@@ -174,17 +174,16 @@ def _measure_frozen(frozen: Path, images: Source) -> tuple[int, float]:
 
 
 def _measure_steps(top: Top, n_classes: int, recipe: Recipe) -> float:
-    """Return the seconds of a gradient step; its learning rate is 0, so that no weight changes."""
+    """Return the seconds of a gradient step."""
     generator = np.random.default_rng(0)
     X = generator.random((recipe.batch_size, *top.input_shape), np.float32)
     targets = np.eye(n_classes, dtype=np.float32)[np.arange(len(X)) % n_classes]
     weights = np.ones(len(X), np.float32)
-    before = top.variables
-    top.compile(recipe, 0)
+    scaling = Scaling(np.zeros(top.n_features, np.float32), 1.0)
+    head = np.zeros((top.n_features, n_classes), np.float32), np.zeros(n_classes, np.float32)
+    top.attach(scaling, *head, recipe, N_STEPS)
     top.step(X, targets, weights, 0.0)  # builds the graph
     started = time.perf_counter()
     for _ in range(N_STEPS):
         top.step(X, targets, weights, 0.0)
-    seconds = (time.perf_counter() - started) / N_STEPS
-    top.variables = before  # dropout has changed the states of its generators
-    return seconds
+    return (time.perf_counter() - started) / N_STEPS

@@ -14,27 +14,35 @@ class Recipe:
     ----------
     learning_rate : float
         Of Adam, at its highest.
+    head_factor : float
+        Times that rate is the rate of the softmax layer, on codes of mean squared length one.
     batch_size : int
         Images per gradient step.
     epochs : int
         Passes over the training images, at most; the learning rate ends with the last of them.
     patience : int
         Epochs without a lower validation loss after which training ends.
-    weight_decay : float
-        Of AdamW: the part of each weight, times the learning rate, that a step takes off.
-    label_smoothing : float
-        Share of each target that is spread over all classes.
+    averaging : float
+        Highest momentum of the moving average of the weights, which is what is validated and kept.
     validation_fraction : float
         Share of the training images of each class that is held out.
     """
 
-    learning_rate: float = 3e-5
+    learning_rate: float = 1e-4
+    head_factor: float = 10.0
     batch_size: int = 32
     epochs: int = 12
     patience: int = 4
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
+    averaging: float = 0.99
     validation_fraction: float = 0.15
+
+    def n_steps(self, n_images: int) -> int:
+        """Return the gradient steps of an epoch of some images."""
+        return math.ceil(n_images / self.batch_size)
+
+    def momentum(self, n_steps: int) -> float:
+        """Return the momentum of the average, over about an epoch of some steps, or less."""
+        return min(self.averaging, n_steps / (n_steps + 1))
 
     def rate_at(self, epoch: int, step: int, n_steps: int) -> float:
         """Return the learning rate of a step: it rises over one epoch, then falls as a cosine.

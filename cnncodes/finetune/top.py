@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cnncodes.export.keras_onnx import keras_network
 from cnncodes.export.keras_settings import quiet
 from cnncodes.export.keras_weights import Weights
 from cnncodes.finetune.recipe import Recipe
+from cnncodes.head.scaling import Scaling
 
 Floats = NDArray[np.float32]
 
@@ -36,23 +38,17 @@ class Top:
         Their weights.
     cut : str
         The layer whose output the model takes.
-    n_classes : int
-        Number of classes.
 
     Attributes
     ----------
     input_shape : tuple of int
         Shape of an image's activations.
+    n_features : int
+        Number of pooled codes of an image.
     """
 
     def __init__(
-        self,
-        keras: Any,
-        spec: BackboneSpec,
-        layers: Sequence[Layer],
-        weights: Weights,
-        cut: str,
-        n_classes: int,
+        self, keras: Any, spec: BackboneSpec, layers: Sequence[Layer], weights: Weights, cut: str
     ) -> None:
         self._keras = keras
         with quiet():
@@ -62,29 +58,52 @@ class Top:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.trainable = False
             pooled = keras.layers.GlobalAveragePooling2D()(self._network.output)
-            self._dense = keras.layers.Dense(n_classes, activation="softmax")
-            self._model = keras.Model(activations, self._dense(pooled))
             self._features = keras.Model(activations, pooled)
         self.input_shape: tuple[int, ...] = tuple(activations.shape[1:])
+        self.n_features = int(pooled.shape[-1])
 
-    def compile(self, recipe: Recipe, seed: int) -> None:
-        """Prepare for training with a new optimizer; `seed` is that of dropout."""
+    def attach(
+        self, scaling: Scaling, weights: Floats, bias: Floats, recipe: Recipe, n_steps: int
+    ) -> None:
+        """Add the softmax layer, and prepare for training.
+
+        Parameters
+        ----------
+        scaling : Scaling
+            Of the pooled codes.
+        weights : ndarray of float32, shape (n_features, n_classes)
+            Weights of the logits, on scaled codes.
+        bias : ndarray of float32, shape (n_classes,)
+            Bias of the logits.
+        recipe : Recipe
+            The hyperparameters.
+        n_steps : int
+            Gradient steps of an epoch.
+        """
         keras = self._keras
+        # Adam moves each weight by the learning rate, so larger inputs make a layer learn faster.
+        scale = recipe.head_factor / scaling.scale
+        self._scale, self._offset = np.float32(scale), -scaling.mean * np.float32(scale)
         with quiet():
-            for number, variable in enumerate(self._model.variables):
-                if "seed_generator_state" in variable.path:
-                    variable.assign(np.array([seed, number], variable.dtype))
-            optimizer = keras.optimizers.AdamW(
-                recipe.learning_rate, weight_decay=recipe.weight_decay
-            )
-            optimizer.exclude_from_weight_decay(var_names=["bias"])
+            scaled = keras.layers.Rescaling(float(scale), self._offset)(self._features.output)
+            self._dense = keras.layers.Dense(len(bias), activation="softmax")
+            self._model = keras.Model(self._features.input, self._dense(scaled))
+            self._dense.set_weights([weights / np.float32(recipe.head_factor), bias])
             # XLA would compile for as long as a small training takes.
             self._model.compile(
-                optimizer,
-                keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+                keras.optimizers.Adam(
+                    recipe.learning_rate, use_ema=True, ema_momentum=recipe.momentum(n_steps)
+                ),
+                "categorical_crossentropy",
                 jit_compile=False,
             )
-            optimizer.build(self._model.trainable_variables)
+            self._model.optimizer.build(self._model.trainable_variables)
+
+    def seed(self, seed: int) -> None:
+        """Seed dropout."""
+        for number, variable in enumerate(self._model.variables):
+            if "seed_generator_state" in variable.path:
+                variable.assign(np.array([seed, number], variable.dtype))
 
     def step(self, X: Floats, targets: Floats, weights: Floats, rate: float) -> float:
         """Make a gradient step.
@@ -121,13 +140,17 @@ class Top:
 
     @property
     def head(self) -> tuple[Floats, Floats]:
-        """Weights (n_features, n_classes) and bias (n_classes,) of the softmax layer."""
+        """Weights (n_features, n_classes) and bias (n_classes,) of logits, on codes as they are."""
         weights, bias = self._dense.get_weights()
-        return weights, bias
+        return weights * self._scale, bias + self._offset @ weights
 
-    @head.setter
-    def head(self, value: tuple[Floats, Floats]) -> None:
-        self._dense.set_weights(list(value))
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside this block the weights are their moving averages."""
+        before = self.variables
+        self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
+        yield
+        self.variables = before
 
     @property
     def variables(self) -> list[NDArray[Any]]:

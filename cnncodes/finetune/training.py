@@ -1,8 +1,9 @@
 """The training of the layers above the cut, from activations in a codes file.
 
-1. Each epoch takes one random view of each image, in random order; both follow from the seed and
-   the number of the epoch.
-2. After each epoch the images held out are measured, as they are, and the state is written.
+1. Each epoch takes one view of each image, in random order; both follow from the seed and the
+   number of the epoch. The views of an image take turns.
+2. After each epoch a moving average of the weights is measured on the images held out, as they
+   are, and the state is written.
 3. Training ends after the last epoch, or when the validation loss has not fallen for some epochs;
    the best weights are kept.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,9 +78,15 @@ class Activations:
             for part, X in ahead:
                 yield part, X.reshape(len(part), *self.shape)
 
-    def apply(self, function: Callable[[Floats], Floats], images: Rows, size: int) -> Floats:
-        """Return the values of a function of the activations of some images as they are."""
-        return np.concatenate([function(X) for _, X in self.batches(images, size)])
+    def apply(
+        self,
+        function: Callable[[Floats], Floats],
+        images: Rows,
+        size: int,
+        views: Rows | None = None,
+    ) -> Floats:
+        """Return the values of a function of the activations, as `batches` yields these."""
+        return np.concatenate([function(X) for _, X in self.batches(images, size, views)])
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def train_top(
     Parameters
     ----------
     top : Top
-        Compiled; its softmax layer is that of the linear classifier.
+        With the linear classifier as its softmax layer.
     activations : Activations
         Of all images.
     task : Task
@@ -170,14 +178,15 @@ def train_top(
     progress.begin(recipe.epochs * len(task.train), n_done * len(task.train), unit="images trained")
     try:
         while not is_finished(state, recipe):
-            epoch = _train_epoch(top, activations, task, recipe, len(state.epochs), progress)
-            variables = top.variables
-            best = epoch.validation_loss < state.best_epoch.validation_loss
+            epoch, averages = _train_epoch(
+                top, activations, task, recipe, len(state.epochs), progress
+            )
+            is_best = epoch.validation_loss < state.best_epoch.validation_loss
             state = Checkpoint(
                 [*state.epochs, epoch],
-                variables,
+                top.variables,
                 top.optimizer_variables,
-                variables if best else state.best,
+                averages if is_best else state.best,
             )
             state.save(checkpoint, request)
             on_epoch(epoch)
@@ -208,12 +217,12 @@ def _train_epoch(
     recipe: Recipe,
     number: int,
     progress: Progress,
-) -> Epoch:
+) -> tuple[Epoch, list[NDArray[Any]]]:
+    """Train for an epoch; return its result and the averaged weights."""
     started = time.monotonic()
-    generator = np.random.default_rng([task.seed, number])
-    images = generator.permutation(task.train)
-    views = generator.integers(activations.n_views, size=len(images))
-    n_steps = math.ceil(len(images) / recipe.batch_size)
+    order = np.random.default_rng([task.seed, number]).permutation(len(task.train))
+    images, n_steps = task.train[order], recipe.n_steps(len(task.train))
+    views = _views(activations.n_views, len(images), number, task.seed)[order]
     total = 0.0
     batches = activations.batches(images, recipe.batch_size, views)
     with closing(batches):  # type: ignore[type-var]
@@ -227,8 +236,19 @@ def _train_epoch(
                 )
             total += loss * len(part)
             progress.advance(len(part))
-    loss, accuracy = _validate(top, activations, task, recipe)
-    return Epoch(number, total / len(images), loss, accuracy, time.monotonic() - started)
+    with top.averaged():
+        loss, accuracy = _validate(top, activations, task, recipe)
+        averages = top.variables
+    seconds = time.monotonic() - started
+    return Epoch(number, total / len(images), loss, accuracy, seconds), averages
+
+
+def _views(n_views: int, n_images: int, number: int, seed: int) -> Rows:
+    """Return the view of each image in an epoch: in `n_views` epochs it has each of them once."""
+    cycle, turn = divmod(number - 1, n_views)
+    every = np.tile(np.arange(n_views), (n_images, 1))
+    views: Rows = np.random.default_rng([seed, cycle, n_views]).permuted(every, axis=1)[:, turn]
+    return views
 
 
 def _validate(

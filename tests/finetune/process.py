@@ -14,7 +14,7 @@ OPTIONS: dict[str, Any] = {
     "input_size": 32,
     "from_layer": "block5_conv2",
     "epochs": 3,
-    "learning_rate": 1e-3,
+    "learning_rate": 1e-4,
 }
 
 
@@ -32,7 +32,7 @@ def tune(source: str, folder: str) -> None:
     whole = finetune(
         source, NETWORK, Path(folder, "whole.onnx"), int8=True, on_note=notes.append, **OPTIONS
     )
-    results["whole"] = {**whole.as_dict(), "plan": notes}
+    results["whole"] = {**whole.as_dict(), "plan": list(notes)}
     path = Path(folder, "resumed.onnx")
     try:
         finetune(source, NETWORK, path, on_epoch=stop, **OPTIONS)
@@ -52,14 +52,19 @@ def check_top(folder: str) -> None:
     from cnncodes.export.weights import random_weights
     from cnncodes.finetune.recipe import Recipe
     from cnncodes.finetune.top import Top
+    from cnncodes.head.linear import log_softmax
+    from cnncodes.head.scaling import Scaling
 
     layers = layers_of("mobilenet_v2", 32)
     weights = random_weights(layers, 0)
     results = {}
     random = np.random.default_rng(0)
     with own_keras() as keras:
-        top = Top(keras, BACKBONES["mobilenet_v2"], layers, weights, "block_16_project_BN", 2)
+        top = Top(keras, BACKBONES["mobilenet_v2"], layers, weights, "block_16_project_BN")
         X = random.random((8, *top.input_shape), np.float32)
+        scaling = Scaling.of([top.features(X)])
+        head = np.zeros((top.n_features, 2), np.float32), np.zeros(2, np.float32)
+        top.attach(scaling, *head, Recipe(), 1)
         start = top.variables
         for name, targets, image_weights in (
             ("hard", np.eye(2)[np.arange(8) % 2], np.ones(8)),
@@ -67,10 +72,14 @@ def check_top(folder: str) -> None:
             ("first", np.full((8, 2), (1.0, 0.0)), np.arange(8) == 0),
         ):
             top.variables = start
-            top.compile(Recipe(learning_rate=1e-2), 0)
-            arguments = (X, targets.astype(np.float32), image_weights.astype(np.float32), 1e-2)
-            losses = [top.step(*arguments) for _ in range(60)]
-            results[name] = {"losses": losses, "end": top.probabilities(X).tolist()}
+            top.attach(scaling, *head, Recipe(), 1)
+            arguments = (X, targets.astype(np.float32), image_weights.astype(np.float32), 2e-2)
+            losses = [top.step(*arguments) for _ in range(100)]
+            end = top.probabilities(X)
+            weights, bias = top.head
+            logits = top.features(X) @ weights + bias
+            difference = np.abs(np.exp(log_softmax(logits)) - end).max()
+            results[name] = {"losses": losses, "end": end.tolist(), "difference": float(difference)}
         moved = [
             variable.path
             for variable, before in zip(top._model.variables, start, strict=True)

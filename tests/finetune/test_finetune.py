@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from cnncodes import Classifier
+from cnncodes.errors import OutputError
+from cnncodes.finetune.plan import check_disk
 from tests.export.keras_process import KerasProcess, command, run_with_keras
 from tests.finetune.process import NETWORK, OPTIONS, check_top, tune
 from tests.helpers import error_of, run_command
@@ -115,7 +117,7 @@ def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> N
     process = KerasProcess(command, *map(str, words), log=tuned / "log")
     done = process.result()
     assert done.returncode == 0, done.stderr
-    assert "vgg16 fine-tuned above block5_conv2 on 81 images" in done.stdout
+    assert "vgg16 fine-tuned above block5_conv2 on 72 images, 9 held out" in done.stdout
     for line in ("linear classifier", "fine-tuned", "same label from Keras", "accuracy"):
         assert line in done.stdout
     assert "start, a linear classifier" in done.stderr
@@ -129,6 +131,7 @@ def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "top.json").read_text())
     for name in ("hard", "soft", "first"):
         assert results[name]["losses"][-1] < results[name]["losses"][0]
+        assert results[name]["difference"] < 1e-4  # of the head on codes as they are
     np.testing.assert_allclose(results["soft"]["end"], np.full((8, 2), (0.2, 0.8)), atol=0.05)
     # Statistics, scale and shift of batch normalizations stay.
     assert any("kernel" in path for path in results["moved"])
@@ -167,3 +170,10 @@ def test_missing_tensorflow_is_one_line(
 def _weights(path: Path) -> dict[str, np.ndarray]:
     model = onnx.load(path)
     return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def test_activations_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as error:
+        check_disk(tmp_path / "activations.h5", 10**18)
+    assert "the activations need 2000000000.0 GB while they are written" in str(error.value)
+    check_disk(tmp_path / "activations.h5", 1000)
