@@ -240,6 +240,11 @@ def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: A
     help="Train on mirrored views too, or on all eight mirrored and turned ones.",
 )
 @click.option(
+    "--frozen-int8",
+    is_flag=True,
+    help="Compute the layers that are not trained in int8: less than half the time.",
+)
+@click.option(
     "--epochs",
     type=whole(EPOCHS),
     default=Recipe.epochs,

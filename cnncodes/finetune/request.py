@@ -57,6 +57,7 @@ class Request:
     input_size: int
     from_layer: str
     augment: str
+    frozen_int8: bool
     recipe: Recipe
     train_fraction: float
     split: str
@@ -92,9 +93,15 @@ class Request:
         return self.work / f"frozen-{self.from_layer}.onnx"
 
     @property
+    def computed(self) -> Path:
+        """The backbone file that computes the activations: `frozen`, or the same in int8."""
+        return self.frozen.with_suffix(".int8.onnx") if self.frozen_int8 else self.frozen
+
+    @property
     def activations(self) -> Path:
         """The codes file of its codes."""
-        return self.work / f"activations-{self.from_layer}-{self.augment}.h5"
+        precision = "-int8" if self.frozen_int8 else ""
+        return self.work / f"activations-{self.from_layer}-{self.augment}{precision}.h5"
 
     def key(self, **data: Any) -> str:
         """Return a digest of all that determines the training; `data` are JSON types."""
@@ -121,6 +128,7 @@ def check_request(
     input_size: int,
     from_layer: str | None,
     augment: str,
+    frozen_int8: bool,
     epochs: int,
     learning_rate: float,
     batch_size: int,
@@ -160,6 +168,7 @@ def check_request(
         input_size=input_size,
         from_layer=check_cut(network, layers, from_layer),
         augment=check_choice(augment, tuple(VIEWS), "augment"),
+        frozen_int8=frozen_int8,
         recipe=Recipe(
             learning_rate=LEARNING_RATE.check(learning_rate, "learning_rate"),
             batch_size=NETWORK_BATCH.check(batch_size, "batch_size"),

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from cnncodes import Classifier
+from cnncodes import Classifier, CodeStore
 from cnncodes.errors import OutputError
 from cnncodes.finetune.plan import check_disk
 from tests.export.keras_process import KerasProcess, command, run_with_keras
@@ -109,9 +109,9 @@ def test_int8_app_is_written_beside_it(tuned: Path, results: dict[str, Any]) -> 
 
 
 def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> None:
-    """It goes on with the folder of the other app, so nothing is trained."""
-    words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx"]
-    words += ["--work", tuned / "whole.finetune"]
+    """Views and int8 activations too; the frozen layers are those of the other app."""
+    words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx", "--class-weight", "balanced"]
+    words += ["--work", tuned / "whole.finetune", "--augment", "hflip", "--frozen-int8"]
     for name, value in OPTIONS.items():
         words += [f"--{name.replace('_', '-')}", value]
     process = KerasProcess(command, *map(str, words), log=tuned / "log")
@@ -120,9 +120,15 @@ def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> N
     assert "vgg16 fine-tuned above block5_conv2 on 72 images, 9 held out" in done.stdout
     for line in ("linear classifier", "fine-tuned", "same label from Keras", "accuracy"):
         assert line in done.stdout
+    assert "note: activations in int8 have a mean cosine of 0.9" in done.stderr
+    assert "note: activations: 120 images × 2 views, " in done.stderr
     assert "start, a linear classifier" in done.stderr
     assert "epoch   3  train loss" in done.stderr
     assert "tensorflow" not in done.stderr.lower().replace("since tensorflow", "")
+    with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-hflip-int8.h5") as store:
+        assert len(store) == 240
+    with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-none.h5") as store:
+        assert len(store) == 120  # they are kept
 
 
 def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
