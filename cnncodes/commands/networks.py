@@ -1,4 +1,4 @@
-"""The commands that make networks and apps: `export`, `quantize`, `bundle`, `finetune`."""
+"""The commands that make networks and apps: `export`, `quantize`, `bundle` and `finetune`."""
 
 from __future__ import annotations
 
