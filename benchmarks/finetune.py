@@ -32,13 +32,15 @@ from cnncodes.finetune.finetune import finetune
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.images.decoding import load_image
 from cnncodes.images.sources import find_images
+from cnncodes.machine import give_memory_back
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "finetune.md"
 N_EPOCHS = 2
 
 
 def run_ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Fine-tune with cnncodes."""
+    """Fine-tune with cnncodes, in the memory that the command takes."""
+    give_memory_back()
     result = finetune(
         options.source,
         options.network,

@@ -12,6 +12,7 @@ All but the app is in a folder of work, from which the same call goes on after a
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -208,6 +209,7 @@ class _Run:
         check_labels(images)
         self._freeze()
         self._plan(images)
+        gc.collect()  # a model of Keras is a cycle of references
         extraction = self._extract()
         with CodeStore.open(request.activations) as store:
             data = read_data(
@@ -221,6 +223,7 @@ class _Run:
             )
             trained = self._train(store, data)
             white = store.white
+        gc.collect()
         parts = Parts(request, trained, data, white, self._note, self._progress)
         with self._timed("app"):
             parts.write()
