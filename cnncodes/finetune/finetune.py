@@ -272,6 +272,7 @@ class _Run:
                 input_size=request.input_size,
                 layer=request.from_layer,
                 seed=request.seed,
+                compare=False,  # the labels of the app are, at the end
                 overwrite=True,
                 progress=self._progress,
                 on_note=self._note,

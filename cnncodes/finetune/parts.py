@@ -119,6 +119,7 @@ class Parts:
                     "images_sha256": digest_images(data.digests[row] for row in data.fitted),
                 }
             ),
+            compare=False,  # its labels are, by `compare`
             overwrite=True,
             on_note=self._note,
         )
