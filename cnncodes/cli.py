@@ -22,7 +22,7 @@ from cnncodes.cli_options import (
 from cnncodes.commands.files import bench, demo, info, verify
 from cnncodes.commands.heads import curve, evaluate, experiment, train
 from cnncodes.commands.images import convert, extract, fetch, overlap
-from cnncodes.commands.networks import bundle, export, quantize
+from cnncodes.commands.networks import bundle, export, finetune, quantize
 from cnncodes.commands.predictions import page, predict, serve
 from cnncodes.errors import (
     CnncodesError,
@@ -49,6 +49,7 @@ COMMANDS = (
     curve,
     experiment,
     bundle,
+    finetune,
     predict,
     serve,
     page,
