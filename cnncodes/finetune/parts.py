@@ -220,7 +220,7 @@ class Parts:
         )
         with own_keras() as keras:
             network = keras_network(
-                keras, request.spec, request.layers, weights, request.layers[-1].name, "avg"
+                keras, request.spec, request.layers, weights, [request.layers[-1].name], "avg"
             )
             codes = keras_codes(network, request.spec, pixels)
         labels: NDArray[np.intp] = LinearHead(*self._trained.head).logits(codes).argmax(axis=1)
