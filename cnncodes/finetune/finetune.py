@@ -265,6 +265,7 @@ class _Run:
                     "name another folder as work='FOLDER', or pass overwrite=True"
                 )
         with self._timed("frozen layers"):
+            request.frozen.with_suffix(".int8.onnx").unlink(missing_ok=True)  # of other weights
             export_backbone(
                 request.network,
                 request.frozen,
@@ -277,7 +278,6 @@ class _Run:
                 progress=self._progress,
                 on_note=self._note,
             )
-            request.frozen.with_suffix(".int8.onnx").unlink(missing_ok=True)
         self._quantize()
 
     def _quantize(self) -> None:

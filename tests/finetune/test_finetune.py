@@ -161,7 +161,13 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     app.touch()
     assert "exists already; choose another name or pass --overwrite" in error_of(*start)
     app.unlink()
-    assert not list(tmp_path.glob("app*"))
+    assert "is a folder; name a file inside it" in error_of(*start[:4], ".", *start[5:])
+    own = tmp_path / "frozen-block4_pool.int8.onnx"
+    line = error_of(*start[:4], own, *start[5:], "--work", tmp_path)
+    assert "is a file of the work itself; choose another name" in line
+    line = error_of(*start, "--work", photos)
+    assert "is what the result is made from; name another folder for the activations" in line
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_missing_tensorflow_is_one_line(
