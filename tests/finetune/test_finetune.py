@@ -170,6 +170,17 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.onnx"))
 
 
+@pytest.mark.parametrize("name", ["frozen-block4_pool.onnx", "activations-block4_pool-none.h5"])
+def test_damaged_file_of_the_work_is_one_line(name: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"damaged")
+    start = ("finetune", photos, NETWORK, "-o", tmp_path / "app.onnx", "--weights", "random")
+    for overwrite in ((), ("--overwrite",)):
+        line = error_of(*start, "--work", tmp_path, *overwrite)
+        assert line.startswith(f"Error: {tmp_path / name}: ")
+        assert line.endswith("; delete it, and it is made again")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
 def test_missing_tensorflow_is_one_line(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
