@@ -71,7 +71,7 @@ def run_plain(options: argparse.Namespace, counts: list[int]) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(images.paths))
     files, labels = images.files(), np.array(images.labels)
     with own_keras() as keras:
-        network = keras_network(keras, spec, layers, weights, layers[-1].name, "avg")
+        network = keras_network(keras, spec, layers, weights, [layers[-1].name], "avg")
         for layer in network.layers:
             layer.trainable = layer.name in trained and not isinstance(
                 layer, keras.layers.BatchNormalization

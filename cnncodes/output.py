@@ -120,10 +120,15 @@ def check_folder(
     Raises
     ------
     OutputError
-        The path leads to something else than a folder, or as `check_output`.
+        The path leads to something else than a folder, or to an input, or as `check_output`.
     """
     if is_folder(folder):
         sources = list(inputs)
+        status = _status(folder)
+        if status is not None and any(_is_same(status, each) for each in sources):
+            raise OutputError(
+                f"{folder}: is what the result is made from; name another folder for {purpose}"
+            )
         for name in names:
             check_output(folder / name, overwrite=overwrite, inputs=sources)
     elif exists(folder) or folder.is_symlink():  # one that leads nowhere

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnncodes._version import created_with
-from cnncodes.errors import ParameterError, SourceError
+from cnncodes.errors import OutputError, ParameterError, SourceError
 from cnncodes.evaluate.charts import require
 from cnncodes.experiment.network import NetworkRun
 from cnncodes.experiment.page import CHART, PAGE, RESULT, write_result
@@ -152,11 +152,16 @@ def _check_output(folder: Path, names: list[str], inputs: list[Path]) -> None:
     """Refuse a folder with files of these names that are not of an experiment."""
     files = [PAGE, CHART, RESULT, TIMES]
     files += [f"{name}{ending}" for name in names for ending in (".head.onnx", ".curve.json")]
+    foreign = [] if exists(folder / TIMES) else [each for each in files if exists(folder / each)]
+    if foreign:
+        raise OutputError(
+            f"{folder}: holds {foreign[0]} but no {TIMES} of an experiment; name another folder"
+        )
     check_folder(
         folder,
         files,
         purpose="the experiment",
-        overwrite=exists(folder / TIMES),
+        overwrite=True,
         inputs=inputs,
         endings=FOLDER,
     )

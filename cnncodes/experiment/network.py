@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes._version import created_with
+from cnncodes.errors import OutputError
 from cnncodes.evaluate.curve_plan import Plan, plan_curve
 from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.experiment.published import EPOCHS, TRAIN_FRACTION
@@ -83,13 +84,23 @@ class NetworkRun:
     def compute_codes(self, source: Path, *, update: bool) -> None:
         """Compute the codes, or what is missing of them."""
         name = self._report("codes")
-        result = extract(
-            self._backbone,
-            source,
-            self._codes,
-            update=update and exists(self._codes),
-            progress=self._progress,
-        )
+        if exists(self._codes):
+            CodeStore.open(self._codes).close()  # a damaged file is refused as one
+        try:
+            result = extract(
+                self._backbone,
+                source,
+                self._codes,
+                update=update and exists(self._codes),
+                progress=self._progress,
+            )
+        except OutputError as error:
+            cause, _, remedy = str(error).rpartition("; ")
+            if "overwrite=True" not in remedy:
+                raise
+            # An experiment replaces no codes: they may be of hours, and made by `extract`.
+            kept = "pass update=True to compute what is new, or " if "update=True" in remedy else ""
+            raise OutputError(f"{cause}; {kept}delete it to compute all again") from error
         self._sha256 = sha256_of(self._codes)
         n_computed = result.n_images + len(result.skipped) - result.n_resumed - result.n_reused
         if n_computed > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from cnncodes._version import __version__
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGE, RESULT, CHART = "index.html", "experiment.json", "chart.svg"
 _COLUMNS = 2  # of the chart
+_TITLE_WIDTH = 30  # characters, of a column
 _TITLES = {"inception_v3": "InceptionV3", "vgg16": "VGG16", "vgg19": "VGG19"}
 
 
@@ -82,7 +84,7 @@ def experiment_figure(experiment: Experiment) -> Figure:
         figure = Figure(figsize=(3.3 * n_columns + 0.4, 3.0 * n_rows + 0.9))
         grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
         for axes, network in zip(grid.flat, networks, strict=False):
-            axes.set_title(title_of(network, *networks))
+            axes.set_title(fill(title_of(network, *networks), _TITLE_WIDTH))
             _draw(axes, network, experiment)
         for axes in grid.flat[len(networks) :]:
             axes.set_axis_off()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import OutputError
+from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.evaluate.metrics import measure
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.export.export import export_backbone
@@ -147,6 +147,8 @@ def finetune(
         There are too few classes or images, or training diverges.
     ParityError
         The app gives other labels than Keras.
+    FileFormatError
+        A file of the work is damaged.
     OutputError
         A file cannot be written, or the activations do not fit on the disk.
     KeyboardInterrupt
@@ -207,6 +209,7 @@ class _Run:
         )
         images = find_images(request.source, group_by=request.group_by)
         check_labels(images)
+        self._check_kept()
         self._freeze()
         self._plan(images)
         gc.collect()  # a model of Keras is a cycle of references
@@ -250,6 +253,18 @@ class _Run:
             notes=[*extraction.source_notes, *extraction.notes, *data.notes],
         )
 
+    def _check_kept(self) -> None:
+        """Refuse damaged files of an earlier run before hours of work."""
+        request = self._request
+        try:
+            for path in (request.frozen, request.computed):
+                if exists(path):
+                    Backbone(path, threads=1)
+            if exists(request.activations):
+                CodeStore.open(request.activations).close()
+        except FileFormatError as error:
+            raise FileFormatError(f"{error}; delete it, and it is made again") from error
+
     def _freeze(self) -> None:
         """Export the layers up to the cut, unless that was done."""
         request = self._request
@@ -265,6 +280,7 @@ class _Run:
                     "name another folder as work='FOLDER', or pass overwrite=True"
                 )
         with self._timed("frozen layers"):
+            request.frozen.with_suffix(".int8.onnx").unlink(missing_ok=True)  # of other weights
             export_backbone(
                 request.network,
                 request.frozen,
@@ -277,7 +293,6 @@ class _Run:
                 progress=self._progress,
                 on_note=self._note,
             )
-            request.frozen.with_suffix(".int8.onnx").unlink(missing_ok=True)
         self._quantize()
 
     def _quantize(self) -> None:

@@ -187,13 +187,15 @@ class Parts:
         digests, labels = after.predictions.digests, after.predictions.predicted
         data, expected = self._data, self._trained.tested.argmax(axis=1)
         index = {data.digests[row]: number for number, row in enumerate(data.test)}
-        keras = expected[[index[digest] for digest in digests]]
-        differing = np.flatnonzero(keras != labels)
+        # An image that was added or changed in the meantime has no label of Keras.
+        known = np.array([number for number, each in enumerate(digests) if each in index], np.intp)
+        keras = expected[[index[digests[number]] for number in known]]
+        differing = known[keras != labels[known]]
         if len(differing):
             # The activations are float16, so from pixels Keras itself may give another label.
             again = self._predict([int(data.test[index[digests[int(each)]]]) for each in differing])
             differing = differing[again != labels[differing]]
-        n_images = len(digests)
+        n_images = len(known)
         parity = Parity(n_images, n_images - len(differing))
         if parity.share < PARITY_SHARE:
             raise ParityError(
@@ -220,7 +222,7 @@ class Parts:
         )
         with own_keras() as keras:
             network = keras_network(
-                keras, request.spec, request.layers, weights, request.layers[-1].name, "avg"
+                keras, request.spec, request.layers, weights, [request.layers[-1].name], "avg"
             )
             codes = keras_codes(network, request.spec, pixels)
         labels: NDArray[np.intp] = LinearHead(*self._trained.head).logits(codes).argmax(axis=1)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cnncodes.errors import MissingDependencyError, ParameterError
+from cnncodes.errors import MissingDependencyError, OutputError, ParameterError
 from cnncodes.export.architectures import Layer, layers_of
 from cnncodes.export.backbones import BACKBONES, BackboneSpec
 from cnncodes.export.weights import describe_weights
@@ -159,6 +159,8 @@ def check_request(
         )
     layers = layers_of(network, input_size)
     source, output = as_path(source, "source"), as_path(output, "output")
+    if not output.name:  # a folder, such as "."
+        check_output(output, overwrite=overwrite, endings=MODEL)
     work = output.with_suffix(".finetune") if work is None else as_path(work, "work")
     request = Request(
         source=source,
@@ -191,7 +193,10 @@ def check_request(
     inputs = [source, *([] if weights in ("imagenet", "random") else [Path(weights)])]
     for path in [output, *([request.int8_output] if int8 else [])]:
         check_output(path, overwrite=overwrite, inputs=inputs, endings=MODEL)
-    check_folder(work, purpose="the activations", overwrite=True, endings=FOLDER)
+        frozen = (request.frozen, request.frozen.with_suffix(".int8.onnx"))
+        if path.absolute() in [each.absolute() for each in frozen]:
+            raise OutputError(f"{path}: is a file of the work itself; choose another name")
+    check_folder(work, purpose="the activations", overwrite=True, inputs=inputs, endings=FOLDER)
     return request
 
 

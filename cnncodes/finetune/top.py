@@ -52,7 +52,7 @@ class Top:
     ) -> None:
         self._keras = keras
         with quiet():
-            self._network = keras_network(keras, spec, layers, weights, layers[-1].name, "none")
+            self._network = keras_network(keras, spec, layers, weights, [layers[-1].name], "none")
             activations = self._network.get_layer(cut).output
             for layer in self._network.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):

@@ -10,7 +10,7 @@ from PIL import Image
 from cnncodes.errors import FileFormatError, OutputError, ParameterError, SourceError
 from cnncodes.experiment.experiment import run_experiment
 from cnncodes.progress import NoProgress
-from tests.helpers import error_of, names_in, write_backbone, write_colours
+from tests.helpers import error_of, names_in, run_command, write_backbone, write_colours
 
 SIZES = ("--per-class", "2,5")
 
@@ -44,6 +44,28 @@ class InterruptedAt(NoProgress):
     def print_line(self, line):
         if line.startswith(self._step):
             raise KeyboardInterrupt
+
+
+def test_no_error_names_an_option_that_is_not_there(photos, networks, tmp_path):
+    folder = tmp_path / "results"
+    start = ("experiment", photos, networks[0], "-o", folder, *SIZES)
+    assert "is what the result is made from" in error_of(*start[:4], photos, *SIZES)
+    folder.mkdir()
+    (folder / "index.html").write_text("mine")
+    line = error_of(*start)
+    assert "holds index.html but no times.json of an experiment; name another folder" in line
+    assert (folder / "index.html").read_text() == "mine"
+    (folder / "index.html").unlink()
+    run_command("extract", networks[0], photos, "-o", folder / "small.h5")
+    Image.new("RGB", (9, 9)).save(photos / "red" / "new.png")
+    line = error_of(*start)
+    assert "with other images (1 image new); pass --update to compute what is new, or dele" in line
+    run_command("extract", networks[1], photos, "-o", folder / "small.h5", "--overwrite")
+    assert "; delete it to compute all again" in error_of(*start)
+    assert "overwrite" not in error_of(*start)
+    (folder / "small.h5").write_bytes((folder / "small.h5").read_bytes()[:3000])
+    assert "cannot be opened as HDF5" in error_of(*start)
+    assert names_in(folder) == ["small.h5"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cnncodes.experiment.page import write_result
+from cnncodes.experiment.page import experiment_figure, write_result
 from cnncodes.experiment.published import is_caltech101
 from cnncodes.experiment.result import Experiment, NetworkResult, Point, Times
 
@@ -69,6 +69,13 @@ def test_networks_of_one_kind_are_told_apart(experiment, tmp_path):
     assert "VGG19 (mine)" in page
     assert "VGG19 (keras)" in page
     assert "other (other)" not in page
+
+
+def test_long_name_is_wrapped_above_its_chart(experiment):
+    networks = (network("a-network-of-a-name-that-is-long", "vgg19"), network("b", "vgg19"))
+    figure = experiment_figure(replace(experiment, networks=networks))
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == ["VGG19 (a-network-of-a-name-\nthat-is-long)", "VGG19 (b)"]
 
 
 def test_data_set_is_known_by_its_classes():

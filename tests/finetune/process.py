@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def tune(source: str, folder: str) -> None:
     )
     results["whole"] = {**whole.as_dict(), "plan": list(notes)}
     path = Path(folder, "resumed.onnx")
+    # With frozen layers and activations of its own, but not computed again.
+    shutil.copytree(
+        Path(folder, "whole.finetune"),
+        Path(folder, "resumed.finetune"),
+        ignore=lambda parent, names: [each for each in names if Path(parent, each).is_dir()],
+    )
     try:
         finetune(source, NETWORK, path, on_epoch=stop, **OPTIONS)
     except KeyboardInterrupt as interrupt:

@@ -161,7 +161,24 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     app.touch()
     assert "exists already; choose another name or pass --overwrite" in error_of(*start)
     app.unlink()
-    assert not list(tmp_path.glob("app*"))
+    assert "is a folder; name a file inside it" in error_of(*start[:4], ".", *start[5:])
+    own = tmp_path / "frozen-block4_pool.int8.onnx"
+    line = error_of(*start[:4], own, *start[5:], "--work", tmp_path)
+    assert "is a file of the work itself; choose another name" in line
+    line = error_of(*start, "--work", photos)
+    assert "is what the result is made from; name another folder for the activations" in line
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("name", ["frozen-block4_pool.onnx", "activations-block4_pool-none.h5"])
+def test_damaged_file_of_the_work_is_one_line(name: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"damaged")
+    start = ("finetune", photos, NETWORK, "-o", tmp_path / "app.onnx", "--weights", "random")
+    for overwrite in ((), ("--overwrite",)):
+        line = error_of(*start, "--work", tmp_path, *overwrite)
+        assert line.startswith(f"Error: {tmp_path / name}: ")
+        assert line.endswith("; delete it, and it is made again")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
 def test_missing_tensorflow_is_one_line(
