@@ -167,7 +167,8 @@ def write_backbone(
     nodes = [
         helper.make_node("Cast", [images], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["numbers"], ["means"], axes=[1, 2], keepdims=0),
-        helper.make_node("Mul", ["means" if pooled else "numbers", "factor"], [codes]),
+        # Named as the last node of an exported network is.
+        helper.make_node("Mul", ["means" if pooled else "numbers", "factor"], [codes], name=codes),
     ]
     graph = helper.make_graph(
         nodes,

@@ -319,7 +319,7 @@ class Classifier:
         batch_size = fixed_batch(self._session) or default_batch_size(
             precision, n_files, min(self._threads, n_files) or 1
         )
-        n_fitting = n_fitting_workers(self.input_size, batch_size)
+        n_fitting = n_fitting_workers(self.input_size, batch_size * self.info.n_views)
         n_workers = max(1, min(self._threads, len(first), n_fitting))
         # Where memory is short, a second session would take more of it.
         is_worthwhile = len(first) == MANY and n_workers == self._threads

@@ -67,7 +67,9 @@ def side_by_side(models: Sequence[onnx.ModelProto], code_shape: Sequence[int]) -
             helper.make_node("Flatten", [f"{prefix}codes"], [flat], name=flat, axis=1)
         )
         parts.append(flat)
-    graph.node.append(helper.make_node("Concat", parts, ["codes"], name="codes", axis=1))
+    # The last node of an exported network is named "codes", and names must differ.
+    name = "networks/codes"
+    graph.node.append(helper.make_node("Concat", parts, ["codes"], name=name, axis=1))
     del graph.output[:], graph.value_info[:]
     codes = helper.make_tensor_value_info("codes", TensorProto.FLOAT, ["N", *code_shape])
     graph.output.append(codes)

@@ -29,7 +29,12 @@ from cnncodes.evaluate.unknown import (
 )
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.store import CodeStore
-from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
+from cnncodes.extract.workers import (
+    default_batch_size,
+    extract_views,
+    n_fitting_workers,
+    run_batches,
+)
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.joined import open_codes_of
@@ -39,7 +44,6 @@ from cnncodes.images.decoding import LoadedImage, digest_images, notes_on_remark
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
-from cnncodes.images.views import make_views
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.matching import match_networks
@@ -231,6 +235,14 @@ class _ModelSession:
                 f"trained with {_shown_white(self.info.white)}; extract it again with the same"
             )
 
+    def check_one_network(self, parameter: str) -> None:
+        """Refuse a parameter that is of one network, for a head of several."""
+        if n_networks := len(self.info.parts):
+            raise ParameterError(
+                f"{self.path}: takes the codes of {n_networks} networks, and {parameter} is of "
+                "one; join them with cnncodes bundle, and evaluate the app on images"
+            )
+
     def check_takes_codes(self, file: Path) -> None:
         """Refuse codes for an app."""
         if self.kind == "app":
@@ -402,7 +414,7 @@ def _run_images(
         files,
         size,
         classify,
-        n_workers=min(n_workers, n_fitting_workers(size, batch_size)),
+        n_workers=min(n_workers, n_fitting_workers(size, batch_size * model.info.n_views)),
         batch_size=batch_size,
         max_pixels=max_pixels,
         white=model.info.white,
@@ -426,6 +438,7 @@ def _score_foreign(
     notes: list[str] = []
     if _is_codes_file(data):
         model.check_takes_codes(data)
+        model.check_one_network(f"{data}, images of no class,")
         with open_codes_of(model.path, model.info, [data], allow_mixed=model.allow_mixed) as store:
             model.check_store(data, store)
             views, names = ImageViews(store), store.class_names
@@ -478,12 +491,13 @@ def _classify(
             f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
             "backbone='FILE' with the file of its network"
         )
+    model.check_one_network(f"{backbone}, its backbone,")
     network = Backbone(backbone, threads=1, provider=model.provider)
     networks = [(network.path, network.info, network.sha256)]
     match_networks(model.path, model.info, networks, allow_mixed=model.allow_mixed)
     model.check_shape(network.path, network.code_shape)
     return lambda pixels: model.averaged(
-        model.answers(network.extract(make_views(pixels, augment))), augment
+        model.answers(extract_views(network, pixels, augment)), augment
     )
 
 

@@ -257,7 +257,7 @@ def _named_layers(
         raise ParameterError("layer must name one layer or more, each of them once")
     if len(names) > 1 and pool == "none":
         raise ParameterError(
-            "codes of several layers go side by side only if pooled; pass a pool such as 'avg'"
+            "codes of several layers go side by side only if pooled; pass pool='avg' or another"
         )
     return names
 

@@ -133,11 +133,7 @@ class Workers:
         """
 
         def compute(pixels: NDArray[np.uint8]) -> Result:
-            views = make_views(pixels, augment)
-            # As many at a time as images: more of them would take more memory.
-            starts = range(0, len(views), len(pixels))
-            parts = [self.network.extract(views[at : at + len(pixels)]) for at in starts]
-            return finish(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            return finish(extract_views(self.network, pixels, augment))
 
         return run_batches(
             files,
@@ -149,6 +145,33 @@ class Workers:
             white=white,
             known=known,
         )
+
+
+def extract_views(
+    network: Backbone, pixels: NDArray[np.uint8], augment: str
+) -> NDArray[np.float32]:
+    """Compute the codes of all views of a batch, as many at a time as it has images.
+
+    More of them at a time would take more memory.
+
+    Parameters
+    ----------
+    network : Backbone
+        The network.
+    pixels : ndarray of uint8, shape (n_images, size, size, 3)
+        Images, one or more.
+    augment : {"none", "hflip", "d4"}
+        Which views, as for `make_views`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images * n_views, *code_shape)
+        The codes, all of an image one after the other.
+    """
+    views = make_views(pixels, augment)
+    starts = range(0, len(views), len(pixels))
+    parts = [network.extract(views[at : at + len(pixels)]) for at in starts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def run_batches(
@@ -211,7 +234,10 @@ def default_batch_size(precision: str, n_images: int, n_workers: int) -> int:
 
 
 def n_fitting_workers(input_size: int, batch_size: int) -> int:
-    """Return how many workers fit into half of the available memory, 1 or more."""
+    """Return how many workers fit into half of the available memory, 1 or more.
+
+    `batch_size` is the number of images that the network computes at a time, views included.
+    """
     memory = available_memory()
     if memory is None:
         return THREADS.most

@@ -9,6 +9,7 @@ from cnncodes.text import counted, shown, value_text
 
 DIGEST_DIGITS = 8
 _FILE, _RANDOM = "file:", "random:"
+_PLUS = " + "  # between the weights of several networks
 # What a fact of another program, of other types than ours, raises.
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
@@ -47,7 +48,16 @@ def is_random(weights: str) -> bool:
 
 
 def weights_text(weights: str, file: str = "") -> str:
-    """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``."""
+    """Name the weights as a phrase, such as ``imagenet weights`` or ``weights of a file (…)``.
+
+    Weights of several networks, joined by plus signs as in a curve, are named one after the other.
+    """
+    if len(several := weights.split(_PLUS)) > 1:
+        files = iter(file.split(_PLUS))  # of those alone that are from a file
+        return _PLUS.join(
+            weights_text(each, next(files, "") if each.startswith(_FILE) else "")
+            for each in several
+        )
     if is_random(weights):
         return f"random weights (seed {shown(weights[len(_RANDOM) :])})"
     name = weights_name(weights, file)

@@ -201,6 +201,11 @@ class HeadInfo:
         """All networks, one or those of `parts`."""
         return tuple(part.backbone for part in self.parts) or (self.backbone,)
 
+    @property
+    def n_views(self) -> int:
+        """Views that an app makes of each image, 1 without test-time augmentation."""
+        return VIEWS.get(str(self.card.get("tta")), 1)
+
     def trained_views(self, path: Path) -> str:
         """Return the views of an image that the head was trained on, as for `make_views`.
 

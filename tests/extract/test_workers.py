@@ -11,7 +11,10 @@ from PIL import Image
 
 from cnncodes.errors import ParameterError
 from cnncodes.extract import workers
+from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.workers import AHEAD, Workers
+from cnncodes.images.views import make_views
+from cnncodes.parameters import VIEWS
 from tests.helpers import encode_image, write_backbone
 
 
@@ -77,6 +80,23 @@ def test_large_batches_need_more_memory(backbone: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(workers, "available_memory", lambda: 300 * 2**20)
     assert Workers.open(backbone, 10**9, threads=2, batch_size=1).n_workers == 2
     assert Workers.open(backbone, 10**9, threads=2, batch_size=4096).n_workers == 1
+
+
+@pytest.mark.parametrize("augment", ["hflip", "d4"])
+def test_views_are_computed_as_many_at_a_time_as_images(backbone: Path, augment: str) -> None:
+    sizes = []
+
+    class Counting(Backbone):
+        def extract(self, images: np.ndarray) -> np.ndarray:
+            sizes.append(len(images))
+            return super().extract(images)
+
+    network, n_views = Counting(backbone), VIEWS[augment]
+    size = network.info.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    codes = workers.extract_views(network, pixels, augment)
+    assert sizes == [3] * n_views
+    np.testing.assert_array_equal(codes, Backbone(backbone).extract(make_views(pixels, augment)))
 
 
 @pytest.mark.parametrize("option", ["threads", "batch_size"])

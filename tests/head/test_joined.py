@@ -208,3 +208,16 @@ def test_networks_of_different_sizes_train_but_are_not_bundled(
     )
     assert message.startswith("Error: an app takes images of one size, and ")
     assert message.endswith("export them with the same input size")
+
+
+@pytest.mark.parametrize("option", ["--backbone", "--unknown"])
+def test_what_is_of_one_network_is_refused_for_a_head_of_several(
+    files: dict[str, Path], photos: Path, tmp_path: Path, option: str
+) -> None:
+    head, codes = tmp_path / "head.onnx", (files["a"], files["b"])
+    run_command("train", *codes, "-o", head, "--unknown", "0.2", "--C", "1")
+    data = (photos,) if option == "--backbone" else codes
+    other = files["A" if option == "--backbone" else "a"]
+    message = error_of("evaluate", head, *data, option, other)
+    assert f"takes the codes of 2 networks, and {other}, " in message
+    assert "evaluate the app on images" in message

@@ -127,7 +127,8 @@ def solve(
     random_state : int, RandomState or None
         Seed of the folds.
     groups : array-like, shape (n_samples,), optional
-        Images of the same group are in the same fold. By default each image is its own group.
+        Images of the same group are in the same fold, and count as one in the
+        standard error. By default each image is its own group.
     progress : Progress, optional
         Counts the fits of the cross-validation.
 
@@ -142,7 +143,11 @@ def solve(
         folds = _folds(y, n_folds, random_state, groups)
         # Classes weigh as much in the score as in the fit.
         weights = compute_sample_weight(estimator.class_weight, y)
-        validation = _Validation(points, y, weights, estimator, folds, progress or NoProgress())
+        # Views, copies and images of a group are right or wrong together.
+        n_groups = len(y) if groups is None else len(np.unique(groups))
+        validation = _Validation(
+            points, y, weights, n_groups, estimator, folds, progress or NoProgress()
+        )
         scores, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
     # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
@@ -223,6 +228,8 @@ class _Validation:
         As for `solve`.
     weights : ndarray of float64, shape (n_samples,)
         Weights of the log losses.
+    n_groups : int
+        Number of groups of points, by which the standard error of an accuracy is estimated.
     folds : list of tuple of two ndarray of intp
         Points that train, and points held out.
     """
@@ -230,6 +237,7 @@ class _Validation:
     points: NDArray[Any]
     y: NDArray[Any]
     weights: NDArray[np.float64]
+    n_groups: int
     estimator: LogisticRegression
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress
@@ -264,7 +272,7 @@ class _Validation:
 
     def _eligible(self, accuracies: dict[float, float]) -> frozenset[float]:
         best = max(accuracies.values(), default=0.0)
-        error = math.sqrt(best * (1 - best) / len(self.y))
+        error = math.sqrt(best * (1 - best) / self.n_groups)
         return frozenset(C for C, each in accuracies.items() if each >= best - error)
 
     def _models(self) -> list[LogisticRegression]:

@@ -200,3 +200,13 @@ def test_chosen_penalty_is_fitted_as_it_was_scored():
         model.set_params(C=C).fit(X, y)
     np.testing.assert_array_equal(solution.weights, model.coef_.T)
     assert solution.C in solution.eligible <= solution.scores.keys()
+
+
+def test_standard_error_counts_groups_and_not_their_rows():
+    """Eight equal rows are right or wrong together: they do not make an accuracy more certain."""
+    generator = np.random.default_rng(1)
+    X, y, groups = generator.standard_normal((60, 20)), np.arange(60) % 3, np.arange(60).repeat(8)
+    X[:, 0] += y
+    options = {"C": "auto", "Cs": (0.01, 0.1), "random_state": 0}
+    eight = solve(X[groups], y[groups], new_solver(), groups=groups, **options)
+    assert eight.C == min(eight.scores, key=eight.scores.get) == 0.01
