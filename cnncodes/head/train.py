@@ -22,19 +22,20 @@ from cnncodes.bounds import (
     MAX_ENTRIES_BYTES,
     MAX_MODEL_BYTES,
     MAX_TRAINING_IMAGES,
+    NORMALIZATIONS,
     fault_of_labels,
 )
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.chosen import fit_linear
 from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.linear import LinearHead
-from cnncodes.head.logistic.fit import fit_logistic
-from cnncodes.head.logistic.solve import check_strength
+from cnncodes.head.logistic.solve import check_strength, stratified_folds
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent, fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
-from cnncodes.head.split import METHODS, Split, split_by_class
+from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -42,7 +43,7 @@ from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
     SEED,
-    TRAIN_FRACTION,
+    TRAIN_SHARE,
     as_path,
     check_choice,
     check_class_weight,
@@ -50,7 +51,9 @@ from cnncodes.parameters import (
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted
 
-LINEAR = ("logistic", "sgd")
+GRAM = ("auto", "logistic", "ridge")
+LINEAR = (*GRAM, "sgd")
+N_FOLDS = 5
 N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
 
 
@@ -115,8 +118,10 @@ def train_head(
     codes: str | Path,
     output: str | Path,
     *,
-    estimator: Any = "logistic",
+    estimator: Any = "auto",
+    normalize: str = "none",
     train_fraction: float = 0.7,
+    refit: bool = False,
     split: str = "stratified",
     per_class: int | None = None,
     seed: int = 0,
@@ -137,15 +142,25 @@ def train_head(
         A codes file.
     output : str or Path
         The head to write.
-    estimator : {"logistic", "sgd", "svm", "knn"} or estimator
-        Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
+    estimator : {"auto", "logistic", "ridge", "sgd", "svm", "knn"} or estimator
+        Multinomial logistic regression to convergence; least squares on the classes, at a
+        temperature; ``"auto"`` the former, or the latter where it is better by more than chance in
+        cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an SVM or
         nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn classifier, or
         Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
-        convert. ``"sgd"`` reads the codes in parts, as does ``"logistic"`` where there are fewer
-        training images than codes per image; otherwise all training codes are in memory, as
-        float32.
+        convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and ``"ridge"`` where
+        there are fewer training images than codes per image; otherwise all training codes are in
+        memory, as float32.
+    normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
+        What a logistic or ridge head does to codes before its weights; ``"auto"`` chooses it in
+        the same cross-validation, for four times the time.
     train_fraction : float
-        Share of each class that is trained on; the rest is the test part.
+        Share of each class that is trained on; the rest is the test part. With 1 all images are
+        trained on, and measured by cross-validation: heads that are each fitted as the one that
+        is written, but without a fold, are tested on that fold.
+    refit : bool
+        Whether the head that is written is fitted on all labelled images, with what was chosen on
+        the training part. What is measured is the head of the training part.
     split : {"stratified", "first"}
         Whether the training images of a class are random, or the first in the order of names.
     per_class : int, optional
@@ -159,8 +174,9 @@ def train_head(
     overwrite : bool
         Whether a file at `output` may be replaced.
     C : float or "auto"
-        Inverse strength of the logistic head's penalty, on codes of mean squared length one;
-        ``"auto"`` chooses it by log loss in cross-validation on the training part.
+        Inverse strength of the penalty of a logistic or ridge head (1/α of scikit-learn's Ridge),
+        on codes of mean squared length one; ``"auto"`` chooses it by log loss in
+        cross-validation on the training part, which then sets a temperature too.
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
@@ -191,9 +207,9 @@ def train_head(
     """
     progress = progress or NoProgress()
     codes, output = as_path(codes, "codes"), as_path(output, "output")
-    _check_parameters(estimator, C, class_weight, sgd)
+    _check_parameters(estimator, normalize, C, class_weight, sgd, refit=refit)
     split = check_choice(split, METHODS, "split")
-    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
+    train_fraction = TRAIN_SHARE.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
     check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
@@ -207,53 +223,80 @@ def train_head(
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
-        parts = split_by_class(
-            y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
-        )
-        notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
-        rows, targets, own = CodeRows(store, parts.train), y[parts.train], groups[parts.train]
+        if train_fraction < 1:
+            parts = split_by_class(
+                y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
+            )
+            notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
+        else:
+            parts = whole_split(y, per_class, method=split, seed=seed)
+        rows = CodeRows(store, parts.train)
         code_shape = store.codes.shape[1:]
         _check_head(store, rows, len(classes), linear=estimator in LINEAR)
         names = store.class_names
         started = time.monotonic()
-        head: LinearHead | EstimatorHead
-        if estimator == "logistic":
-            weights, bias, fitted = fit_logistic(
-                rows,
-                targets,
-                C=C,
-                class_weight=class_weight,
-                seed=seed,
-                groups=own,
-                progress=progress,
-            )
-            head = LinearHead(weights, bias)
-        elif estimator == "sgd":
-            weights, bias, fitted = fit_sgd(
-                rows,
-                targets,
-                seed=seed,
-                groups=own,
-                parameters=sgd,
-                on_epoch=on_epoch,
-                progress=progress,
-            )
-            head = LinearHead(weights, bias, remedy="lower the learning rate")
-        else:
-            sample = CodeRows(store, _sample(parts))
-            head = fit_estimator(
+
+        def fit(
+            train: NDArray[np.intp], held_out: NDArray[np.intp], **chosen: Any
+        ) -> tuple[LinearHead | EstimatorHead, str, dict[str, Any]]:
+            rows, targets, own = CodeRows(store, train), y[train], groups[train]
+            if estimator in GRAM:
+                options = {"estimator": estimator, "normalize": normalize, "C": C} | chosen
+                return fit_linear(
+                    rows,
+                    targets,
+                    class_weight=class_weight,
+                    groups=own,
+                    seed=seed,
+                    progress=progress,
+                    **options,
+                )
+            if estimator == "sgd":
+                weights, bias, fitted = fit_sgd(
+                    rows,
+                    targets,
+                    seed=seed,
+                    groups=own,
+                    parameters=sgd,
+                    on_epoch=on_epoch,
+                    progress=progress,
+                )
+                return LinearHead(weights, bias, remedy="lower the learning rate"), "sgd", fitted
+            sample = CodeRows(store, _sample(Split(train, held_out)))
+            other = fit_estimator(
                 estimator, rows, targets, sample, code_shape, seed=seed, groups=own
             )
-            notes += _notes_on_folds(estimator, own)
-            fitted = {"parameters": head.parameters}
-        seconds = time.monotonic() - started
+            return other, name_of(estimator), {"parameters": other.parameters}
+
+        head, kind, fitted = fit(parts.train, parts.test)
+        if estimator not in LINEAR:
+            notes += _notes_on_folds(estimator, groups[parts.train])
         notes += fitted.pop("notes", [])
         scores = [
             _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
         ]
+        if train_fraction == 1:
+            scores[1] = _cross_validated(store, y, parts.train, groups, seed, fit)
+            notes.append(
+                "measured by cross-validation: on each fold by a head fitted in the same way "
+                "without it; the head that is written is trained on all of these images"
+            )
+        measured: list[str] = []
+        if refit:
+            measured = CodeRows(store, parts.test).digests()
+            everything = np.flatnonzero(y >= 0)
+            rows = CodeRows(store, everything)
+            _check_head(store, rows, len(classes), linear=estimator in LINEAR)
+            head, _, again = fit(everything, everything[:0], **_what_was_chosen(kind, fitted))
+            notes += [note for note in again.pop("notes", []) if note not in notes]
+            notes.append(
+                f"the head that is written is trained on all {counted(len(rows), 'image')}, with "
+                "what was chosen on the training part; the scores are of the head of that part"
+            )
+        seconds = time.monotonic() - started
         training = Training(
             path=output,
-            estimator=name_of(estimator),
+            estimator=kind,
             weights=store.backbone.weights,
             labels=[names[number] for number in classes],
             train=scores[0],
@@ -279,12 +322,15 @@ def train_head(
                 },
                 "train": asdict(training.train),
                 "test": asdict(training.test),
+                **({"measured_by": "cross-validation"} if train_fraction == 1 else {}),
+                **({"refit": {"n_images": len(rows)}} if refit else {}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
             created_with=created_with("sklearn", *converters),
             white=store.white,
+            measured_images=frozenset(map(image_key, measured)),
         )
         model = head.to_onnx(code_shape, info)
     with replacing(output, overwrite=overwrite) as temporary:
@@ -293,18 +339,71 @@ def train_head(
 
 
 def _check_parameters(
-    estimator: Any, C: float | str, class_weight: str | None, sgd: dict[str, Any] | None
+    estimator: Any,
+    normalize: str,
+    C: float | str,
+    class_weight: str | None,
+    sgd: dict[str, Any] | None,
+    *,
+    refit: bool,
 ) -> None:
     if estimator not in LINEAR:
         check_estimator(estimator)
     check_strength(C)
     check_class_weight(class_weight)
-    if estimator != "logistic" and (C != "auto" or class_weight is not None):
-        raise ParameterError("C and class_weight are for the estimator logistic only")
+    check_choice(normalize, (*NORMALIZATIONS, "auto"), "normalize")
+    if estimator not in GRAM and (C != "auto" or normalize != "none"):
+        raise ParameterError("C and normalize are for the estimators logistic and ridge only")
+    if estimator not in ("auto", "logistic") and class_weight is not None:
+        raise ParameterError("class_weight is for the estimator logistic only")
+    if normalize == "auto" and C != "auto":
+        raise ParameterError("normalize auto is chosen along with C; leave C at auto, or name one")
+    if refit and estimator == "sgd":
+        raise ParameterError(
+            "refit is not for the estimator sgd, whose epochs need images held out; use logistic"
+        )
     if estimator == "sgd":
         check_descent(sgd)
     elif sgd:
         raise ParameterError("the parameters sgd are for the estimator sgd only")
+
+
+def _what_was_chosen(kind: str, fitted: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of `fit_linear` by which a fit is repeated on other images."""
+    if kind not in GRAM:
+        return {}
+    return {
+        "estimator": kind,
+        "normalize": fitted.get("normalize", "none"),
+        "C": fitted["C"],
+        "temperature": fitted.get("temperature"),
+    }
+
+
+def _cross_validated(
+    store: CodeStore,
+    y: NDArray[np.int32],
+    trained: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    seed: int,
+    fit: Callable[..., tuple[LinearHead | EstimatorHead, str, dict[str, Any]]],
+) -> Score:
+    """Score heads that are each fitted without a fold on that fold; rare classes do not count."""
+    scores = []
+    for train, held_out in stratified_folds(y[trained], N_FOLDS, seed, groups[trained]):
+        rows, tested = trained[train], trained[held_out]
+        if len(np.unique(y[rows])) < len(np.unique(y[trained])):
+            continue  # the head of these would have fewer classes
+        head, _, _ = fit(rows, tested)
+        scores.append(_score(CodeRows(store, tested), y[tested], head))
+    n_images = sum(each.n_images for each in scores)
+    if not n_images:
+        return Score(0, None, None)
+    loss, accuracy = (
+        sum(each.n_images * (getattr(each, name) or 0.0) for each in scores) / n_images
+        for name in ("loss", "accuracy")
+    )
+    return Score(n_images, loss, accuracy)
 
 
 def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: bool) -> None:

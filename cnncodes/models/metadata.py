@@ -138,6 +138,9 @@ class HeadInfo:
         The value of white in 16-bit grey; None where it is guessed for each image.
     card : dict
         Of an app: what a model card has beside the other entries; JSON types only.
+    measured_images : frozenset of str
+        Of a head that was fitted again on all images: the `image_key` of each image that was kept
+        out of the head that was measured. Else empty.
     """
 
     labels: tuple[str, ...]
@@ -148,6 +151,13 @@ class HeadInfo:
     created_with: str
     white: int | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    measured_images: frozenset[str] = frozenset()
+
+    @property
+    def normalize(self) -> str:
+        """What the head does to codes before its weights; ``none`` in most files."""
+        fitted = self.training.get("fitted")
+        return str(fitted.get("normalize", "none")) if isinstance(fitted, dict) else "none"
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app.
@@ -157,7 +167,6 @@ class HeadInfo:
         OutputError
             They exceed what `from_metadata` reads.
         """
-        keys = bytes.fromhex("".join(sorted(self.training_images)))
         metadata = {
             PREFIX + "format": FORMAT,
             PREFIX + "kind": kind,
@@ -165,8 +174,13 @@ class HeadInfo:
             PREFIX + "training": json.dumps(self.training),
             PREFIX + "backbone_info": json.dumps(self.backbone.to_metadata()),
             PREFIX + "backbone_sha256": self.backbone_sha256,
-            PREFIX + "training_images": base64.b64encode(keys).decode(),
+            PREFIX + "training_images": _encoded_keys(self.training_images),
             PREFIX + "created_with": self.created_with,
+            **(
+                {PREFIX + "measured_images": _encoded_keys(self.measured_images)}
+                if self.measured_images
+                else {}
+            ),
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
             **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
         }
@@ -196,9 +210,6 @@ class HeadInfo:
                 raise ValueError(fault)
             training = json.loads(metadata[PREFIX + "training"])
             _check_object(training, "training")
-            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True)
-            if len(keys) % KEY_BYTES:
-                raise ValueError("the training images are cut off")
             white = metadata.get(PREFIX + "white")
             card = json.loads(metadata.get(PREFIX + "card", "{}"))
             _check_object(card, "card")
@@ -209,14 +220,25 @@ class HeadInfo:
                     json.loads(metadata[PREFIX + "backbone_info"]), path
                 ),
                 backbone_sha256=metadata[PREFIX + "backbone_sha256"],
-                training_images=frozenset(
-                    keys[start : start + KEY_BYTES].hex()
-                    for start in range(0, len(keys), KEY_BYTES)
-                ),
+                training_images=_decoded_keys(metadata[PREFIX + "training_images"]),
                 created_with=metadata[PREFIX + "created_with"],
                 white=None if white is None else WHITE.check(int(white), "white"),
                 card=card,
+                measured_images=_decoded_keys(metadata.get(PREFIX + "measured_images", "")),
             )
+
+
+def _encoded_keys(keys: frozenset[str]) -> str:
+    return base64.b64encode(bytes.fromhex("".join(sorted(keys)))).decode()
+
+
+def _decoded_keys(text: str) -> frozenset[str]:
+    keys = base64.b64decode(text, validate=True)
+    if len(keys) % KEY_BYTES:
+        raise ValueError("the training images are cut off")
+    return frozenset(
+        keys[start : start + KEY_BYTES].hex() for start in range(0, len(keys), KEY_BYTES)
+    )
 
 
 @contextmanager
