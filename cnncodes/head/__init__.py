@@ -5,6 +5,10 @@
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
 - `scaling`: centring and scaling of codes
+- `normalize`: square root and length of codes, computed by the head
+- `chosen`: which linear head, and which normalisation, by cross-validation
+- `ridge`: least squares on the classes, by the Gram matrix too
+- `temperature`: one number that makes probabilities as high as accuracies
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads
 - `head_onnx`: the graph of a head

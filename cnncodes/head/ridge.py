@@ -114,7 +114,7 @@ def _choose(
         strength = float(f"{FIRST_C * STEP**step:.6g}")
         if strength not in tried:
             logits = (Y - residuals(1 / strength))[scored]
-            each = OutOfFold(logits, y[scored], np.ones(len(scored)))
+            each = OutOfFold(logits, y[scored].astype(np.intp), np.ones(len(scored)))
             tried[strength] = each.loss(each.temperature()), each
         return tried[strength][0]
 

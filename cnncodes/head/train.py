@@ -145,9 +145,9 @@ def train_head(
     estimator : {"auto", "logistic", "ridge", "sgd", "svm", "knn"} or estimator
         Multinomial logistic regression to convergence; least squares on the classes, at a
         temperature; ``"auto"`` the former, or the latter where it is better by more than chance in
-        cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an SVM or
-        nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn classifier, or
-        Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
+        cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an
+        SVM or nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn
+        classifier, or Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
         convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and ``"ridge"`` where
         there are fewer training images than codes per image; otherwise all training codes are in
         memory, as float32.

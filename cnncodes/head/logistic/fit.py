@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,16 +111,17 @@ def fit_candidates(
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
             return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
 
-    own = {"C": C, "random_state": seed, "groups": groups}
+    def primal(points: NDArray[Any]) -> Solution:
+        return solve_primal(points, y, C=C, random_state=seed, groups=groups)
+
     if len(rows) >= rows.n_features:
         scaling = Scaling.of(X for _, X in rows.blocks())
         X = read_all(rows)
         scaling.apply(X)
-        solvers = {"logistic": logistic, "ridge": lambda points: solve_primal(points, y, **own)}
+        solvers = {"logistic": logistic, "ridge": primal}
         fits = [(each, *_at_temperature(solvers[each](X), temperature)) for each in estimators]
         return [
-            _candidate(name, fit, used, lambda fit=fit: _fold(scaling, fit))
-            for name, fit, used in fits
+            _candidate(name, fit, used, partial(_fold, scaling, fit)) for name, fit, used in fits
         ]
     block = rows_that_stay(rows.n_features)
     dtype = np.float64 if "ridge" in estimators else np.float32
@@ -139,7 +141,9 @@ def fit_candidates(
     if "ridge" in estimators:
         centre(K)
         length = scale(K)
-        solution, used = _at_temperature(solve_dual(K, y, **own), temperature)
+        solution, used = _at_temperature(
+            solve_dual(K, y, C=C, random_state=seed, groups=groups), temperature
+        )
         finish = _combiner(rows, solution.weights / (length or 1.0), length, solution)
         candidates["ridge"] = _candidate("ridge", solution, used, finish)
     return [candidates[each] for each in estimators]
