@@ -147,10 +147,10 @@ def train_head(
         temperature; ``"auto"`` the former, or the latter where it is better by more than chance in
         cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an
         SVM or nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn
-        classifier, or Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
-        convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and ``"ridge"`` where
-        there are fewer training images than codes per image; otherwise all training codes are in
-        memory, as float32.
+        classifier, or Pipeline that ends in one, which has ``predict_proba`` once fitted and
+        which skl2onnx can convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and
+        ``"ridge"`` where there are fewer training images than codes per image; otherwise all
+        training codes are in memory, as float32.
     normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
         What a logistic or ridge head does to codes before its weights; ``"auto"`` chooses it in
         the same cross-validation, for four times the time.

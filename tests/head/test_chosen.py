@@ -20,7 +20,7 @@ from cnncodes.head.normalize import normalized
 from cnncodes.head.ridge import indicators, solve_dual, solve_primal
 from cnncodes.head.temperature import OutOfFold, calibration_error
 from cnncodes.head.train import train_head
-from tests.helpers import error_of, info_of, run_command, write_codes
+from tests.helpers import error_of, info_of, run_command, write_labelled_codes
 
 N_CLASSES = 4
 
@@ -32,7 +32,8 @@ def problem(request, tmp_path_factory):
     y = np.repeat(np.arange(N_CLASSES), 25)
     centres = generator.normal(size=(N_CLASSES, request.param))
     X = (centres[y] * 0.5 + generator.normal(size=(len(y), request.param))).astype(np.float32)
-    file = write_codes(tmp_path_factory.mktemp("chosen") / "codes.h5", X, y)
+    file = tmp_path_factory.mktemp("chosen") / "codes.h5"
+    write_labelled_codes(file, X, y.tolist(), ("a", "b", "c", "d"))
     return file, X, y
 
 
@@ -122,7 +123,7 @@ def test_residuals_are_those_of_fits_without_the_fold(problem):
 
 @pytest.mark.parametrize("how", ["sqrt", "length", "sqrt+length"])
 def test_normalised_head_is_evaluated_as_it_was_measured(problem, tmp_path, how):
-    file, X, y = problem
+    file, _, _ = problem
     result = train_head(file, tmp_path / "head.onnx", estimator="ridge", normalize=how)
     metrics = evaluate(tmp_path / "head.onnx", file).metrics
     assert metrics.accuracy == result.test.accuracy
