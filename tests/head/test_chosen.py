@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 
 from cnncodes.app.explain import LinearHead as Explained
+from cnncodes.errors import ParameterError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.metrics import measure
 from cnncodes.head.logistic.solve import stratified_folds
@@ -177,12 +178,15 @@ def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("parameters", "reason"),
     [
-        (("--estimator", "sgd", "--refit"), "--refit"),
-        (("--estimator", "sgd", "--normalize", "sqrt"), "--normalize is for"),
-        (("--normalize", "auto", "--C", "3"), "normalize"),
+        ({"estimator": "sgd", "refit": True}, "refit is not for"),
+        ({"estimator": "sgd", "normalize": "sqrt"}, "normalize are for"),
+        ({"estimator": "ridge", "class_weight": "balanced"}, "class_weight is for"),
+        ({"normalize": "auto", "C": 3.0}, "normalize auto is chosen"),
+        ({"normalize": "cube"}, "normalize must be"),
     ],
 )
-def test_what_does_not_go_together_is_refused(problem, tmp_path, options, reason):
-    assert reason in error_of("train", problem[0], "-o", tmp_path / "head.onnx", *options)
+def test_what_does_not_go_together_is_refused(tmp_path, parameters, reason):
+    with pytest.raises(ParameterError, match=reason):
+        train_head(tmp_path / "codes.h5", tmp_path / "head.onnx", **parameters)
