@@ -15,6 +15,7 @@ from cnncodes.export.backbones import BACKBONES
 from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
+    CODE_POOLS,
     MAX_PIXELS,
     SEED,
     STRENGTH,
@@ -229,10 +230,10 @@ provider_option = click.option(
 )
 pool_option = click.option(
     "--pool",
-    type=click.Choice(["none", "avg", "max"]),
+    type=click.Choice(CODE_POOLS),
     default="none",
     show_default=True,
-    help="Pool the codes over height and width.",
+    help="Pool the codes over height and width; grid2 has the mean of each quarter.",
 )
 max_pixels_option = click.option(
     "--max-pixels",

@@ -18,6 +18,7 @@ from cnncodes.errors import ParameterError
 from cnncodes.text import similar
 
 MAX_SHOWN_BITS = 128
+VIEWS = {"none": 1, "hflip": 2, "d4": 8}  # number of views of an image, by augmentation
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -70,6 +71,22 @@ def as_paths(values: Any, name: str) -> Iterator[Path]:
     if not isinstance(values, Iterable):
         raise ParameterError(f"{name} must be a list of paths, not {type(values).__name__}")
     return (as_path(each, f"each of {name}") for each in values)
+
+
+def one_or_more_paths(value: Any, name: str) -> list[Path]:
+    """Return a path, or several of them, as a list that is not empty.
+
+    Raises
+    ------
+    ParameterError
+        A value is no path, or there is none.
+    """
+    if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        return [as_path(value, name)]
+    paths = list(as_paths(value, name))
+    if not paths:
+        raise ParameterError(f"{name} must name one file or more")
+    return paths
 
 
 def check_choice(value: Any, choices: Sequence[str], name: str) -> str:
@@ -266,12 +283,14 @@ PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
+CODE_POOLS = ("none", "avg", "max", "avg+max", "grid2")  # described in models.pooling
 CALIBRATION_IMAGES = Whole(8, 100_000)
 NETWORK_BATCH = Whole(1, 4096)  # images
 FIXED_BATCH = Whole(1, 256)  # images; fewer than that are filled up
 SECONDS = Real(0, 86_400, least_open=True)
 SHARE = Real(0, 1, most_open=True)
 SIMILARITY = Real(0, 1, least_open=True)  # a cosine
+REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
 TRAIN_SHARE = Real(0, 1, least_open=True)  # 1 where cross-validation measures
 DRAWS = Whole(1, 1000)

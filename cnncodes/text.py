@@ -48,6 +48,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def views_text(n_images: int, n_views: int) -> str:
+    """Return a number of images, and of the views of each where there are several."""
+    images = counted(n_images, "image")
+    return images if n_views == 1 else f"{images} × {n_views} views"
+
+
 def csv_cell(text: str) -> str:
     """Escape text for a CSV file, with an apostrophe before what a spreadsheet would compute."""
     return f"'{shown(text)}" if _FORMULA.match(text) else shown(text)

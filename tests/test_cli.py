@@ -116,7 +116,6 @@ def test_name_of_a_network_that_is_misspelt(typed: str, meant: str, run: Run) ->
     [
         "extract bb.onnx photos/cat photos/dog -o codes.h5",
         "quantize bb.onnx --images photos/cat photos/dog",
-        "evaluate app.onnx photos/cat photos/dog",
     ],
 )
 def test_several_sources_are_refused_with_what_to_do(words: str, run: Run) -> None:

@@ -45,6 +45,7 @@ ALLOWED = {
     "cnncodes.images.pixels": {"numpy", "PIL"},
     "cnncodes.images.sources": set(),
     "cnncodes.images.tables": set(),
+    "cnncodes.images.views": {"numpy"},
     "cnncodes.extract.store": {"numpy", "h5py"},
     "cnncodes.extract.convert": {"numpy", "h5py"},
     "cnncodes.extract.workers": {"numpy", "PIL"},

@@ -7,7 +7,9 @@ Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs 
 - `explain`: the evidence in an image for a class, from codes and weights
 - `overlays`: pictures of it
 - `bundle`: backbone and head joined into one ONNX file
+- `networks`: several networks as one graph
 - `variants`: the same app in half the size, or for a fixed batch
+- `views`: the same app for the mean over mirrored and turned views
 - `card`: its licence, date and limits
 - `golden`: images with an app's answers, to check other programs by
 """

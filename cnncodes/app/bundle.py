@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,31 @@ from onnx import helper
 from cnncodes.app.card import write_card
 from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
 from cnncodes.app.golden import check_golden, draw_image, write_golden
+from cnncodes.app.networks import joined_shape, side_by_side
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
+from cnncodes.app.views import average_over_views
 from cnncodes.errors import FileFormatError
-from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_output, rename_tensor
+from cnncodes.export.graph import POOLS, TO_NHWC, Graph, rename_tensor
 from cnncodes.export.winograd import restore_convolutions
 from cnncodes.extract.backbone import Backbone
 from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo, check_same_network
+from cnncodes.models.matching import match_networks
+from cnncodes.models.metadata import UNKNOWN, HeadInfo, Part
 from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import MODEL, check_output, replacing
-from cnncodes.parameters import FIXED_BATCH, as_path
+from cnncodes.parameters import FIXED_BATCH, as_path, one_or_more_paths
 
 N_COMPARED = 16  # images on which float16 weights are compared with float32 ones
 
 
 def bundle(
-    backbone: str | Path,
+    backbone: str | Path | Sequence[str | Path],
     head: str | Path,
     output: str | Path,
     *,
     winograd: bool = False,
     half: bool = False,
+    tta: bool = False,
     batch: int | None = None,
     golden: str | Path | None = None,
     limits: str | None = None,
@@ -47,8 +52,9 @@ def bundle(
 
     Parameters
     ----------
-    backbone : str or Path
-        A backbone file.
+    backbone : str or Path, or sequence of them
+        A backbone file; for a head trained on the codes of several side by side all of them, in
+        any order. Their images must be of one size.
     head : str or Path
         A head trained on that backbone's codes.
     output : str or Path
@@ -58,6 +64,10 @@ def bundle(
     half : bool
         Whether to store weights as float16, in half the room. Runtimes compute in float32 as
         before. `HeadInfo.card` has how far the probabilities of drawn images differ.
+    tta : bool
+        Whether the app makes the views of each image on which the head was trained, and gives the
+        softmax of the mean of their logits. It takes as many times the time and memory as there
+        are views, and its answers cannot be explained.
     batch : int, optional
         The only number of images that the app takes at a time; by default any number. Compilers
         for phones and the like want it.
@@ -85,46 +95,56 @@ def bundle(
     FileFormatError
         A file is of another kind or damaged, or the head belongs to another backbone.
     ParameterError
-        A parameter is of another type or range, or `half` is for weights that float16 cannot
-        hold.
+        A parameter is of another type or range, `half` is for weights that float16 cannot hold,
+        or `tta` for a head that was trained without views.
     OutputError
         The app or `golden` cannot be written, or its metadata exceed what can be read.
     """
-    backbone, head = as_path(backbone, "backbone"), as_path(head, "head")
+    files, head = one_or_more_paths(backbone, "backbone"), as_path(head, "head")
     output = as_path(output, "output")
     batch = FIXED_BATCH.check_or_none(batch, "batch")
-    check_output(output, overwrite=overwrite, inputs=[backbone, head], endings=MODEL)
+    check_output(output, overwrite=overwrite, inputs=[*files, head], endings=MODEL)
     if golden is not None:
         golden = as_path(golden, "golden")
-        check_golden(golden, overwrite=overwrite, inputs=[backbone, head, output])
-    network = Backbone(backbone)
+        check_golden(golden, overwrite=overwrite, inputs=[*files, head, output])
+    networks = [Backbone(file) for file in files]
     session, metadata = open_session(head, "head")
     info = HeadInfo.from_metadata(metadata, head)
-    check_same_network(head, info, backbone, network.info, network.sha256, allow_mixed=allow_mixed)
-    card = write_card(network.info, limits=limits, day=date)
+    described = [(each.path, each.info, each.sha256) for each in networks]
+    order = match_networks(head, info, described, allow_mixed=allow_mixed)
+    networks = [networks[index] for index in order]
+    network, code_shape = networks[0], joined_shape(networks)
+    augment = info.trained_views(head) if tta else "none"
+    card = write_card([each.info for each in networks], limits=limits, day=date)
     inputs, outputs = (
         [(each.name, tuple(each.shape[1:])) for each in ends]
         for ends in (session.get_inputs(), session.get_outputs())
     )
-    if (inputs, outputs) != (
-        [("codes", network.code_shape)],
-        [("probabilities", (len(info.labels),))],
-    ):
+    wanted = [("probabilities", (len(info.labels),)), (UNKNOWN, ())]
+    if inputs != [("codes", code_shape)] or outputs not in (wanted[:1], wanted):
         raise FileFormatError(f"{head}: its input or output is not that of a head; train it again")
     with (
         replacing(output, overwrite=overwrite) as temporary,
         runtime_errors(
             lambda reason: FileFormatError(
-                f"{head}: cannot be joined to {backbone} ({reason}); make it again"
+                f"{head}: cannot be joined to {network.path} ({reason}); make it again"
             )
         ),
     ):
-        joined = _join(backbone, head, winograd=winograd)
-        _output_features(joined, network.info.pool)
+        joined = _join([each.path for each in networks], head, code_shape, winograd=winograd)
+        if tta:
+            average_over_views(joined, augment)
+            card["tta"] = augment
+        elif len(networks) == 1:
+            _output_features(joined, network.info.pool)
         info = replace(
             info,
             backbone=network.info,
             backbone_sha256=network.sha256,
+            parts=tuple(
+                Part(each.info, each.sha256, part.n_columns)
+                for each, part in zip(networks, info.parts, strict=False)  # none for one network
+            ),
             card=card | _change(joined, network.info.input_size, half=half, batch=batch),
         )
         helper.set_model_props(joined, info.to_metadata("app"))
@@ -151,21 +171,25 @@ def _change(
     return card
 
 
-def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:
-    models = [onnx.load(str(path), format="protobuf") for path in (backbone, head)]
-    if not winograd:
-        graph = Graph(models[0])
+def _join(
+    backbones: Sequence[Path], head: Path, code_shape: Sequence[int], *, winograd: bool
+) -> onnx.ModelProto:
+    paths = [*backbones, head]
+    models = [onnx.load(str(path), format="protobuf") for path in paths]
+    for index in range(0 if winograd else len(backbones)):
+        graph = Graph(models[index])
         if restore_convolutions(graph):
-            models[0] = graph.model()
+            models[index] = graph.model()
     for model in models:
         del model.metadata_props[:]  # merge_models refuses metadata that differ
         _clean_domains(model)
     # Files of this release have the same versions; others may not.
     opset, ir_version = max(map(_opset, models)), max(model.ir_version for model in models)
-    first, second = (
+    *networks, second = (
         _in_versions(model, opset, ir_version, path)
-        for model, path in zip(models, (backbone, head), strict=True)
+        for model, path in zip(models, paths, strict=True)
     )
+    first = networks[0] if len(networks) == 1 else side_by_side(networks, code_shape)
     joined = onnx.compose.merge_models(
         first,
         onnx.compose.add_prefix(second, "head/"),  # keeps names of the two graphs apart
@@ -174,7 +198,9 @@ def _join(backbone: Path, head: Path, *, winograd: bool) -> onnx.ModelProto:
         producer_name="cnncodes",
     )
     _clean_domains(joined)
-    rename_output(joined, "probabilities")
+    for output, name in zip(joined.graph.output, ("probabilities", UNKNOWN), strict=False):
+        rename_tensor(joined, output.name, name)
+        output.name = name
     # The merger describes the codes, of N images. To tract that is a fact, which contradicts
     # the number of images it is given. The shapes follow from the graph anyway.
     del joined.graph.value_info[:]
@@ -200,7 +226,7 @@ def _output_features(app: onnx.ModelProto, pool: str) -> None:
         rename_tensor(app, "codes", FEATURES)
     else:
         (last,) = (node for node in graph.node if "codes" in node.output)
-        if last.op_type != POOLS[pool]:
+        if last.op_type != POOLS.get(pool):  # several pools or layers side by side
             return
         n_images, channels, height, width = shapes[last.input[0]]
         shape = [n_images, height, width, channels]
@@ -209,7 +235,7 @@ def _output_features(app: onnx.ModelProto, pool: str) -> None:
         )
         graph.node.append(to_features)
     output = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", *shape[1:]])
-    graph.output.append(output)
+    graph.output.insert(1, output)
 
 
 def _opset(model: onnx.ModelProto) -> int:

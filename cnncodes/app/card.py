@@ -7,6 +7,7 @@ every head.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -18,7 +19,9 @@ EPOCH = "SOURCE_DATE_EPOCH"  # of reproducible-builds.org: seconds since 1970
 MAX_LIMITS = 4096  # characters
 
 
-def write_card(network: BackboneInfo, *, limits: str | None, day: str | None) -> dict[str, Any]:
+def write_card(
+    networks: Sequence[BackboneInfo], *, limits: str | None, day: str | None
+) -> dict[str, Any]:
     """Return the entries of `HeadInfo.card`.
 
     There is a date only where `day` or the environment gives one: an app made again from the same
@@ -26,8 +29,8 @@ def write_card(network: BackboneInfo, *, limits: str | None, day: str | None) ->
 
     Parameters
     ----------
-    network : BackboneInfo
-        The network of the app.
+    networks : sequence of BackboneInfo
+        The networks of the app.
     limits : str, optional
         What the app must not be used for.
     day : str, optional
@@ -47,7 +50,7 @@ def write_card(network: BackboneInfo, *, limits: str | None, day: str | None) ->
     written = _day(day)
     return {
         **({} if limits is None else {"limits": _checked(limits)}),
-        "licence": licence_of(network),
+        "licence": "; ".join(dict.fromkeys(map(licence_of, networks))),
         **({} if written is None else {"date": written}),
     }
 

@@ -6,9 +6,9 @@ Needs numpy, onnxruntime and Pillow, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import TextIOBase
 from itertools import chain, islice, tee
@@ -25,7 +25,7 @@ from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_
 from cnncodes.images.decoding import decode_image, load_image, prepare_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
 from cnncodes.machine import available_threads
-from cnncodes.models.metadata import HeadInfo
+from cnncodes.models.metadata import REFUSED_FROM, UNKNOWN, HeadInfo
 from cnncodes.models.session import (
     DEFAULT_PROVIDER,
     fixed_batch,
@@ -72,10 +72,19 @@ class Prediction:
         Name of the class.
     probability : float
         Between 0 and 1; the probabilities of all classes add up to 1.
+    unknown : float or None
+        How unlike the training images the image is, from 0 to 1, whatever the class; None from an
+        app whose head was trained without this score.
     """
 
     label: str
     probability: float
+    unknown: float | None = field(default=None, repr=False)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the image may be of the classes; without a score it is taken for such."""
+        return self.unknown is None or self.unknown < REFUSED_FROM
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,16 @@ class FilePrediction:
     predictions: list[Prediction]
     problem: str
     explanation: Explanation | None = None
+
+    @property
+    def unknown(self) -> float | None:
+        """How unlike the training images the image is, as in `Prediction`."""
+        return self.predictions[0].unknown if self.predictions else None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the image may be of the classes, as in `Prediction`."""
+        return all(each.is_known for each in self.predictions)
 
 
 class Classifier:
@@ -158,7 +177,8 @@ class Classifier:
             self.path, "app", threads=self._session_threads, provider=provider
         )
         self.info = HeadInfo.from_metadata(self._metadata, self.path)
-        warn_of_saturation(self.path, self.info.backbone)
+        for network in self.info.networks:
+            warn_of_saturation(self.path, network)
         self.labels = self.info.labels
         self.input_size = self.info.backbone.input_size
         inputs, outputs = (
@@ -166,6 +186,7 @@ class Classifier:
             for ends in (self._session.get_inputs(), self._session.get_outputs())
         )
         self._has_features = FEATURES in [name for name, *_ in outputs]
+        self.has_unknown = (UNKNOWN, "tensor(float)", []) in outputs
         if inputs != [
             ("images", "tensor(uint8)", [self.input_size, self.input_size, 3])
         ] or outputs[0] != ("probabilities", "tensor(float)", [len(self.labels)]):
@@ -199,7 +220,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         classes = counted(len(self.labels), "class", "classes")
-        network = f"{self.info.backbone.backbone} {self.info.backbone.precision}"
+        network = " + ".join(f"{each.backbone} {each.precision}" for each in self.info.networks)
         return (
             f"<Classifier {str(self.path)!r}: {classes} ({shown(listed(self.labels))}), {network}>"
         )
@@ -241,7 +262,8 @@ class Classifier:
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
-        return self.ranked(self.predict_proba(pixels[np.newaxis])[0], top)
+        ((probabilities, unknown),) = self.predict_each(pixels[np.newaxis])
+        return self.ranked(probabilities, top, unknown)
 
     def predict_files(
         self,
@@ -320,8 +342,9 @@ class Classifier:
                     if image.pixels is None:
                         yield FilePrediction(path, [], image.problem)
                         continue
-                    probabilities, explanation = next(rows)
-                    yield FilePrediction(path, self.ranked(probabilities, top), "", explanation)
+                    probabilities, unknown, explanation = next(rows)
+                    ranked = self.ranked(probabilities, top, unknown)
+                    yield FilePrediction(path, ranked, "", explanation)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the probabilities of a batch of pixels.
@@ -344,6 +367,28 @@ class Classifier:
         probabilities: NDArray[np.float32]
         (probabilities,) = self._run(images, "probabilities")
         return probabilities
+
+    def predict_each(
+        self, images: NDArray[np.uint8]
+    ) -> list[tuple[NDArray[np.float32], float | None]]:
+        """Compute for each image of a batch its probabilities and how unlike the training it is.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n_images, input_size, input_size, 3)
+            RGB.
+
+        Returns
+        -------
+        list of (ndarray of float32 of shape (n_classes,), float or None)
+            The score as in `Prediction`, None where the app has none.
+
+        Raises
+        ------
+        ParameterError
+            The images have another dtype or shape.
+        """
+        return [(row, unknown) for row, unknown, _ in self._answers(images, explain=False)]
 
     def explain(
         self,
@@ -383,31 +428,46 @@ class Classifier:
             )
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
         pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
-        ((_, explanation),) = self._explained(pixels[np.newaxis], label)
+        ((_, _, explanation),) = self._answers(pixels[np.newaxis], label, explain=True)
+        assert explanation is not None
         return explanation
 
-    def _explained(
-        self, images: NDArray[np.uint8], label: str | None = None
-    ) -> list[tuple[NDArray[np.float32], Explanation]]:
-        """Return probabilities and explanation of each image of a batch."""
-        head = self._head
-        return [
-            (row, head.explain(features, row, label))
-            for row, features in zip(*self._run(images, "probabilities", FEATURES), strict=True)
-        ]
-
     def _answers(
-        self, images: NDArray[np.uint8], *, explain: bool
-    ) -> Sequence[tuple[NDArray[np.float32], Explanation | None]]:
-        """As `_explained`, without explanations where none are wanted."""
-        if explain:
-            return self._explained(images)
-        return [(row, None) for row in self.predict_proba(images)]
+        self, images: NDArray[np.uint8], label: str | None = None, *, explain: bool
+    ) -> list[tuple[NDArray[np.float32], float | None, Explanation | None]]:
+        """Return probabilities, score and, if asked for, explanation of each image of a batch."""
+        head = self._head if explain else None
+        names = ["probabilities", *[UNKNOWN] * self.has_unknown, *[FEATURES] * explain]
+        outputs = dict(zip(names, self._run(images, *names), strict=True))
+        rows = outputs["probabilities"]
+        scores = outputs[UNKNOWN].tolist() if self.has_unknown else [None] * len(rows)
+        explanations = (
+            [None] * len(rows)
+            if head is None
+            else [
+                head.explain(features, row, label)
+                for row, features in zip(rows, outputs[FEATURES], strict=True)
+            ]
+        )
+        return list(zip(rows, scores, explanations, strict=True))
 
     @cached_property
     def _head(self) -> LinearHead:
         """The weights of the head, read when they are first needed."""
+        if "tta" in self.info.card:
+            raise FileFormatError(
+                f"{self.path}: averages mirrored views of an image, whose answers are not "
+                "explained; cnncodes bundle without --tta makes one whose are"
+            )
         if not self._has_features:
+            network = self.info.backbone
+            are_several = self.info.parts or "," in network.layer
+            if are_several or network.pool not in ("none", "avg", "max"):
+                raise FileFormatError(
+                    f"{self.path}: cannot explain its answers, since its codes are of several "
+                    "networks, layers or pools; use a backbone of one layer with pool none, avg "
+                    "or max"
+                )
             estimator = shown(str(self.info.training.get("estimator")))
             raise FileFormatError(
                 f"{self.path}: holds nothing to explain its answers by, as only apps with a head "
@@ -421,7 +481,9 @@ class Classifier:
         check_pixels(images, self.input_size)
         return run_session(self._session, self.path, outputs, "images", images)
 
-    def ranked(self, row: NDArray[np.float32], top: int | None = None) -> list[Prediction]:
+    def ranked(
+        self, row: NDArray[np.float32], top: int | None = None, unknown: float | None = None
+    ) -> list[Prediction]:
         """Name the classes of one image's probabilities.
 
         Parameters
@@ -430,6 +492,8 @@ class Classifier:
             A row of `predict_proba`.
         top : int, optional
             Number of classes to return, by default all.
+        unknown : float, optional
+            The image's score, as in `Prediction`.
 
         Returns
         -------
@@ -437,7 +501,7 @@ class Classifier:
             The most probable first.
         """
         order = np.argsort(-row, kind="stable")[:top]
-        return [Prediction(self.labels[index], float(row[index])) for index in order]
+        return [Prediction(self.labels[index], float(row[index]), unknown) for index in order]
 
 
 def _pixels_of(image: Any, size: int, max_pixels: int, white: int | None) -> NDArray[np.uint8]:

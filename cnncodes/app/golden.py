@@ -86,7 +86,9 @@ def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
             file = files.enter_context(replacing(folder / name, overwrite=overwrite))
             height, width = (round(factor * size) for factor in factors)
             Image.fromarray(draw_image(number, height, width)).save(file, "PNG")
-            probabilities = {each.label: each.probability for each in classifier.predict(file)}
+            predictions = classifier.predict(file)
+            probabilities = {each.label: each.probability for each in predictions}
+            unknown = predictions[0].unknown
             written.append(
                 {
                     "path": name,
@@ -95,6 +97,7 @@ def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
                     "width": width,
                     "label": next(iter(probabilities)),
                     "probabilities": [probabilities[label] for label in classifier.labels],
+                    **({} if unknown is None else {"unknown": unknown}),
                 }
             )
         answers = {

@@ -43,10 +43,17 @@ from cnncodes.parameters import (
     EPOCHS,
     L2,
     LEARNING_RATE,
+    REFUSED_SHARE,
     TRAIN_SHARE,
 )
 from cnncodes.printing.emit import emit, print_note
-from cnncodes.printing.heads import print_curves, print_epoch, print_evaluation, print_training
+from cnncodes.printing.heads import (
+    print_curves,
+    print_epoch,
+    print_evaluation,
+    print_training,
+    training_to_json,
+)
 
 OPTIONS_OF = {
     "logistic or ridge": ("C", "normalize"),
@@ -59,7 +66,7 @@ OPTIONS_OF = {
     "Codes become head.onnx, a classifier.",
     "cnncodes train codes.h5 -o head.onnx",
 )
-@click.argument("codes", type=INPUT)
+@click.argument("codes", nargs=-1, required=True, type=INPUT, metavar="CODES...")
 @click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="Head to write.")
 @click.option(
     "--estimator",
@@ -142,13 +149,32 @@ OPTIONS_OF = {
     type=whole(EPOCHS),
     help="sgd: stop after this many epochs without a lower validation loss.",
 )
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Measure the mean over the views of each image, with codes of extract --augment.",
+)
+@click.option(
+    "--unknown",
+    type=Number(REFUSED_SHARE),
+    is_flag=False,
+    flag_value=0.05,
+    metavar="[SHARE]",
+    help="Recognise images of none of the classes; SHARE of the others are taken for such, by "
+    "default 0.05.",
+)
+@click.option(
+    "--none",
+    metavar="CLASS",
+    help="unknown: a class whose images are of none of the classes; they measure it.",
+)
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
 @overwrite_option
 @json_option
 def train(
-    codes: Path,
+    codes: tuple[Path, ...],
     output: Path,
     estimator: str,
     as_json: bool,
@@ -156,10 +182,14 @@ def train(
 ) -> None:
     """Train a classifier on codes, and measure it on images it has not seen.
 
+    Codes of the same images by several networks, each in its file, go side by side.
+
     sgd reads the codes a part at a time, as do logistic and ridge with fewer training images than
     codes per image; otherwise all training codes are in memory, as float32.
     """
     _refuse_options_of_others(estimator)
+    if options["none"] is not None and options["unknown"] is None:
+        raise click.UsageError("--none is for --unknown; give it too")
     from cnncodes.head.train import train_head
     from cnncodes.progress import Progress
 
@@ -174,7 +204,7 @@ def train(
             progress=progress,
             **options,
         )
-    emit(result, as_json, print_training)
+    emit(result, as_json, print_training, to_json=training_to_json)
 
 
 @command(
@@ -182,10 +212,21 @@ def train(
     "cnncodes evaluate head.onnx codes.h5 --report report",
 )
 @click.argument("model", type=INPUT)
-@click.argument("data", type=INPUT, metavar="CODES.h5|SOURCE")
+@click.argument("data", nargs=-1, required=True, type=INPUT, metavar="CODES.h5...|SOURCE")
 @click.option("--backbone", type=INPUT, help="The network of a head, to evaluate it on images.")
 @click.option(
     "--include-training", is_flag=True, help="Include images that the model was trained on."
+)
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Average over the views of each image that the head was trained on.",
+)
+@click.option(
+    "--unknown",
+    type=INPUT,
+    metavar="CODES.h5|SOURCE",
+    help="Images of none of the classes, to measure how many of them the model refuses.",
 )
 @exclude_option
 @mixed_option
@@ -215,7 +256,7 @@ def train(
 @json_option
 def evaluate(
     model: Path,
-    data: Path,
+    data: tuple[Path, ...],
     backbone: Path | None,
     report: Path | None,
     curve: Path | None,
@@ -227,9 +268,9 @@ def evaluate(
 ) -> None:
     """Measure a head or an app on labelled images.
 
-    A head takes a codes file, an app a folder of class folders or a CSV file with the columns
-    path and label; a head with --backbone takes these too. Images that the model was trained on
-    are left out.
+    A head takes a codes file, or one of each of its networks, an app a folder of class folders
+    or a CSV file with the columns path and label; a head with --backbone takes these too. Images
+    that the model was trained on are left out.
     """
     if report is None and (curve is not None or images is not None):
         raise click.UsageError("--curve and --images are for a report; give --report too")
@@ -241,7 +282,8 @@ def evaluate(
     if report is not None:
         from cnncodes.evaluate.report import Report
 
-        inputs = [path for path in (model, data, backbone) if path is not None]
+        given = (model, *data, backbone, options["unknown"])
+        inputs = [path for path in given if path is not None]
         others = [] if predictions is None else [predictions]
         planned = Report(report, curve, images, overwrite=overwrite, inputs=inputs, others=others)
     if predictions is not None:
@@ -289,6 +331,11 @@ def evaluate(
     default=5,
     show_default=True,
     help="Number of draws of the training images.",
+)
+@click.option(
+    "--join",
+    is_flag=True,
+    help="Draw one curve, of the codes of all files side by side, as train does.",
 )
 @exclude_option
 @together_option

@@ -27,6 +27,7 @@ from cnncodes.datasets.registry import DATASETS
 from cnncodes.parameters import (
     NETWORK_BATCH,
     SIMILARITY,
+    VIEWS,
     WHITE,
 )
 from cnncodes.printing.emit import emit, print_note
@@ -128,6 +129,13 @@ def fetch(
     "brightest pixel of each image.",
 )
 @group_option
+@click.option(
+    "--augment",
+    type=click.Choice(list(VIEWS)),
+    default="none",
+    show_default=True,
+    help="Store the codes of the mirrored image too, or of all eight turned and mirrored ones.",
+)
 @provider_option
 @click.option(
     "--update",
@@ -144,6 +152,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
     no split separates). An interrupted extraction goes on where it was when the same command is
     given again.
     """
+    from cnncodes.extract.pipeline import Extraction
     from cnncodes.extract.pipeline import extract as extract_codes
     from cnncodes.progress import Progress
 
@@ -156,7 +165,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
             progress=progress,
             **options,
         )
-    emit(result, as_json, print_extraction)
+    emit(result, as_json, print_extraction, to_json=Extraction.as_dict)
 
 
 @command(

@@ -60,7 +60,14 @@ from cnncodes.printing.networks import (
     help="Height and width of the input image, in pixels.",
 )
 @pool_option
-@click.option("--layer", metavar="NAME", help="Keras layer to cut after, by default the last.")
+@click.option(
+    "--layer",
+    "--layers",
+    "layer",
+    metavar="NAME[,NAME...]",
+    help="Keras layer to cut after, by default the last; of several the pooled codes go side by "
+    "side.",
+)
 @seed_option("random weights")
 @click.option(
     "--winograd/--no-winograd",
@@ -153,7 +160,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
     "Backbone and head become app.onnx.",
     "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
 )
-@click.argument("backbone", type=INPUT)
+@click.argument("backbone", nargs=-1, required=True, type=INPUT, metavar="BACKBONE...")
 @click.argument("head", type=INPUT)
 @click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
 @click.option(
@@ -164,6 +171,11 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 )
 @click.option(
     "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
+)
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Average over the mirrored or turned views on which the head was trained, in the app.",
 )
 @click.option(
     "--batch",
@@ -186,8 +198,13 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 @mixed_option
 @overwrite_option
 @json_option
-def bundle(backbone: Path, head: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Join a backbone and a head into one file, from image to probabilities."""
+def bundle(
+    backbone: tuple[Path, ...], head: Path, output: Path, as_json: bool, **options: Any
+) -> None:
+    """Join a backbone and a head into one file, from image to probabilities.
+
+    A head that was trained on the codes of several networks takes all of them.
+    """
     from cnncodes.app.bundle import bundle as join
 
     info = join(backbone, head, output, **options)

@@ -102,7 +102,7 @@ def predict(
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {
         "table": lambda each: print_table(each, files, classifier.labels),
-        "csv": print_csv,
+        "csv": lambda each: print_csv(each, has_unknown=classifier.has_unknown),
         "json": print_list,
     }
     with Progress("predict", "images") as progress:

@@ -3,6 +3,7 @@
 - `evaluate`: runs the model on a codes file or on images
 - `selection`: the images that are used, and notes on those left out
 - `metrics`: accuracy, F1, calibration and the confusion matrix
+- `unknown`: how well images of none of the classes are recognised
 - `evaluation`: the result, as dataclasses and as JSON
 - `report`: the result as an HTML page (extra ``report``)
 - `page`: templates and pictures of HTML pages

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError, TrainingError
-from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.joined import open_codes
+from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.head.train import labelled_classes, majority_accuracy
+from cnncodes.head.train import majority_accuracy
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -25,12 +26,14 @@ SIZES_LISTED = 10  # in a note
 
 @dataclass(frozen=True)
 class Plan:
-    """The images of one curve, as rows of the codes file.
+    """The images of one curve, as indices among those of the codes file.
 
     Attributes
     ----------
     path : Path
-        The codes file.
+        The codes file, for messages.
+    files : tuple of Path
+        It, or the files whose codes are side by side.
     names : list of str
         The classes.
     y : ndarray of int32, shape (n_images,)
@@ -50,6 +53,7 @@ class Plan:
     """
 
     path: Path
+    files: tuple[Path, ...]
     names: list[str]
     y: NDArray[np.int32]
     test: NDArray[np.intp]
@@ -85,7 +89,7 @@ def default_sizes(most: int) -> list[int]:
 
 
 def plan_curve(
-    path: Path,
+    files: Sequence[Path],
     sizes: Sequence[int] | None,
     train_fraction: float,
     split: str,
@@ -98,8 +102,8 @@ def plan_curve(
 
     Parameters
     ----------
-    path : Path
-        A codes file.
+    files : sequence of Path
+        A codes file, or several as for `open_codes`.
     sizes : sequence of int or None
         Training images per class, increasing; None for `default_sizes`.
     train_fraction, split, seeds, seed
@@ -116,8 +120,10 @@ def plan_curve(
     ParameterError
         A parameter is out of range, or no class has as many images as the smallest size.
     """
-    with CodeStore.open(path) as store:
+    with open_codes(files) as store:
+        path = store.path
         classes, y, notes = labelled_classes(store, excluded)
+        notes += store.notes
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
@@ -145,7 +151,18 @@ def plan_curve(
     parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups)
     majority = majority_accuracy(y, parts)
     return Plan(
-        path, names, y, parts.test, draws, groups, majority, split, train_fraction, seed, notes
+        path,
+        tuple(files),
+        names,
+        y,
+        parts.test,
+        draws,
+        groups,
+        majority,
+        split,
+        train_fraction,
+        seed,
+        notes,
     )
 
 

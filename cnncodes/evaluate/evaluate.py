@@ -7,8 +7,9 @@ codes are never in memory all at once. Images go through workers, as in `extract
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,40 @@ from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Predictions
 from cnncodes.evaluate.metrics import measure
 from cnncodes.evaluate.selection import Selection
+from cnncodes.evaluate.unknown import (
+    ForeignImages,
+    TrainingImages,
+    check_foreign,
+    choose_foreign,
+    measure_unknown,
+)
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.store import CodeStore
 from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
 from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_of
 from cnncodes.head.groups import groups_of, number_groups
+from cnncodes.head.joined import open_codes_of
 from cnncodes.head.rows import CodeRows
-from cnncodes.images.decoding import digest_images, notes_on_remarks
+from cnncodes.head.views import ImageViews, average_probabilities
+from cnncodes.images.decoding import LoadedImage, digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
+from cnncodes.images.views import make_views
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
+from cnncodes.models.matching import match_networks
 from cnncodes.models.metadata import (
     PREFIX,
-    BackboneInfo,
+    UNKNOWN,
     HeadInfo,
-    check_same_network,
     with_article,
 )
 from cnncodes.models.session import DEFAULT_PROVIDER, open_session, run_session, warn_of_saturation
-from cnncodes.parameters import MAX_PIXELS, as_path, check_choice
+from cnncodes.models.tensors import read_tensors
+from cnncodes.parameters import MAX_PIXELS, VIEWS, as_path, check_choice, one_or_more_paths
 from cnncodes.progress import NoProgress, Progress
+from cnncodes.text import counted
 
 _DATA = "codes or images"
 _REMEDY = "name a codes file, a folder of images or a CSV file"
@@ -48,15 +61,17 @@ _REMEDY = "name a codes file, a folder of images or a CSV file"
 
 def evaluate(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     backbone: str | Path | None = None,
     include_training: bool = False,
     group_by: str | None = None,
     exclude: str | Path | None = None,
     allow_mixed: bool = False,
+    tta: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     provider: str = DEFAULT_PROVIDER,
+    unknown: str | Path | None = None,
     on_images: Callable[[list[Path]], None] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -66,9 +81,10 @@ def evaluate(
     ----------
     model : str or Path
         A head or an app.
-    data : str or Path
-        For a head a codes file. For an app, or a head with `backbone`, a folder of class folders
-        or a CSV file with the columns path and label.
+    data : str or Path, or sequence of them
+        For a head a codes file; for one trained on the codes of several networks side by side a
+        codes file of each, in any order. For an app, or a head with `backbone`, a folder of class
+        folders or a CSV file with the columns path and label.
     backbone : str or Path, optional
         The backbone file that a head needs for images.
     include_training : bool
@@ -81,10 +97,18 @@ def evaluate(
         A list of images to leave out, as for `PathList`.
     allow_mixed : bool
         Whether the codes may be of the head's network in another precision, float32 or int8.
+    tta : bool
+        Whether the logits of a head are averaged over the views of each image: those that are
+        stored with its codes, or of images those that the head was trained on. An app bundled
+        with `tta` averages them itself.
     max_pixels : int
         An image with more pixels cannot be used.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
+    unknown : str or Path, optional
+        Images of none of the classes, labelled or not: a codes file, a folder or a CSV file, as
+        for `data`. The output ``unknown`` of the model is measured on them; images that have a
+        class of the model, or trained it, are left out.
     on_images : callable, optional
         Called with the paths of the image files, those of codes too, before any work.
     progress : Progress, optional
@@ -109,29 +133,42 @@ def evaluate(
         cannot start.
     """
     progress = progress or NoProgress()
-    model, data = as_path(model, "model"), as_path(data, "data")
+    model, files = as_path(model, "model"), one_or_more_paths(data, "data")
+    data = files[0] if len(files) == 1 else Path(" + ".join(map(str, files)))
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     if group_by is not None:
         check_choice(group_by, GROUPINGS, "group_by")
-    is_codes = _is_codes_file(data)
+    unknown = None if unknown is None else as_path(unknown, "unknown")
+    is_codes = _are_codes_files(files)
     with needing(data, ("codes", "journal", "damaged"), _DATA, _REMEDY):
         if is_codes and group_by is not None:
             raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
-        if is_codes and backbone is not None:
+        if is_codes and backbone is not None and (unknown is None or _is_codes_file(unknown)):
             raise ParameterError(f"{data}: has codes already; leave backbone out")
     # Each worker computes an image in its own thread.
     opened = _ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     selection = Selection(data, opened.info, include_training=include_training, excluded=excluded)
+    foreign = None
+    if unknown is not None:
+        foreign = _score_foreign(opened, unknown, backbone, max_pixels, progress)
     if is_codes:
-        return _evaluate_codes(opened, data, selection, on_images, progress)
-    classify = _classify(opened, backbone)
+        return _evaluate_codes(opened, files, selection, foreign, on_images, progress, tta=tta)
+    augment = opened.info.trained_views(model) if tta and backbone is not None else "none"
+    classify = _classify(opened, backbone, augment)
+    if tta and opened.kind == "app" and "tta" not in opened.info.card:
+        raise ParameterError(
+            f"{model}: is an app that takes one view of an image; leave out tta=True, or bundle "
+            "one that averages them: cnncodes bundle --tta"
+        )
     with needing(data, ("images", "folder", *TABLES), _DATA, _REMEDY, error=SourceError):
         source = find_images(data, group_by=group_by)
     if on_images is not None:
         on_images(source.files())
-    return _evaluate_images(opened, source, classify, selection, max_pixels, progress)
+    return _evaluate_images(
+        opened, source, classify, selection, foreign, max_pixels, progress, augment
+    )
 
 
 class _ModelSession:
@@ -142,14 +179,15 @@ class _ModelSession:
     ) -> None:
         self.path = path
         self.provider = provider
-        self._allow_mixed = allow_mixed
+        self.allow_mixed = allow_mixed
         self._session, metadata = open_session(
             path, "head", "app", threads=threads, provider=provider
         )
         self.info = HeadInfo.from_metadata(metadata, path)
         self.kind = metadata[PREFIX + "kind"]
         if self.kind == "app":
-            warn_of_saturation(path, self.info.backbone)
+            for network in self.info.networks:
+                warn_of_saturation(path, network)
         self._input = "codes" if self.kind == "head" else "images"
         inputs = [each.name for each in self._session.get_inputs()]
         output = self._session.get_outputs()[0]
@@ -165,20 +203,59 @@ class _ModelSession:
                 "make it again"
             )
         self.input_shape = tuple(self._session.get_inputs()[0].shape[1:])
+        self.has_unknown = any(
+            (each.name, each.shape[1:]) == (UNKNOWN, []) for each in self._session.get_outputs()
+        )
 
-    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Run a batch; refuse an output that is not of probabilities."""
-        output: NDArray[np.float32]
-        (output,) = run_session(self._session, self.path, ["probabilities"], self._input, batch)
+    def answers(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run a batch; refuse an output that is not of probabilities.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_classes), or (n_images, n_classes + 1)
+            The probabilities, and where the model has the output ``unknown`` that behind them.
+        """
+        names = ["probabilities", *[UNKNOWN] * self.has_unknown]
+        output, *scores = run_session(self._session, self.path, names, self._input, batch)
         if not (np.abs(output.sum(axis=1) - 1) < 1e-3).all() or output.min(initial=0) < 0:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
-        return output
+        answers: NDArray[np.float32] = np.column_stack([output, *scores])
+        return answers
 
-    def check_codes(
-        self, file: Path, sha256: str, info: BackboneInfo, shape: Sequence[int]
-    ) -> None:
-        """Refuse codes of another backbone than that of the training."""
-        check_same_network(self.path, self.info, file, info, sha256, allow_mixed=self._allow_mixed)
+    def check_store(self, file: Path, store: CodeStore) -> None:
+        """Refuse codes of another shape, or with another white, than those of the training."""
+        self.check_shape(file, store.codes.shape[1:])
+        if store.white != self.info.white:
+            raise FileFormatError(
+                f"{file}: was extracted with white {_shown_white(store.white)}, {self.path} was "
+                f"trained with {_shown_white(self.info.white)}; extract it again with the same"
+            )
+
+    def check_takes_codes(self, file: Path) -> None:
+        """Refuse codes for an app."""
+        if self.kind == "app":
+            raise ParameterError(
+                f"{self.path}: is an app, which takes images; give it the folder or CSV file of "
+                f"the images, or evaluate its head on {file}"
+            )
+
+    def averaged(self, answers: NDArray[np.float32], augment: str) -> NDArray[np.float32]:
+        """Average the logits of the views of each image; `unknown` is that of the image itself."""
+        n_views = VIEWS[augment]
+        if n_views == 1:
+            return answers
+        least = np.finfo(np.float32).tiny if self._is_linear else np.finfo(np.float32).eps
+        n_classes = len(self.info.labels)
+        probabilities = answers[:, :n_classes]
+        averaged = average_probabilities(probabilities, n_views, least=float(least))
+        return np.column_stack([averaged, answers[::n_views, n_classes:]])
+
+    @cached_property
+    def _is_linear(self) -> bool:
+        return len(read_tensors(self.path, ("weights", "bias"))) == 2
+
+    def check_shape(self, file: Path, shape: Sequence[int]) -> None:
+        """Refuse codes of another shape than the head takes."""
         if tuple(shape) != self.input_shape:
             raise FileFormatError(
                 f"{self.path}: takes codes of another shape than {file} has; train it again"
@@ -197,6 +274,19 @@ class _ModelSession:
         )
 
 
+def _are_codes_files(paths: Sequence[Path]) -> bool:
+    """Whether paths are of codes files; of images only one can be named."""
+    if len(paths) == 1:
+        return _is_codes_file(paths[0])
+    for path in paths:
+        if not _is_codes_file(path):
+            raise ParameterError(
+                f"{path}: is no codes file, and images have one source: put the images of all into "
+                "one folder or CSV file"
+            )
+    return True
+
+
 def _is_codes_file(path: Path) -> bool:
     if is_folder(path):
         return False
@@ -208,28 +298,23 @@ def _is_codes_file(path: Path) -> bool:
 
 def _evaluate_codes(
     model: _ModelSession,
-    data: Path,
+    files: Sequence[Path],
     selection: Selection,
+    foreign: ForeignImages | None,
     on_images: Callable[[list[Path]], None] | None,
     progress: Progress,
+    *,
+    tta: bool,
 ) -> Evaluation:
-    if model.kind == "app":
-        raise ParameterError(
-            f"{model.path}: is an app, which takes images; give it the folder or CSV file of the "
-            f"images, or evaluate its head on {data}"
-        )
-    with CodeStore.open(data) as store:
-        model.check_codes(data, store.backbone_sha256, store.backbone, store.codes.shape[1:])
-        if store.white != model.info.white:
-            raise FileFormatError(
-                f"{data}: was extracted with white {_shown_white(store.white)}, {model.path} was "
-                f"trained with {_shown_white(model.info.white)}; extract it again with the same"
-            )
-        paths, digests = store.paths, store.digests
+    model.check_takes_codes(selection.data)
+    with open_codes_of(model.path, model.info, files, allow_mixed=model.allow_mixed) as store:
+        model.check_store(selection.data, store)
+        views = ImageViews(store, tta=tta)
+        paths, digests = store.of_images(store.paths), store.of_images(store.digests)
         if on_images is not None:
             root = root_of(Path(store.source))
             on_images([root / path for path in paths])
-        known = selection.known(store.labels, store.class_names, paths)
+        known = selection.known(store.of_images(store.labels), store.class_names, paths)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
@@ -237,16 +322,27 @@ def _evaluate_codes(
             chosen = selection.unrelated(chosen, digests, groups_of(store))
         y = known[chosen]
         images = [(paths[row], digests[row]) for row in chosen]
-        notes = selection.notes(y, store.skipped, images)
-        rows = CodeRows(store, chosen)
-        probabilities = np.empty((len(rows), len(model.info.labels)), np.float32)
-        progress.begin(len(rows))
-        for indices, block in rows.blocks():
-            # (n, n_features) → (n, height, width, channels), or (n, channels)
-            codes = block.reshape(len(block), *model.input_shape)
-            probabilities[indices] = model.probabilities(codes)
-            progress.advance(len(block))
-        return _evaluation(model, selection, store.source, y, probabilities, images, notes)
+        notes = [*store.notes, *selection.notes(y, store.skipped, images)]
+        augment = store.augment if tta else "none"
+        rows = CodeRows(store, views.tested_rows(chosen))
+        answers = _run_codes(model, rows, augment, progress)
+        return _evaluation(
+            model, selection, store.source, y, answers, foreign, images, notes, augment
+        )
+
+
+def _run_codes(
+    model: _ModelSession, rows: CodeRows, augment: str, progress: Progress
+) -> NDArray[np.float32]:
+    """Return the model's `answers` to images of a codes file, averaged over their rows."""
+    blocks = []
+    progress.begin(len(rows) // VIEWS[augment])
+    for _, block in rows.blocks():
+        # (n, n_features) → (n, height, width, channels), or (n, channels)
+        answers = model.answers(block.reshape(len(block), *model.input_shape))
+        blocks.append(model.averaged(answers, augment))
+        progress.advance(len(blocks[-1]))
+    return np.concatenate(blocks)
 
 
 def _evaluate_images(
@@ -254,23 +350,16 @@ def _evaluate_images(
     source: Source,
     classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     selection: Selection,
+    foreign: ForeignImages | None,
     max_pixels: int,
     progress: Progress,
+    augment: str,
 ) -> Evaluation:
     known = selection.known(np.array(source.labels, np.int32), source.class_names, source.paths)
     wanted = np.flatnonzero(known >= 0)
-    files, size = source.files(), model.info.backbone.input_size
-    n_workers = max(1, min(available_threads(), len(wanted)))
-    batch_size = default_batch_size(model.info.backbone.precision, len(wanted), n_workers)
-    batches = run_batches(
-        [files[index] for index in wanted],
-        size,
-        classify,
-        n_workers=min(n_workers, n_fitting_workers(size, batch_size)),
-        batch_size=batch_size,
-        max_pixels=max_pixels,
-        white=model.info.white,
-        known=selection,
+    files = source.files()
+    batches = _run_images(
+        model, [files[index] for index in wanted], classify, max_pixels, known=selection
     )
     progress.begin(len(wanted))
     rows, outputs, skipped, remarks = [], [], [], Counter[str]()
@@ -293,13 +382,88 @@ def _evaluate_images(
         chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
     images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
-    probabilities = np.concatenate(outputs)[np.isin(rows, chosen)]
+    answers = np.concatenate(outputs)[np.isin(rows, chosen)]
     origin = str(selection.data)
-    return _evaluation(model, selection, origin, targets, probabilities, images, notes)
+    return _evaluation(model, selection, origin, targets, answers, foreign, images, notes, augment)
+
+
+def _run_images(
+    model: _ModelSession,
+    files: list[Path],
+    classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    max_pixels: int,
+    known: Container[str],
+) -> Generator[tuple[list[LoadedImage], NDArray[np.float32] | None], None, None]:
+    """Run image files in workers, but for those whose digest is `known`, as `run_batches`."""
+    size, precision = model.info.backbone.input_size, model.info.backbone.precision
+    n_workers = max(1, min(available_threads(), len(files)))
+    batch_size = default_batch_size(precision, len(files), n_workers)
+    return run_batches(
+        files,
+        size,
+        classify,
+        n_workers=min(n_workers, n_fitting_workers(size, batch_size)),
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        white=model.info.white,
+        known=known,
+    )
+
+
+def _score_foreign(
+    model: _ModelSession,
+    data: Path,
+    backbone: Path | None,
+    max_pixels: int,
+    progress: Progress,
+) -> ForeignImages:
+    """Run the model on images of none of its classes."""
+    if not model.has_unknown:
+        raise ParameterError(
+            f"{model.path}: was trained without a score of none of these, so there is nothing to "
+            "measure on images of no class; make one with: cnncodes train --unknown"
+        )
+    notes: list[str] = []
+    if _is_codes_file(data):
+        model.check_takes_codes(data)
+        with open_codes_of(model.path, model.info, [data], allow_mixed=model.allow_mixed) as store:
+            model.check_store(data, store)
+            views, names = ImageViews(store), store.class_names
+            labels, digests = store.of_images(store.labels), store.of_images(store.digests)
+            chosen = choose_foreign(data, model.info, labels, names, notes)
+            trained = TrainingImages(model.info)
+            chosen = np.array([image for image in chosen if digests[image] not in trained], np.intp)
+            check_foreign(data, chosen)
+            rows = CodeRows(store, views.tested_rows(chosen))
+            scores = _run_codes(model, rows, "none", progress)[:, -1]
+        return ForeignImages(str(data), names, labels[chosen], scores, notes)
+    classify = _classify(model, backbone, "none")
+    with needing(data, ("images", "folder", *TABLES), _DATA, _REMEDY, error=SourceError):
+        source = find_images(data)
+    all_labels = np.array(source.labels, np.int32)
+    wanted = choose_foreign(data, model.info, all_labels, source.class_names, notes)
+    files = source.files()
+    batches = _run_images(
+        model, [files[index] for index in wanted], classify, max_pixels, TrainingImages(model.info)
+    )
+    progress.begin(len(wanted))
+    usable: list[int] = []
+    outputs, n_unusable = [], 0
+    with closing(batches):
+        for images, output in batches:
+            n_unusable += sum(bool(image.problem) for image in images)
+            usable += [wanted[image.index] for image in images if image.pixels is not None]
+            outputs += [] if output is None else [output[:, -1]]
+            progress.advance(len(images))
+    if n_unusable:
+        notes.append(f"{data}: {counted(n_unusable, 'image')} that cannot be used left out")
+    check_foreign(data, usable)
+    labels = all_labels[np.array(usable, np.intp)]
+    return ForeignImages(str(data), source.class_names, labels, np.concatenate(outputs), notes)
 
 
 def _classify(
-    model: _ModelSession, backbone: str | Path | None
+    model: _ModelSession, backbone: str | Path | None, augment: str
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return the function from pixels to probabilities: an app, or backbone and head."""
     if model.kind == "app":
@@ -308,15 +472,19 @@ def _classify(
         size = model.info.backbone.input_size
         if model.input_shape != (size, size, 3):
             raise FileFormatError(f"{model.path}: its input is not that of an app; bundle it again")
-        return model.probabilities
+        return model.answers
     if backbone is None:
         raise ParameterError(
             f"{model.path}: is a head, which takes codes; give it a codes file, or pass "
             "backbone='FILE' with the file of its network"
         )
     network = Backbone(backbone, threads=1, provider=model.provider)
-    model.check_codes(network.path, network.sha256, network.info, network.code_shape)
-    return lambda pixels: model.probabilities(network.extract(pixels))
+    networks = [(network.path, network.info, network.sha256)]
+    match_networks(model.path, model.info, networks, allow_mixed=model.allow_mixed)
+    model.check_shape(network.path, network.code_shape)
+    return lambda pixels: model.averaged(
+        model.answers(network.extract(make_views(pixels, augment))), augment
+    )
 
 
 def _evaluation(
@@ -324,11 +492,19 @@ def _evaluation(
     selection: Selection,
     source: str,
     y: NDArray[np.intp],
-    probabilities: NDArray[np.float32],
+    answers: NDArray[np.float32],
+    foreign: ForeignImages | None,
     images: Sequence[tuple[str, str]],
     notes: list[str],
+    augment: str,
 ) -> Evaluation:
     labels = list(model.info.labels)
+    of_app = model.info.card.get("tta")
+    if isinstance(of_app, str) and of_app in VIEWS:
+        augment = of_app
+    probabilities, unknown = answers[:, : len(labels)], None
+    if model.has_unknown:
+        unknown = measure_unknown(answers[:, -1], foreign)
     predictions = Predictions(
         paths=[path for path, _ in images],
         digests=[digest for _, digest in images],
@@ -344,10 +520,12 @@ def _evaluation(
             source=source,
             include_training=selection.include_training,
             images_sha256=digest_images(predictions.digests),
+            augment=augment,
         ),
         metrics=measure(probabilities, y, labels),
-        notes=notes,
+        notes=notes + ([] if foreign is None else foreign.notes),
         predictions=predictions,
+        unknown=unknown,
     )
 
 

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.evaluate.metrics import Metrics
+from cnncodes.evaluate.unknown import UnknownMetrics
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.output import TABLE, check_ending, replacing
+from cnncodes.parameters import VIEWS
 from cnncodes.text import csv_cell
 
 FORMAT = "1"
@@ -69,12 +71,27 @@ class EvaluatedData:
         Whether training images of the model are included.
     images_sha256 : str
         SHA-256 of the sorted SHA-256 of the images: equal for evaluations on the same images.
+    augment : {"none", "hflip", "d4"}
+        Which views of each image the mean of the logits is taken over; in JSON only with views.
     """
 
     path: str
     source: str
     include_training: bool
     images_sha256: str
+    augment: str = "none"
+
+    @property
+    def views_text(self) -> str:
+        """What the logits were averaged over, in words."""
+        return f"{VIEWS[self.augment]} views of each image ({self.augment})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON types, with what stands for test-time augmentation only where it was used."""
+        described = asdict(self)
+        if described.pop("augment") == "none":
+            return described
+        return {**described, "tta": {"augment": self.augment, "views": VIEWS[self.augment]}}
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,8 @@ class Evaluation:
         Remarks on the data.
     predictions : Predictions
         Those of all images; JSON has `mistakes` of them.
+    unknown : UnknownMetrics or None
+        Metrics of the score of "none of these", where the model has one.
     """
 
     model: EvaluatedModel
@@ -167,6 +186,7 @@ class Evaluation:
     metrics: Metrics
     notes: list[str]
     predictions: Predictions
+    unknown: UnknownMetrics | None = None
 
     @property
     def mistakes(self) -> list[EvaluatedImage]:
@@ -183,10 +203,11 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "evaluation",
         "model": asdict(evaluation.model),
-        "data": asdict(evaluation.data),
+        "data": evaluation.data.as_dict(),
         "figures": asdict(evaluation.metrics),  # the key is part of the format
         "mistakes": [asdict(each) for each in evaluation.mistakes],
         "notes": evaluation.notes,
+        **({} if evaluation.unknown is None else {"unknown": asdict(evaluation.unknown)}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(described), parse_constant=lambda _: None)
     return plain

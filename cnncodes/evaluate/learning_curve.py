@@ -27,6 +27,7 @@ from cnncodes.evaluate.charts import check_figure, learning_curve_figure, save_f
 from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
 from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.extract.store import CodeStore
+from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.linear import LinearHead, check_logits
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.gram import (
@@ -38,6 +39,7 @@ from cnncodes.head.logistic.solve import check_strength, new_solver, solve
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
+from cnncodes.head.views import ImageViews
 from cnncodes.images.decoding import digest_images
 from cnncodes.images.path_lists import PathList
 from cnncodes.machine import available_threads
@@ -73,6 +75,7 @@ def learning_curves(
     class_weight: str | None = None,
     exclude: str | Path | None = None,
     keep_together: str | Path | None = None,
+    join: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Curve]:
@@ -81,7 +84,7 @@ def learning_curves(
     Parameters
     ----------
     codes : sequence of str or Path
-        Codes files, each of which gets a curve.
+        Codes files, each of which gets a curve unless `join` is True.
     output : str or Path
         The JSON file to write.
     plot : str or Path, optional
@@ -106,6 +109,8 @@ def learning_curves(
         Whether rare classes weigh as much as common ones.
     exclude, keep_together : str or Path, optional
         As for `train_head`; of each codes file.
+    join : bool
+        Whether all files give one curve, of their codes side by side, as for `train_head`.
     overwrite : bool
         Whether files at `output` and `plot` may be replaced.
     progress : Progress, optional
@@ -114,7 +119,7 @@ def learning_curves(
     Returns
     -------
     list of Curve
-        One for each codes file.
+        One for each codes file, or one of all.
 
     Raises
     ------
@@ -151,8 +156,8 @@ def learning_curves(
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
     plans = [
-        plan_curve(path, sizes, train_fraction, split, seeds, seed, excluded, together)
-        for path in paths
+        plan_curve(files, sizes, train_fraction, split, seeds, seed, excluded, together)
+        for files in ([paths] if join else [[path] for path in paths])
     ]
     compare_plans(plans)
     n_heads = sum(len(draws) for plan in plans for draws in plan.train.values())
@@ -173,20 +178,25 @@ def learning_curves(
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
-    with CodeStore.open(plan.path) as store:
-        codes = CodeRows(store, np.concatenate([trained, plan.test]))
-        backbone, sha256 = store.backbone, store.backbone_sha256
-        images_sha256 = digest_images(codes.digests())
-        if len(trained) < codes.n_features:
-            measure = _on_gram_matrix(codes, trained, plan, class_weight)
+    with open_codes(plan.files) as store:
+        views, digests = ImageViews(store), store.of_images(store.digests)
+        rows = views.training_rows(trained)
+        networks = [(store.backbone, store.backbone_sha256)]
+        if isinstance(store, JoinedStore):
+            store.scale(rows)
+            networks = [(part.backbone, part.sha256) for part in store.parts]
+        codes = CodeRows(store, np.concatenate([rows, views.tested_rows(plan.test)]))
+        images_sha256 = digest_images([digests[i] for i in (*trained, *plan.test)])
+        if len(rows) < codes.n_features:
+            measure = _on_gram_matrix(codes, rows, views, plan, class_weight)
         else:
             measure = _on_codes(store, plan, class_weight)
         points = _points(plan, measure, C, progress)
     return Curve(
         codes=str(plan.path),
-        backbone=backbone.backbone,
-        weights=backbone.weights,
-        backbone_sha256=sha256,
+        backbone=" + ".join(each.backbone for each, _ in networks),
+        weights=" + ".join(dict.fromkeys(each.weights for each, _ in networks)),
+        backbone_sha256=" + ".join(sha256 for _, sha256 in networks),
         images_sha256=images_sha256,
         split=plan.split,
         train_fraction=plan.train_fraction,
@@ -198,13 +208,17 @@ def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Pro
         points=points,
         notes=tuple(plan.notes),
         majority=plan.majority,
-        weights_file=backbone.weights_file,
-        precision=backbone.precision,
+        weights_file=" + ".join(each.weights_file for each, _ in networks if each.weights_file),
+        precision=" + ".join(dict.fromkeys(each.precision for each, _ in networks)),
     )
 
 
 def _on_gram_matrix(
-    codes: CodeRows, trained: NDArray[np.intp], plan: Plan, class_weight: str | None
+    codes: CodeRows,
+    trained: NDArray[np.intp],
+    views: ImageViews,
+    plan: Plan,
+    class_weight: str | None,
 ) -> _Measure:
     """Prepare to measure heads by a Gram matrix; `codes` are those of `trained`, then the test."""
     block = rows_that_stay(codes.n_features)
@@ -215,8 +229,9 @@ def _on_gram_matrix(
     model = new_solver(class_weight=class_weight)
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
-        train, groups = np.searchsorted(trained, draw), plan.groups[draw]
-        logits, used = fit_part(K, train, test, plan.y[draw], model, C, plan.seed, groups=groups)
+        train = np.searchsorted(trained, views.training_rows(draw))
+        y, groups = views.repeat(plan.y[draw]), views.repeat(plan.groups[draw])
+        logits, used = fit_part(K, train, test, y, model, C, plan.seed, groups=groups)
         return float((logits.argmax(axis=1) == truth).mean()), used
 
     return measure
@@ -224,22 +239,24 @@ def _on_gram_matrix(
 
 def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measure:
     """Prepare to measure heads that are each fitted as `train` does."""
-    test, truth = CodeRows(store, plan.test), plan.y[plan.test]
+    views, truth = ImageViews(store), plan.y[plan.test]
+    test = CodeRows(store, views.tested_rows(plan.test))
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        rows = CodeRows(store, views.training_rows(draw))
         weights, bias, fitted = fit_logistic(
-            CodeRows(store, draw),
-            plan.y[draw],
+            rows,
+            views.repeat(plan.y[draw]),
             C=C,
             class_weight=class_weight,
             seed=plan.seed,
-            groups=plan.groups[draw],
+            groups=views.repeat(plan.groups[draw]),
         )
         n_right, head = 0, LinearHead(weights, bias)
-        for _, X in CodeRows(store, draw).blocks():
+        for _, X in rows.blocks():
             head.logits(X)  # refused where they overflow, as `train` does
-        for rows, X in test.blocks():
-            n_right += int((head.logits(X).argmax(axis=1) == truth[rows]).sum())
+        for span, X in test.blocks():
+            n_right += int((head.logits(X).argmax(axis=1) == truth[span]).sum())
         return n_right / len(truth), fitted["C"]
 
     return measure

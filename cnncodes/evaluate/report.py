@@ -225,7 +225,7 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         n_wrong=round(metrics.n_images * (1 - metrics.accuracy)),
         facts=_facts(evaluation),
         details=json.dumps(
-            {"model": asdict(evaluation.model), "data": asdict(evaluation.data)},
+            {"model": asdict(evaluation.model), "data": evaluation.data.as_dict()},
             indent=2,
             ensure_ascii=False,
         ),
@@ -299,6 +299,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Trained on", counted(model.n_training_images, "image")),
         *((name.capitalize(), text) for name, text in training_rows(settings)),
         ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {data.source}"),
+        *([("Averaged over", data.views_text)] if data.augment != "none" else []),
         ("Made with", model.created_with),
         ("Network made with", network.created_with),
     ]

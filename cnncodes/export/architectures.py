@@ -81,9 +81,9 @@ def layers_of(name: str, input_size: int) -> list[Layer]:
     return _sorted_as_keras(builder.layers, output)
 
 
-def layers_before(layers: Sequence[Layer], last: str) -> list[Layer]:
-    """Return a layer and all that it depends on, in the order of `layers`."""
-    needed = {last}
+def layers_before(layers: Sequence[Layer], *last: str) -> list[Layer]:
+    """Return some layers and all that they depend on, in the order of `layers`."""
+    needed = set(last)
     for layer in reversed(layers):
         if layer.name in needed:
             needed.update(layer.inputs)

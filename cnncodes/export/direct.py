@@ -27,40 +27,58 @@ from cnncodes.export.architectures import Layer
 from cnncodes.export.backbones import OPSET
 from cnncodes.export.graph import POOLS, TO_NCHW, TO_NHWC, Graph, as_float32
 from cnncodes.export.keras_weights import Weights
+from cnncodes.models.pooling import pooled_shape
 
 IR_VERSION = 8  # of that opset
 CAFFE_MEANS = (103.939, 116.779, 123.68)  # of blue, green and red
 _PIXELS = ("input_layer", "rescaling", "normalization")
 
 
-def build_graph(layers: Sequence[Layer], weights: Weights, preprocessing: str, pool: str) -> Graph:
+def build_graph(
+    layers: Sequence[Layer],
+    weights: Weights,
+    preprocessing: str,
+    pool: str,
+    outputs: Sequence[str] = (),
+) -> Graph:
     """Build the graph of a network.
 
     Parameters
     ----------
     layers : sequence of Layer
-        The network, whose last layer gives the codes.
+        The network.
     weights : dict of str to list of ndarray of float32
         The weights of each layer that has some, in Keras's order. Emptied, to save memory.
     preprocessing : {"scaled", "caffe", "none"}
         Of the pixels: to −1 … 1, to blue, green and red less their means, or none.
-    pool : {"none", "avg", "max"}
-        Pooling of the codes over height and width.
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
+        Pooling of the codes over height and width, as `pool_codes`.
+    outputs : sequence of str
+        The layers whose outputs are the codes, by default the last of `layers`; of several the
+        pooled outputs side by side.
 
     Returns
     -------
     Graph
-        From ``images``, uint8 (N, S, S, 3), to ``codes``, float32 (N, h, w, c) or (N, c).
+        From ``images``, uint8 (N, S, S, 3), to ``codes``, float32 (N, h, w, c) or (N, n_codes).
 
     Raises
     ------
     WeightsError
         A weight is not a finite number.
     """
-    *size, channels = layers[-1].shape
-    graph = Graph(_template(layers[0].shape, (channels,) if pool in POOLS else (*size, channels)))
-    _GraphWriter(graph, layers, weights).write(preprocessing, pool)
+    outputs = outputs or [layers[-1].name]
+    graph = Graph(_template(layers[0].shape, code_shape(layers, outputs, pool)))
+    _GraphWriter(graph, layers, weights, outputs).write(preprocessing, pool)
     return graph
+
+
+def code_shape(layers: Sequence[Layer], outputs: Sequence[str], pool: str) -> tuple[int, ...]:
+    """Return the shape of an image's codes."""
+    shapes = {layer.name: pooled_shape(layer.shape, pool) for layer in layers}
+    if len(outputs) == 1:
+        return shapes[outputs[0]]
+    return (sum(shapes[name][0] for name in outputs),)
 
 
 def _template(input_shape: tuple[int, ...], code_shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -86,13 +104,18 @@ class _GraphWriter:
         The network.
     weights : dict of str to list of ndarray
         Of its layers.
+    outputs : sequence of str
+        The layers whose outputs are the codes.
     """
 
-    def __init__(self, graph: Graph, layers: Sequence[Layer], weights: Weights) -> None:
+    def __init__(
+        self, graph: Graph, layers: Sequence[Layer], weights: Weights, outputs: Sequence[str]
+    ) -> None:
         self._graph = graph
         self._layers = layers
         self._weights = weights
-        readers = Counter(name for layer in layers for name in layer.inputs)
+        self._outputs = outputs
+        readers = Counter([*outputs, *(name for layer in layers for name in layer.inputs)])
         # The layers that are the only one to read another, by the name of that other.
         self._only_reader = {
             name: layer for layer in layers for name in layer.inputs if readers[name] == 1
@@ -113,14 +136,53 @@ class _GraphWriter:
             elif layer.name not in self._tensors:  # as a batch normalization that is folded
                 inputs = [self._tensors[each] for each in layer.inputs]
                 self._tensors[layer.name] = _WRITERS[layer.kind](self, layer, *inputs)
-        last = self._tensors[self._layers[-1].name]
-        if pool in POOLS:
+        last, *others = [self._tensors[name] for name in self._outputs]
+        if others or pool not in (*POOLS, "none"):
+            self._write_side_by_side([last, *others], pool, is_nchw)
+        elif pool in POOLS:
             axes = self._graph.constant("codes/axes", np.array([2, 3] if is_nchw else [1, 2]))
             self._node(POOLS[pool], "codes", last, axes, keepdims=0)
         elif is_nchw:
             self._node("Transpose", "codes", last, perm=TO_NHWC)
         else:
             self._node("Identity", "codes", last)
+
+    def _write_side_by_side(self, tensors: Sequence[str], pool: str, is_nchw: bool) -> None:
+        """Pool tensors in each way of `pool`, and put all of it side by side."""
+        if not is_nchw:  # pixels alone
+            nchw = [f"{name}/codes/nchw" for name in tensors]
+            for name, output in zip(tensors, nchw, strict=True):
+                self._node("Transpose", output, name, perm=TO_NCHW)
+            tensors = nchw
+        parts = [
+            self._quarters(name)
+            if each == "grid2"
+            else self._node(
+                *(POOLS[each], f"{name}/codes/{each}", name),
+                self._graph.constant("codes/axes", np.array([2, 3])),
+                keepdims=0,
+            )
+            for name in tensors
+            for each in pool.split("+")
+        ]
+        if len(parts) > 1:
+            self._node("Concat", "codes", *parts, axis=1)
+        else:
+            self._node("Identity", "codes", *parts)
+
+    def _quarters(self, source: str) -> str:
+        """Write the means of the quarters of a tensor in NCHW, row by row, as (N, 4 c)."""
+        name = f"{source}/codes/grid2"
+        *_, height, width = self._graph.shapes()[source]
+        means = self._node(
+            *("AveragePool", f"{name}/means", source),
+            # Windows of ⌈n/2⌉ with a stride of ⌊n/2⌋ begin and end as `halves`.
+            kernel_shape=[(height + 1) // 2, (width + 1) // 2],
+            strides=[height // 2, width // 2],
+            pads=[0, 0, 0, 0],
+        )
+        nhwc = self._node("Transpose", f"{name}/nhwc", means, perm=TO_NHWC)
+        return self._node("Flatten", name, nhwc, axis=1)
 
     def _node(self, operator: str, output: str, *inputs: str, **attributes: Any) -> str:
         node = helper.make_node(operator, inputs, [output], name=output, **attributes)
@@ -174,8 +236,7 @@ class _GraphWriter:
         if reader is not None and reader.kind == "batch_normalization" and not layer.function:
             kernel, bias = _normalized(kernel, bias, self._weights.pop(reader.name), reader.epsilon)
             last = reader
-        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise WeightsError(f"the weights of layer {layer.name} are not finite numbers")
+        _check_finite(layer.name, kernel, bias)
         padding = self._folded.get(layer.name)
         output = self._node(
             "Conv",
@@ -190,6 +251,18 @@ class _GraphWriter:
         output = self._activated(layer, output)
         self._tensors[last.name] = output
         return output
+
+    def normalization(self, layer: Layer, source: str) -> str:
+        """Write a batch normalization whose convolution is read by the codes too."""
+        statistics = self._weights.pop(layer.name)
+        ones, zeros = np.ones_like(statistics[-1]), np.zeros_like(statistics[-1])
+        scale, shift = _normalized(
+            ones[:, np.newaxis, np.newaxis, np.newaxis], zeros, statistics, layer.epsilon
+        )
+        _check_finite(layer.name, scale, shift)
+        named = {"scale": scale.ravel(), "shift": shift, "mean": zeros, "variance": ones}
+        constants = [self._constant(f"{layer.name}/{key}", each) for key, each in named.items()]
+        return self._node("BatchNormalization", layer.name, source, *constants, epsilon=0.0)
 
     def activation(self, layer: Layer, source: str) -> str:
         """Write an activation."""
@@ -250,6 +323,7 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "rescaling": _GraphWriter.pixels,
     "normalization": _GraphWriter.pixels,
     "conv2d": _GraphWriter.convolution,
+    "batch_normalization": _GraphWriter.normalization,
     "depthwise_conv2d": _GraphWriter.convolution,
     "activation": _GraphWriter.activation,
     "re_lu": _GraphWriter.activation,
@@ -263,6 +337,11 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "dropout": _GraphWriter.nothing,
     "reshape": _GraphWriter.nothing,
 }
+
+
+def _check_finite(name: str, *arrays: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(each).all() for each in arrays):
+        raise WeightsError(f"the weights of layer {name} are not finite numbers")
 
 
 def _normalized(

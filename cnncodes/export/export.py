@@ -39,7 +39,7 @@ from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.models.session import noise_images, open_session
 from cnncodes.output import MODEL, check_output, replacing
-from cnncodes.parameters import INPUT_SIZE, SEED, as_path, check_choice
+from cnncodes.parameters import CODE_POOLS, INPUT_SIZE, SEED, as_path, check_choice
 from cnncodes.progress import Progress
 from cnncodes.text import shown, similar
 
@@ -82,7 +82,7 @@ def export_backbone(
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
     pool: str = "none",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     seed: int = 0,
     winograd: bool = True,
     converter: str = "direct",
@@ -104,10 +104,12 @@ def export_backbone(
         network, with or without its top, or of a model around it.
     input_size : int
         Height and width of the input, in pixels.
-    pool : {"none", "avg", "max"}
-        Pooling of the codes over height and width.
-    layer : str, optional
-        The Keras layer whose output becomes the codes, by default the last.
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
+        Pooling of the codes over height and width: ``avg+max`` is the means and then the maxima,
+        ``grid2`` the means of the four quarters, as `cnncodes.models.pooling` describes.
+    layer : str or sequence of str, optional
+        The Keras layer whose output becomes the codes, by default the last. Of several, also as
+        one string with commas, the pooled outputs become the codes side by side, in this order.
     seed : int
         Seed of random weights.
     winograd : bool
@@ -142,12 +144,13 @@ def export_backbone(
     OutputError
         The file cannot be written.
     """
-    from cnncodes.export.direct import build_graph
+    from cnncodes.export.direct import build_graph, code_shape
     from cnncodes.export.winograd import use_winograd
 
     spec = _check_request(name, input_size, pool, converter)
     whole = layers_of(name, input_size)
-    layers = _cut(whole, layer, spec)
+    outputs = _named_layers(layer, whole, spec, pool)
+    layers = layers_before(whole, *outputs)
     output = as_path(output, "output")
     seed = SEED.check(seed, "seed")
     inputs = [] if weights in ("imagenet", "random") else [as_path(weights, "weights")]
@@ -160,14 +163,14 @@ def export_backbone(
     if converter == "tf2onnx":
         _note(on_note, f"converting {name} with TensorFlow, half a minute or so and up to 2 GB")
         with own_keras() as keras:
-            network = keras_network(keras, spec, whole, values, layers[-1].name, pool)
+            network = keras_network(keras, spec, whole, values, outputs, pool)
             model = to_onnx(network, spec, input_size, winograd)
             expected: Codes | None = keras_codes(network, spec, parity_images(input_size))
             del network
     else:
-        expected = _expected_codes(spec, whole, values, layers[-1].name, pool, on_note)
+        expected = _expected_codes(spec, whole, values, outputs, pool, on_note)
         try:
-            graph = build_graph(layers, values, spec.preprocessing, pool)
+            graph = build_graph(layers, values, spec.preprocessing, pool, outputs)
         except WeightsError as error:  # it knows layers, not files
             raise WeightsError(f"{weights}: {error}") from error
         if winograd:
@@ -183,7 +186,7 @@ def export_backbone(
             backbone=spec.name,
             weights=origin,
             input_size=input_size,
-            layer=layers[-1].name,
+            layer=",".join(outputs),
             pool=pool,
             precision="float32",
             parity=DIRECT_PARITY[winograd],
@@ -197,15 +200,14 @@ def export_backbone(
             parity = _measure_parity(temporary, output, input_size, expected)
             info = replace(info, parity=parity, parity_images=PARITY_IMAGES)
             _save(model, info, temporary)
-    shape = layers[-1].shape
-    return Export(path=output, info=info, code_shape=shape if pool == "none" else shape[-1:])
+    return Export(path=output, info=info, code_shape=code_shape(layers, outputs, pool))
 
 
 def _check_request(name: str, input_size: int, pool: str, converter: str) -> BackboneSpec:
     spec = BACKBONES[check_choice(name, list(BACKBONES), "name")]
     if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
         raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
-    check_choice(pool, ("none", "avg", "max"), "pool")
+    check_choice(pool, CODE_POOLS, "pool")
     if check_choice(converter, CONVERTERS, "converter") == "tf2onnx":
         missing = [package for package in ("tensorflow", "tf2onnx") if find_spec(package) is None]
         if missing:
@@ -216,19 +218,39 @@ def _check_request(name: str, input_size: int, pool: str, converter: str) -> Bac
     return spec
 
 
-def _cut(layers: list[Layer], last: str | None, spec: BackboneSpec) -> list[Layer]:
-    """Return the layers up to the one whose output becomes the codes."""
-    if last is None:
-        return layers
-    named = {layer.name: layer for layer in layers}
-    if last not in named:
-        near = similar(last, named) or [layer.name for layer in layers[-3:]]
+def _named_layers(
+    named: str | Sequence[str] | None, layers: Sequence[Layer], spec: BackboneSpec, pool: str
+) -> list[str]:
+    """Return the names of the layers whose outputs become the codes."""
+    if named is None:
+        names = [layers[-1].name]
+    else:
+        names = named.split(",") if isinstance(named, str) else list(named)
+    known = {layer.name: layer for layer in layers}
+    for name in names:
+        if name not in known:
+            near = similar(name, known) or [layer.name for layer in layers[-3:]]
+            raise ParameterError(
+                f"{spec.name} has no layer {name!r}; name one such as {', '.join(near)}"
+            )
+        layer = known[name]
+        is_several_pixels = len(names) > 1 and layer.kind in ("rescaling", "normalization")
+        if len(layer.shape) != 3 or layer.kind == "input_layer" or is_several_pixels:
+            raise ParameterError(
+                f"layer {name!r} of {spec.name} gives no codes; choose a later one"
+            )
+        if pool == "grid2" and min(layer.shape[:2]) < 2:
+            raise ParameterError(
+                f"layer {name!r} of {spec.name} gives {layer.shape[0]} x {layer.shape[1]} codes, "
+                "and pool 'grid2' needs 2 x 2; raise input_size or choose an earlier one"
+            )
+    if len(set(names)) < max(len(names), 1):
+        raise ParameterError("layer must name one layer or more, each of them once")
+    if len(names) > 1 and pool == "none":
         raise ParameterError(
-            f"{spec.name} has no layer {last!r}; name one such as {', '.join(near)}"
+            "codes of several layers go side by side only if pooled; pass a pool such as 'avg'"
         )
-    if len(named[last].shape) != 3 or named[last].kind == "input_layer":
-        raise ParameterError(f"layer {last!r} of {spec.name} gives no codes; choose a later one")
-    return layers_before(layers, last)
+    return names
 
 
 def _check_temporary_folder() -> None:
@@ -270,7 +292,7 @@ def _expected_codes(
     spec: BackboneSpec,
     layers: Sequence[Layer],
     weights: Weights,
-    last: str,
+    outputs: Sequence[str],
     pool: str,
     on_note: Callable[[str], None] | None,
 ) -> Codes | None:
@@ -280,7 +302,7 @@ def _expected_codes(
     _note(on_note, "comparing with Keras, since TensorFlow is installed; some ten seconds")
     try:
         with own_keras() as keras:
-            network = keras_network(keras, spec, layers, weights, last, pool)
+            network = keras_network(keras, spec, layers, weights, outputs, pool)
             return keras_codes(network, spec, parity_images(layers[0].shape[0]))
     except MissingDependencyError as error:
         _note(on_note, f"not compared with Keras: {error}")

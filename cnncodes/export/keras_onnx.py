@@ -32,10 +32,10 @@ def keras_network(
     spec: BackboneSpec,
     layers: Sequence[Layer],
     weights: Weights,
-    last: str,
+    outputs: Sequence[str],
     pool: str,
 ) -> Any:
-    """Build a network with Keras, cut after a layer and pooled.
+    """Build a network with Keras, cut after some layers and pooled.
 
     Parameters
     ----------
@@ -47,10 +47,10 @@ def keras_network(
         All its layers, in the order of Keras.
     weights : dict of str to list of ndarray of float32
         Their weights, in Keras's order.
-    last : str
-        The layer whose output becomes the codes.
-    pool : {"none", "avg", "max"}
-        Pooling of the codes over height and width.
+    outputs : sequence of str
+        The layers whose outputs become the codes, side by side.
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
+        Pooling of the codes over height and width, as `pool_codes`.
 
     Returns
     -------
@@ -59,16 +59,29 @@ def keras_network(
     """
     construct = getattr(keras.applications, spec.keras_class)
     network = construct(include_top=False, weights=None, input_shape=layers[0].shape)
+    tensors = {}
     for ours, theirs in zip(layers, network.layers, strict=True):
         if ours.weights:
             theirs.set_weights(weights[ours.name])
-        if ours.name == last:
-            codes = theirs.output
-    if pool == "avg":
-        codes = keras.layers.GlobalAveragePooling2D()(codes)
-    elif pool == "max":
-        codes = keras.layers.GlobalMaxPooling2D()(codes)
+        tensors[ours.name] = theirs.output
+    pooled = [_pooled(keras, tensors[name], each) for name in outputs for each in pool.split("+")]
+    codes = keras.layers.Concatenate()(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(network.input, codes)
+
+
+def _pooled(keras: Any, codes: Any, pool: str) -> Any:
+    """Pool a tensor of Keras in one way."""
+    if pool == "avg":
+        return keras.layers.GlobalAveragePooling2D()(codes)
+    if pool == "max":
+        return keras.layers.GlobalMaxPooling2D()(codes)
+    if pool == "grid2":
+        _, height, width, _ = codes.shape
+        windows = keras.layers.AveragePooling2D(
+            ((height + 1) // 2, (width + 1) // 2), (height // 2, width // 2)
+        )
+        return keras.layers.Flatten()(windows(codes))
+    return codes
 
 
 def _preprocess(spec: BackboneSpec) -> Any:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, MissingDependencyError, ParameterError
 from cnncodes.extract.store import CodeStore
+from cnncodes.models.pooling import pool_codes, pooled_shape
 from cnncodes.output import check_output, replacing
-from cnncodes.parameters import as_path, check_choice
+from cnncodes.parameters import CODE_POOLS, as_path, check_choice
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed
 
-POOLS = ("none", "avg", "max")
 MANY_COLUMNS = 16_384  # as many as a spreadsheet has
 # Parquet describes each column in each group of rows, in some 2 kB that stay in memory.
 MOST_PARQUET_COLUMNS = 4096
@@ -43,7 +43,7 @@ class Conversion:
     path : Path
         The file.
     n_images : int
-        Number of images.
+        Number of images; where they have several views, a row stands for each view.
     code_shape : tuple of int
         Shape of one image's codes.
     dtype : {"float16", "float32"}
@@ -63,7 +63,7 @@ def convert_codes(
     codes: str | Path,
     output: str | Path,
     *,
-    pool: Literal["none", "avg", "max"] = "none",
+    pool: str = "none",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -75,8 +75,8 @@ def convert_codes(
         A codes file.
     output : str or Path
         The file to write, whose ending is its format: ``.npz``, ``.csv``, ``.parquet`` or ``.tab``.
-    pool : {"none", "avg", "max"}
-        Whether to reduce codes that have a height and a width to their mean or maximum over both.
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
+        Whether and how to pool codes that have a height and a width, as `pool_codes`.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -101,15 +101,15 @@ def convert_codes(
     """
     progress = progress or NoProgress()
     codes, output = as_path(codes, "codes"), as_path(output, "output")
-    check_choice(pool, POOLS, "pool")
+    check_choice(pool, CODE_POOLS, "pool")
     write = _writer_for(output)
     check_output(output, overwrite=overwrite, inputs=[codes])
     with CodeStore.open(codes) as store:
         table = _Table(store, pool, progress)
-        progress.begin(len(store))
+        progress.begin(store.n_images)
         with replacing(output, overwrite=overwrite) as temporary:
             notes = (*table.notes, *write(temporary, table))
-        return Conversion(output, len(store), table.shape, table.dtype.name, notes)
+        return Conversion(output, store.n_images, table.shape, table.dtype.name, notes)
 
 
 class _Table:
@@ -119,15 +119,16 @@ class _Table:
     ----------
     store : CodeStore
         An open codes file.
-    pool : {"none", "avg", "max"}
+    pool : {"none", "avg", "max", "avg+max", "grid2"}
         How codes are pooled.
     progress : Progress
         Counts the rows that were written.
 
     Attributes
     ----------
-    paths, labels, groups : list of str
-        For each image, in characters that are valid in UTF-8; `groups` is empty without groups.
+    paths, labels, groups, views : list of str
+        For each row, in characters that are valid in UTF-8; `groups` is empty without groups, and
+        `views`, the number of the view, where an image has one row.
     shape : tuple of int
         Shape of one image's codes.
     dtype : dtype
@@ -142,12 +143,19 @@ class _Table:
             raise ParameterError(
                 f"{store.path}: its codes have no height and width to pool; leave out pool={pool!r}"
             )
-        self.shape = stored if pool == "none" else stored[-1:]
+        if pool == "grid2" and (len(stored) != 3 or min(stored[:2]) < 2):
+            raise ParameterError(
+                f"{store.path}: its codes are not 2 x 2 or more, which pool='grid2' needs; pass "
+                "another pool"
+            )
+        self.shape = pooled_shape(stored, pool)
         # Of float16 numbers the largest is one too, the mean is not.
-        self.dtype = np.dtype(np.float32) if pool == "avg" else store.codes.dtype
+        self.dtype = store.codes.dtype if pool in ("none", "max") else np.dtype(np.float32)
         self.class_names = list(map(_valid, store.class_names))
         self.paths = list(map(_valid, store.paths))
         self.groups = list(map(_valid, store.groups))
+        n_views = store.n_views
+        self.views = [str(row % n_views) for row in range(len(store))] if n_views > 1 else []
         names = [*self.class_names, ""]
         self.labels = [names[label] for label in store.labels.tolist()]
 
@@ -160,13 +168,14 @@ class _Table:
     def columns(self) -> list[str]:
         """Names of the columns, with as many digits as the last one needs."""
         digits = max(4, len(str(self.n_columns - 1)))
-        names = ["path", "label", *(["group"] if self.groups else [])]
+        named = {"path": True, "label": True, "group": self.groups, "view": self.views}
+        names = [name for name, texts in named.items() if texts]
         return [*names, *(f"code_{number:0{digits}}" for number in range(self.n_columns))]
 
     @property
     def texts(self) -> list[list[str]]:
         """The columns before the codes."""
-        return [self.paths, self.labels, *([self.groups] if self.groups else [])]
+        return [self.paths, self.labels, *filter(None, (self.groups, self.views))]
 
     @property
     def remedy(self) -> str:
@@ -188,29 +197,32 @@ class _Table:
                     )
                 block[index] = self._pooled(flat)
             yield rows, block
-            self._progress.advance(len(block))
+            n_views = self.store.n_views
+            self._progress.advance(rows.stop // n_views - rows.start // n_views)
 
     def _pooled(self, flat: NDArray[Any]) -> NDArray[Any]:
         if self._pool == "none":
             return flat
-        positions = flat.reshape(-1, *self.shape)
-        if self._pool == "max":
-            largest: NDArray[Any] = positions.max(axis=0)
-            return largest
-        mean: NDArray[Any] = positions.mean(axis=0, dtype=np.float64)
-        return mean
+        return pool_codes(flat.reshape(self.store.codes.shape[1:]), self._pool)
 
     @property
     def notes(self) -> list[str]:
         """What was changed."""
-        before = [*self.store.paths, *self.store.class_names, *self.store.groups]
-        after = [*self.paths, *self.class_names, *self.groups]
+        store, own = self.store, slice(None, None, self.store.n_views)
+        before = [*store.paths[own], *store.class_names, *store.groups[own]]
+        after = [*self.paths[own], *self.class_names, *self.groups[own]]
         changed = [name for old, name in zip(before, after, strict=True) if old != name]
-        if not changed:
-            return []
-        return [
-            f"{counted(len(changed), 'name')} not in UTF-8, written with \\x: {listed(changed)}"
-        ]
+        notes = []
+        if self.views:
+            notes.append(
+                f"each image has {self.store.n_views} rows, its views ({self.store.augment}): the "
+                "column view is 0 for the image itself, and no split may separate them"
+            )
+        if changed:
+            notes.append(
+                f"{counted(len(changed), 'name')} not in UTF-8, written with \\x: {listed(changed)}"
+            )
+        return notes
 
 
 def _valid(text: str) -> str:
@@ -231,6 +243,10 @@ def _write_npz(path: Path, table: _Table) -> list[str]:
         _write_texts(archive, "paths", table.paths)
         if table.groups:
             _write_texts(archive, "groups", table.groups)
+        if table.views:
+            _write_array(
+                archive, "views", (len(store),), np.dtype(np.int32), [np.array(table.views, int)]
+            )
     return []
 
 
@@ -316,7 +332,7 @@ def _write_parquet(path: Path, table: _Table) -> list[str]:
     else:
         fields += [(name, pyarrow.float32()) for name in codes]
     schema = pyarrow.schema(fields)
-    options = {"use_dictionary": ["label", "group"], "write_statistics": False}
+    options = {"use_dictionary": ["label", "group", "view"], "write_statistics": False}
     with parquet.ParquetWriter(path, schema, **options) as writer:
         for rows, block in table.blocks():
             columns = [

@@ -29,25 +29,27 @@ class Earlier:
     Attributes
     ----------
     rows : dict of str to int
-        For each digest its row in the codes file.
+        For each digest the first row of its image in the codes file.
     n_groups : int
         Number of groups of its images.
     n_reused : int
-        Number of chunks read so far.
+        Number of images read so far.
     """
 
     def __init__(self, store: CodeStore | None = None) -> None:
         self._store = store
         self.n_groups = 0 if store is None else len({*store.groups} - {""})
-        digests = [] if store is None else store.digests
-        self.rows = {digest: row for row, digest in enumerate(digests)}
+        self._n_views = 1 if store is None else store.n_views
+        digests = [] if store is None else store.digests[:: self._n_views]
+        self.rows = {digest: image * self._n_views for image, digest in enumerate(digests)}
         self.n_reused = 0
 
-    def chunk(self, digest: str) -> bytes:
-        """Return the codes of an image, compressed."""
+    def chunks(self, digest: str) -> list[bytes]:
+        """Return the codes of an image, compressed, a chunk for each view."""
         assert self._store is not None
         self.n_reused += 1
-        return self._store.chunk(self.rows[digest])
+        row = self.rows[digest]
+        return [self._store.chunk(row + view) for view in range(self._n_views)]
 
     def close(self) -> None:
         """Close the codes file."""
@@ -146,6 +148,7 @@ def _difference(store: CodeStore, info: CodesInfo) -> str:
         ("dtype", store.codes.dtype.name, info.dtype),
         ("max_pixels", store.max_pixels, info.max_pixels),
         ("white", store.white or "guessed", info.white or "guessed"),
+        ("augment", store.augment, info.augment),
     ):
         if old != new:
             return f"another {parameter} ({old}, not {new})"
@@ -155,8 +158,9 @@ def _difference(store: CodeStore, info: CodesInfo) -> str:
 def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progress) -> list[str]:
     """Count what differs between the images of a codes file and those of a source."""
     skipped = {path for path, _ in store.skipped}
+    own = slice(None, None, store.n_views)  # the rows of the images themselves
     stored = _labels_and_groups(
-        store.paths, store.labels.tolist(), store.class_names, store.groups, ()
+        store.paths[own], store.labels[own].tolist(), store.class_names, store.groups[own], ()
     )
     current = _labels_and_groups(
         images.paths, images.labels, images.class_names, images.groups, skipped

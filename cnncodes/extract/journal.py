@@ -121,13 +121,13 @@ class Journal:
 
         Parameters
         ----------
-        codes : ndarray of float32, shape (n_images, *code_shape)
+        codes : ndarray of float32, shape (n_rows, *code_shape)
             The codes.
 
         Returns
         -------
         list of bytes
-            The compressed chunk of each image.
+            The compressed chunk of each row.
 
         Raises
         ------
@@ -333,7 +333,8 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return in words by what the headers of two journals differ."""
-    for name in ("backbone_sha256", "dtype", "max_pixels", "white", "source"):
+    old, new = ({"augment": "none", **header} for header in (old, new))
+    for name in ("backbone_sha256", "dtype", "max_pixels", "white", "augment", "source"):
         if old.get(name) != new[name]:
             values = "" if name == "backbone_sha256" else f" ({old.get(name)}, not {new[name]})"
             return f"with another {name.removesuffix('_sha256')}{values}"

@@ -13,8 +13,10 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,15 @@ from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
 from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
 from cnncodes.output import CODES, check_output
-from cnncodes.parameters import MAX_PIXELS, NETWORK_BATCH, THREADS, WHITE, as_path, check_choice
+from cnncodes.parameters import (
+    MAX_PIXELS,
+    NETWORK_BATCH,
+    THREADS,
+    VIEWS,
+    WHITE,
+    as_path,
+    check_choice,
+)
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed, shown
 
@@ -72,6 +82,8 @@ class Extraction:
         Duration of this run.
     is_unchanged : bool
         Whether the codes file was there, with the codes of the same images, and was kept.
+    augment : {"none", "hflip", "d4"}
+        Which views of each image have codes.
     """
 
     path: Path
@@ -88,6 +100,21 @@ class Extraction:
     batch_size: int
     seconds: float
     is_unchanged: bool = False
+    augment: str = "none"
+
+    @property
+    def n_views(self) -> int:
+        """Number of rows of each image."""
+        return VIEWS[self.augment]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields; `augment` and `n_views` only where images have several views."""
+        values = asdict(self)
+        if self.n_views == 1:
+            del values["augment"]
+        else:
+            values["n_views"] = self.n_views
+        return values
 
     @property
     def images_per_second(self) -> float:
@@ -108,6 +135,7 @@ def extract(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     white: int | None = None,
     group_by: str | None = None,
+    augment: str = "none",
     provider: str = DEFAULT_PROVIDER,
     update: bool = False,
     overwrite: bool = False,
@@ -139,6 +167,9 @@ def extract(
         default it is guessed from each image, as described in `cnncodes.images.decoding`.
     group_by : {"folder"}, optional
         Which images of a folder belong together, as for `find_images`.
+    augment : {"none", "hflip", "d4"}
+        Which views of each image are stored as rows of it, in the order of `make_views`: the image
+        itself, both it and its mirror image, or all eight turned and mirrored ones.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     update : bool
@@ -194,6 +225,7 @@ def extract(
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     white = WHITE.check_or_none(white, "white")
     dtype = check_choice(dtype, DTYPES, "dtype")
+    augment = check_choice(augment, tuple(VIEWS), "augment")
     on_error = check_choice(on_error, ("skip", "fail"), "on_error")
     is_compared = not (overwrite or update) and is_codes_file(output)
     replaceable = overwrite or update or is_compared
@@ -218,6 +250,7 @@ def extract(
         class_names=images.class_names,
         max_pixels=max_pixels,
         white=white,
+        augment=augment,
     )
     started = time.monotonic()
     if is_compared:
@@ -243,10 +276,11 @@ def extract(
                 max_pixels=max_pixels,
                 white=white,
                 known=earlier.rows,
+                augment=augment,
             )
             with closing(batches):
                 for batch, chunks in batches:
-                    rows = _rows(images, n_resumed, batch, chunks or [], earlier)
+                    rows = _rows(images, n_resumed, batch, chunks or [], earlier, info.n_views)
                     if on_error == "fail":
                         _refuse(rows.skipped)
                     journal.append(rows)
@@ -287,6 +321,7 @@ def extract(
         workers=workers.n_workers,
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
+        augment=augment,
     )
 
 
@@ -298,10 +333,10 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
         notes.append(f"{skipped} tried again and left out as before")
     return Extraction(
         path=store.path,
-        n_images=len(store),
-        n_unlabelled=int((store.labels == UNLABELLED).sum()),
+        n_images=store.n_images,
+        n_unlabelled=int((store.labels[:: store.n_views] == UNLABELLED).sum()),
         n_resumed=0,
-        n_reused=len(store),
+        n_reused=store.n_images,
         skipped=store.skipped,
         source_notes=list(images.notes),
         notes=notes,
@@ -311,6 +346,7 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
         batch_size=0,
         seconds=seconds,
         is_unchanged=True,
+        augment=store.augment,
     )
 
 
@@ -352,8 +388,9 @@ def _rows(
     batch: Sequence[LoadedImage],
     chunks: Sequence[bytes],
     earlier: Earlier,
+    n_views: int,
 ) -> Rows:
-    """Return the rows of a batch to store; `chunks` are the codes computed in it."""
+    """Return the rows of a batch to store; `chunks` are the codes computed in it, of each view."""
     computed = iter(chunks)
     rows = Rows()
     for image in batch:
@@ -363,7 +400,8 @@ def _rows(
             rows.skipped.append((path, image.problem))
             continue
         is_reused = image.pixels is None
-        rows.chunks.append(earlier.chunk(image.digest) if is_reused else next(computed))
+        views = earlier.chunks(image.digest) if is_reused else islice(computed, n_views)
+        rows.chunks.extend(views)
         rows.labels.append(images.labels[index])
         rows.paths.append(path)
         rows.digests.append(image.digest)

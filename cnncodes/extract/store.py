@@ -27,8 +27,8 @@ from cnncodes.files import check_filled, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
-from cnncodes.parameters import WHITE, as_path
-from cnncodes.text import counted
+from cnncodes.parameters import VIEWS, WHITE, as_path
+from cnncodes.text import counted, views_text
 
 FORMAT = "1"
 _REMEDY = "make one with: cnncodes extract"
@@ -63,6 +63,8 @@ class CodesInfo:
         An image with more pixels was skipped.
     white : int, optional
         The value of white in 16-bit grey; by default it was guessed from each image.
+    augment : {"none", "hflip", "d4"}
+        Which views of each image have codes, as for `make_views`.
     """
 
     backbone: BackboneInfo
@@ -73,10 +75,19 @@ class CodesInfo:
     class_names: tuple[str, ...]
     max_pixels: int
     white: int | None = None
+    augment: str = "none"
+
+    @property
+    def n_views(self) -> int:
+        """Number of rows of each image."""
+        return VIEWS[self.augment]
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
-        return {**asdict(self), "backbone": self.backbone.to_metadata()}
+        values = {**asdict(self), "backbone": self.backbone.to_metadata()}
+        if self.augment == "none":  # as in files of releases without views
+            del values["augment"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Rows:
     Attributes
     ----------
     chunks : list of bytes
-        The codes of each image, compressed by `compress`.
+        The codes of each view of each image, compressed by `compress`.
     labels : list of int
         Their indices in the class names, −1 without a label.
     paths, digests : list of str
@@ -135,16 +146,21 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     """
     stored = Rows()
     checksums: list[int] = []
+    n_views = info.n_views
+
+    def of_rows(values: list[Any]) -> list[Any]:
+        return [value for value in values for _ in range(n_views)]
+
     try:
         # Not every disk has locks, and the caller chooses a new file.
         with h5py.File(path, "w", locking=False) as file, phil:
             _describe(file, info)
             shape = info.code_shape
             codes = file.create_dataset(
-                "codes", (n_images, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
+                "codes", (n_images * n_views, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
             )
             for rows in batches:
-                for row, chunk in enumerate(rows.chunks, start=len(stored.labels)):
+                for row, chunk in enumerate(rows.chunks, start=len(checksums)):
                     codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
                     checksums.append(_checksum(chunk))
                 stored.labels.extend(rows.labels)
@@ -152,15 +168,15 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
                 stored.digests.extend(rows.digests)
                 stored.groups.extend(rows.groups)
                 stored.skipped.extend(rows.skipped)
-            file.create_dataset("labels", data=stored.labels, dtype="int32")
+            file.create_dataset("labels", data=of_rows(stored.labels), dtype="int32")
             file.create_dataset("checksums", data=checksums, dtype="uint32")
-            file.create_dataset(
-                "digests", data=[each.encode() for each in stored.digests], dtype="S64"
-            )
-            if stored.groups:
-                file.create_dataset("groups", data=list(map(_encode, stored.groups)), dtype=_TEXT)
+            digests = of_rows([each.encode() for each in stored.digests])
+            file.create_dataset("digests", data=digests, dtype="S64")
+            groups = list(map(_encode, of_rows(stored.groups)))
+            if groups:
+                file.create_dataset("groups", data=groups, dtype=_TEXT)
             for name, values in (
-                ("paths", stored.paths),
+                ("paths", of_rows(stored.paths)),
                 ("skipped/paths", [path for path, _ in stored.skipped]),
                 ("skipped/reasons", [reason for _, reason in stored.skipped]),
             ):
@@ -175,7 +191,8 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
 class CodeStore:
     """The codes of a collection of images, on disk.
 
-    Open a file with `CodeStore.open`.
+    Open a file with `CodeStore.open`. Each image has `n_views` rows, one after the other: row
+    ``i * n_views`` is image i itself. Its label, path, digest and group stand in each of them.
 
     Attributes
     ----------
@@ -187,6 +204,8 @@ class CodeStore:
     >>> with CodeStore.open("codes.h5") as store:  # doctest: +SKIP
     ...     X, y = store.codes[:], store.labels
     """
+
+    notes: tuple[str, ...] = ()  # for the user; those of `head.joined.JoinedStore`
 
     def __init__(self, file: PlainFile) -> None:
         self._file = file
@@ -216,8 +235,46 @@ class CodeStore:
 
     @cached_property
     def codes(self) -> Any:
-        """The codes, an HDF5 dataset of shape (n_images, *code_shape); index it to read."""
+        """The codes, an HDF5 dataset of shape (n_rows, *code_shape); index it to read."""
         return self._file.rows("codes", np.float16, np.float32)
+
+    @property
+    def augment(self) -> str:
+        """Which views of each image have a row: ``none``, ``hflip`` or ``d4``."""
+        if not self._file.has_attribute("augment"):
+            return "none"
+        return self._file.text_attribute("augment")
+
+    @cached_property
+    def n_views(self) -> int:
+        """Number of rows of each image, 1 without views."""
+        augment = self.augment
+        if augment not in VIEWS:
+            raise FileFormatError(
+                f"{self.path}: its views {augment!r:.40} are unknown to this release; extract it "
+                "again"
+            )
+        return VIEWS[augment]
+
+    def of_images(self, values: Any) -> Any:
+        """Return those of the values of all rows that stand in the first row of an image.
+
+        Parameters
+        ----------
+        values : sequence of length n_rows
+            Such as `labels` or `paths`; may be empty.
+
+        Returns
+        -------
+        sequence of length n_images
+            Of the same type.
+        """
+        return values[:: self.n_views]
+
+    @property
+    def n_images(self) -> int:
+        """Number of images with codes."""
+        return len(self) // self.n_views
 
     @cached_property
     def _row_bytes(self) -> int:
@@ -248,17 +305,17 @@ class CodeStore:
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
-        """For each image its index in `class_names`, −1 where it has none; shape (n_images,)."""
+        """For each row its index in `class_names`, −1 where it has none; shape (n_rows,)."""
         return self._file.vector("labels", np.int32)
 
     @cached_property
     def paths(self) -> list[str]:
-        """For each image its path, relative to the source."""
+        """For each row the path of its image, relative to the source."""
         return self._file.texts("paths")
 
     @cached_property
     def digests(self) -> list[str]:
-        """For each image the SHA-256 of its file, hexadecimal."""
+        """For each row the SHA-256 of its image's file, hexadecimal."""
         return [digest.decode() for digest in self._digests.tolist()]
 
     @cached_property
@@ -267,12 +324,12 @@ class CodeStore:
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32] | None:
-        """For each image the Adler-32 of its codes' bytes; shape (n_images,), None if absent."""
+        """For each row the Adler-32 of its codes' bytes; shape (n_rows,), None if absent."""
         return self._file.vector("checksums", np.uint32) if "checksums" in self._file else None
 
     @cached_property
     def groups(self) -> list[str]:
-        """For each image the name of its group, "" where it has none; empty without groups."""
+        """For each row the name of its group, "" where it has none; empty without groups."""
         return self._file.texts("groups", filled=False) if "groups" in self._file else []
 
     @cached_property
@@ -365,7 +422,7 @@ class CodeStore:
         return damage
 
     def __len__(self) -> int:
-        """Return the number of images with codes."""
+        """Return the number of rows, `n_views` for each image."""
         return int(self.codes.shape[0])
 
     def __repr__(self) -> str:
@@ -373,7 +430,7 @@ class CodeStore:
             return f"<CodeStore {str(self.path)!r}: closed>"
         classes = counted(len(self.class_names), "class", "classes")
         return (
-            f"<CodeStore {str(self.path)!r}: {counted(len(self), 'image')}, {classes}, "
+            f"<CodeStore {str(self.path)!r}: {views_text(self.n_images, self.n_views)}, {classes}, "
             f"codes {self.codes.shape[1:]} {self.codes.dtype} of {self.backbone.backbone}>"
         )
 
@@ -426,6 +483,7 @@ class CodeStore:
         _ = self.source, self.created_with, self.checksums
         return (
             described
+            and self._has_whole_images()
             and self._file.has_attribute("source")
             and isinstance(names, list)
             and len(names) <= MAX_LABELS
@@ -434,6 +492,18 @@ class CodeStore:
             and bool(_HEXADECIMAL[self._digests.view(np.uint8)].all())
             and (self.max_pixels or 1) >= 1
             and (self.white is None or self.white in WHITE)
+        )
+
+    def _has_whole_images(self) -> bool:
+        """Whether all views of an image are present, and described alike."""
+        n_views = self.n_views
+        if n_views == 1:
+            return True
+        columns = [self.labels.tolist(), self.paths, self._digests.tolist(), self.groups]
+        return all(
+            len(values) % n_views == 0
+            and all(values[view::n_views] == values[::n_views] for view in range(1, n_views))
+            for values in columns
         )
 
     def _holds_codes(self) -> bool:
@@ -473,6 +543,8 @@ def _describe(file: h5py.File, info: CodesInfo) -> None:
     file.attrs["max_pixels"] = info.max_pixels
     if info.white is not None:
         file.attrs["white"] = info.white
+    if info.augment != "none":
+        file.attrs["augment"] = info.augment
     file.attrs["complete"] = True
 
 

@@ -24,6 +24,7 @@ from cnncodes.extract.backbone import Backbone
 from cnncodes.files import is_file
 from cnncodes.images.decoding import LoadedImage, load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.views import make_views
 from cnncodes.machine import available_memory, available_threads
 from cnncodes.models.session import DEFAULT_PROVIDER
 from cnncodes.parameters import NETWORK_BATCH, THREADS
@@ -116,6 +117,7 @@ class Workers:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         white: int | None = None,
         known: Container[str] = (),
+        augment: str = "none",
     ) -> Generator[tuple[list[LoadedImage], Result | None], None, None]:
         """Compute the codes of many files, as `run_batches`.
 
@@ -124,13 +126,23 @@ class Workers:
         files, max_pixels, white, known
             As for `run_batches`.
         finish : callable
-            Called in the worker with the codes of a batch, shape (n_usable, *code_shape); what
-            it returns is the result of the batch.
+            Called in the worker with the codes of a batch, shape (n_usable * n_views,
+            *code_shape); what it returns is the result of the batch.
+        augment : {"none", "hflip", "d4"}
+            Which views of each image are computed, as for `make_views`.
         """
+
+        def compute(pixels: NDArray[np.uint8]) -> Result:
+            views = make_views(pixels, augment)
+            # As many at a time as images: more of them would take more memory.
+            starts = range(0, len(views), len(pixels))
+            parts = [self.network.extract(views[at : at + len(pixels)]) for at in starts]
+            return finish(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
         return run_batches(
             files,
             self.network.info.input_size,
-            lambda pixels: finish(self.network.extract(pixels)),
+            compute,
             n_workers=self.n_workers,
             batch_size=self.batch_size,
             max_pixels=max_pixels,

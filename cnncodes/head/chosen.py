@@ -1,9 +1,9 @@
 """Linear heads whose kind and normalisation cross-validation on the training images may choose.
 
 Logistic regression is the head unless another one is better by more than chance: a candidate
-replaces it where its accuracy in cross-validation is higher by more than one standard error and
-its log loss, at its temperature, is lower. Least squares is that on many classes of few images
-each, such as drawings (docs/benchmarks.md).
+replaces it where its accuracy in cross-validation is higher by more than one standard error, and
+its log loss lower, which for least squares is that at a temperature. Least squares is that on many
+classes of few images each, such as drawings (docs/python.md).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cnncodes.progress import Progress
 
 AUTO = "auto"
 ESTIMATORS = ("logistic", "ridge")
+GRAM = (AUTO, *ESTIMATORS)  # the names of `fit_linear`
 
 
 def fit_linear(
@@ -87,7 +88,7 @@ def fit_linear(
             seed=seed,
             progress=progress,
         )
-        candidates |= {(each.estimator, how): each for each in fits}
+        candidates |= {(kind, how): fits[kind] for kind in kinds}
     kind, how = _best(candidates, len(y))
     weights, bias, fitted = candidates[kind, how].finish()
     if how != "none":
@@ -95,8 +96,8 @@ def fit_linear(
     if len(candidates) > 1:
         fitted["compared"] = {
             f"{name}, {way}" if len(ways) > 1 else name: {
-                "loss": None if math.isnan(each.loss) else each.loss,
-                "accuracy": None if math.isnan(each.accuracy) else each.accuracy,
+                "loss": each.loss,
+                "accuracy": each.accuracy,
             }
             for (name, way), each in candidates.items()
         }
@@ -107,12 +108,15 @@ def _best(candidates: dict[tuple[str, str], Candidate], n_images: int) -> tuple[
     """Return the first candidate, or the best of those that are better by more than chance."""
     names = list(candidates)
     first = candidates[names[0]]
-    if math.isnan(first.accuracy):
+    if first.accuracy is None or first.loss is None:
         return names[0]
     error = math.sqrt(first.accuracy * (1 - first.accuracy) / n_images)
-    better = [
-        name
-        for name in names[1:]
-        if candidates[name].accuracy > first.accuracy + error and candidates[name].loss < first.loss
-    ]
-    return min(better, key=lambda name: candidates[name].loss, default=names[0])
+    better = {
+        name: each.loss
+        for name, each in candidates.items()
+        if each.accuracy is not None
+        and each.loss is not None
+        and each.accuracy > first.accuracy + error
+        and each.loss < first.loss
+    }
+    return min(better, key=lambda name: better[name], default=names[0])

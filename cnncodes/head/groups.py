@@ -49,14 +49,14 @@ def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[
 
 
 def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.intp]:
-    """Return `number_groups` for all images of a codes file.
+    """Return `number_groups` for all images of a codes file, not for their views.
 
     Images of a pair of `together` are in one group, too.
     """
-    numbers = number_groups(store.digests, store.groups)
+    numbers = number_groups(store.of_images(store.digests), store.of_images(store.groups))
     if together is None:
         return numbers
-    pairs = np.array(together.pairs_among(store.paths))
+    pairs = np.array(together.pairs_among(store.of_images(store.paths)))
     return _connected(numbers, numbers[pairs[:, 0]], numbers[pairs[:, 1]])
 
 
@@ -136,7 +136,7 @@ def notes_on_split(
     store : CodeStore
         An open codes file.
     classes, y : ndarray
-        As returned by `train.labelled_classes`.
+        As returned by `labels.labelled_classes`.
     parts : Split
         The split of all images.
     train_fraction, per_class
@@ -144,7 +144,7 @@ def notes_on_split(
     """
     names = [store.class_names[number] for number in classes]
     counts = np.bincount(y[parts.train])
-    notes = _notes_on_groups(store, y, names)
+    notes = notes_on_labelled(store, y, names)
     few = np.flatnonzero(counts < (per_class or 0))
     if len(few):
         have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
@@ -172,9 +172,10 @@ def notes_on_split(
     return notes
 
 
-def _notes_on_groups(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
+def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
     """Report copies and groups among the labelled images."""
-    rows, paths, digests, groups = np.flatnonzero(y >= 0), store.paths, store.digests, store.groups
+    paths, digests, groups = map(store.of_images, (store.paths, store.digests, store.groups))
+    rows = np.flatnonzero(y >= 0)
     notes = notes_on_copies(
         [paths[row] for row in rows],
         [digests[row] for row in rows],

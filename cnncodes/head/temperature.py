@@ -1,5 +1,9 @@
 """The temperature of logits, and how far probabilities are from accuracies.
 
+It is for the logits of least squares, which are no logarithms of odds. Those of logistic regression
+are as they should be: its C is chosen by log loss, and a temperature on top of it, fitted to folds
+that see a fifth less, made the probabilities of the whole fit worse (docs/python.md).
+
 Logits are divided by one number, the temperature, that minimises the log loss of images that did
 not train them: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML
 2017. The most probable class stays the same. In a linear head the division is part of weights and
@@ -28,34 +32,22 @@ class OutOfFold:
     Attributes
     ----------
     logits : ndarray of float64, shape (n_scored, n_classes)
-        Minus infinity for a class that was not in the other folds.
+        At least one image.
     y : ndarray of int, shape (n_scored,)
-        The true classes, which were in the other folds.
-    weights : ndarray of float64, shape (n_scored,)
-        What each image counts.
+        The true classes.
     """
 
     logits: NDArray[np.float64]
     y: NDArray[np.intp]
-    weights: NDArray[np.float64]
-
-    def losses(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """Return the log loss of each image at a temperature, shape (n_scored,)."""
-        logarithms = log_softmax(self.logits / temperature)
-        losses: NDArray[np.float64] = -logarithms[np.arange(len(self.y)), self.y]
-        return losses
 
     def loss(self, temperature: float = 1.0) -> float:
-        """Return the mean log loss, in nats."""
-        return float(self.weights @ self.losses(temperature) / self.weights.sum())
+        """Return the mean log loss at a temperature, in nats."""
+        logarithms = log_softmax(self.logits / temperature)
+        return float(-logarithms[np.arange(len(self.y)), self.y].mean())
 
     def accuracy(self) -> float:
         """Return the share of images whose largest logit is that of the true class."""
-        return float(self.weights @ self.hits() / self.weights.sum())
-
-    def hits(self) -> NDArray[np.bool_]:
-        """Return whether the largest logit of each image is that of the true class."""
-        return np.asarray(self.logits.argmax(axis=1) == self.y)
+        return float((self.logits.argmax(axis=1) == self.y).mean())
 
     def calibration_error(self, temperature: float = 1.0) -> float:
         """Return `calibration_error` at a temperature."""
@@ -67,17 +59,11 @@ class OutOfFold:
         One image whose label is drawn at random is added to the others, as in Laplace's rule of
         succession: where all are right, the log loss alone would ask for a temperature of zero.
         """
-        total, n_classes = self.weights.sum(), self.logits.shape[1]
-        if not total:
-            return 1.0
         own = np.arange(len(self.y)), self.y
 
         def objective(logarithm: float) -> float:
             logarithms = log_softmax(self.logits / np.exp(logarithm))
-            known = np.where(np.isfinite(logarithms), logarithms, 0)
-            any_class = known.sum(axis=1) / n_classes
-            losses = -(logarithms[own] + any_class * self.weights.mean() / total)
-            return float(self.weights @ losses / total)
+            return -float(logarithms[own].sum() + logarithms.mean())
 
         found = scipy.optimize.minimize_scalar(
             objective, bounds=_BOUNDS, method="bounded", options={"xatol": 1e-6}

@@ -6,10 +6,9 @@ estimator the graph that it is converted to, so what is measured is what the wri
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -23,57 +22,40 @@ from cnncodes.bounds import (
     MAX_MODEL_BYTES,
     MAX_TRAINING_IMAGES,
     NORMALIZATIONS,
-    fault_of_labels,
 )
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.chosen import fit_linear
-from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
-from cnncodes.head.groups import groups_of, notes_on_split
-from cnncodes.head.linear import LinearHead
-from cnncodes.head.logistic.solve import check_strength, stratified_folds
+from cnncodes.head.chosen import GRAM
+from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
+from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
+from cnncodes.head.joined import JoinedStore, open_codes
+from cnncodes.head.labels import labelled_classes
+from cnncodes.head.logistic.solve import check_strength
+from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.sgd.fit import check_descent, fit_sgd
+from cnncodes.head.sgd.fit import check_descent
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
+from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
+from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
+    REFUSED_SHARE,
     SEED,
     TRAIN_SHARE,
     as_path,
     check_choice,
     check_class_weight,
+    one_or_more_paths,
 )
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted
 
-GRAM = ("auto", "logistic", "ridge")
 LINEAR = (*GRAM, "sgd")
-N_FOLDS = 5
-N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
-
-
-@dataclass(frozen=True)
-class Score:
-    """Loss and accuracy of a head on some images.
-
-    Attributes
-    ----------
-    n_images : int
-        Number of images.
-    loss : float or None
-        Mean cross-entropy; None without images.
-    accuracy : float or None
-        Share of images whose most probable class is the true one; None without images.
-    """
-
-    n_images: int
-    loss: float | None
-    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +82,10 @@ class Training:
         Results of the fit; of a scikit-learn estimator its ``parameters``.
     notes : list of str
         Notes on the data and the fit, for the user.
+    unknown : dict or None
+        Of the score of "none of these", if there is one: the ``share`` refused by its threshold,
+        ``n_images`` and ``n_components`` of its fit, ``test_refused``, and of images of `none`
+        what `describe_unknown` returns.
     """
 
     path: Path
@@ -112,10 +98,11 @@ class Training:
     seconds: float
     fitted: dict[str, Any]
     notes: list[str]
+    unknown: dict[str, Any] | None = None
 
 
 def train_head(
-    codes: str | Path,
+    codes: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     estimator: Any = "auto",
@@ -131,6 +118,9 @@ def train_head(
     C: float | str = "auto",
     class_weight: str | None = None,
     sgd: dict[str, Any] | None = None,
+    tta: bool = False,
+    unknown: float | None = None,
+    none: str | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -138,8 +128,9 @@ def train_head(
 
     Parameters
     ----------
-    codes : str or Path
-        A codes file.
+    codes : str or Path, or sequence of them
+        A codes file; or several of the same images by different networks, whose codes are put
+        side by side.
     output : str or Path
         The head to write.
     estimator : {"auto", "logistic", "ridge", "sgd", "svm", "knn"} or estimator
@@ -181,6 +172,15 @@ def train_head(
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
         Parameters of `SGDSoftmax`, for ``"sgd"``.
+    tta : bool
+        Whether scores are those of the mean of the logits over the views of each image, of which
+        the codes must have several. All views of the training images train, in any case.
+    unknown : float, optional
+        Whether the head gets a second output, ``unknown``: how unlike the training images an image
+        is, as `fit_unknown`. This share of new images of the classes is refused by it.
+    none : str, optional
+        With `unknown`, a class whose images are of none of the classes: they do not train, and
+        the score is measured on them.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -206,133 +206,128 @@ def train_head(
         The head cannot be written.
     """
     progress = progress or NoProgress()
-    codes, output = as_path(codes, "codes"), as_path(output, "output")
-    _check_parameters(estimator, normalize, C, class_weight, sgd, refit=refit)
+    paths, output = one_or_more_paths(codes, "codes"), as_path(output, "output")
+    _check_parameters(estimator, normalize, C, class_weight, sgd)
     split = check_choice(split, METHODS, "split")
     train_fraction = TRAIN_SHARE.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
-    check_output(output, overwrite=overwrite, inputs=[codes], endings=MODEL)
+    if refit:
+        _check_refit(estimator, train_fraction)
+    unknown = None if unknown is None else REFUSED_SHARE.check(unknown, "unknown")
+    if none is not None and unknown is None:
+        raise ParameterError(f"none={none!r} is for the score of none of these; pass unknown too")
+    check_output(output, overwrite=overwrite, inputs=paths, endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
-    with CodeStore.open(codes) as store, warnings.catch_warnings():
+    with open_codes(paths) as store, warnings.catch_warnings():
         progress.print_line("reading the codes and training …")
         # scikit-learn takes classes of few images for continuous targets.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        classes, y, notes = labelled_classes(store, excluded)
+        views = ImageViews(store, tta=tta)
+        classes, y, notes = labelled_classes(store, excluded, none)
+        notes += store.notes
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
-        if train_fraction < 1:
+        if train_fraction == 1:
+            parts = whole_split(y, per_class, method=split, seed=seed)
+            notes += notes_on_labelled(store, y, [store.class_names[each] for each in classes])
+        else:
             parts = split_by_class(
                 y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
             )
             notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
-        else:
-            parts = whole_split(y, per_class, method=split, seed=seed)
-        rows = CodeRows(store, parts.train)
+        notes += views.notes(len(parts.train))
+        # Those of the head that is written, whose other images are measured on before.
+        trained = np.flatnonzero(y >= 0) if refit else parts.train
+        rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(classes), linear=estimator in LINEAR)
+        _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
         names = store.class_names
         started = time.monotonic()
+        linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
+        recipe = Recipe(store, views, y, groups, estimator, linear, sgd, seed, on_epoch, progress)
 
-        def fit(
-            train: NDArray[np.intp], held_out: NDArray[np.intp], **chosen: Any
-        ) -> tuple[LinearHead | EstimatorHead, str, dict[str, Any]]:
-            rows, targets, own = CodeRows(store, train), y[train], groups[train]
-            if estimator in GRAM:
-                options = {"estimator": estimator, "normalize": normalize, "C": C} | chosen
-                return fit_linear(
-                    rows,
-                    targets,
-                    class_weight=class_weight,
-                    groups=own,
-                    seed=seed,
-                    progress=progress,
-                    **options,
-                )
-            if estimator == "sgd":
-                weights, bias, fitted = fit_sgd(
-                    rows,
-                    targets,
-                    seed=seed,
-                    groups=own,
-                    parameters=sgd,
-                    on_epoch=on_epoch,
-                    progress=progress,
-                )
-                return LinearHead(weights, bias, remedy="lower the learning rate"), "sgd", fitted
-            sample = CodeRows(store, _sample(Split(train, held_out)))
-            other = fit_estimator(
-                estimator, rows, targets, sample, code_shape, seed=seed, groups=own
-            )
-            return other, name_of(estimator), {"parameters": other.parameters}
+        def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
+            if unknown is None:
+                return None
+            themselves = CodeRows(store, views.first_rows(images))
+            return fit_unknown(themselves, code_shape, unknown, groups[images])
 
-        head, kind, fitted = fit(parts.train, parts.test)
+        validated = recipe.cross_validated(parts.train) if train_fraction == 1 else None
+        fit = recipe.fit(parts.train, parts.test)
+        seconds = time.monotonic() - started
         if estimator not in LINEAR:
             notes += _notes_on_folds(estimator, groups[parts.train])
-        notes += fitted.pop("notes", [])
-        scores = [
-            _score(CodeRows(store, part), y[part], head) for part in (parts.train, parts.test)
-        ]
-        if train_fraction == 1:
-            scores[1] = _cross_validated(store, y, parts.train, groups, seed, fit)
-            notes.append(
-                "measured by cross-validation: on each fold by a head fitted in the same way "
-                "without it; the head that is written is trained on all of these images"
-            )
-        measured: list[str] = []
+        notes += fit.notes
+        score = score_none(parts.train)
+        described = None if score is None else describe_unknown(score, store, parts.test, none)
+        scores = [recipe.score(part, fit.head) for part in (parts.train, parts.test)]
+        if validated is not None:
+            scores[1] = validated
+            notes += _notes_on_validation(validated, len(parts.train))
+        written = fit
         if refit:
-            measured = CodeRows(store, parts.test).digests()
-            everything = np.flatnonzero(y >= 0)
-            rows = CodeRows(store, everything)
-            _check_head(store, rows, len(classes), linear=estimator in LINEAR)
-            head, _, again = fit(everything, everything[:0], **_what_was_chosen(kind, fitted))
-            notes += [note for note in again.pop("notes", []) if note not in notes]
+            started = time.monotonic()
+            written = recipe.fit(trained, trained[:0], like=fit)
+            seconds += time.monotonic() - started
+            notes += [note for note in written.notes if note not in notes]
             notes.append(
-                f"the head that is written is trained on all {counted(len(rows), 'image')}, with "
-                "what was chosen on the training part; the scores are of the head of that part"
+                f"the head that is written is trained on all {counted(len(trained), 'image')}, "
+                "with what was chosen on the training part; the scores are of the head of that part"
             )
-        seconds = time.monotonic() - started
+            score = score_none(trained)
+            if score is not None and described is not None:
+                described |= score.size
         training = Training(
             path=output,
-            estimator=kind,
+            estimator=fit.estimator,
             weights=store.backbone.weights,
             labels=[names[number] for number in classes],
             train=scores[0],
             test=scores[1],
             majority=majority_accuracy(y, parts),
             seconds=seconds,
-            fitted=fitted,
+            fitted=fit.fitted,
             notes=notes,
+            unknown=described,
         )
-        converters = ("skl2onnx",) if isinstance(head, EstimatorHead) else ()
+        converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
+        measured = CodeRows(store, views.first_rows(parts.test)).digests() if refit else []
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
                 # The folder's name alone: who gets the head need not know what is around it.
                 "data": PureWindowsPath(store.source).name,
                 "estimator": training.estimator,
-                "fitted": fitted,
+                "fitted": fit.fitted,
                 "split": {
                     "method": split,
                     "train_fraction": train_fraction,
                     "per_class": per_class,
                     "seed": seed,
                 },
+                **views.training_entries,
                 "train": asdict(training.train),
                 "test": asdict(training.test),
-                **({"measured_by": "cross-validation"} if train_fraction == 1 else {}),
-                **({"refit": {"n_images": len(rows)}} if refit else {}),
+                **({"measured_by": "cross-validation"} if validated is not None else {}),
+                **({"refit": {"n_images": len(trained)}} if refit else {}),
+                **({} if score is None else {"unknown": training.unknown}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
             training_images=frozenset(map(image_key, rows.digests())),
             created_with=created_with("sklearn", *converters),
             white=store.white,
+            parts=store.parts if isinstance(store, JoinedStore) else (),
             measured_images=frozenset(map(image_key, measured)),
         )
-        model = head.to_onnx(code_shape, info)
+        model = written.head.to_onnx(code_shape, info)
+        if score is not None:
+            score.add_to(model, code_shape)
+        if isinstance(store, JoinedStore):
+            store.write_scales(model)  # in front of all that reads the codes
     with replacing(output, overwrite=overwrite) as temporary:
         save_checked(model, temporary)
     return training
@@ -344,8 +339,6 @@ def _check_parameters(
     C: float | str,
     class_weight: str | None,
     sgd: dict[str, Any] | None,
-    *,
-    refit: bool,
 ) -> None:
     if estimator not in LINEAR:
         check_estimator(estimator)
@@ -358,55 +351,40 @@ def _check_parameters(
         raise ParameterError("class_weight is for the estimator logistic only")
     if normalize == "auto" and C != "auto":
         raise ParameterError("normalize auto is chosen along with C; leave C at auto, or name one")
-    if refit and estimator == "sgd":
-        raise ParameterError(
-            "refit is not for the estimator sgd, whose epochs need images held out; use logistic"
-        )
     if estimator == "sgd":
         check_descent(sgd)
     elif sgd:
         raise ParameterError("the parameters sgd are for the estimator sgd only")
 
 
-def _what_was_chosen(kind: str, fitted: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of `fit_linear` by which a fit is repeated on other images."""
-    if kind not in GRAM:
-        return {}
-    return {
-        "estimator": kind,
-        "normalize": fitted.get("normalize", "none"),
-        "C": fitted["C"],
-        "temperature": fitted.get("temperature"),
-    }
+def _check_refit(estimator: Any, train_fraction: float) -> None:
+    if train_fraction == 1:
+        raise ParameterError(
+            "train_fraction=1 trains the head that is written on all images; leave out refit=True"
+        )
+    if estimator == "sgd":
+        raise ParameterError(
+            "refit is not for the estimator sgd, whose epochs need images held out; use logistic"
+        )
 
 
-def _cross_validated(
-    store: CodeStore,
-    y: NDArray[np.int32],
-    trained: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    seed: int,
-    fit: Callable[..., tuple[LinearHead | EstimatorHead, str, dict[str, Any]]],
-) -> Score:
-    """Score heads that are each fitted without a fold on that fold; rare classes do not count."""
-    scores = []
-    for train, held_out in stratified_folds(y[trained], N_FOLDS, seed, groups[trained]):
-        rows, tested = trained[train], trained[held_out]
-        if len(np.unique(y[rows])) < len(np.unique(y[trained])):
-            continue  # the head of these would have fewer classes
-        head, _, _ = fit(rows, tested)
-        scores.append(_score(CodeRows(store, tested), y[tested], head))
-    n_images = sum(each.n_images for each in scores)
-    if not n_images:
-        return Score(0, None, None)
-    loss, accuracy = (
-        sum(each.n_images * (getattr(each, name) or 0.0) for each in scores) / n_images
-        for name in ("loss", "accuracy")
-    )
-    return Score(n_images, loss, accuracy)
+def _notes_on_validation(score: Score, n_images: int) -> list[str]:
+    """Report how all images were measured that also train."""
+    notes = [
+        "measured by cross-validation: on each fold by a head fitted in the same way without it; "
+        "the head that is written is trained on all of these images"
+    ]
+    if score.n_images < n_images:
+        notes.append(
+            f"{counted(n_images - score.n_images, 'image')} could not be measured: without their "
+            "fold a class has no image left"
+        )
+    return notes
 
 
-def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: bool) -> None:
+def _check_head(
+    store: CodeStore, rows: CodeRows, n_images: int, n_classes: int, *, linear: bool
+) -> None:
     """Refuse codes whose head could be trained, but not written or opened.
 
     Raises
@@ -414,9 +392,9 @@ def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: boo
     TrainingError
         There are more training images than a head can list, or it would be too large.
     """
-    if len(rows) > MAX_TRAINING_IMAGES:
+    if n_images > MAX_TRAINING_IMAGES:
         raise TrainingError(
-            f"{store.path}: {len(rows):,} training images are more than the "
+            f"{store.path}: {n_images:,} training images are more than the "
             f"{MAX_TRAINING_IMAGES:,} that a head can list; lower per_class or train_fraction"
         )
     n_bytes = 4 * n_classes * (rows.n_features + 1)
@@ -425,63 +403,6 @@ def _check_head(store: CodeStore, rows: CodeRows, n_classes: int, *, linear: boo
             f"{store.path}: its head would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; "
             "extract with a backbone exported with pool avg, or use fewer classes"
         )
-
-
-def labelled_classes(
-    store: CodeStore, excluded: PathList | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
-    """Return the classes that have images.
-
-    Parameters
-    ----------
-    store : CodeStore
-        An open codes file.
-    excluded : PathList, optional
-        Images to leave out.
-
-    Returns
-    -------
-    classes : ndarray of int32, shape (n_classes,)
-        Indices of the store's `class_names`, increasing.
-    y : ndarray of int32, shape (n_images,)
-        For each image the index of its class in `classes`, −1 where it has no label.
-    notes : list of str
-        Reports images and classes that are left out.
-
-    Raises
-    ------
-    TrainingError
-        There are fewer than two classes, or their names cannot be stored in a head.
-    """
-    labels, notes = store.labels.copy(), []
-    n_without = int((labels < 0).sum())
-    if excluded is not None:
-        rows = excluded.among(store.paths)
-        labels[rows] = -1
-        notes.append(excluded.note(len(rows)))
-    classes, y = np.unique(labels[labels >= 0], return_inverse=True)
-    if len(classes) == 0:
-        raise TrainingError(
-            f"{store.path}: none of its images has a label; extract a folder of class folders or "
-            "a CSV file with the columns path and label"
-        )
-    if len(classes) == 1:
-        raise TrainingError(
-            f"{store.path}: all its images are of one class, {store.class_names[classes[0]]}; "
-            "a classifier needs two or more"
-        )
-    names = store.class_names
-    if fault := fault_of_labels([names[number] for number in classes]):
-        raise TrainingError(f"{store.path}: {fault}; rename the classes and extract it again")
-    targets = np.full(len(labels), -1, np.int32)
-    targets[labels >= 0] = y
-    if n_without:
-        are = "is" if n_without == 1 else "are"
-        notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
-    if empty := len(names) - len(classes):
-        are = "is" if empty == 1 else "are"
-        notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
-    return classes, targets, notes
 
 
 def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
@@ -495,25 +416,6 @@ def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
         f"{name_of(estimator)} has folds of its own, which may separate copies and groups: what it "
         "chooses by them may suit these images better than new ones"
     ]
-
-
-def _sample(parts: Split) -> NDArray[np.intp]:
-    """Choose rows of both parts, evenly over the classes, by which rows are ordered."""
-    some = [part[:: math.ceil(len(part) / N_COMPARED) or 1] for part in (parts.train, parts.test)]
-    return np.sort(np.concatenate(some))
-
-
-def _score(rows: CodeRows, y: NDArray[np.int32], head: LinearHead | EstimatorHead) -> Score:
-    if len(rows) == 0:
-        return Score(0, None, None)
-    loss, correct = 0.0, 0
-    for span, block in rows.blocks():
-        logarithms = head.log_probabilities(block)
-        loss -= float(logarithms[np.arange(len(block)), y[span]].sum())
-        correct += int((logarithms.argmax(axis=1) == y[span]).sum())
-    if not math.isfinite(loss):
-        raise TrainingError("the head gives probabilities that are not finite; choose another one")
-    return Score(len(rows), loss / len(rows), correct / len(rows))
 
 
 def majority_accuracy(y: NDArray[np.int32], parts: Split) -> float | None:

@@ -7,5 +7,6 @@
 - `decoding`: one image file decoded, and many in threads
 - `jpeg`: the segments and scans of a JPEG file, to find truncated ones
 - `pixels`: turns a decoded image into RGB of the wanted size
+- `views`: mirrored and turned views of an image
 - `limits`: the largest image that is decoded
 """

@@ -23,7 +23,7 @@ from cnncodes.models.kinds import KINDS, Kind, is_report, kind_of_file
 from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import first_line, shown
+from cnncodes.text import counted, first_line, shown
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -97,14 +97,15 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
     from cnncodes.extract.store import CodeStore
 
     with CodeStore.open(path) as store:
-        names, labels = store.class_names, store.labels
+        names, labels = store.class_names, store.labels[:: store.n_views]
         n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
         counts = dict(zip(names, n_images, strict=True))
         return {
             "what": kind.noun,
             "use": kind.use,
             "format": CODES_FORMAT,
-            "images": len(store),
+            "images": store.n_images,
+            **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             "images_skipped": len(store.skipped),
@@ -172,11 +173,25 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
         "training": head.training,
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
+        **_describe_parts(head),
         "training_images": len(head.training_images),
         **({} if head.white is None else {"white": head.white}),
         **shapes,
         "created_with": head.created_with,
     }
+
+
+def _describe_parts(head: HeadInfo) -> dict[str, Any]:
+    """Describe the networks whose codes are side by side, where there are several."""
+    parts = [
+        {
+            **_describe_backbone(part.backbone),
+            "backbone_sha256": part.sha256,
+            "n_columns": part.n_columns,
+        }
+        for part in head.parts
+    ]
+    return {"parts": parts} if parts else {}
 
 
 def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
@@ -237,8 +252,10 @@ def as_text(described: dict[str, Any]) -> str:
 def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of one entry, as pairs of name and text; none where another has it."""
     name = shown(key.replace("_", " "))
-    if key in ("weights_file", "parity_images", "quantization"):
-        return []  # in the line of the weights or of the parity
+    if key in ("weights_file", "parity_images", "quantization", "augment", "views"):
+        return []  # in the line of the weights, of the parity or of the images
+    if key == "images" and "views" in described:
+        return [(name, f"{value} × {described['views']} views ({described['augment']})")]
     if key == "weights":
         return [(name, weights_name(value, described.get("weights_file", "")))]
     if key == "parity":
@@ -249,6 +266,13 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return training_rows(value)
     if key == "backbone_sha256":
         return [(name, f"{short_digest(value)}… (--json has all digits)")]
+    if key == "parts":
+        texts = [
+            f"{shown(part['backbone'])}, {weights_name(part['weights'])}, "
+            f"{counted(part['n_columns'], 'code')}"
+            for part in value
+        ]
+        return [(name if index == 0 else "", text) for index, text in enumerate(texts)]
     if key == "skipped":
         return [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
     if key == "images_by_class" and isinstance(value, dict):

@@ -24,6 +24,7 @@ from cnncodes.files import check_filled, is_file, is_hdf5, sha256_of
 from cnncodes.images.decoding import load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import Source, find_images
+from cnncodes.images.views import make_views
 from cnncodes.models.checksum import read_checksum
 from cnncodes.models.kinds import check_kind, needing
 from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, networks_text
@@ -31,7 +32,7 @@ from cnncodes.models.safety import check_model
 from cnncodes.models.session import noise_images, open_session, run_session
 from cnncodes.parameters import COUNT, MAX_PIXELS, as_path
 from cnncodes.progress import NoProgress, Progress
-from cnncodes.text import counted, listed
+from cnncodes.text import listed, views_text
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
@@ -154,11 +155,11 @@ def _verify_codes(
     from cnncodes.extract.store import CodeStore
 
     with CodeStore.open(file) as store:
-        images_text = counted(len(store), "image")
+        images_text = views_text(store.n_images, store.n_views)
         checked = [f"format, labels and digests of {images_text}", "that every code is finite"]
         if store.checksums is not None:
             checked.append("that every image has the codes that were stored with it")
-        progress.begin(len(store) * (1 if images is None else 2))
+        progress.begin(store.n_images * (1 if images is None else 2))
         faults = list(_counted(_code_faults(store), progress))
         difference = None
         if network is not None:
@@ -169,10 +170,13 @@ def _verify_codes(
             faults += _counted(_image_faults(store, images), progress)
             if network is not None and network.code_shape == store.codes.shape[1:]:
                 faulty = {fault.subject for fault in faults}
-                sound = [row for row, path in enumerate(store.paths) if path not in faulty]
-                rows = np.random.default_rng(0).permutation(sound)[:sample].tolist()
-                checked.append(f"the codes of {counted(len(rows), 'image')}, computed again")
-                difference, differing = _recomputed(store, images, network, rows, max_pixels)
+                paths = store.paths[:: store.n_views]
+                sound = [image for image, path in enumerate(paths) if path not in faulty]
+                drawn = np.random.default_rng(0).permutation(sound)[:sample].tolist()
+                checked.append(
+                    f"the codes of {views_text(len(drawn), store.n_views)}, computed again"
+                )
+                difference, differing = _recomputed(store, images, network, drawn, max_pixels)
                 faults += differing
     return Verification(file, "codes", checked, faults, difference)
 
@@ -195,7 +199,8 @@ def _code_faults(store: CodeStore) -> Iterator[Fault | None]:
         else:
             if not np.isfinite(values).all():
                 yield Fault(path, "its codes are not finite")
-        yield None
+        if (row + 1) % store.n_views == 0:
+            yield None
 
 
 def _network_faults(
@@ -209,9 +214,11 @@ def _network_faults(
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     """Compare the images of a source with their records in the codes file."""
     current = _labels_by_path(images.paths, images.labels, images.class_names)
-    recorded = _labels_by_path(store.paths, store.labels, store.class_names)
+    own = slice(None, None, store.n_views)  # the rows of the images themselves
+    paths, digests = store.paths[own], store.digests[own]
+    recorded = _labels_by_path(paths, store.labels[own], store.class_names)
     compared = set()
-    for path, digest in zip(store.paths, store.digests, strict=True):
+    for path, digest in zip(paths, digests, strict=True):
         file = images.root / path
         if path not in current or not is_file(file):
             yield Fault(path, "is not in the source")
@@ -225,7 +232,7 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
             )
         compared.add(path)
         yield None
-    known = {*store.paths, *(path for path, _ in store.skipped)}
+    known = {*paths, *(path for path, _ in store.skipped)}
     for path in dict.fromkeys(images.paths):
         if path not in known:
             yield Fault(path, "is in the source only")
@@ -257,25 +264,29 @@ def _digest_of(file: Path) -> str:
 
 
 def _recomputed(
-    store: CodeStore, images: Source, network: Backbone, rows: list[int], max_pixels: int
+    store: CodeStore, images: Source, network: Backbone, drawn: list[int], max_pixels: int
 ) -> tuple[float | None, list[Fault]]:
     """Compute codes again; return the largest difference, and a fault for each above tolerance."""
     tolerance = TOLERANCES.get(network.info.precision, min(TOLERANCES.values()))
-    differences, faults, paths = [], [], store.paths
-    for row in rows:
+    differences, faults, n_views = [], [], store.n_views
+    for index in drawn:
+        path = store.paths[index * n_views]
         image = load_image(
-            0, images.root / paths[row], network.info.input_size, max_pixels, white=store.white
+            0, images.root / path, network.info.input_size, max_pixels, white=store.white
         )
         if image.pixels is None:
-            faults.append(Fault(paths[row], f"cannot be used now: {image.problem}"))
+            faults.append(Fault(path, f"cannot be used now: {image.problem}"))
             continue
-        codes = network.extract(image.pixels[np.newaxis])[0]
-        largest = max(float(np.abs(codes).max()), float(np.finfo(np.float32).tiny))
-        (stored,) = store.rows([row])
-        difference = float(np.abs(codes.ravel() - stored).max()) / largest
+        each_view = []
+        for view, pixels in enumerate(make_views(image.pixels[np.newaxis], store.augment)):
+            codes = network.extract(pixels[np.newaxis])[0]
+            largest = max(float(np.abs(codes).max()), float(np.finfo(np.float32).tiny))
+            (stored,) = store.rows([index * n_views + view])
+            each_view.append(float(np.abs(codes.ravel() - stored).max()) / largest)
+        difference = float(np.max(each_view))  # NaN where one is
         differences.append(difference)
         if not difference <= tolerance:  # true for NaN
-            faults.append(Fault(paths[row], f"its codes differ by {difference:.2g} of the largest"))
+            faults.append(Fault(path, f"its codes differ by {difference:.2g} of the largest"))
     return max(differences, default=None), faults
 
 
@@ -305,7 +316,8 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     if network is not None and kind != "backbone":
         checked.append(f"that it is of {network.path}")
         info = HeadInfo.from_metadata(metadata, file)
-        faults += _network_faults(file, info.backbone, info.backbone_sha256, network)
+        if network.sha256 not in {part.sha256 for part in info.parts}:
+            faults += _network_faults(file, info.backbone, info.backbone_sha256, network)
     return Verification(file, kind, checked, faults)
 
 

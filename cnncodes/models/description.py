@@ -177,6 +177,19 @@ def _score_rows(part: str, score: Any) -> list[tuple[str, str]]:
     return [(part, text)]
 
 
+def unknown_text(unknown: Mapping[str, Any]) -> str:
+    """Describe the score of "none of these", from `Training.unknown`."""
+    text = f"set to refuse {100 * unknown['share']:.3g} % of the images of the classes"
+    if unknown["test_refused"] is not None:
+        text += f"; refuses {unknown['test_refused']:.1%} of the test images"
+    if unknown.get("none_refused") is not None:
+        images = counted(unknown["none_images"], "image")
+        text += f", {unknown['none_refused']:.1%} of {images} of {shown(unknown['none'])}"
+    if unknown.get("auroc") is not None:
+        text += f" (AUROC {unknown['auroc']:.3f})"
+    return text
+
+
 _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "fitted": lambda fitted: [
         ("fitted", fitted_text(fitted)),
@@ -185,6 +198,7 @@ _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "split": _split_rows,
     "train": lambda score: _score_rows("training part", score),
     "test": lambda score: _score_rows("test part", score),
+    "unknown": lambda unknown: [("none of these", unknown_text(unknown))],
     "refit": lambda refit: [
         ("refit", f"on all {counted(refit['n_images'], 'image')} after the test part measured it")
     ],

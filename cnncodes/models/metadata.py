@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
-from cnncodes.errors import FileFormatError, OutputError
+from cnncodes.errors import FileFormatError, OutputError, ParameterError
 from cnncodes.models.description import weights_name
-from cnncodes.parameters import WHITE
+from cnncodes.parameters import COUNT, VIEWS, WHITE
 
 FORMAT = "1"
 PREFIX = "cnncodes."
 KEY_BYTES = 6
+UNKNOWN = "unknown"  # the output of a head or app: how unlike the training images an image is
+REFUSED_FROM = 0.5  # of it: such an image is of none of the classes
 REMEDIES = {
     "backbone": "make one with: cnncodes export",
     "head": "make one with: cnncodes train",
@@ -47,9 +49,9 @@ class BackboneInfo:
     input_size : int
         Height and width of the input image, in pixels.
     layer : str
-        The Keras layer whose output is the codes.
+        The Keras layer whose output is the codes; several, side by side, have commas in between.
     pool : str
-        ``none``, ``avg`` or ``max``: pooling over height and width after `layer`.
+        Of `CODE_POOLS`: pooling over height and width after `layer`.
     precision : str
         ``float32`` or ``int8``.
     parity : float
@@ -117,6 +119,42 @@ class BackboneInfo:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several networks whose codes a head reads side by side.
+
+    Attributes
+    ----------
+    backbone : BackboneInfo
+        The network.
+    sha256 : str
+        SHA-256 of its file.
+    n_columns : int
+        Number of its codes for an image.
+    """
+
+    backbone: BackboneInfo
+    sha256: str
+    n_columns: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "backbone_info": self.backbone.to_metadata(),
+            "backbone_sha256": self.sha256,
+            "n_columns": self.n_columns,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, path: Path) -> Part:
+        """Read what `to_json` returns."""
+        info = BackboneInfo.from_metadata(value["backbone_info"], path)
+        sha256, n_columns = value["backbone_sha256"], COUNT.check(value["n_columns"], "n_columns")
+        if not isinstance(sha256, str):
+            raise ValueError("the SHA-256 of a part is not a text")
+        return cls(info, sha256, n_columns)
+
+
+@dataclass(frozen=True)
 class HeadInfo:
     """The metadata of a head or an app.
 
@@ -138,6 +176,9 @@ class HeadInfo:
         The value of white in 16-bit grey; None where it is guessed for each image.
     card : dict
         Of an app: what a model card has beside the other entries; JSON types only.
+    parts : tuple of Part
+        The networks whose codes are read side by side, in this order, `backbone` first; empty
+        for one network.
     measured_images : frozenset of str
         Of a head that was fitted again on all images: the `image_key` of each image that was kept
         out of the head that was measured. Else empty.
@@ -151,6 +192,7 @@ class HeadInfo:
     created_with: str
     white: int | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
     measured_images: frozenset[str] = frozenset()
 
     @property
@@ -158,6 +200,32 @@ class HeadInfo:
         """What the head does to codes before its weights; ``none`` in most files."""
         fitted = self.training.get("fitted")
         return str(fitted.get("normalize", "none")) if isinstance(fitted, dict) else "none"
+
+    @property
+    def networks(self) -> tuple[BackboneInfo, ...]:
+        """All networks, one or those of `parts`."""
+        return tuple(part.backbone for part in self.parts) or (self.backbone,)
+
+    def trained_views(self, path: Path) -> str:
+        """Return the views of an image that the head was trained on, as for `make_views`.
+
+        Parameters
+        ----------
+        path : Path
+            The file, named in the error.
+
+        Raises
+        ------
+        ParameterError
+            It was trained without views.
+        """
+        augment = self.training.get("augment")
+        if not isinstance(augment, str) or VIEWS.get(augment, 1) == 1:
+            raise ParameterError(
+                f"{path}: was not trained on views of the images, which tta=True averages; leave "
+                "it out, or train on codes with views: cnncodes extract --augment hflip makes them"
+            )
+        return augment
 
     def to_metadata(self, kind: str) -> dict[str, str]:
         """Return the ``metadata_props`` of a head or an app.
@@ -183,6 +251,11 @@ class HeadInfo:
             ),
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
             **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
+            **(
+                {PREFIX + "parts": json.dumps([each.to_json() for each in self.parts])}
+                if self.parts
+                else {}
+            ),
         }
         fault = fault_of_labels(self.labels) or fault_of_metadata(metadata, PREFIX)
         if not fault and is_nested_deeply(self.training):
@@ -213,6 +286,9 @@ class HeadInfo:
             white = metadata.get(PREFIX + "white")
             card = json.loads(metadata.get(PREFIX + "card", "{}"))
             _check_object(card, "card")
+            parts = json.loads(metadata.get(PREFIX + "parts", "[]"))
+            if not isinstance(parts, list):
+                raise ValueError("the parts are not a list")
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -224,6 +300,7 @@ class HeadInfo:
                 created_with=metadata[PREFIX + "created_with"],
                 white=None if white is None else WHITE.check(int(white), "white"),
                 card=card,
+                parts=tuple(Part.from_json(each, path) for each in parts),
                 measured_images=_decoded_keys(metadata.get(PREFIX + "measured_images", "")),
             )
 
@@ -257,6 +334,13 @@ def _check_object(value: Any, name: str) -> None:
         raise ValueError(f"the {name} is not an object")
     if is_nested_deeply(value):
         raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
+
+
+def unknown_entries(unknown: float | None) -> dict[str, Any]:
+    """Return what JSON of a prediction has of its score, nothing without one."""
+    if unknown is None:
+        return {}
+    return {"unknown": unknown, "is_known": unknown < REFUSED_FROM}
 
 
 def image_key(digest: str) -> str:

@@ -216,17 +216,18 @@ def _read_codes(path: Path, progress: Progress) -> Collection:
     """Read a codes file; codes are averaged over height and width, where copies differ."""
     with CodeStore.open(path) as store:
         n_features = store.codes.shape[-1]
-        rows = CodeRows(store, np.arange(len(store)))
-        pooled = np.empty((len(store), n_features), np.float32)
-        progress.begin(len(store), unit="images read")
+        # The images themselves: a view of one is no copy of it.
+        rows = CodeRows(store, np.arange(0, len(store), store.n_views))
+        pooled = np.empty((len(rows), n_features), np.float32)
+        progress.begin(len(rows), unit="images read")
         for span, block in rows.blocks():
             pooled[span] = block.reshape(len(block), -1, n_features).mean(axis=1)
             progress.advance(len(block))
         return Collection(
             name=str(path),
             root=root_of(Path(store.source)),
-            paths=store.paths,
-            digests=store.digests,
+            paths=store.of_images(store.paths),
+            digests=store.of_images(store.digests),
             descriptors=describe_codes(pooled),
             notes=[],
         )
@@ -236,7 +237,7 @@ def _read_images(path: Path, progress: Progress) -> Collection:
     """Read the images of a source, or those of a codes file where they were."""
     if _is_codes(path):
         with CodeStore.open(path) as store:
-            root, paths = root_of(Path(store.source)), store.paths
+            root, paths = root_of(Path(store.source)), store.of_images(store.paths)
     else:
         source = find_images(path)
         root, paths = source.root, list(source.paths)

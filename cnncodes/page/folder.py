@@ -22,7 +22,7 @@ from cnncodes.errors import FileFormatError, MissingDependencyError, OutputError
 from cnncodes.files import exists, is_folder
 from cnncodes.models.description import is_random
 from cnncodes.models.metadata import HeadInfo
-from cnncodes.models.session import open_session
+from cnncodes.models.session import fixed_batch, open_session
 from cnncodes.output import FOLDER, check_output, new_folder
 from cnncodes.page import ASSETS
 from cnncodes.parameters import as_path
@@ -98,7 +98,8 @@ def write_page(
     Raises
     ------
     FileFormatError
-        The file is not an app, or `runtime` is not that package.
+        The file is not an app or takes a fixed batch of several images, or `runtime` is not that
+        package.
     MissingDependencyError
         npm is not installed or cannot get the package.
     OutputError
@@ -107,6 +108,12 @@ def write_page(
     app, output = as_path(app, "app"), as_path(output, "output")
     _check_folder(output, overwrite=overwrite)
     session, metadata = open_session(app, "app")
+    n_images = fixed_batch(session) or 1
+    if n_images > 1:
+        raise FileFormatError(
+            f"{app}: takes batches of {n_images} images only, and a page classifies one image at a "
+            "time; bundle it without a fixed batch"
+        )
     has_features = FEATURES in [each.name for each in session.get_outputs()]
     del session
     info = HeadInfo.from_metadata(metadata, app)

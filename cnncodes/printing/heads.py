@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncodes.models.description import (
     fitted_text,
+    unknown_text,
     weights_text,
 )
 from cnncodes.text import counted, shown
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
+    from cnncodes.evaluate.unknown import UnknownMetrics
+    from cnncodes.head.recipe import Score
     from cnncodes.head.sgd.softmax import Epoch
-    from cnncodes.head.train import Score, Training
+    from cnncodes.head.train import Training
     from cnncodes.progress import Progress
 from cnncodes.printing.emit import caution
 
@@ -58,10 +62,20 @@ def print_training(training: Training) -> None:
         _print_majority(training.majority)
     if training.test.accuracy is not None:
         _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
+    if training.unknown is not None:
+        click.echo(f"  none of these: {shown(unknown_text(training.unknown))}")
     fitted = fitted_text(training.fitted)
     click.echo(f"  fitted in {training.seconds:.1f} s{f': {fitted}' if fitted else ''}")
     for note in training.notes:
         click.echo(f"  note: {shown(note)}")
+
+
+def training_to_json(training: Training) -> dict[str, Any]:
+    """Return a training as JSON types, without an entry for the score it has not."""
+    described = asdict(training)
+    if training.unknown is None:
+        del described["unknown"]
+    return described
 
 
 def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
@@ -72,6 +86,8 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"{shown(evaluation.data.path)}, {len(figures.classes)} classes"
         f"{caution(model.backbone.weights)}"
     )
+    if evaluation.data.augment != "none":
+        click.echo(f"  averaged over {evaluation.data.views_text}")
     click.echo(f"  accuracy           {figures.accuracy:.1%}")
     if figures.top5_accuracy is not None:
         click.echo(f"  top-5 accuracy     {figures.top5_accuracy:.1%}")
@@ -83,6 +99,8 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
         f"{shown(figures.majority_label)}"
     )
     _print_doubts(figures.accuracy, figures.n_images, figures.majority)
+    if evaluation.unknown is not None:
+        _print_unknown(evaluation.unknown)
     _print_classes(figures.worst_classes())
     confusions = figures.confusions(CONFUSIONS_SHOWN)
     for each in confusions:
@@ -140,6 +158,21 @@ def _print_classes(classes: list[ClassMetrics]) -> None:
         click.echo(
             f"    {shown(each.label):{width}}  F1 {each.f1:6.1%}  precision {precision:>6}  "
             f"recall {each.recall:6.1%}  images {each.n_images}"
+        )
+
+
+def _print_unknown(metrics: UnknownMetrics) -> None:
+    click.echo(f"  none of these      {metrics.refused_known:.1%} of these images are refused")
+    if metrics.path is None:
+        return
+    rows = [("all", metrics.n_images, metrics.auroc, metrics.refused)]
+    rows += [(each.label, each.n_images, each.auroc, each.refused) for each in metrics.classes]
+    width = max(len(shown(label)) for label, *_ in rows)
+    click.echo(f"  images of no class, of {shown(metrics.path)}:")
+    for label, n_images, auroc, refused in rows:
+        click.echo(
+            f"    {shown(label):{width}}  AUROC {auroc:.3f}  refused {refused:6.1%}  "
+            f"images {n_images}"
         )
 
 

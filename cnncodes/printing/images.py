@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.images.sources import UNLABELLED
-from cnncodes.text import counted, shown
+from cnncodes.text import counted, shown, views_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,12 @@ def print_source(path: Path, source: Source) -> None:
     for note in source.notes:
         if note not in source.doubts:  # which are warnings
             click.echo(f"  note: {shown(note)}", err=True)
+    if len(counts) < 2 and not source.doubts:
+        click.echo(
+            "  note: to train on them, make a folder for each class, or list them in a CSV file "
+            "with the columns path and label",
+            err=True,
+        )
 
 
 def print_datasets(datasets: Iterable[Dataset]) -> None:
@@ -104,13 +110,13 @@ def print_extraction(extraction: Extraction) -> None:
     if extraction.is_unchanged:
         click.echo(
             f"{shown(str(extraction.path))}: complete already, with the same "
-            f"{counted(extraction.n_images, 'image')} and network; nothing to do"
+            f"{views_text(extraction.n_images, extraction.n_views)} and network; nothing to do"
         )
         for note in extraction.notes:
             click.echo(f"  note: {shown(note)}")
         return
     click.echo(
-        f"{shown(str(extraction.path))}: {counted(extraction.n_images, 'image')}, "
+        f"{shown(str(extraction.path))}: {views_text(extraction.n_images, extraction.n_views)}, "
         f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
         f"{shape_text(extraction.code_shape)}{f'; {rate:.1f} images per second' if rate else ''}"
     )

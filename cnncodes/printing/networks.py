@@ -94,5 +94,16 @@ def print_bundle(path: Path, info: HeadInfo, golden: Path | None) -> None:
     measured = {key: value for key, value in info.card.items() if key == "half"}
     for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")
+    measured_with_views, has_views = bool(info.training.get("tta")), "tta" in info.card
+    if measured_with_views and not has_views:
+        click.echo(
+            "  note: the accuracy in its card is that of the mean over views, which this app does "
+            "not take; bundle --tta does"
+        )
+    if has_views and not measured_with_views:
+        click.echo(
+            "  note: the accuracy in its card is that of single images, and this app takes the "
+            "mean over views; train --tta measures that"
+        )
     if golden is not None:
         click.echo(f"{shown(str(golden))}: three images with the app's answers, golden.json")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnncodes.models.metadata import unknown_entries
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, csv_cell, shown
 
@@ -60,23 +61,39 @@ def print_table(
             f"{shown(each.label):{label_width}} {each.probability:{percent_width}.1%}"
             for each in image.predictions
         )
+        if not image.is_known:
+            nearest = ", ".join(
+                f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
+            )
+            named = f"none of these (nearest: {nearest})"
         click.echo(f"{shown(str(image.path)):{path_width}}  {named or shown(image.problem)}")
     return n_unusable
 
 
-def print_csv(predictions: Iterable[FilePrediction]) -> int:
-    """Print a row per image and class as results arrive; return the number of unusable images."""
+def print_csv(predictions: Iterable[FilePrediction], *, has_unknown: bool = False) -> int:
+    """Print a row per image and class as results arrive; return the number of unusable images.
+
+    Parameters
+    ----------
+    predictions : iterable of FilePrediction
+        The results.
+    has_unknown : bool
+        Whether they have a score of "none of these", for a column of it.
+    """
     n_unusable = 0
     write_as_utf8()
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "probability", "problem"])
+    header = ["path", "rank", "label", "probability", "problem"]
+    writer.writerow([*header, *["unknown"] * has_unknown])
     for image in predictions:
         path = csv_cell(str(image.path))
+        score = [] if not has_unknown else [f"{image.unknown:.6f}" if image.predictions else ""]
         if image.problem:
             n_unusable += 1
-            writer.writerow([path, "", "", "", csv_cell(image.problem)])
+            writer.writerow([path, "", "", "", csv_cell(image.problem), *score])
         for rank, each in enumerate(image.predictions, start=1):
-            writer.writerow([path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""])
+            cells = [path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""]
+            writer.writerow([*cells, *score])
         sys.stdout.flush()
     return n_unusable
 
@@ -91,6 +108,9 @@ def print_list(predictions: Iterable[FilePrediction]) -> int:
 def _as_json(image: FilePrediction) -> dict[str, Any]:
     described = asdict(replace(image, explanation=None))
     del described["explanation"]
+    for each in described["predictions"]:
+        del each["unknown"]
+    described |= unknown_entries(image.unknown)
     if image.explanation is not None:
         contributions = image.explanation.contributions.tolist()
         described["explanation"] = asdict(image.explanation) | {"contributions": contributions}

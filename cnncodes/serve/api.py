@@ -23,6 +23,7 @@ from cnncodes._version import __version__
 from cnncodes.app.classifier import Classifier
 from cnncodes.app.explain import Explanation
 from cnncodes.errors import CnncodesError
+from cnncodes.models.metadata import unknown_entries
 from cnncodes.page import ASSETS
 from cnncodes.parameters import COUNT
 from cnncodes.serve.batching import Answer, Batcher, BusyError, Upload
@@ -100,8 +101,11 @@ class Api:
             predictions = self._classifier.ranked(answer.probabilities, top)
         return {
             "name": upload.name,
-            "predictions": [vars(each) for each in predictions],
+            "predictions": [
+                {"label": each.label, "probability": each.probability} for each in predictions
+            ],
             "problem": answer.problem,
+            **unknown_entries(answer.unknown),
         }
 
     async def _explain(self, request: Request) -> Response:

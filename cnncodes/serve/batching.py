@@ -65,10 +65,13 @@ class Answer:
         In the order of the classifier's labels; None if the image cannot be used.
     problem : str
         Why the image cannot be used; empty if it can.
+    unknown : float or None
+        How unlike the training images the image is, as in `Prediction`.
     """
 
     probabilities: NDArray[np.float32] | None
     problem: str = ""
+    unknown: float | None = None
 
 
 @dataclass(frozen=True)
@@ -189,5 +192,6 @@ class Batcher:
                 problems.append("")
             except ImageError as error:
                 problems.append(shortened(" ".join(str(error).split()), MAX_REASON_LENGTH))
-        rows = iter(self._classifier.predict_proba(np.stack(pixels)) if pixels else ())
-        return [Answer(None, problem) if problem else Answer(next(rows)) for problem in problems]
+        answers = self._classifier.predict_each(np.stack(pixels)) if pixels else []
+        rows = (Answer(row, unknown=unknown) for row, unknown in answers)
+        return [Answer(None, problem) if problem else next(rows) for problem in problems]

@@ -36,29 +36,29 @@ def test_info_prints_the_card(small_backbone, head, tmp_path):
 
 def test_no_date_unless_one_is_given(monkeypatch):
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    assert set(write_card(VGG16_INFO, limits=None, day=None)) == {"licence"}
+    assert set(write_card([VGG16_INFO], limits=None, day=None)) == {"licence"}
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert write_card(VGG16_INFO, limits=None, day=None)["date"] == "2023-11-14"
-    assert write_card(VGG16_INFO, limits=None, day="2025-01-31")["date"] == "2025-01-31"
+    assert write_card([VGG16_INFO], limits=None, day=None)["date"] == "2023-11-14"
+    assert write_card([VGG16_INFO], limits=None, day="2025-01-31")["date"] == "2025-01-31"
 
 
 @pytest.mark.parametrize("seconds", ["", "now", "1e9", "9" * 30])
 def test_date_of_the_environment_that_is_none(monkeypatch, seconds):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
     with pytest.raises(ParameterError, match="SOURCE_DATE_EPOCH must be a number of seconds"):
-        write_card(VGG16_INFO, limits=None, day=None)
+        write_card([VGG16_INFO], limits=None, day=None)
 
 
 @pytest.mark.parametrize("day", ["today", "31.1.2025", "2025-02-30", "", 20250131])
 def test_day_that_is_none(day):
     with pytest.raises(ParameterError, match="date must be a day such as 2025-01-31"):
-        write_card(VGG16_INFO, limits=None, day=day)
+        write_card([VGG16_INFO], limits=None, day=day)
 
 
 @pytest.mark.parametrize("limits", ["", " ", "x" * 4097, 3])
 def test_limits_that_are_no_text(limits):
     with pytest.raises(ParameterError, match="limits must be a text of 1 to 4,096 characters"):
-        write_card(VGG16_INFO, limits=limits, day=None)
+        write_card([VGG16_INFO], limits=limits, day=None)
 
 
 def test_wrong_card_leaves_nothing(small_backbone, head, tmp_path):

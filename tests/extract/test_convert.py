@@ -18,6 +18,7 @@ from pyarrow import parquet
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract import convert
 from cnncodes.extract.convert import convert_codes
+from cnncodes.models.pooling import pool_codes
 from tests.helpers import (
     append_rows,
     create_journal,
@@ -155,7 +156,14 @@ def read_codes(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_pools_on_request(codes: Path, tmp_path: Path, ending: str) -> None:
-    for pool, wanted in (("avg", CODES.mean(axis=(1, 2))), ("max", CODES.max(axis=(1, 2)))):
+    mean, largest = CODES.mean(axis=(1, 2)), CODES.max(axis=(1, 2))
+    quarters = np.stack([pool_codes(each, "grid2") for each in CODES])
+    for pool, wanted in (
+        ("avg", mean),
+        ("max", largest),
+        ("avg+max", np.hstack([mean, largest])),
+        ("grid2", quarters),
+    ):
         output = tmp_path / f"{pool}.{ending}"
         run_command("convert", codes, "-o", output, "--pool", pool)
         np.testing.assert_allclose(read_codes(output), wanted, rtol=1e-6, atol=1e-7)

@@ -101,6 +101,7 @@ def test_codes_of_class_folders(
 def test_codes_of_a_flat_folder(run: Run, small_backbone: Path, few: Path, output: Path) -> None:
     result = run("extract", small_backbone, few / "2", "-o", output)
     assert f"{output}: 4 images, no labels, codes 2048; " in result.output
+    assert "  note: to train on them, make a folder for each class" in result.stderr
     assert_codes_are_of(output, small_backbone, few / "2")
     with CodeStore.open(output) as store:
         assert store.labels.tolist() == [-1] * 4

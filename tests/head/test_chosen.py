@@ -18,7 +18,7 @@ from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.metrics import measure
 from cnncodes.head.logistic.solve import stratified_folds
 from cnncodes.head.normalize import normalized
-from cnncodes.head.ridge import indicators, solve_dual, solve_primal
+from cnncodes.head.ridge import DualSquares, PrimalSquares
 from cnncodes.head.temperature import OutOfFold, calibration_error
 from cnncodes.head.train import train_head
 from tests.helpers import error_of, info_of, run_command, write_labelled_codes
@@ -104,22 +104,60 @@ def test_fraction_of_one_is_measured_by_cross_validation(problem, tmp_path):
     assert "cross-validation on its training images measured it" in message
 
 
-def test_residuals_are_those_of_fits_without_the_fold(problem):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", ["single", "groups", "folds", "large folds"])
+def test_residuals_are_those_of_fits_without_the_images(problem, monkeypatch, kind, dtype):
     _, X, y = problem
-    points, Y = X.astype(np.float64) - X.mean(axis=0, dtype=np.float64), indicators(y)
-    points -= points.mean(axis=0)
-    folds = stratified_folds(y, 5, 0, None)
-    fits = (
-        solve_dual(points @ points.T, y, C="auto", random_state=0),
-        solve_primal(points, y, C="auto", random_state=0),
+    if kind == "large folds":
+        monkeypatch.setattr("cnncodes.head.ridge._BLOCK", 16)
+    points, Y = X.astype(np.float64) - X.mean(axis=0, dtype=np.float64), np.eye(N_CLASSES)[y]
+    points /= np.sqrt(np.square(points).sum(axis=1).mean())
+    numbers = np.random.default_rng(3).permutation(np.arange(100) // (4 if kind == "groups" else 1))
+    folds = [np.flatnonzero(numbers == each) for each in np.unique(numbers)]
+    if "folds" in kind:
+        folds = [held for _, held in stratified_folds(y, 5, 0, None)]
+    K = points @ points.T
+    for squares in DualSquares(K.astype(dtype), y), PrimalSquares(points.astype(dtype), y):
+        found = squares.residuals(0.5, folds)
+        for held in folds[::9] if len(folds) > 9 else folds:
+            others = np.setdiff1d(np.arange(100), held)
+            model = Ridge(alpha=0.5).fit(points[others], Y[others])
+            wanted = Y[held] - model.predict(points[held])
+            assert found[held] == pytest.approx(wanted, abs=1e-9 if dtype == np.float64 else 1e-4)
+
+
+def test_images_whose_class_has_no_other_group_are_not_scored(problem):
+    _, X, y = problem
+    points = (X - X.mean(axis=0)).astype(np.float64)
+    groups = np.where(y == 2, 0, np.arange(100))
+    folds = [np.flatnonzero(groups == each) for each in np.unique(groups)]
+    scored = PrimalSquares(points, y).out_of_fold(1.0, folds)
+    assert sorted(set(scored.y)) == [0, 1, 3]
+    assert DualSquares(points @ points.T, y).out_of_fold(1.0, [np.arange(100)]) is None
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+def test_weights_from_float32_are_those_of_float64(problem, C):
+    _, X, y = problem
+    points = X.astype(np.float64) - X.mean(axis=0, dtype=np.float64)
+    points = (points / np.sqrt(np.square(points).sum(axis=1).mean())).astype(np.float32)
+    model = Ridge(alpha=1 / C).fit(points.astype(np.float64), np.eye(N_CLASSES)[y])
+    K = points.astype(np.float64) @ points.T.astype(np.float64)
+    size = np.abs(model.coef_).max()
+    dual = points.T.astype(np.float64) @ DualSquares(K.astype(np.float32), y).weights(1 / C)
+    for weights in dual, PrimalSquares(points, y).weights(1 / C):
+        assert np.abs(weights - model.coef_.T).max() < 1e-5 * size
+
+
+def test_too_weak_a_penalty_is_refused_in_one_line(tmp_path):
+    X = np.ones((40, 60), np.float32)
+    X[:, :2] = np.random.default_rng(0).normal(size=(40, 2))
+    write_labelled_codes(tmp_path / "codes.h5", X, [0, 1] * 20, ("a", "b"))
+    message = error_of(
+        "train", tmp_path / "codes.h5", "-o", tmp_path / "h.onnx", "--estimator", "ridge", "--C", 1e8
     )
-    for fit in fits:
-        logits = []
-        for train, held in folds:
-            model = Ridge(alpha=1 / fit.C).fit(points[train], Y[train])
-            logits.append(model.predict(points[held]))
-        assert fit.out_of_fold.logits == pytest.approx(np.concatenate(logits), abs=1e-6)
-    assert points.T @ fits[0].weights == pytest.approx(fits[1].weights, abs=1e-8)
+    assert "is so weak a penalty for least squares" in message
+    assert not (tmp_path / "h.onnx").exists()
 
 
 @pytest.mark.parametrize("how", ["sqrt", "length", "sqrt+length"])
@@ -152,11 +190,11 @@ def test_temperature_has_the_least_log_loss():
     generator = np.random.default_rng(2)
     y = generator.integers(0, 3, 2000)
     logits = 4.0 * (np.eye(3)[y] + generator.normal(size=(2000, 3)))
-    each = OutOfFold(logits, y, np.ones(2000))
+    each = OutOfFold(logits, y)
     best = each.temperature()
     assert each.loss(best) < min(each.loss(best * 1.1), each.loss(best / 1.1), each.loss())
     assert each.calibration_error(best) < each.calibration_error()
-    alike = OutOfFold(np.eye(3)[y[:20]], y[:20], np.ones(20))  # all right
+    alike = OutOfFold(np.eye(3)[y[:20]], y[:20])  # all right
     assert 0.5 < np.exp(log_softmax(alike.logits / alike.temperature(), axis=1)).max() < 0.999
 
 
@@ -172,7 +210,7 @@ def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
     file, _, _ = problem
     output = run_command("train", file, "-o", tmp_path / "head.onnx").stdout
     assert "chosen by cross-validation among logistic, ridge" in output
-    assert "temperature" in output
+    assert ("temperature" in output) == ("ridge," in output.split("among")[0])
     compared = info_of(tmp_path / "head.onnx").training["fitted"]["compared"]
     assert set(compared) == {"logistic", "ridge"}
 

@@ -258,3 +258,14 @@ def test_weights_of_half_precision_are_passed_on(
         written[name] = np.frombuffer(base64.b64decode(described["weights"]), "<f4")
     assert len(written["app0"]) == 2048 * 10
     assert written["app1"] == pytest.approx(written["app0"], rel=1e-3, abs=1e-6)
+
+
+def test_app_of_a_fixed_batch_is_refused(
+    tmp_path: Path, small_backbone: Path, head: Path, package: Path
+) -> None:
+    """A page classifies one image at a time."""
+    app, output = tmp_path / "app.onnx", tmp_path / "page"
+    run_command("bundle", small_backbone, head, "-o", app, "--batch", 2)
+    error = error_of("page", app, "-o", output, "--runtime", package)
+    assert "takes batches of 2 images only" in error
+    assert not output.exists()

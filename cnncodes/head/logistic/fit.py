@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from cnncodes.head.logistic.solve import (
     open_end,
     solve,
 )
-from cnncodes.head.ridge import solve_dual, solve_primal
+from cnncodes.head.ridge import DualSquares, PrimalSquares, RidgeFit, Squares, fit_ridge
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
 from cnncodes.progress import Progress
@@ -48,25 +48,16 @@ class Candidate:
 
     Attributes
     ----------
-    estimator : {"logistic", "ridge"}
-        The kind of fit.
-    solution : Solution
-        The fit, at its temperature.
-    temperature : float or None
-        By which its logits are divided; None where nothing was validated.
-    loss : float
-        Mean log loss in cross-validation, at that temperature; NaN without one.
-    accuracy : float
-        Accuracy in cross-validation; NaN without one.
+    loss : float or None
+        Mean log loss in cross-validation; None without one.
+    accuracy : float or None
+        Accuracy in cross-validation; None without one.
     finish : callable
         Computes the head, as `fit_logistic` returns it.
     """
 
-    estimator: str
-    solution: Solution
-    temperature: float | None
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     finish: Callable[[], Parameters]
 
 
@@ -81,7 +72,7 @@ def fit_candidates(
     groups: NDArray[np.intp] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Candidate]:
+) -> dict[str, Candidate]:
     """Fit linear heads of several kinds on the same codes, which are read once.
 
     Parameters
@@ -91,18 +82,17 @@ def fit_candidates(
     estimators : sequence of {"logistic", "ridge"}
         The kinds.
     temperature : float, optional
-        By which logits are divided. By default it is fitted on those of the cross-validation that
-        chooses C, and is 1 without one.
+        Of ridge, as for `fit_ridge`.
 
     Returns
     -------
-    list of Candidate
+    dict of str to Candidate
         One for each of `estimators`.
 
     Raises
     ------
     TrainingError
-        As for `fit_logistic`.
+        As for `fit_logistic`; or a given C is too weak a penalty for ridge.
     """
 
     def logistic(points: NDArray[Any]) -> Solution:
@@ -111,78 +101,68 @@ def fit_candidates(
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
             return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
 
-    def primal(points: NDArray[Any]) -> Solution:
-        return solve_primal(points, y, C=C, random_state=seed, groups=groups)
+    def ridge(squares: Squares) -> RidgeFit:
+        return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
 
+    candidates: dict[str, Candidate] = {}
     if len(rows) >= rows.n_features:
         scaling = Scaling.of(X for _, X in rows.blocks())
         X = read_all(rows)
         scaling.apply(X)
-        solvers = {"logistic": logistic, "ridge": primal}
-        fits = [(each, *_at_temperature(solvers[each](X), temperature)) for each in estimators]
-        return [
-            _candidate(name, fit, used, partial(_fold, scaling, fit)) for name, fit, used in fits
-        ]
+        if "ridge" in estimators:
+            least = ridge(PrimalSquares(X, y))
+            finish = partial(_fold, scaling, least.solution)
+            candidates["ridge"] = _candidate(least.solution, finish, least)
+        if "logistic" in estimators:
+            solution = logistic(X)
+            candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
+        return candidates
     block = rows_that_stay(rows.n_features)
-    dtype = np.float64 if "ridge" in estimators else np.float32
-    K = gram_matrix(rows.read, len(rows), block=block, dtype=dtype, progress=progress)
-    candidates = {}
+    K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
+    least_squares: RidgeFit | None = None
+
+    def before(K: NDArray[Any]) -> None:
+        nonlocal least_squares
+        if "ridge" in estimators:
+            least_squares = ridge(DualSquares(K, y))
+
     if "logistic" in estimators:
-        used: float | None = None
-
-        def tempered(points: NDArray[Any]) -> Solution:
-            nonlocal used
-            solution, used = _at_temperature(logistic(points), temperature)
-            return solution
-
-        fit = solve_gram(K.astype(np.float32) if "ridge" in estimators else K, tempered)
-        finish = _combiner(rows, fit.alpha, fit.squared_length, fit.solution)
-        candidates["logistic"] = _candidate("logistic", fit.solution, used, finish)
-    if "ridge" in estimators:
+        fit = solve_gram(K, logistic, before=before)
+        length = fit.squared_length
+        finish = _combiner(rows, fit.alpha, length, fit.solution)
+        candidates["logistic"] = _candidate(fit.solution, finish)
+    else:
         centre(K)
         length = scale(K)
-        solution, used = _at_temperature(
-            solve_dual(K, y, C=C, random_state=seed, groups=groups), temperature
-        )
-        finish = _combiner(rows, solution.weights / (length or 1.0), length, solution)
-        candidates["ridge"] = _candidate("ridge", solution, used, finish)
-    return [candidates[each] for each in estimators]
-
-
-def _at_temperature(solution: Solution, temperature: float | None) -> tuple[Solution, float | None]:
-    """Divide the logits of a fit by a temperature, by default that of its cross-validation."""
-    if temperature is None and solution.out_of_fold is not None:
-        temperature = solution.out_of_fold.temperature()
-    if temperature is None:
-        return solution, None
-    weights, intercept = solution.weights / temperature, solution.intercept / temperature
-    return replace(solution, weights=weights, intercept=intercept), temperature
+        before(K)
+    del K
+    if least_squares is not None:
+        solution = least_squares.solution
+        alpha = (solution.weights / (length or 1.0)).astype(np.float32)
+        finish = _combiner(rows, alpha, length, solution)
+        candidates["ridge"] = _candidate(solution, finish, least_squares)
+    return candidates
 
 
 def _candidate(
-    name: str, solution: Solution, temperature: float | None, finish: Callable[[], Any]
+    solution: Solution, finish: Callable[[], tuple[Any, ...]], ridge: RidgeFit | None = None
 ) -> Candidate:
-    validation, loss, accuracy = solution.out_of_fold, math.nan, math.nan
     fitted: dict[str, Any] = {"C": solution.C}
-    if name == "logistic":
+    if ridge is None:
         fitted["n_iterations"] = solution.n_iterations
     if solution.scores:
         fitted["C_scores"] = solution.scores
-    if temperature is not None:
-        fitted["temperature"] = temperature
-    if validation is not None and temperature is not None:
-        loss, accuracy = validation.loss(temperature), validation.accuracy()
-        fitted["calibration_error"] = {
-            "before": validation.calibration_error(),
-            "after": validation.calibration_error(temperature),
-        }
+    if ridge is not None:
+        fitted["temperature"] = ridge.temperature
+        if ridge.calibration_error:
+            fitted["calibration_error"] = ridge.calibration_error
 
     def finished() -> Parameters:
         weights, bias, mean, spread = finish()
         notes = notes_on_spread(mean, spread) + _notes_on_fit(solution)
         return weights, bias, fitted | {"notes": notes}
 
-    return Candidate(name, solution, temperature, loss, accuracy, finished)
+    return Candidate(solution.scores.get(solution.C), solution.accuracy, finished)
 
 
 def _fold(scaling: Scaling, solution: Solution) -> tuple[Any, ...]:
@@ -192,14 +172,14 @@ def _fold(scaling: Scaling, solution: Solution) -> tuple[Any, ...]:
 def _combiner(
     rows: CodeRows, alpha: NDArray[Any], squared_length: float, solution: Solution
 ) -> Callable[[], tuple[Any, ...]]:
-    """Return the function that computes weights from those on images."""
+    """Return the function that computes weights from those of images."""
 
     def finish() -> tuple[Any, ...]:
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
             weights, mean = combine(rows.blocks(), alpha)
         shift = mean @ weights.astype(np.float64)
         bias = (solution.intercept - shift).astype(np.float32)
-        return weights.astype(np.float32, copy=False), bias, mean, math.sqrt(squared_length)
+        return weights, bias, mean, math.sqrt(squared_length)
 
     return finish
 
@@ -241,16 +221,15 @@ def fit_logistic(
     bias : ndarray of float32, shape (n_classes,)
         Bias of the logits.
     fitted : dict
-        ``C`` and ``n_iterations``; where C was chosen, ``C_scores``, the mean log loss of each,
-        ``temperature`` and ``calibration_error``, before and after it; ``notes``, a list of text
-        for the user.
+        ``C`` and ``n_iterations``; ``C_scores``, the mean log loss of each C, where it was chosen;
+        ``notes``, a list of text for the user.
 
     Raises
     ------
     TrainingError
         Codes are not finite, or so large that they cannot be squared.
     """
-    (candidate,) = fit_candidates(
+    candidates = fit_candidates(
         rows,
         y,
         ["logistic"],
@@ -260,7 +239,7 @@ def fit_logistic(
         seed=seed,
         progress=progress,
     )
-    return candidate.finish()
+    return candidates["logistic"].finish()
 
 
 def _notes_on_fit(solution: Solution) -> list[str]:

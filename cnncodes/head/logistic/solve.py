@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cnncodes.errors import ParameterError
-from cnncodes.head.temperature import OutOfFold
+from cnncodes.head.linear import log_softmax
 from cnncodes.parameters import STRENGTH, Real
 from cnncodes.progress import NoProgress, Progress
 
@@ -84,8 +84,8 @@ class Solution:
         Iterations of the last fit.
     eligible : frozenset of float
         Those of `scores` whose accuracy is within one standard error of the best.
-    out_of_fold : OutOfFold or None
-        Logits of the cross-validation at `C`; None without one.
+    accuracy : float or None
+        Accuracy of `C` in cross-validation; None without one.
     """
 
     weights: NDArray[Any]
@@ -94,7 +94,7 @@ class Solution:
     scores: dict[float, float]
     n_iterations: int
     eligible: frozenset[float] = frozenset()
-    out_of_fold: OutOfFold | None = None
+    accuracy: float | None = None
 
 
 def solve(
@@ -140,16 +140,15 @@ def solve(
         The fit on all points.
     """
     scores: dict[float, float] = {}
+    accuracies: dict[float, float] = {}
     eligible: frozenset[float] = frozenset()
-    out_of_fold = None
     if C == "auto":
         folds = stratified_folds(y, n_folds, random_state, groups)
         # Classes weigh as much in the score as in the fit.
         weights = compute_sample_weight(estimator.class_weight, y)
         validation = _Validation(points, y, weights, estimator, folds, progress or NoProgress())
-        scores, eligible = validation.search(Cs)
+        scores, accuracies, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
-        out_of_fold = validation.out_of_fold(C) if scores else None
     # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
     # and few images a fit from zero ends elsewhere, and the scores would be those of another fit.
     model = clone(estimator).set_params(warm_start=bool(scores))
@@ -159,8 +158,15 @@ def solve(
     if weights.shape[1] == 1:  # two classes: scikit-learn has the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
-    n_iterations = int(model.n_iter_.max())
-    return Solution(weights, intercept, float(C), scores, n_iterations, eligible, out_of_fold)
+    return Solution(
+        weights,
+        intercept,
+        float(C),
+        scores,
+        int(model.n_iter_.max()),
+        eligible,
+        accuracies.get(float(C)),
+    )
 
 
 def choose(scores: dict[float, float]) -> float:
@@ -195,7 +201,7 @@ def _beyond(scores: dict[float, float], end: float) -> float:
 def stratified_folds(
     y: NDArray[Any], n_folds: int, random_state: Any, groups: ArrayLike | None
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return the training and the held-out points of each stratified fold, as `solve` uses them.
+    """Return the training and the held-out points of each stratified fold of `solve`.
 
     A fold without two classes to train on, or without held-out points, is left out.
     """
@@ -231,8 +237,6 @@ class _Validation:
         Weights of the log losses.
     folds : list of tuple of two ndarray of intp
         Points that train, and points held out.
-    logits : dict of float to list of ndarray
-        Of each C those of the scored points of each fold.
     """
 
     points: NDArray[Any]
@@ -241,15 +245,18 @@ class _Validation:
     estimator: LogisticRegression
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress
-    logits: dict[float, list[NDArray[np.float64]]] = field(default_factory=dict)
 
-    def search(self, Cs: Sequence[float]) -> tuple[dict[float, float], frozenset[float]]:
+    def search(
+        self, Cs: Sequence[float]
+    ) -> tuple[dict[float, float], dict[float, float], frozenset[float]]:
         """Score `Cs`, and others beyond while an end is best.
 
         Returns
         -------
         scores : dict of float to float
             Mean log loss of each C, in nats; empty where nothing can be scored.
+        accuracies : dict of float to float
+            Accuracy of each C.
         eligible : frozenset of float
             Those whose accuracy is within one standard error of the best.
         """
@@ -269,17 +276,7 @@ class _Validation:
                     break
                 scores |= more[0]
                 accuracies |= more[1]
-        return dict(sorted(scores.items())), self._eligible(accuracies)
-
-    def out_of_fold(self, C: float) -> OutOfFold:
-        """Return the logits of a C that was scored."""
-        scored = np.concatenate([self._scored(train, held_out) for train, held_out in self.folds])
-        y = np.unique(self.y, return_inverse=True)[1]
-        return OutOfFold(np.concatenate(self.logits[C]), y[scored], self.weights[scored])
-
-    def _scored(self, train: NDArray[np.intp], held_out: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Leave out classes that are not in the other folds: they are wrong at any strength."""
-        return held_out[np.isin(self.y[held_out], self.y[train])]
+        return dict(sorted(scores.items())), accuracies, self._eligible(accuracies)
 
     def _eligible(self, accuracies: dict[float, float]) -> frozenset[float]:
         best = max(accuracies.values(), default=0.0)
@@ -299,23 +296,20 @@ class _Validation:
         losses, hits, total = np.zeros(len(Cs)), np.zeros(len(Cs)), 0.0
         moved = np.zeros(len(Cs), bool)
         n_folds = len(self.folds)
-        names = np.unique(self.y)
-        self.logits.update({C: [] for C in Cs})
         self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
         for (train, held_out), model in zip(self.folds, models, strict=True):
             fold, targets = self.points[train], self.y[train]
-            scored = self._scored(train, held_out)
+            # Classes that are not in the other folds are wrong at any strength: not scored.
+            scored = held_out[np.isin(self.y[held_out], targets)]
             weights, points = self.weights[scored], self.points[scored]
             total += weights.sum()
             for index, C in enumerate(Cs):
                 # From the strongest penalty on, each fit starts where the one before ended.
                 model.set_params(C=C).fit(fold, targets)
                 moved[index] |= bool(model.n_iter_.max() > 0)
-                logits = _logits(model, points, names)
-                self.logits[C].append(logits)
-                part = OutOfFold(logits, np.searchsorted(names, self.y[scored]), weights)
-                losses[index] += weights @ part.losses()
-                hits[index] += weights @ part.hits()
+                loss, hit = _losses(model, points, self.y[scored])
+                losses[index] += weights @ loss
+                hits[index] += weights @ hit
                 self.progress.advance(1)
         if not total:
             return {}, {}
@@ -326,14 +320,15 @@ class _Validation:
         )
 
 
-def _logits(
-    model: LogisticRegression, points: NDArray[Any], names: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return the logits of points for all classes, −∞ for those that the model does not know."""
-    logits = np.full((len(points), len(names)), -np.inf)
-    if len(points):
-        known = np.asarray(model.decision_function(points), np.float64)
-        if known.ndim == 1:
-            known = np.stack([np.zeros(len(known)), known], axis=1)
-        logits[:, np.searchsorted(names, model.classes_)] = known
-    return logits
+def _losses(
+    model: LogisticRegression, points: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the log loss of each point, whose class the model knows, and whether it is right."""
+    if len(points) == 0:
+        return np.zeros(0), np.zeros(0, bool)
+    logits = np.asarray(model.decision_function(points), np.float64)
+    if logits.ndim == 1:
+        logits = np.stack([np.zeros(len(logits)), logits], axis=1)
+    classes = np.searchsorted(model.classes_, y)
+    losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(y)), classes]
+    return losses, logits.argmax(axis=1) == classes

@@ -9,6 +9,7 @@
   let nDone = 0;
 
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const isRefused = (result) => result?.is_known === false; // absent where the app has no such score
   const images = (n) => (n === 1 ? "1 image" : `${n} images`);
   const clone = (id) => $(id).content.firstElementChild.cloneNode(true);
 
@@ -46,8 +47,9 @@
     finish(result) {
       this.result = result;
       const problem = this.part(".problem");
-      problem.hidden = !result.problem;
-      problem.textContent = result.problem;
+      const note = isRefused(result) ? "None of these; the nearest:" : result.problem;
+      problem.hidden = !note;
+      problem.textContent = note;
       this.part(".classes").replaceChildren(...result.predictions.map((each) => this.bar(each)));
     }
 
@@ -141,7 +143,11 @@
     if (n && !nDone) text = `Classifying ${images(n)}; the first takes longest …`;
     if (n && nDone === n) text = `${images(n - nUnusable)} classified.`;
     if (n && nDone === n && nUnusable) text += ` ${images(nUnusable)} cannot be used.`;
-    if (only) text = `${cards[0].file.name}: ${only.label}, ${percent(only.probability)}`;
+    if (only) {
+      const best = `${only.label}, ${percent(only.probability)}`;
+      const answer = isRefused(cards[0].result) ? `none of these (nearest: ${best})` : best;
+      text = `${cards[0].file.name}: ${answer}`;
+    }
     $("status").textContent = text;
     $("download").disabled = nDone < n;
   }
@@ -164,12 +170,15 @@
   }
 
   function asCsv() {
+    const hasUnknown = cards.some(({ result }) => "unknown" in result);
     const rows = [["path", "rank", "label", "probability", "problem"]];
+    if (hasUnknown) rows[0].push("unknown");
     for (const { file, result } of cards) {
       const name = cell(file.name);
-      if (result.problem) rows.push([name, "", "", "", cell(result.problem)]);
+      const score = hasUnknown ? [result.unknown?.toFixed(6) ?? ""] : [];
+      if (result.problem) rows.push([name, "", "", "", cell(result.problem), ...score]);
       result.predictions.forEach(({ label, probability }, index) => {
-        rows.push([name, index + 1, cell(label), probability.toFixed(6), ""]);
+        rows.push([name, index + 1, cell(label), probability.toFixed(6), "", ...score]);
       });
     }
     return rows.map((row) => `${row.join(",")}\n`).join("");

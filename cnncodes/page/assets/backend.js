@@ -2,7 +2,8 @@
 /* Where the page's answers come from. The page knows these three functions and nothing else:
 
    info()                → {name, labels, caution, privacy}
-   predict(files)        yields {predictions: [{label, probability}], problem} for each, in order
+   predict(files)        yields {predictions: [{label, probability}], problem} for each, in order; with unknown
+                         (0 to 1) and is_known where the app's head was trained with such a score
    explain(file, label)  → {label, logit, bias, contributions: rows of numbers}; throws an Error
 
    Here they ask the server that the page comes from. */

@@ -3,6 +3,7 @@
    are those of backend.js. */
 (() => {
   const { app } = cnncodes; // of app-data.js
+  const REFUSED_FROM = 0.5; // of an app's output ‘unknown’
   const TOP = 5; // classes, as the server answers
   const PARTS = { model: [], runtime: [] }; // base64, as the files part-NAME-NUMBER.js add them
   cnncodes.part = (name, text) => PARTS[name].push(text);
@@ -126,12 +127,13 @@
     async *predict(files) {
       for (const file of files) {
         try {
-          const { probabilities } = await inTurn(() => run(file));
+          const { probabilities, unknown } = await inTurn(() => run(file));
           const predictions = [...probabilities.data]
             .map((probability, index) => ({ label: app.labels[index], probability }))
             .sort((a, b) => b.probability - a.probability)
             .slice(0, TOP);
-          yield { predictions, problem: "" };
+          const score = unknown && { unknown: unknown.data[0], is_known: unknown.data[0] < REFUSED_FROM };
+          yield { predictions, problem: "", ...score };
         } catch (error) {
           yield { predictions: [], problem: error.message };
         }

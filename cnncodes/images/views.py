@@ -1,0 +1,37 @@
+"""Mirrored and turned views of an image, made of the pixels of a network's input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.parameters import VIEWS
+
+
+def make_views(pixels: NDArray[Any], augment: str) -> NDArray[Any]:
+    """Return the views of each image of a batch.
+
+    View 0 is the image itself and view 1 its mirror image, left and right exchanged. With ``d4``,
+    the eight symmetries of a square, views 2k and 2k + 1 are both of these turned by k quarter
+    turns: view 2k is the image turned counter-clockwise, and view 2k + 1 the mirror image of
+    view 2k.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (n_images, size, size, 3)
+        Images; with ``d4`` their height is their width.
+    augment : {"none", "hflip", "d4"}
+        Which views.
+
+    Returns
+    -------
+    ndarray, shape (n_images * n_views, size, size, 3)
+        The views, all of an image one after the other.
+    """
+    if augment == "none":
+        return pixels
+    turns = [np.rot90(pixels, k, axes=(1, 2)) for k in range(VIEWS[augment] // 2)]
+    views = [view for turned in turns for view in (turned, turned[:, :, ::-1])]
+    return np.stack(views, axis=1).reshape(-1, *pixels.shape[1:])
