@@ -20,9 +20,9 @@ from cnncodes.cli_options import (
     with_option_names,
 )
 from cnncodes.commands.files import bench, demo, info, verify
-from cnncodes.commands.heads import curve, evaluate, train
+from cnncodes.commands.heads import curve, evaluate, experiment, train
 from cnncodes.commands.images import convert, extract, fetch, overlap
-from cnncodes.commands.networks import bundle, export, quantize
+from cnncodes.commands.networks import bundle, export, finetune, quantize
 from cnncodes.commands.predictions import page, predict, serve
 from cnncodes.errors import (
     CnncodesError,
@@ -47,7 +47,9 @@ COMMANDS = (
     train,
     evaluate,
     curve,
+    experiment,
     bundle,
+    finetune,
     predict,
     serve,
     page,

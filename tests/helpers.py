@@ -90,6 +90,17 @@ def write_images(folder: Path, *names: str) -> Path:
     return folder
 
 
+def write_colours(folder: Path, seed: int = 0) -> Path:
+    """Write ten noisy squares of each of three colours into class folders."""
+    random = np.random.default_rng(seed)
+    for name, colour in {"b": (40, 60, 200), "g": (40, 200, 60), "red": (200, 60, 40)}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = (colour + random.normal(0, 40, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
 def find_labelled(source: Path) -> list[tuple[str, str]]:
     """Path and label of each image, as a person would list them."""
     images = find_images(source)

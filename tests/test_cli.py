@@ -25,6 +25,7 @@ from cnncodes.errors import OutputError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.evaluate.report import Report
+from cnncodes.experiment.experiment import run_experiment
 from cnncodes.export.export import export_backbone
 from cnncodes.extract.convert import convert_codes
 from cnncodes.extract.pipeline import extract
@@ -50,6 +51,7 @@ COMMANDS = {
     "train": [train_head, SGDSoftmax],
     "evaluate": [evaluate, Report],
     "curve": [learning_curves],
+    "experiment": [run_experiment],
     "bundle": [bundle],
     "predict": [predict_inputs, Classifier, Overlays],
     "serve": [serve],
@@ -143,6 +145,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "train",
         "evaluate",
         "curve",
+        "experiment",
         "bundle",
         "predict",
         "serve",

@@ -1,8 +1,8 @@
 """The commands: each parses its options, calls one function and prints its result.
 
-- `networks`: `export`, `quantize` and `bundle`
+- `networks`: `export`, `quantize`, `bundle` and `finetune`
 - `images`: `fetch`, `extract`, `convert` and `overlap`
-- `heads`: `train`, `evaluate` and `curve`
+- `heads`: `train`, `evaluate`, `curve` and `experiment`
 - `predictions`: `predict`, `serve` and `page`
 - `files`: `bench`, `info` and `verify`, and the `demo`
 

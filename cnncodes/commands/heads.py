@@ -1,4 +1,4 @@
-"""The commands that train and measure heads: `train`, `evaluate` and `curve`."""
+"""The commands that train and measure heads: `train`, `evaluate`, `curve` and `experiment`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from cnncodes.cli_options import (
     whole,
     with_option_names,
 )
+from cnncodes.experiment.published import PER_CLASS
 from cnncodes.output import check_output
 from cnncodes.parameters import (
     COUNT,
@@ -51,6 +52,8 @@ from cnncodes.printing.heads import (
     print_curves,
     print_epoch,
     print_evaluation,
+    print_experiment,
+    print_plan,
     print_training,
     training_to_json,
 )
@@ -361,6 +364,54 @@ def curve(
     with Progress("curve", "heads") as progress:
         curves = learning_curves(codes, output, plot=plot, progress=progress, **options)
     emit(curves, as_json, lambda each: print_curves(each, output, plot), to_json=curves_to_json)
+
+
+@command(
+    "Repeat the experiment this grew from, on your images.",
+    "cnncodes experiment caltech101 inception_v3.onnx vgg19.onnx -o results",
+)
+@click.argument("source", type=INPUT)
+@click.argument("backbones", nargs=-1, required=True, type=INPUT, metavar="BACKBONE...")
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "--per-class",
+    type=Sizes(COUNT),
+    default=PER_CLASS,
+    show_default=",".join(map(str, PER_CLASS)),
+    help="Numbers of training images per class, besides all there are.",
+)
+@seed_option("the softmax layers and the cross-validation")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Bring the codes in DIR up to date with SOURCE; only what is new is computed.",
+)
+@json_option
+def experiment(
+    source: Path, backbones: tuple[Path, ...], output: Path, as_json: bool, **options: Any
+) -> None:
+    """Compare networks by one trained layer, with few and with all training images.
+
+    For each BACKBONE it computes the codes of SOURCE, a folder of class folders or a CSV file,
+    and trains on the first 70 % of each class: a softmax layer as the published experiment on
+    Caltech-101 did, and a logistic head. DIR gets index.html, experiment.json, times.json,
+    chart.svg, and the codes and heads. When it was interrupted, the same command goes on; codes
+    files of these images and networks that are in DIR as NAME.h5 are used.
+    """
+    from cnncodes.experiment.experiment import run_experiment
+    from cnncodes.experiment.result import Experiment
+    from cnncodes.progress import Progress
+
+    with Progress("experiment", "images") as progress:
+        result = run_experiment(
+            source,
+            backbones,
+            output,
+            on_plan=lambda planned: print_plan(source, planned),
+            progress=progress,
+            **options,
+        )
+    emit(result, as_json, lambda each: print_experiment(each, output), to_json=Experiment.as_dict)
 
 
 def _refuse_options_of_others(estimator: str) -> None:

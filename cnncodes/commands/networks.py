@@ -1,4 +1,4 @@
-"""The commands that make networks and apps: `export`, `quantize` and `bundle`."""
+"""The commands that make networks and apps: `export`, `quantize`, `bundle` and `finetune`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from cnncodes.cli_options import (
     INPUT,
     MODEL_OUTPUT,
     Network,
+    Number,
+    class_weight_option,
     command,
     exclude_option,
+    group_option,
     json_option,
     mixed_option,
     overwrite_option,
     pool_option,
     seed_option,
+    split_option,
+    together_option,
+    train_fraction_option,
     whole,
 )
 from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
+from cnncodes.finetune.recipe import Recipe
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
+    EPOCHS,
     FIXED_BATCH,
     INPUT_SIZE,
+    LEARNING_RATE,
+    NETWORK_BATCH,
+    VIEWS,
 )
 from cnncodes.printing.emit import emit, print_note
+from cnncodes.printing.finetune import print_fine_tuning, print_tuned_epoch
 from cnncodes.printing.networks import (
     export_to_json,
     print_backbones,
@@ -210,3 +222,102 @@ def bundle(
     info = join(backbone, head, output, **options)
     result = {"path": output, "labels": info.labels, "card": info.card}
     emit(result, as_json, lambda _: print_bundle(output, info, options["golden"]))
+
+
+@command(
+    "The last layers of a network are trained too.",
+    "cnncodes finetune photos mobilenet_v2 --augment hflip -o app.onnx",
+)
+@click.argument("source", type=INPUT)
+@click.argument("network", type=Network())
+@click.option("-o", "--output", type=MODEL_OUTPUT, required=True, help="App to write.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    help="imagenet, random, or a weight file that Keras saved.",
+)
+@click.option(
+    "--input-size",
+    type=whole(INPUT_SIZE),
+    default=DEFAULT_INPUT_SIZE,
+    show_default=True,
+    help="Height and width of the input, in pixels.",
+)
+@click.option(
+    "--from-layer",
+    metavar="LAYER",
+    help="Train the layers above this one; by default those of the last block or two.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(list(VIEWS)),
+    default="none",
+    show_default=True,
+    help="Train on mirrored views too, or on all eight mirrored and turned ones.",
+)
+@click.option(
+    "--frozen-int8",
+    is_flag=True,
+    help="Compute the layers that are not trained in int8: less than half the time.",
+)
+@click.option(
+    "--epochs",
+    type=whole(EPOCHS),
+    default=Recipe.epochs,
+    show_default=True,
+    help="Passes over the training images, at most.",
+)
+@click.option(
+    "--learning-rate",
+    type=Number(LEARNING_RATE),
+    default=Recipe.learning_rate,
+    show_default=True,
+    help="The highest learning rate.",
+)
+@click.option(
+    "--batch-size",
+    type=whole(NETWORK_BATCH),
+    default=Recipe.batch_size,
+    show_default=True,
+    help="Images per gradient step.",
+)
+@train_fraction_option
+@split_option
+@class_weight_option()
+@group_option
+@exclude_option
+@together_option
+@seed_option("the split, the order of the images and their views")
+@click.option("--int8", is_flag=True, help="Write an int8 app too, with .int8 in its name.")
+@click.option(
+    "--work",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder for the activations and what an interrupted training goes on from; by default "
+    "beside the app, with the ending .finetune.",
+)
+@overwrite_option
+@json_option
+def finetune(source: Path, network: str, output: Path, as_json: bool, **options: Any) -> None:
+    """Train the last layers of a network together with a classifier.
+
+    The layers up to --from-layer run once for each image and view; what they give is kept on disk
+    and trained on. Training starts from a linear classifier and ends when images held out of it
+    are no longer predicted better. Needs TensorFlow.
+    """
+    from cnncodes.finetune.finetune import finetune as tune
+    from cnncodes.finetune.result import FineTuning
+    from cnncodes.progress import Progress
+
+    with Progress("finetune", "images") as progress:
+        result = tune(
+            source,
+            network,
+            output,
+            on_note=print_note,
+            on_epoch=lambda epoch: print_tuned_epoch(epoch, options["epochs"], progress),
+            progress=progress,
+            **options,
+        )
+    emit(result, as_json, print_fine_tuning, to_json=FineTuning.as_dict)

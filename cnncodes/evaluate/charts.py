@@ -178,7 +178,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
         matplotlib is not installed.
     """
     require("a chart", "matplotlib")
-    with _styled():
+    with styled():
         from matplotlib.figure import Figure
 
         title, names = _title_and_names(curves)
@@ -205,7 +205,7 @@ def learning_curve_figure(curves: Sequence[Curve]) -> Figure:
             index = [each.majority for each in curves].index(majority)
             colour = COLOURS["muted"] if len(majorities) == 1 else SERIES[index % len(SERIES)]
             axes.axhline(100 * majority, label=label, color=colour, linestyle="--", linewidth=1.1)
-        _number_axis(axes, {point.per_class for curve in curves for point in curve.points})
+        number_axis(axes, {point.per_class for curve in curves for point in curve.points})
         axes.set_xlabel("training images per class (logarithmic)")
         axes.set_ylabel("test accuracy in %")
         axes.grid(axis="y")
@@ -231,7 +231,7 @@ def reliability_figure(bins: Sequence[Bin], majority: float | None = None) -> Fi
     matplotlib.figure.Figure
         The chart.
     """
-    with _styled():
+    with styled():
         from matplotlib.colors import to_rgba
         from matplotlib.figure import Figure
 
@@ -291,7 +291,7 @@ def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     matplotlib.figure.Figure
         The chart. The opacity grows with the root of the share, so that single mistakes show.
     """
-    with _styled():
+    with styled():
         from matplotlib.collections import PolyCollection
         from matplotlib.colors import to_rgba
         from matplotlib.figure import Figure
@@ -338,7 +338,7 @@ def _class_axes(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(which="minor")
 
 
-def _number_axis(axes: Axes, numbers: set[int]) -> None:
+def number_axis(axes: Axes, numbers: set[int]) -> None:
     """Make x logarithmic, with these numbers as ticks where they have room."""
     axes.set_xscale("log")
     span = np.log(max(numbers) / min(numbers)) or 1.0
@@ -395,7 +395,8 @@ def _short_count(number: int) -> str:
 
 
 @contextmanager
-def _styled(**more: str) -> Iterator[None]:
+def styled(**more: str) -> Iterator[None]:
+    """Draw in the style of all charts while the block runs; `more` are further settings."""
     import matplotlib
 
     with matplotlib.rc_context({**_STYLE, **more}), warnings.catch_warnings():
@@ -406,7 +407,7 @@ def _styled(**more: str) -> Iterator[None]:
 def _drawn(figure: Figure, kind: str, name: str, *, transparent: bool) -> bytes:
     """Draw a figure; identifiers inside an SVG are derived from `name`."""
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with _styled(**{"svg.hashsalt": name}):
+    with styled(**{"svg.hashsalt": name}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata, transparent=transparent)
     return buffer.getvalue()

@@ -7,17 +7,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.evaluate.metrics import Metrics
-from cnncodes.evaluate.unknown import UnknownMetrics
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.output import TABLE, check_ending, replacing
 from cnncodes.parameters import VIEWS
 from cnncodes.text import csv_cell
+
+if TYPE_CHECKING:
+    from cnncodes.evaluate.unknown import UnknownMetrics
 
 FORMAT = "1"
 N_MISTAKES = 24

@@ -10,6 +10,7 @@ it would be larger than the codes, and each head is fitted on the codes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -178,7 +179,9 @@ def learning_curves(
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
-    with open_codes(plan.files) as store:
+    with open_codes(plan.files) as store, warnings.catch_warnings():
+        # As in `train_head`: scikit-learn takes classes of few images for continuous targets.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         views, digests = ImageViews(store), store.of_images(store.digests)
         rows = views.training_rows(trained)
         networks = [(store.backbone, store.backbone_sha256)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -175,6 +176,10 @@ BACKBONES = {
 
 def licence_of(info: BackboneInfo) -> str:
     """Return what is known of the licence of a network's weights, in words."""
+    if info.finetuned:
+        origin = str(json.loads(info.finetuned).get("from"))
+        started = licence_of(replace(info, weights=origin, finetuned=""))
+        return f"{started}; then fine-tuned on images of whoever made it"
     if info.weights.startswith("random:"):
         return "none: the weights are random numbers"
     if info.weights != "imagenet":

@@ -86,6 +86,8 @@ def export_backbone(
     seed: int = 0,
     winograd: bool = True,
     converter: str = "direct",
+    finetuned: str = "",
+    compare: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -118,6 +120,10 @@ def export_backbone(
     converter : {"direct", "tf2onnx"}
         Whether the graph is built from the layers in `architectures`, in seconds, or by Keras and
         tf2onnx, which needs TensorFlow and up to 2 GB of memory. The codes are the same.
+    finetuned : str
+        `BackboneInfo.finetuned` of the file; by default the weights are not fine-tuned.
+    compare : bool
+        Whether codes of the direct converter are compared with Keras's, where that is installed.
     overwrite : bool
         Whether a file at `output` may be replaced.
     progress : Progress, optional
@@ -168,7 +174,9 @@ def export_backbone(
             expected: Codes | None = keras_codes(network, spec, parity_images(input_size))
             del network
     else:
-        expected = _expected_codes(spec, whole, values, outputs, pool, on_note)
+        expected = None
+        if compare:
+            expected = _expected_codes(spec, whole, values, outputs, pool, on_note)
         try:
             graph = build_graph(layers, values, spec.preprocessing, pool, outputs)
         except WeightsError as error:  # it knows layers, not files
@@ -194,6 +202,7 @@ def export_backbone(
             created_with=created_with(*packages),
             converter=converter,
             weights_file=shown(inputs[0].name) if inputs else "",
+            finetuned=finetuned,
         )
         _save(model, info, temporary)
         if expected is not None:

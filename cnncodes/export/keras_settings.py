@@ -6,12 +6,13 @@ settings later. None of them is changed for good.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,22 @@ from cnncodes.text import first_line
 
 
 @contextmanager
-def own_keras() -> Iterator[Any]:
-    """Yield Keras, silenced, with the settings for which its networks are published.
+def own_keras(*, silent: bool = True) -> Iterator[Any]:
+    """Yield Keras with the settings for which its networks are published.
 
     The user's ``keras.json``, ``KERAS_BACKEND`` or program may have others: another backend or
     precision, channels first. They are restored at the end, as are the states of the random
     generators.
+
+    Parameters
+    ----------
+    silent : bool
+        Whether nothing inside the block reaches standard output and standard error; else only the
+        import is silenced.
     """
-    with _quiet():
+    with quiet():
         keras = _import_keras()
+    with quiet() if silent else nullcontext():
         config = keras.config
         states = random.getstate(), np.random.get_state()
         settings: list[tuple[Callable[[Any], None], Any]] = [
@@ -39,7 +47,10 @@ def own_keras() -> Iterator[Any]:
             (config.set_dtype_policy, config.dtype_policy()),
         ]
         was_interactive = config.is_interactive_logging_enabled()
+        log = logging.getLogger("tensorflow")
+        level = log.level
         try:
+            log.setLevel(logging.ERROR)  # it warns of batches of several sizes
             keras.backend.clear_session()  # layer names count on from one network to the next
             config.disable_interactive_logging()
             ours = ("float32", "channels_last", "float32")
@@ -47,6 +58,7 @@ def own_keras() -> Iterator[Any]:
                 change(value)
             yield keras
         finally:
+            log.setLevel(level)
             for change, value in settings:
                 change(value)
             if was_interactive:
@@ -88,7 +100,7 @@ def keras_home() -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence TensorFlow, Keras and tf2onnx.
 
     Much of it is written by C++ straight to file descriptors 1 and 2 before any logger can be

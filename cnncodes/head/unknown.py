@@ -17,12 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
@@ -33,6 +31,9 @@ from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.views import ImageViews
 from cnncodes.models.metadata import REFUSED_FROM, UNKNOWN
 from cnncodes.text import counted, listed, shown
+
+if TYPE_CHECKING:
+    import onnx
 
 N_COMPONENTS = 64
 N_FOLDS = 5
@@ -122,6 +123,8 @@ class UnknownScore:
         code_shape : sequence of int
             Shape of one image's codes.
         """
+        from onnx import TensorProto, helper, numpy_helper  # not for those who only measure
+
         offset = self.sharpness * math.log(self.threshold)
         constants = {
             "scale": np.float32(1 / self.unit),

@@ -199,6 +199,7 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
         "backbone": info.backbone,
         "weights": info.weights,
         **({"weights_file": info.weights_file} if info.weights_file else {}),
+        **({"finetuned": json.loads(info.finetuned)} if info.finetuned else {}),
         "input_size": info.input_size,
         "layer": info.layer,
         "pool": info.pool,

@@ -69,6 +69,9 @@ class BackboneInfo:
         have no such entry.
     weights_file : str
         Name of the weight file, where `weights` is of a file; empty in files of earlier releases.
+    finetuned : str
+        Of a fine-tuned network: the weights it was made from, the last layer that was left as it
+        is, and a digest of the images, as JSON; else empty.
     """
 
     backbone: str
@@ -84,6 +87,7 @@ class BackboneInfo:
     quantization: str = ""
     converter: str = "tf2onnx"
     weights_file: str = ""
+    finetuned: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""
@@ -114,7 +118,8 @@ class BackboneInfo:
             if fault := fault_of_metadata(text, PREFIX):
                 raise ValueError(fault)
             numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
-            _check_object(json.loads(text.get("quantization") or "{}"), "quantization")
+            for name in ("quantization", "finetuned"):
+                _check_object(json.loads(text.get(name) or "{}"), name)
         return cls(**{**text, **numbers})  # type: ignore[arg-type]
 
 

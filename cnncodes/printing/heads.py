@@ -1,4 +1,4 @@
-"""Results of `train`, `evaluate` and `curve`."""
+"""Results of `train`, `evaluate`, `curve` and `experiment`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
     from cnncodes.evaluate.unknown import UnknownMetrics
+    from cnncodes.experiment.experiment import Planned
+    from cnncodes.experiment.result import Experiment, NetworkResult
     from cnncodes.head.recipe import Score
     from cnncodes.head.sgd.softmax import Epoch
     from cnncodes.head.train import Training
     from cnncodes.progress import Progress
 from cnncodes.printing.emit import caution
+from cnncodes.printing.images import print_source
 
 CLASSES_SHOWN = 10
 
@@ -146,6 +149,61 @@ def print_curves(curves: Sequence[Curve], path: Path, plot: Path | None) -> None
     click.echo(f"{shown(str(path))}: the numbers")
     if plot is not None:
         click.echo(f"{shown(str(plot))}: the chart")
+
+
+def print_plan(path: Path, planned: Planned) -> None:
+    """Print on standard error what an experiment will do, before it begins."""
+    print_source(path, planned.source)
+    sizes = ", ".join(map(str, planned.per_class))
+    click.echo(f"Into {shown(str(planned.folder))}, for each network:", err=True)
+    codes = [
+        f"{shown(name)} ({'there' if is_there else 'to be computed'})"
+        for name, is_there in planned.codes.items()
+    ]
+    click.echo(f"  the codes: {', '.join(codes)}", err=True)
+    click.echo(
+        f"  with at most {sizes} and with all training images per class: a softmax layer, tested\n"
+        f"  after {' and '.join(map(str, planned.epochs))} epochs, and a logistic head",
+        err=True,
+    )
+    click.echo("When it is interrupted, the same command goes on.", err=True)
+
+
+def print_experiment(experiment: Experiment, folder: Path) -> None:
+    """Print the accuracies of each network and where the page is."""
+    click.echo(
+        f"{shown(experiment.source)}: {experiment.n_classes} classes, {experiment.n_train:,} "
+        f"training and {experiment.n_test:,} test images"
+    )
+    _print_majority(experiment.majority)
+    for network in experiment.networks:
+        _print_network(network, is_compared=experiment.is_caltech101)
+    for note in experiment.notes:
+        click.echo(f"  note: {shown(note)}")
+    click.echo(f"{shown(str(folder / 'index.html'))}: the page, for a browser")
+
+
+def _print_network(network: NetworkResult, *, is_compared: bool) -> None:
+    weights = weights_text(network.weights, network.weights_file)
+    click.echo(f"{shown(network.name)}: {shown(network.backbone)}, {weights}")
+    published = network.published if is_compared else None
+    epochs = list(network.points[0].softmax)
+    heading = "".join(f"  {f'{each} epochs':>9}" for each in epochs)
+    known = "  published" if published else ""
+    click.echo(f"  images per class  in all{heading}  logistic{known}")
+    for point in network.points:
+        size = "all" if point.per_class is None else f"{point.per_class:,}"
+        line = f"  {size:>16}  {point.n_train:6}"
+        line += "".join(f"  {point.softmax[each]:9.1%}" for each in epochs)
+        line += f"  {point.logistic:8.1%}"
+        if published:
+            accuracy = (
+                published.accuracy
+                if point.per_class is None
+                else published.accuracy_of(point.per_class)
+            )
+            line += f"  {'–' if accuracy is None else f'{accuracy:.1%}':>9}"
+        click.echo(line)
 
 
 def _print_classes(classes: list[ClassMetrics]) -> None:

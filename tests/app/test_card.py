@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,12 @@ def test_wrong_card_leaves_nothing(small_backbone, head, tmp_path):
 def test_licence_is_what_is_known():
     assert licence_of(EVALUATED_BACKBONE).startswith("Creative Commons Attribution 4.0, by VGG")
     assert licence_of(VGG16_INFO) == "none: the weights are random numbers"
+    tuned = replace(
+        EVALUATED_BACKBONE, weights="file:ab", finetuned=json.dumps({"from": "imagenet"})
+    )
+    assert licence_of(tuned) == (
+        f"{licence_of(EVALUATED_BACKBONE)}; then fine-tuned on images of whoever made it"
+    )
     assert {name for name, spec in BACKBONES.items() if not spec.weights_licence} == {
         "efficientnet_v2_b0"
     }

@@ -57,7 +57,7 @@ def test_blocks_are_commands_or_programs() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "python"}
     assert [each for each in COMMANDS if not each.startswith("cnncodes ")] == [*RUN_ELSEWHERE]
     names = {command.split()[1] for command in COMMANDS if command.startswith("cnncodes ")}
-    assert names == {*main.commands} - {"info", "demo", "fetch", "overlap"}
+    assert names == {*main.commands} - {"info", "demo", "fetch", "overlap", "experiment"}
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

@@ -591,3 +591,13 @@ def test_int8_network_is_named(edited, output, run):
     assert f"{path}: inception_v3 int8, random weights" in run(*words).stdout
     assert read_curves(output)[0].network == "inception_v3 int8"
     assert "inception_v3 int8, random weights" in run("info", output).stdout
+
+
+@pytest.mark.parametrize("n_features", [4, 200])
+def test_one_image_per_class_ends_without_a_warning(n_features, tmp_path):
+    """Warnings are errors here; scikit-learn has one for 20 images of more than ten classes."""
+    y = np.repeat(np.arange(24), 2).astype(np.int32)
+    X = np.random.default_rng(0).random((len(y), n_features)).astype(np.float32)
+    path = write_codes(tmp_path / "codes.h5", X, y)
+    (curve,) = learning_curves([path], tmp_path / "curve.json", C=1.0)
+    assert [point.per_class for point in curve.points] == [1]

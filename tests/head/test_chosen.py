@@ -154,7 +154,14 @@ def test_too_weak_a_penalty_is_refused_in_one_line(tmp_path):
     X[:, :2] = np.random.default_rng(0).normal(size=(40, 2))
     write_labelled_codes(tmp_path / "codes.h5", X, [0, 1] * 20, ("a", "b"))
     message = error_of(
-        "train", tmp_path / "codes.h5", "-o", tmp_path / "h.onnx", "--estimator", "ridge", "--C", 1e8
+        "train",
+        tmp_path / "codes.h5",
+        "-o",
+        tmp_path / "h.onnx",
+        "--estimator",
+        "ridge",
+        "--C",
+        1e8,
     )
     assert "is so weak a penalty for least squares" in message
     assert not (tmp_path / "h.onnx").exists()

@@ -294,4 +294,4 @@ def test_of_two_networks_side_by_side(folder, tmp_path):
     run_command("bundle", folder / "b.onnx", network, head, "-o", app)
     foreign, known = images_of(folder)
     classifier = Classifier(app)
-    assert classifier.predict(foreign).unknown > 0.5 > classifier.predict(known).unknown
+    assert classifier.predict(foreign)[0].unknown > 0.5 > classifier.predict(known)[0].unknown

@@ -1,0 +1,146 @@
+"""Finished steps of an experiment: their results, by which it goes on, and their durations.
+
+They stand in ``times.json``, which is written again after each step. A result is reused only where
+the digest of all that it depends on is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cnncodes.errors import FileFormatError
+from cnncodes.files import check_filled, exists
+from cnncodes.output import replacing
+
+FORMAT = "1"
+KIND = "experiment times"
+_MAX_BYTES = 10 * 2**20
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step.
+
+    Attributes
+    ----------
+    name : str
+        What was done.
+    inputs : str
+        SHA-256 of all that its result depends on.
+    seconds : float
+        How long it took.
+    result : dict
+        What it found, as JSON types.
+    """
+
+    name: str
+    inputs: str
+    seconds: float
+    result: dict[str, Any]
+
+
+class Steps:
+    """The steps of an experiment, kept in a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Where there is none, no step is finished.
+
+    Raises
+    ------
+    FileFormatError
+        It is not of an experiment, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._finished = {step.name: step for step in _read(path)} if exists(path) else {}
+        self._used: dict[str, Step] = {}
+
+    def find(self, name: str, inputs: Any) -> Step | None:
+        """Return the finished step of a name, if it has the same inputs, which are JSON types."""
+        step = self._finished.get(name)
+        return step if step is not None and step.inputs == _digest(inputs) else None
+
+    def run(self, name: str, inputs: Any, compute: Callable[[], dict[str, Any]]) -> Step:
+        """Do a step and keep it.
+
+        Parameters
+        ----------
+        name : str
+            The step, of which there is one of that name.
+        inputs : object
+            All that the result depends on, as JSON types.
+        compute : callable
+            Returns the result, as JSON types; a number ``seconds`` in it is the duration.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        started = time.monotonic()
+        result = compute()
+        seconds = result.pop("seconds", time.monotonic() - started)
+        step = Step(name, _digest(inputs), round(seconds, 3), result)
+        self.keep(step)
+        return step
+
+    def keep(self, step: Step) -> None:
+        """Keep a finished step, in the file too."""
+        self._used[step.name] = step
+        if self._finished.get(step.name) != step:
+            self._finished[step.name] = step
+            self._write(self._finished)
+
+    def finish(self) -> None:
+        """Drop the steps of other networks and sizes, which were not used."""
+        self._write(self._used)
+
+    def _write(self, steps: Mapping[str, Step]) -> None:
+        content = {
+            "format": FORMAT,
+            "kind": KIND,
+            "steps": [asdict(step) for step in steps.values()],
+        }
+        with replacing(self.path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _digest(inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> list[Step]:
+    remedy = "remove it, and the experiment begins again with the codes it has"
+    n_bytes = check_filled(path, remedy).st_size
+    try:
+        content = json.loads(path.read_bytes()) if n_bytes <= _MAX_BYTES else None
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise FileFormatError(f"{path}: is not of an experiment; {remedy}")
+    if content.get("format") != FORMAT:
+        raise FileFormatError(f"{path}: is of another release; {remedy}")
+    try:
+        steps = [Step(**each) for each in content["steps"]]
+        if not all(_is_step(step) for step in steps):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path}: is damaged; {remedy}") from error
+    return steps
+
+
+def _is_step(step: Step) -> bool:
+    texts = all(isinstance(each, str) for each in (step.name, step.inputs))
+    is_number = isinstance(step.seconds, float | int) and 0 <= step.seconds < 1e9
+    return texts and is_number and isinstance(step.result, dict)

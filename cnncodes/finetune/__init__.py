@@ -1,0 +1,16 @@
+"""Training of a network's last layers together with a head, from activations kept on disk.
+
+- `finetune`: `finetune`, the whole of it
+- `recipe`: the hyperparameters
+- `request`: the parameters, checked
+- `cuts`: the layers at which a network can be cut
+- `plan`: time, memory and disk, from a short measurement
+- `data`: classes, and which images train, validate and test
+- `top`: the layers above the cut as a Keras model
+- `training`: the epochs
+- `checkpoint`: their state on disk
+- `parts`: from trained weights to an app, and its check
+- `result`: what `finetune` returns
+
+It needs TensorFlow; what it makes does not.
+"""

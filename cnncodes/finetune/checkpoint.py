@@ -1,0 +1,132 @@
+"""The state of a training on disk: what an interrupted one goes on from."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import FileFormatError
+from cnncodes.files import exists
+from cnncodes.output import replacing
+
+Arrays = list[NDArray[Any]]
+_PARTS = ("variables", "optimizer", "best")
+_REMEDY = "delete it, and the training starts from the beginning"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The result of an epoch; number 0 is the linear classifier that training starts from.
+
+    Attributes
+    ----------
+    number : int
+        From 1 on.
+    train_loss : float or None
+        Mean loss of the batches while they were trained on; None of number 0.
+    validation_loss, validation_accuracy : float
+        On the images held out, as they are.
+    seconds : float
+        Duration.
+    """
+
+    number: int
+    train_loss: float | None
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after some epochs.
+
+    Attributes
+    ----------
+    epochs : list of Epoch
+        Those done, from number 0 on.
+    variables, optimizer : list of ndarray
+        The weights of the model and of its optimizer after the last of them.
+    best : list of ndarray
+        The weights after the epoch of the lowest validation loss.
+    """
+
+    epochs: list[Epoch]
+    variables: Arrays
+    optimizer: Arrays
+    best: Arrays
+
+    @property
+    def best_epoch(self) -> Epoch:
+        """The epoch of the lowest validation loss, the first of equal ones."""
+        return min(self.epochs, key=lambda epoch: epoch.validation_loss)
+
+    def save(self, path: Path, request: str) -> None:
+        """Write a file that `load` reads, in place of an earlier one.
+
+        Raises
+        ------
+        OutputError
+            The disk refuses it.
+        """
+        described = json.dumps(
+            {"request": request, "epochs": [asdict(each) for each in self.epochs]}
+        )
+        arrays = {"described": np.array(described)}
+        for part in _PARTS:
+            for number, each in enumerate(getattr(self, part)):
+                arrays[f"{part}{number}"] = each
+        with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load(path: Path, request: str, shapes: Sequence[tuple[int, ...]]) -> Checkpoint | None:
+    """Read the state of a training.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    request : str
+        What determines the training.
+    shapes : sequence of tuple of int
+        Shapes of the model's variables.
+
+    Returns
+    -------
+    Checkpoint or None
+        None where there is none, or of another training.
+
+    Raises
+    ------
+    FileFormatError
+        It is damaged.
+    """
+    if not exists(path):
+        return None
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            described = json.loads(str(file["described"]))
+            if described["request"] != request:
+                return None
+            arrays = {
+                part: [
+                    file[f"{part}{number}"]
+                    for number in range(sum(name.startswith(part) for name in file.files))
+                ]
+                for part in _PARTS
+            }
+            checkpoint = Checkpoint([Epoch(**each) for each in described["epochs"]], **arrays)
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{path}: is damaged; {_REMEDY}") from error
+    for part in (checkpoint.variables, checkpoint.best):
+        if [each.shape for each in part] != list(shapes) or not checkpoint.epochs:
+            raise FileFormatError(f"{path}: is damaged; {_REMEDY}")
+    return checkpoint

@@ -1,0 +1,431 @@
+"""Fine-tuning: the last layers of a network are trained together with a head, on the CPU.
+
+1. The layers up to a cut become a backbone file, whose codes are the activations; they are
+   computed once for each view of each image, and kept in a codes file.
+2. The pooled codes of the layers above train a logistic head, as ``cnncodes train`` does.
+3. Keras trains these layers together with the head, from the activations (`training`).
+4. The best weights become a network of Keras, which is exported, and joined to the head.
+5. The labels that the app gives the test images are compared with Keras's.
+
+All but the app is in a folder of work, from which the same call goes on after an interrupt.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.errors import OutputError
+from cnncodes.evaluate.metrics import measure
+from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
+from cnncodes.export.export import export_backbone
+from cnncodes.export.keras_settings import own_keras
+from cnncodes.export.weights import load_weights
+from cnncodes.extract.backbone import Backbone
+from cnncodes.extract.pipeline import Extraction, extract
+from cnncodes.extract.store import CodeStore
+from cnncodes.files import exists
+from cnncodes.finetune.checkpoint import Epoch
+from cnncodes.finetune.data import Data, check_labels, read_data
+from cnncodes.finetune.parts import Parts, Trained
+from cnncodes.finetune.plan import make_plan
+from cnncodes.finetune.recipe import Recipe
+from cnncodes.finetune.request import Request, check_request
+from cnncodes.finetune.result import FineTuning
+from cnncodes.finetune.top import Top
+from cnncodes.finetune.training import Activations, Task, train_top
+from cnncodes.head.logistic.estimator import GramLogisticRegression
+from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import Scaling
+from cnncodes.images.path_lists import PathList
+from cnncodes.images.sources import Source, find_images
+from cnncodes.output import filled_folder
+from cnncodes.progress import NoProgress, Progress
+from cnncodes.quantize.quantize import quantize_backbone
+
+
+def finetune(
+    source: str | Path,
+    network: str,
+    output: str | Path,
+    *,
+    weights: str = "imagenet",
+    input_size: int = DEFAULT_INPUT_SIZE,
+    from_layer: str | None = None,
+    augment: str = "none",
+    frozen_int8: bool = False,
+    epochs: int = Recipe.epochs,
+    learning_rate: float = Recipe.learning_rate,
+    batch_size: int = Recipe.batch_size,
+    train_fraction: float = 0.7,
+    split: str = "stratified",
+    class_weight: str | None = None,
+    group_by: str | None = None,
+    exclude: str | Path | None = None,
+    keep_together: str | Path | None = None,
+    seed: int = 0,
+    int8: bool = False,
+    work: str | Path | None = None,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
+) -> FineTuning:
+    """Train the last layers of a network together with a head, and write an app.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder of class folders, or a CSV file with the columns path and label.
+    network : str
+        A name in `BACKBONES`.
+    output : str or Path
+        The app to write.
+    weights, input_size
+        As for `export_backbone`.
+    from_layer : str, optional
+        The last layer that is left as it is; those above it are trained. By default that of
+        `DEFAULT_CUTS`.
+    augment : {"none", "hflip", "d4"}
+        The views of each image, of which an epoch takes one at random: the image itself, its
+        mirror image too, or all eight mirrored and turned ones.
+    frozen_int8 : bool
+        Whether activations are computed by the frozen layers in int8, calibrated on images of
+        the source, in less than half the time. The app has these layers in float32.
+    epochs : int
+        Passes over the training images, at most.
+    learning_rate : float
+        The highest learning rate.
+    batch_size : int
+        Images per gradient step.
+    train_fraction, split, exclude, keep_together
+        As for `train_head`.
+    class_weight : "balanced" or None
+        Whether rare classes weigh as much as common ones.
+    group_by : {"folder"}, optional
+        As for `extract`.
+    seed : int
+        Seed of the split, of random weights, of the order of images and of their views.
+    int8 : bool
+        Whether an int8 app is written too, with ``.int8`` in its name.
+    work : str or Path, optional
+        The folder for all but the apps, from which the same call goes on; by default that of the
+        app with the ending ``.finetune``. Calls that differ in the seed may share it.
+    overwrite : bool
+        Whether the apps may be replaced, and activations in `work` that are of other images.
+    on_note : callable, optional
+        Receives a line before what takes long.
+    on_epoch : callable, optional
+        Called with each `Epoch`.
+    progress : Progress, optional
+        Counts images.
+
+    Returns
+    -------
+    FineTuning
+        Metrics before and after, and the epochs.
+
+    Raises
+    ------
+    MissingDependencyError
+        TensorFlow is not installed.
+    ParameterError
+        A parameter is out of range, or the network cannot be cut at the layer.
+    SourceError
+        The images cannot be used.
+    WeightsError
+        The weights are absent, damaged or of another network.
+    TrainingError
+        There are too few classes or images, or training diverges.
+    ParityError
+        The app gives other labels than Keras.
+    OutputError
+        A file cannot be written, or the activations do not fit on the disk.
+    KeyboardInterrupt
+        With a message about what is kept.
+    """
+    request = check_request(
+        source,
+        network,
+        output,
+        weights=weights,
+        input_size=input_size,
+        from_layer=from_layer,
+        augment=augment,
+        frozen_int8=frozen_int8,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        train_fraction=train_fraction,
+        split=split,
+        class_weight=class_weight,
+        group_by=group_by,
+        exclude=exclude,
+        keep_together=keep_together,
+        seed=seed,
+        int8=int8,
+        work=work,
+        overwrite=overwrite,
+    )
+    run = _Run(request, on_note or (lambda line: None), on_epoch, progress or NoProgress())
+    with filled_folder(request.work):
+        return run.run()
+
+
+class _Run:
+    """A fine-tuning under way."""
+
+    def __init__(
+        self,
+        request: Request,
+        note: Callable[[str], None],
+        on_epoch: Callable[[Epoch], None] | None,
+        progress: Progress,
+    ) -> None:
+        self._request = request
+        self._note = note
+        self._on_epoch = on_epoch
+        self._progress = progress
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> FineTuning:
+        """Do all steps."""
+        request = self._request
+        excluded = None if request.exclude is None else PathList(request.exclude, "exclude")
+        together = (
+            None
+            if request.keep_together is None
+            else PathList(request.keep_together, "keep_together")
+        )
+        images = find_images(request.source, group_by=request.group_by)
+        check_labels(images)
+        self._freeze()
+        self._plan(images)
+        gc.collect()  # a model of Keras is a cycle of references
+        extraction = self._extract()
+        with CodeStore.open(request.activations) as store:
+            data = read_data(
+                store,
+                train_fraction=request.train_fraction,
+                split=request.split,
+                validation_fraction=request.recipe.validation_fraction,
+                seed=request.seed,
+                excluded=excluded,
+                together=together,
+            )
+            trained = self._train(store, data)
+            white = store.white
+        gc.collect()
+        parts = Parts(request, trained, data, white, self._note, self._progress)
+        with self._timed("app"):
+            parts.write()
+        with self._timed("test"):
+            after, parity = parts.compare()
+        int8 = None
+        if request.int8:
+            with self._timed("int8"):
+                int8 = parts.quantize()
+        return FineTuning(
+            path=request.output,
+            work=request.work,
+            network=request.network,
+            from_layer=request.from_layer,
+            n_train=len(data.train),
+            n_validation=len(data.validation),
+            epochs=trained.epochs,
+            before=trained.before,
+            after=after,
+            parity=parity,
+            int8_path=request.int8_output if request.int8 else None,
+            int8=int8,
+            seconds=self._seconds,
+            notes=[*extraction.source_notes, *extraction.notes, *data.notes],
+        )
+
+    def _freeze(self) -> None:
+        """Export the layers up to the cut, unless that was done."""
+        request = self._request
+        wanted = (request.network, request.origin, request.input_size, request.from_layer, "none")
+        if exists(request.frozen):
+            info = Backbone(request.frozen, threads=1).info
+            if (info.backbone, info.weights, info.input_size, info.layer, info.pool) == wanted:
+                self._quantize()
+                return
+            if not request.overwrite:
+                raise OutputError(
+                    f"{request.frozen}: is of another network, other weights or another size; "
+                    "name another folder as work='FOLDER', or pass overwrite=True"
+                )
+        with self._timed("frozen layers"):
+            export_backbone(
+                request.network,
+                request.frozen,
+                weights=request.weights,
+                input_size=request.input_size,
+                layer=request.from_layer,
+                seed=request.seed,
+                compare=False,  # the labels of the app are, at the end
+                overwrite=True,
+                progress=self._progress,
+                on_note=self._note,
+            )
+            request.frozen.with_suffix(".int8.onnx").unlink(missing_ok=True)
+        self._quantize()
+
+    def _quantize(self) -> None:
+        """Make the int8 file of the frozen layers, if it is wanted and not there."""
+        request = self._request
+        if not request.frozen_int8 or exists(request.computed):
+            return
+        with self._timed("int8 of the frozen layers"):
+            quantized = quantize_backbone(
+                request.frozen,
+                request.source,
+                request.computed,
+                exclude=request.exclude,
+                seed=request.seed,
+                overwrite=True,
+                progress=self._progress,
+            )
+        self._note(
+            f"activations in int8 have a mean cosine of {quantized.closeness.cosine:.4f} to those "
+            "in float32"
+        )
+
+    def _plan(self, images: Source) -> None:
+        """Print what the work takes; refuse it where the disk is too small."""
+        request = self._request
+        with self._timed("measurement"), own_keras(silent=False) as keras:
+            n_classes = len(images.class_names)
+            top = self._top(keras)
+            n_trained = request.train_fraction * (1 - request.recipe.validation_fraction)
+            plan = make_plan(
+                top,
+                request.computed,
+                images,
+                request.n_views,
+                round(n_trained * len(images.paths)),
+                n_classes,
+                request.recipe,
+                request.activations,
+            )
+        self._note(str(plan))
+
+    def _extract(self) -> Extraction:
+        """Compute the activations that are not there."""
+        request = self._request
+        with self._timed("activations"):
+            try:
+                done = self._extract_with(update=False)
+            except OutputError:
+                if not (request.overwrite and exists(request.activations)):
+                    raise
+                done = self._extract_with(update=True)  # keeps those of images that are the same
+        if done.is_unchanged:
+            self._note(f"{request.activations}: kept, it has the activations of all images")
+        elif done.n_resumed:
+            self._note(f"{request.activations}: {done.n_resumed} images were there already")
+        return done
+
+    def _extract_with(self, *, update: bool) -> Extraction:
+        request = self._request
+        return extract(
+            request.computed,
+            request.source,
+            request.activations,
+            group_by=request.group_by,
+            update=update,
+            progress=self._progress,
+            augment=request.augment,
+        )
+
+    def _train(self, store: CodeStore, data: Data) -> Trained:
+        """Train; return the weights and what Keras predicts for the test images."""
+        request, recipe = self._request, self._request.recipe
+        rows = CodeRows(store, np.arange(len(store)))
+        activations = Activations(rows, store.codes.shape[1:], request.n_views)
+        key = request.key(
+            frozen=store.backbone_sha256,
+            labels=data.labels,
+            train=[(data.digests[row], int(data.y[row])) for row in data.train],
+            validation=[(data.digests[row], int(data.y[row])) for row in data.validation],
+        )
+        folder = request.work / key
+        with filled_folder(folder), own_keras(silent=False) as keras:
+            with self._timed("linear head"):
+                top = self._top(keras)
+                head = self._fit_head(top, activations, data)
+                top.attach(*head, recipe, recipe.n_steps(len(data.train)))
+                top.seed(request.seed)
+                tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
+                before = measure(tested, data.y[data.test].astype(np.intp), data.labels)
+            task = Task(
+                train=data.train,
+                validation=data.validation,
+                targets=data.targets(),
+                weights=data.weights(request.class_weight),
+                seed=request.seed,
+            )
+            with self._timed("epochs"):
+                epochs = train_top(
+                    top,
+                    activations,
+                    task,
+                    recipe,
+                    folder / "checkpoint.npz",
+                    key,
+                    on_epoch=self._on_epoch,
+                    progress=self._progress,
+                )
+            weights = folder / f"{request.output.stem}.weights.h5"
+            top.save_network(weights)
+            tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
+            return Trained(folder, weights, top.head, epochs, before, tested)
+
+    def _fit_head(
+        self, top: Top, activations: Activations, data: Data
+    ) -> tuple[Scaling, NDArray[np.float32], NDArray[np.float32]]:
+        """Fit the logistic head on the pooled codes of all views of the training images.
+
+        Returns scaling of the codes, weights and bias.
+        """
+        request, n_views = self._request, activations.n_views
+        images = np.repeat(data.train, n_views)
+        views = np.tile(np.arange(n_views), len(data.train))
+        X = activations.apply(top.features, images, request.recipe.batch_size, views)
+        scaling = Scaling.of([X])
+        scaling.apply(X)
+        head = GramLogisticRegression(
+            C="auto", class_weight=request.class_weight, random_state=request.seed
+        )
+        with warnings.catch_warnings():
+            # scikit-learn takes classes of few images for continuous targets.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            head.fit(X, data.y[images], groups=data.groups[images])
+        weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
+        return scaling, weights, bias
+
+    def _top(self, keras: Any) -> Top:
+        request = self._request
+        weights = load_weights(
+            request.spec,
+            request.layers,
+            request.weights,
+            input_size=request.input_size,
+            seed=request.seed,
+        )
+        return Top(keras, request.spec, request.layers, weights, request.from_layer)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[step] = time.monotonic() - started

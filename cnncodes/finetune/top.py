@@ -1,0 +1,181 @@
+"""The layers above the cut as a Keras model, with average pooling and a softmax behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.export.architectures import Layer
+from cnncodes.export.backbones import BackboneSpec
+from cnncodes.export.keras_onnx import keras_network
+from cnncodes.export.keras_settings import quiet
+from cnncodes.export.keras_weights import Weights
+from cnncodes.finetune.recipe import Recipe
+from cnncodes.head.scaling import Scaling
+
+Floats = NDArray[np.float32]
+
+
+class Top:
+    """The trainable end of a network.
+
+    Batch normalizations stay as they are: a batch says little of the statistics of all images.
+
+    Parameters
+    ----------
+    keras : module
+        From `own_keras`.
+    spec : BackboneSpec
+        The network.
+    layers : sequence of Layer
+        All its layers, in the order of Keras.
+    weights : dict of str to list of ndarray of float32
+        Their weights.
+    cut : str
+        The layer whose output the model takes.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of an image's activations.
+    n_features : int
+        Number of pooled codes of an image.
+    """
+
+    def __init__(
+        self, keras: Any, spec: BackboneSpec, layers: Sequence[Layer], weights: Weights, cut: str
+    ) -> None:
+        self._keras = keras
+        with quiet():
+            self._network = keras_network(keras, spec, layers, weights, layers[-1].name, "none")
+            activations = self._network.get_layer(cut).output
+            for layer in self._network.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+            pooled = keras.layers.GlobalAveragePooling2D()(self._network.output)
+            self._features = keras.Model(activations, pooled)
+        self.input_shape: tuple[int, ...] = tuple(activations.shape[1:])
+        self.n_features = int(pooled.shape[-1])
+
+    def attach(
+        self, scaling: Scaling, weights: Floats, bias: Floats, recipe: Recipe, n_steps: int
+    ) -> None:
+        """Add the softmax layer, and prepare for training.
+
+        Parameters
+        ----------
+        scaling : Scaling
+            Of the pooled codes.
+        weights : ndarray of float32, shape (n_features, n_classes)
+            Weights of the logits, on scaled codes.
+        bias : ndarray of float32, shape (n_classes,)
+            Bias of the logits.
+        recipe : Recipe
+            The hyperparameters.
+        n_steps : int
+            Gradient steps of an epoch.
+        """
+        keras = self._keras
+        # Adam moves each weight by the learning rate, so larger inputs make a layer learn faster.
+        scale = recipe.head_factor / scaling.scale
+        self._scale, self._offset = np.float32(scale), -scaling.mean * np.float32(scale)
+        with quiet():
+            scaled = keras.layers.Rescaling(float(scale), self._offset)(self._features.output)
+            self._dense = keras.layers.Dense(len(bias), activation="softmax")
+            self._model = keras.Model(self._features.input, self._dense(scaled))
+            self._dense.set_weights([weights / np.float32(recipe.head_factor), bias])
+            # XLA would compile for as long as a small training takes.
+            self._model.compile(
+                keras.optimizers.Adam(
+                    recipe.learning_rate, use_ema=True, ema_momentum=recipe.momentum(n_steps)
+                ),
+                "categorical_crossentropy",
+                jit_compile=False,
+            )
+            self._model.optimizer.build(self._model.trainable_variables)
+
+    def seed(self, seed: int) -> None:
+        """Seed dropout."""
+        for number, variable in enumerate(self._model.variables):
+            if "seed_generator_state" in variable.path:
+                variable.assign(np.array([seed, number], variable.dtype))
+
+    def step(self, X: Floats, targets: Floats, weights: Floats, rate: float) -> float:
+        """Make a gradient step.
+
+        Parameters
+        ----------
+        X : ndarray of float32, shape (n, *input_shape)
+            Activations.
+        targets : ndarray of float32, shape (n, n_classes)
+            Probabilities of the classes.
+        weights : ndarray of float32, shape (n,)
+            Weight of each image.
+        rate : float
+            Learning rate.
+
+        Returns
+        -------
+        float
+            Mean loss of the batch.
+        """
+        model = self._model
+        model.optimizer.learning_rate = rate
+        model.reset_metrics()
+        loss = model.train_on_batch(X, targets, sample_weight=weights, return_dict=True)["loss"]
+        return float(loss)
+
+    def probabilities(self, X: Floats) -> Floats:
+        """Return the probabilities, shape (n, n_classes), for activations."""
+        return np.asarray(self._model.predict_on_batch(X), np.float32)
+
+    def features(self, X: Floats) -> Floats:
+        """Return the pooled codes, shape (n, n_features), for activations."""
+        return np.asarray(self._features.predict_on_batch(X), np.float32)
+
+    @property
+    def head(self) -> tuple[Floats, Floats]:
+        """Weights (n_features, n_classes) and bias (n_classes,) of logits, on codes as they are."""
+        weights, bias = self._dense.get_weights()
+        return weights * self._scale, bias + self._offset @ weights
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside this block the weights are their moving averages."""
+        before = self.variables
+        self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
+        yield
+        self.variables = before
+
+    @property
+    def variables(self) -> list[NDArray[Any]]:
+        """Copies of all weights of the model, and of the states of its random generators."""
+        return [np.array(each) for each in self._model.variables]
+
+    @variables.setter
+    def variables(self, values: Sequence[NDArray[Any]]) -> None:
+        _assign(self._model.variables, values)
+
+    @property
+    def optimizer_variables(self) -> list[NDArray[Any]]:
+        """Copies of the optimizer's variables."""
+        return [np.array(each) for each in self._model.optimizer.variables]
+
+    @optimizer_variables.setter
+    def optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
+        _assign(self._model.optimizer.variables, values)
+
+    def save_network(self, path: Path) -> None:
+        """Write the weights of the whole network, without the softmax, as a file of Keras."""
+        with quiet():
+            self._network.save_weights(path)
+
+
+def _assign(variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

