@@ -37,7 +37,6 @@ from cnncodes.head.temperature import OutOfFold
 FIRST_C = 1.0  # also where every class has one image, and nothing to validate on
 STEP = math.sqrt(10)
 MAX_STEPS = 8  # from the first to either side: 1e-4 to 1e4
-MAX_REFINEMENTS = 30
 _N_FOLDS = 5
 _BLOCK = 1024  # rows
 _ENOUGH, _TOLERATED = 1e-10, 1e-6  # residual, relative to the right-hand side
@@ -373,10 +372,10 @@ def _refined(
     """Solve (K + αI) x = right by a rough factor, where `multiply` multiplies by K in float64."""
     size = float(np.abs(right).max()) or 1.0
     x, error = np.zeros_like(right), math.inf
-    for _ in range(MAX_REFINEMENTS if factor is not None else 0):
+    while factor is not None:
         residual = right - multiply(x) - alpha * x
         before, error = error, float(np.abs(residual).max()) / size
-        if error <= _ENOUGH or error > before / 2:
+        if error <= _ENOUGH or not error <= before / 2:  # each step divides it by far more
             break
         x += _back(factor, residual.astype(factor.dtype))
     if not error <= _TOLERATED:

@@ -111,8 +111,8 @@ def fit_candidates(
         scaling.apply(X)
         if "ridge" in estimators:
             least = ridge(PrimalSquares(X, y))
-            finish = partial(_fold, scaling, least.solution)
-            candidates["ridge"] = _candidate(least.solution, finish, least)
+            folded = partial(_fold, scaling, least.solution)
+            candidates["ridge"] = _candidate(least.solution, folded, least)
         if "logistic" in estimators:
             solution = logistic(X)
             candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
