@@ -76,11 +76,11 @@ OPTIONS_OF = {
     "--method",
     "estimator",
     type=click.Choice(["auto", "logistic", "ridge", "sgd", "svm", "knn"]),
-    default="auto",
+    default="logistic",
     show_default=True,
-    help="Logistic regression to convergence, least squares, a softmax by mini-batch SGD, a "
-    "support vector machine, or the nearest neighbours; auto is the first, or the second where "
-    "cross-validation finds it better. The last two need skl2onnx.",
+    help="Logistic regression to convergence, least squares (ridge), a softmax by mini-batch SGD, "
+    "a support vector machine, or the nearest neighbours; auto is the first, or the second where "
+    "cross-validation finds it better. svm and knn need skl2onnx.",
 )
 @click.option(
     "--normalize",

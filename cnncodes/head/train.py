@@ -105,7 +105,7 @@ def train_head(
     codes: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    estimator: Any = "auto",
+    estimator: Any = "logistic",
     normalize: str = "none",
     train_fraction: float = 0.7,
     refit: bool = False,
@@ -133,7 +133,7 @@ def train_head(
         side by side.
     output : str or Path
         The head to write.
-    estimator : {"auto", "logistic", "ridge", "sgd", "svm", "knn"} or estimator
+    estimator : {"logistic", "ridge", "auto", "sgd", "svm", "knn"} or estimator
         Multinomial logistic regression to convergence; least squares on the classes, at a
         temperature; ``"auto"`` the former, or the latter where it is better by more than chance in
         cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an
@@ -150,8 +150,9 @@ def train_head(
         trained on, and measured by cross-validation: heads that are each fitted as the one that
         is written, but without a fold, are tested on that fold.
     refit : bool
-        Whether the head that is written is fitted on all labelled images, with what was chosen on
-        the training part. What is measured is the head of the training part.
+        Whether the head that is written is fitted on all labelled images, with the kind,
+        normalisation, C and temperature of the training part. What is measured is the head of
+        the training part. Not for ``"sgd"``, nor with a `train_fraction` of 1.
     split : {"stratified", "first"}
         Whether the training images of a class are random, or the first in the order of names.
     per_class : int, optional
@@ -167,7 +168,7 @@ def train_head(
     C : float or "auto"
         Inverse strength of the penalty of a logistic or ridge head (1/α of scikit-learn's Ridge),
         on codes of mean squared length one; ``"auto"`` chooses it by log loss in
-        cross-validation on the training part, which then sets a temperature too.
+        cross-validation on the training part. The temperature of ridge is fitted in any case.
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
@@ -273,9 +274,10 @@ def train_head(
             written = recipe.fit(trained, trained[:0], like=fit)
             seconds += time.monotonic() - started
             notes += [note for note in written.notes if note not in notes]
+            chosen = "with what was chosen on the training part" if fit.estimator in GRAM else ""
             notes.append(
-                f"the head that is written is trained on all {counted(len(trained), 'image')}, "
-                "with what was chosen on the training part; the scores are of the head of that part"
+                f"the head that is written is trained on all {counted(len(trained), 'image')}"
+                f"{chosen and ', '}{chosen}; the scores are of the head of the training part"
             )
             score = score_none(trained)
             if score is not None and described is not None:

@@ -215,7 +215,7 @@ def test_calibration_error_is_that_of_an_evaluation():
 
 def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
     file, _, _ = problem
-    output = run_command("train", file, "-o", tmp_path / "head.onnx").stdout
+    output = run_command("train", file, "-o", tmp_path / "head.onnx", "--estimator", "auto").stdout
     assert "chosen by cross-validation among logistic, ridge" in output
     assert ("temperature" in output) == ("ridge," in output.split("among")[0])
     compared = info_of(tmp_path / "head.onnx").training["fitted"]["compared"]
