@@ -226,6 +226,7 @@ def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
     ("parameters", "reason"),
     [
         ({"estimator": "sgd", "refit": True}, "refit is not for"),
+        ({"train_fraction": 1, "refit": True}, "leave out refit=True"),
         ({"estimator": "sgd", "normalize": "sqrt"}, "normalize are for"),
         ({"estimator": "ridge", "class_weight": "balanced"}, "class_weight is for"),
         ({"normalize": "auto", "C": 3.0}, "normalize auto is chosen"),
