@@ -25,7 +25,13 @@ MAX_ROW_BYTES = 64 * 2**20  # of the codes of an image; a worker holds a batch o
 MAX_GROUP_LENGTH = 4096
 MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
 MAX_REASON_LENGTH = 1000  # of why an image was skipped
-LARGE_ENTRIES = {"labels": MAX_LABELS_BYTES, "training_images": 8 * MAX_TRAINING_IMAGES + 8}
+NORMALIZATIONS = ("none", "sqrt", "length", "sqrt+length")  # of codes, by a head
+SMALLEST_LENGTH = 1e-12  # of codes, when these are divided by it: zeros stay zeros
+LARGE_ENTRIES = {
+    "labels": MAX_LABELS_BYTES,
+    "training_images": 8 * MAX_TRAINING_IMAGES + 8,
+    "measured_images": 8 * MAX_TRAINING_IMAGES + 8,
+}
 
 
 def fault_of_labels(labels: Sequence[str]) -> str:

@@ -292,6 +292,7 @@ SHARE = Real(0, 1, most_open=True)
 SIMILARITY = Real(0, 1, least_open=True)  # a cosine
 REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
+TRAIN_SHARE = Real(0, 1, least_open=True)  # 1 where cross-validation measures
 DRAWS = Whole(1, 1000)
 # On points of mean squared length one. Logits differ by about C where it is small: below, that is
 # what float32 rounds, and from 1e-38 on the penalty overflows. Above, weights no longer grow: the

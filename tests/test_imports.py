@@ -146,7 +146,7 @@ def imported_by(code: str, *arguments: object) -> set[str]:
 
 WRONG_COMMANDS = {
     "train absent.h5 -o absent/head.onnx": "the folder absent does not exist",
-    "train absent.h5 -o head.onnx --estimator sgd --C 3": "--C is for --estimator logistic only",
+    "train absent.h5 -o head.onnx --estimator sgd --C 3": "--C is for --estimator logistic or",
     "train absent.h5 -o head.onnx --train-fraction 2": "--train-fraction",
     "curve absent.h5 -o absent/curve.json": "the folder absent does not exist",
     "curve absent.h5 --plot absent/chart.png": "the folder absent does not exist",

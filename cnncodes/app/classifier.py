@@ -471,9 +471,11 @@ class Classifier:
             estimator = shown(str(self.info.training.get("estimator")))
             raise FileFormatError(
                 f"{self.path}: holds nothing to explain its answers by, as only apps with a head "
-                f"of logistic or sgd do that this release has bundled (this head: {estimator})"
+                "of logistic, ridge or sgd do that this release has bundled "
+                f"(this head: {estimator})"
             )
-        return LinearHead(self._opened_as[0], self.labels, self.info.backbone.pool)
+        pool, normalize = self.info.backbone.pool, self.info.normalize
+        return LinearHead(self._opened_as[0], self.labels, pool, normalize)
 
     def _run(self, images: NDArray[np.uint8], *outputs: str) -> list[NDArray[np.float32]]:
         check_pixels(images, self.input_size)

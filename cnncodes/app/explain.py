@@ -9,6 +9,10 @@ adds weighted channels up, so the logit of a class is a sum over the cells and a
 - of codes pooled by maximum, each channel counts where its maximum is, in equal parts where
   several cells have it.
 
+A head that normalises codes multiplies each channel by a number that depends on the image alone:
+cells share what the normalised channel adds to the logit in proportion to what they add to the
+channel. The sum is the logit here too.
+
 No gradient and no approximation is in it. What a cell describes is a wider part of the image than
 the cell itself, since each convolution looks at its neighbours.
 """
@@ -21,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.bounds import NORMALIZATIONS, SMALLEST_LENGTH
 from cnncodes.errors import FileFormatError
 from cnncodes.models.tensors import read_tensors
 
@@ -91,6 +96,8 @@ class LinearHead:
         Its classes.
     pool : {"none", "avg", "max"}
         The pooling of the backbone.
+    normalize : str
+        What the head does to codes first, one of `NORMALIZATIONS`.
 
     Raises
     ------
@@ -98,10 +105,13 @@ class LinearHead:
         The file has no weights under the names of a linear head.
     """
 
-    def __init__(self, path: Path, labels: tuple[str, ...], pool: str) -> None:
+    def __init__(
+        self, path: Path, labels: tuple[str, ...], pool: str, normalize: str = "none"
+    ) -> None:
         self._path, self._labels, self._pool = path, labels, pool
+        self._normalize = normalize
         parameters = read_weights(path, len(labels))
-        if parameters is None:
+        if parameters is None or normalize not in NORMALIZATIONS:
             raise self._foreign()
         self._weights, self._bias = parameters
 
@@ -133,6 +143,10 @@ class LinearHead:
         """
         height, width, channels = features.shape
         cells = _shares(features.reshape(-1, channels), self._pool)
+        if self._normalize != "none":
+            cells = cells * _factors(
+                cells if self._pool == "none" else cells.sum(axis=0), self._normalize
+            )
         if self._weights.size == cells.size * len(self._labels):
             weights = self._weights.reshape(len(cells), channels, -1)
         elif len(self._weights) == channels:
@@ -168,6 +182,16 @@ def _shares(cells: NDArray[np.float32], pool: str) -> NDArray[np.float32]:
         is_largest = cells == cells.max(axis=0)
         cells = np.where(is_largest, cells, 0) / is_largest.sum(axis=0, dtype=np.float32)
     return cells
+
+
+def _factors(codes: NDArray[np.float32], normalize: str) -> NDArray[np.float32]:
+    """Return what normalisation multiplies each number of an image's codes by."""
+    normal = codes
+    if "sqrt" in normalize:
+        normal = np.sign(codes) * np.sqrt(np.abs(codes))
+    if "length" in normalize:
+        normal = normal / np.maximum(np.sqrt(np.square(normal).sum()), SMALLEST_LENGTH)
+    return np.divide(normal, codes, out=np.zeros_like(codes), where=codes != 0)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.cli_options import (
     FIGURE,
     FOLDER,
@@ -44,6 +45,7 @@ from cnncodes.parameters import (
     L2,
     LEARNING_RATE,
     REFUSED_SHARE,
+    TRAIN_SHARE,
 )
 from cnncodes.printing.emit import emit, print_note
 from cnncodes.printing.heads import (
@@ -57,7 +59,8 @@ from cnncodes.printing.heads import (
 )
 
 OPTIONS_OF = {
-    "logistic": ("C", "class_weight"),
+    "logistic or ridge": ("C", "normalize"),
+    "logistic": ("class_weight",),
     "sgd": ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "l2", "patience"),
 }
 
@@ -72,16 +75,37 @@ OPTIONS_OF = {
     "--estimator",
     "--method",
     "estimator",
-    type=click.Choice(["logistic", "sgd", "svm", "knn"]),
+    type=click.Choice(["auto", "logistic", "ridge", "sgd", "svm", "knn"]),
     default="logistic",
     show_default=True,
-    help="Logistic regression to convergence, a softmax by mini-batch SGD, a support vector "
-    "machine, or the nearest neighbours. The last two need skl2onnx.",
+    help="Logistic regression to convergence, least squares (ridge), a softmax by mini-batch SGD, "
+    "a support vector machine, or the nearest neighbours; auto is the first, or the second where "
+    "cross-validation finds it better. svm and knn need skl2onnx.",
 )
-@train_fraction_option
+@click.option(
+    "--normalize",
+    type=click.Choice([*NORMALIZATIONS, "auto"]),
+    default="none",
+    show_default=True,
+    help="logistic, ridge: what the head does to codes first; auto chooses it by cross-validation, "
+    "in four times the time.",
+)
+@click.option(
+    "--train-fraction",
+    type=Number(TRAIN_SHARE),
+    default=0.7,
+    show_default=True,
+    help="Share of each class for training; the rest is for testing. 1 trains on all, and "
+    "measures by cross-validation.",
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="After measuring, fit the head that is written on all labelled images.",
+)
 @split_option
 @click.option("--per-class", type=whole(COUNT), help="Train on at most N images per class.")
-@penalty_option("logistic: ")
+@penalty_option("logistic, ridge: ")
 @class_weight_option("logistic: ")
 @click.option(
     "--epochs",
@@ -163,8 +187,8 @@ def train(
 
     Codes of the same images by several networks, each in its file, go side by side.
 
-    sgd reads the codes a part at a time, as does logistic with fewer training images than codes
-    per image; otherwise all training codes are in memory, as float32.
+    sgd reads the codes a part at a time, as do logistic and ridge with fewer training images than
+    codes per image; otherwise all training codes are in memory, as float32.
     """
     _refuse_options_of_others(estimator)
     if options["none"] is not None and options["unknown"] is None:
@@ -398,5 +422,6 @@ def _refuse_options_of_others(estimator: str) -> None:
             typed = (
                 context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
             )
-            if typed and parameter.name in names and owner != estimator:
+            owners = ("auto", *owner.split(" or ")) if owner != "sgd" else (owner,)
+            if typed and parameter.name in names and estimator not in owners:
                 raise click.UsageError(f"{parameter.opts[0]} is for --estimator {owner} only")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.joined import open_codes
+from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.head.train import labelled_classes, majority_accuracy
+from cnncodes.head.train import majority_accuracy
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 

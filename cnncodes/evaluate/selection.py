@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cnncodes.errors import SourceError
 from cnncodes.head.groups import notes_on_copies
 from cnncodes.images.path_lists import PathList
+from cnncodes.models.description import training_rows
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.text import counted, listed
 
@@ -177,9 +178,13 @@ class Selection:
                 if self._n_training or self._n_related
                 else "use others"
             )
+            measured = self._measured()
             raise SourceError(
-                f"{self.data}: has no image left to evaluate ({'; '.join(self._notes)}); {remedy}"
+                f"{self.data}: has no image left to evaluate ({'; '.join(self._notes)}); "
+                f"{f'{measured}; ' if measured else ''}{remedy}"
             )
+        if self._n_training and (measured := self._measured()):
+            self._notes.append(measured)
         present = set(y.tolist())
         absent = [name for index, name in enumerate(self._info.labels) if index not in present]
         if absent:
@@ -188,6 +193,17 @@ class Selection:
         paths, digests = zip(*images, strict=True)
         labels = [self._info.labels[number] for number in y]
         return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
+
+    def _measured(self) -> str:
+        """Describe how a head was measured that was trained on its test images afterwards."""
+        training = self._info.training
+        refitted = "refit" in training
+        if not refitted and training.get("measured_by") != "cross-validation":
+            return ""
+        test = dict(training_rows({"test": training.get("test")})).get("test part", "")
+        if refitted:
+            return f"before it was trained on all its images, those kept out measured it: {test}"
+        return f"cross-validation on its training images measured it: {test}"
 
     def _leave_out(self, number: int, why: str) -> None:
         self._notes.append(f"not evaluated: {counted(number, 'image')} {why}")

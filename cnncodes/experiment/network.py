@@ -189,6 +189,7 @@ class NetworkRun:
             training = train_head(
                 self._codes,
                 self._head,
+                estimator="logistic",
                 train_fraction=TRAIN_FRACTION,
                 split=SPLIT,
                 seed=self._seed,

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from cnncodes.errors import SourceError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import hold_out, split_by_class
-from cnncodes.head.train import labelled_classes
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source
 

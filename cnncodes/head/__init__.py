@@ -1,12 +1,18 @@
 """From codes to a classifier: one ONNX file that turns codes into probabilities.
 
 - `train`: `train_head`: split, fit, measure, write
+- `recipe`: how a head is fitted, again and again, and measured
+- `labels`: the classes of a codes file
 - `split`: the training and the test images, class by class
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
 - `views`: the rows of an image's views, which train, and their mean
 - `joined`: codes of the same images by several networks, side by side
 - `scaling`: centring and scaling of codes
+- `normalize`: square root and length of codes, computed by the head
+- `chosen`: which linear head, and which normalisation, by cross-validation
+- `ridge`: least squares on the classes, by the Gram matrix too
+- `temperature`: one number that makes probabilities as high as accuracies
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads
 - `head_onnx`: the graph of a head

@@ -179,8 +179,8 @@ def check_estimator(estimator: Any) -> None:
     if isinstance(estimator, str):
         if estimator not in NAMED:
             raise ParameterError(
-                f"no estimator {estimator!r}; there are logistic, sgd, {' and '.join(NAMED)}, and "
-                "in Python any classifier of scikit-learn"
+                f"no estimator {estimator!r}; there are auto, logistic, ridge, sgd, "
+                f"{' and '.join(NAMED)}, and in Python any classifier of scikit-learn"
             )
     elif not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
         raise ParameterError(

@@ -136,7 +136,7 @@ def notes_on_split(
     store : CodeStore
         An open codes file.
     classes, y : ndarray
-        As returned by `train.labelled_classes`.
+        As returned by `labels.labelled_classes`.
     parts : Split
         The split of all images.
     train_fraction, per_class
@@ -144,7 +144,7 @@ def notes_on_split(
     """
     names = [store.class_names[number] for number in classes]
     counts = np.bincount(y[parts.train])
-    notes = _notes_on_groups(store, y, names)
+    notes = notes_on_labelled(store, y, names)
     few = np.flatnonzero(counts < (per_class or 0))
     if len(few):
         have = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
@@ -172,7 +172,7 @@ def notes_on_split(
     return notes
 
 
-def _notes_on_groups(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
+def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
     """Report copies and groups among the labelled images."""
     paths, digests, groups = map(store.of_images, (store.paths, store.digests, store.groups))
     rows = np.flatnonzero(y >= 0)

@@ -1,6 +1,7 @@
 """The head as an ONNX graph.
 
-A linear head is three core operators: Flatten, Gemm and Softmax. Nothing else is in it, so it
+A linear head is three core operators: Flatten, Gemm and Softmax, and between the first two those
+that normalise codes, if any (`normalize`): core operators too, so it
 runs in every ONNX runtime, those in browsers and phones included. A head made from another
 scikit-learn estimator is Flatten and the graph that the estimator was converted to.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cnncodes._version import __version__
+from cnncodes.head.normalize import normalization_nodes
 from cnncodes.models.metadata import HeadInfo
 
 OPSET = 18  # that of the backbones, so that the two can be joined
@@ -27,6 +29,7 @@ def build_head(
     bias: NDArray[np.float32],
     code_shape: Sequence[int],
     info: HeadInfo,
+    normalize: str = "none",
 ) -> onnx.ModelProto:
     """Build a linear head: probabilities = softmax(codes · weights + bias).
 
@@ -40,6 +43,8 @@ def build_head(
         Shape of one image's codes; its product is n_features.
     info : HeadInfo
         Metadata of the file.
+    normalize : str
+        What is done to codes before, one of `NORMALIZATIONS`.
 
     Returns
     -------
@@ -48,13 +53,16 @@ def build_head(
         (N, n_classes).
     """
     n_classes = len(bias)
+    normalization, constants, name = normalization_nodes(normalize)
     nodes = [
-        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"], name="gemm"),
+        *normalization,
+        helper.make_node("Gemm", [name, "weights", "bias"], ["logits"], name="gemm"),
         helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=-1),
     ]
     parameters = [
         numpy_helper.from_array(weights, "weights"),
         numpy_helper.from_array(bias, "bias"),
+        *constants,
     ]
     model = make_head(nodes, parameters, code_shape, n_classes, {"": OPSET})
     helper.set_model_props(model, info.to_metadata("head"))

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cnncodes.errors import TrainingError
+from cnncodes.head.normalize import normalized
 from cnncodes.text import counted
 
 if TYPE_CHECKING:
@@ -70,11 +71,14 @@ class LinearHead:
         Bias of the logits.
     remedy : str
         Advice of the error where logits overflow.
+    normalize : str
+        What is done to codes before, one of `NORMALIZATIONS`.
     """
 
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     remedy: str = REMEDY
+    normalize: str = "none"
 
     def log_probabilities(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log probabilities, (n_images, n_classes), of codes (n_images, n_features)."""
@@ -83,7 +87,7 @@ class LinearHead:
     def logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, (n_images, n_classes), checked by `check_logits`."""
         with np.errstate(over="ignore", invalid="ignore"):
-            logits: NDArray[np.float32] = X @ self.weights + self.bias
+            logits: NDArray[np.float32] = normalized(X, self.normalize) @ self.weights + self.bias
         check_logits(logits, self.remedy)
         return logits
 
@@ -91,7 +95,7 @@ class LinearHead:
         """Build the graph, as `build_head`."""
         from cnncodes.head.head_onnx import build_head
 
-        return build_head(self.weights, self.bias, code_shape, info)
+        return build_head(self.weights, self.bias, code_shape, info, self.normalize)
 
 
 class LinearSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

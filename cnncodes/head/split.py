@@ -95,6 +95,18 @@ def split_by_class(
     return Split(np.sort(np.concatenate([none, *train])), np.sort(np.concatenate([none, *test])))
 
 
+def whole_split(
+    labels: NDArray[np.int32], per_class: int | None, *, method: str, seed: int
+) -> Split:
+    """Train on all labelled images, at most `per_class` of each class; nothing is tested."""
+    generator = np.random.default_rng(seed)
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    if method == "stratified":
+        classes = [generator.permutation(members) for members in classes]
+    train = np.concatenate([members[:per_class] for members in classes])
+    return Split(np.sort(train), np.empty(0, np.intp))
+
+
 def hold_out(
     y: NDArray[np.intp], fraction: float, *, seed: int = 0, groups: NDArray[np.intp] | None = None
 ) -> Split:

@@ -6,7 +6,6 @@ estimator the graph that it is converted to, so what is measured is what the wri
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,21 +21,22 @@ from cnncodes.bounds import (
     MAX_ENTRIES_BYTES,
     MAX_MODEL_BYTES,
     MAX_TRAINING_IMAGES,
-    fault_of_labels,
+    NORMALIZATIONS,
 )
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.estimators import EstimatorHead, check_estimator, fit_estimator, name_of
-from cnncodes.head.groups import groups_of, notes_on_split
+from cnncodes.head.chosen import GRAM
+from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
+from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
-from cnncodes.head.linear import LinearHead
-from cnncodes.head.logistic.fit import fit_logistic
+from cnncodes.head.labels import labelled_classes
 from cnncodes.head.logistic.solve import check_strength
+from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.sgd.fit import check_descent, fit_sgd
+from cnncodes.head.sgd.fit import check_descent
 from cnncodes.head.sgd.softmax import Epoch
-from cnncodes.head.split import METHODS, Split, split_by_class
-from cnncodes.head.unknown import describe_unknown, fit_unknown, images_of_class
+from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
+from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
 from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
@@ -46,7 +46,7 @@ from cnncodes.parameters import (
     COUNT,
     REFUSED_SHARE,
     SEED,
-    TRAIN_FRACTION,
+    TRAIN_SHARE,
     as_path,
     check_choice,
     check_class_weight,
@@ -55,27 +55,7 @@ from cnncodes.parameters import (
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted
 
-LINEAR = ("logistic", "sgd")
-N_COMPARED = 200  # images of either part on which an estimator is compared with its graph
-
-
-@dataclass(frozen=True)
-class Score:
-    """Loss and accuracy of a head on some images.
-
-    Attributes
-    ----------
-    n_images : int
-        Number of images.
-    loss : float or None
-        Mean cross-entropy; None without images.
-    accuracy : float or None
-        Share of images whose most probable class is the true one; None without images.
-    """
-
-    n_images: int
-    loss: float | None
-    accuracy: float | None
+LINEAR = (*GRAM, "sgd")
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,9 @@ def train_head(
     output: str | Path,
     *,
     estimator: Any = "logistic",
+    normalize: str = "none",
     train_fraction: float = 0.7,
+    refit: bool = False,
     split: str = "stratified",
     per_class: int | None = None,
     seed: int = 0,
@@ -151,15 +133,26 @@ def train_head(
         side by side.
     output : str or Path
         The head to write.
-    estimator : {"logistic", "sgd", "svm", "knn"} or estimator
-        Multinomial logistic regression to convergence; a softmax by mini-batch SGD; an SVM or
-        nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn classifier, or
-        Pipeline that ends in one, which has ``predict_proba`` once fitted and which skl2onnx can
-        convert. ``"sgd"`` reads the codes in parts, as does ``"logistic"`` where there are fewer
-        training images than codes per image; otherwise all training codes are in memory, as
-        float32.
+    estimator : {"logistic", "ridge", "auto", "sgd", "svm", "knn"} or estimator
+        Multinomial logistic regression to convergence; least squares on the classes, at a
+        temperature; ``"auto"`` the former, or the latter where it is better by more than chance in
+        cross-validation on the training part, as in `fit_linear`; a softmax by mini-batch SGD; an
+        SVM or nearest neighbours, as in `fit_estimator`; or a clone of any scikit-learn
+        classifier, or Pipeline that ends in one, which has ``predict_proba`` once fitted and
+        which skl2onnx can convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and
+        ``"ridge"`` where there are fewer training images than codes per image; otherwise all
+        training codes are in memory, as float32.
+    normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
+        What a logistic or ridge head does to codes before its weights; ``"auto"`` chooses it in
+        the same cross-validation, for four times the time.
     train_fraction : float
-        Share of each class that is trained on; the rest is the test part.
+        Share of each class that is trained on; the rest is the test part. With 1 all images are
+        trained on, and measured by cross-validation: heads that are each fitted as the one that
+        is written, but without a fold, are tested on that fold.
+    refit : bool
+        Whether the head that is written is fitted on all labelled images, with the kind,
+        normalisation, C and temperature of the training part. What is measured is the head of
+        the training part. Not for ``"sgd"``, nor with a `train_fraction` of 1.
     split : {"stratified", "first"}
         Whether the training images of a class are random, or the first in the order of names.
     per_class : int, optional
@@ -173,8 +166,9 @@ def train_head(
     overwrite : bool
         Whether a file at `output` may be replaced.
     C : float or "auto"
-        Inverse strength of the logistic head's penalty, on codes of mean squared length one;
-        ``"auto"`` chooses it by log loss in cross-validation on the training part.
+        Inverse strength of the penalty of a logistic or ridge head (1/α of scikit-learn's Ridge),
+        on codes of mean squared length one; ``"auto"`` chooses it by log loss in
+        cross-validation on the training part. The temperature of ridge is fitted in any case.
     class_weight : "balanced" or None
         Whether, in the logistic head, rare classes weigh as much as common ones.
     sgd : dict, optional
@@ -214,11 +208,13 @@ def train_head(
     """
     progress = progress or NoProgress()
     paths, output = one_or_more_paths(codes, "codes"), as_path(output, "output")
-    _check_parameters(estimator, C, class_weight, sgd)
+    _check_parameters(estimator, normalize, C, class_weight, sgd)
     split = check_choice(split, METHODS, "split")
-    train_fraction = TRAIN_FRACTION.check(train_fraction, "train_fraction")
+    train_fraction = TRAIN_SHARE.check(train_fraction, "train_fraction")
     per_class = COUNT.check_or_none(per_class, "per_class")
     seed = SEED.check(seed, "seed")
+    if refit:
+        _check_refit(estimator, train_fraction)
     unknown = None if unknown is None else REFUSED_SHARE.check(unknown, "unknown")
     if none is not None and unknown is None:
         raise ParameterError(f"none={none!r} is for the score of none of these; pass unknown too")
@@ -235,78 +231,79 @@ def train_head(
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
-        parts = split_by_class(
-            y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
-        )
-        notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
+        if train_fraction == 1:
+            parts = whole_split(y, per_class, method=split, seed=seed)
+            notes += notes_on_labelled(store, y, [store.class_names[each] for each in classes])
+        else:
+            parts = split_by_class(
+                y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
+            )
+            notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
-        trained = views.training_rows(parts.train)
-        if isinstance(store, JoinedStore):
-            store.scale(trained)
-        rows = CodeRows(store, trained)
-        targets, own = views.repeat(y[parts.train]), views.repeat(groups[parts.train])
+        # Those of the head that is written, whose other images are measured on before.
+        trained = np.flatnonzero(y >= 0) if refit else parts.train
+        rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(parts.train), len(classes), linear=estimator in LINEAR)
+        _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
         names = store.class_names
         started = time.monotonic()
-        head: LinearHead | EstimatorHead
-        if estimator == "logistic":
-            weights, bias, fitted = fit_logistic(
-                rows,
-                targets,
-                C=C,
-                class_weight=class_weight,
-                seed=seed,
-                groups=own,
-                progress=progress,
-            )
-            head = LinearHead(weights, bias)
-        elif estimator == "sgd":
-            weights, bias, fitted = fit_sgd(
-                rows,
-                targets,
-                seed=seed,
-                groups=own,
-                parameters=sgd,
-                on_epoch=on_epoch,
-                progress=progress,
-            )
-            head = LinearHead(weights, bias, remedy="lower the learning rate")
-        else:
-            sample = CodeRows(store, views.tested_rows(_sample(parts)))
-            head = fit_estimator(
-                estimator, rows, targets, sample, code_shape, seed=seed, groups=own
-            )
-            notes += _notes_on_folds(estimator, groups[parts.train])
-            fitted = {"parameters": head.parameters}
+        linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
+        recipe = Recipe(store, views, y, groups, estimator, linear, sgd, seed, on_epoch, progress)
+
+        def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
+            if unknown is None:
+                return None
+            themselves = CodeRows(store, views.first_rows(images))
+            return fit_unknown(themselves, code_shape, unknown, groups[images])
+
+        validated = recipe.cross_validated(parts.train) if train_fraction == 1 else None
+        fit = recipe.fit(parts.train, parts.test)
         seconds = time.monotonic() - started
-        notes += fitted.pop("notes", [])
-        score = None
-        if unknown is not None:
-            themselves = CodeRows(store, views.first_rows(parts.train))
-            score = fit_unknown(themselves, code_shape, unknown, groups[parts.train])
-        scores = [_score(store, views, part, y[part], head) for part in (parts.train, parts.test)]
+        if estimator not in LINEAR:
+            notes += _notes_on_folds(estimator, groups[parts.train])
+        notes += fit.notes
+        score = score_none(parts.train)
+        described = None if score is None else describe_unknown(score, store, parts.test, none)
+        scores = [recipe.score(part, fit.head) for part in (parts.train, parts.test)]
+        if validated is not None:
+            scores[1] = validated
+            notes += _notes_on_validation(validated, len(parts.train))
+        written = fit
+        if refit:
+            started = time.monotonic()
+            written = recipe.fit(trained, trained[:0], like=fit)
+            seconds += time.monotonic() - started
+            notes += [note for note in written.notes if note not in notes]
+            chosen = "with what was chosen on the training part" if fit.estimator in GRAM else ""
+            notes.append(
+                f"the head that is written is trained on all {counted(len(trained), 'image')}"
+                f"{chosen and ', '}{chosen}; the scores are of the head of the training part"
+            )
+            score = score_none(trained)
+            if score is not None and described is not None:
+                described |= score.size
         training = Training(
             path=output,
-            estimator=name_of(estimator),
+            estimator=fit.estimator,
             weights=store.backbone.weights,
             labels=[names[number] for number in classes],
             train=scores[0],
             test=scores[1],
             majority=majority_accuracy(y, parts),
             seconds=seconds,
-            fitted=fitted,
+            fitted=fit.fitted,
             notes=notes,
-            unknown=None if score is None else describe_unknown(score, store, parts.test, none),
+            unknown=described,
         )
-        converters = ("skl2onnx",) if isinstance(head, EstimatorHead) else ()
+        converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
+        measured = CodeRows(store, views.first_rows(parts.test)).digests() if refit else []
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
                 # The folder's name alone: who gets the head need not know what is around it.
                 "data": PureWindowsPath(store.source).name,
                 "estimator": training.estimator,
-                "fitted": fitted,
+                "fitted": fit.fitted,
                 "split": {
                     "method": split,
                     "train_fraction": train_fraction,
@@ -316,6 +313,8 @@ def train_head(
                 **views.training_entries,
                 "train": asdict(training.train),
                 "test": asdict(training.test),
+                **({"measured_by": "cross-validation"} if validated is not None else {}),
+                **({"refit": {"n_images": len(trained)}} if refit else {}),
                 **({} if score is None else {"unknown": training.unknown}),
             },
             backbone=store.backbone,
@@ -324,8 +323,9 @@ def train_head(
             created_with=created_with("sklearn", *converters),
             white=store.white,
             parts=store.parts if isinstance(store, JoinedStore) else (),
+            measured_images=frozenset(map(image_key, measured)),
         )
-        model = head.to_onnx(code_shape, info)
+        model = written.head.to_onnx(code_shape, info)
         if score is not None:
             score.add_to(model, code_shape)
         if isinstance(store, JoinedStore):
@@ -336,18 +336,52 @@ def train_head(
 
 
 def _check_parameters(
-    estimator: Any, C: float | str, class_weight: str | None, sgd: dict[str, Any] | None
+    estimator: Any,
+    normalize: str,
+    C: float | str,
+    class_weight: str | None,
+    sgd: dict[str, Any] | None,
 ) -> None:
     if estimator not in LINEAR:
         check_estimator(estimator)
     check_strength(C)
     check_class_weight(class_weight)
-    if estimator != "logistic" and (C != "auto" or class_weight is not None):
-        raise ParameterError("C and class_weight are for the estimator logistic only")
+    check_choice(normalize, (*NORMALIZATIONS, "auto"), "normalize")
+    if estimator not in GRAM and (C != "auto" or normalize != "none"):
+        raise ParameterError("C and normalize are for the estimators logistic and ridge only")
+    if estimator not in ("auto", "logistic") and class_weight is not None:
+        raise ParameterError("class_weight is for the estimator logistic only")
+    if normalize == "auto" and C != "auto":
+        raise ParameterError("normalize auto is chosen along with C; leave C at auto, or name one")
     if estimator == "sgd":
         check_descent(sgd)
     elif sgd:
         raise ParameterError("the parameters sgd are for the estimator sgd only")
+
+
+def _check_refit(estimator: Any, train_fraction: float) -> None:
+    if train_fraction == 1:
+        raise ParameterError(
+            "train_fraction=1 trains the head that is written on all images; leave out refit=True"
+        )
+    if estimator == "sgd":
+        raise ParameterError(
+            "refit is not for the estimator sgd, whose epochs need images held out; use logistic"
+        )
+
+
+def _notes_on_validation(score: Score, n_images: int) -> list[str]:
+    """Report how all images were measured that also train."""
+    notes = [
+        "measured by cross-validation: on each fold by a head fitted in the same way without it; "
+        "the head that is written is trained on all of these images"
+    ]
+    if score.n_images < n_images:
+        notes.append(
+            f"{counted(n_images - score.n_images, 'image')} could not be measured: without their "
+            "fold a class has no image left"
+        )
+    return notes
 
 
 def _check_head(
@@ -373,69 +407,6 @@ def _check_head(
         )
 
 
-def labelled_classes(
-    store: CodeStore, excluded: PathList | None = None, none: str | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.int32], list[str]]:
-    """Return the classes that have images.
-
-    Parameters
-    ----------
-    store : CodeStore
-        An open codes file.
-    excluded : PathList, optional
-        Images to leave out.
-    none : str, optional
-        A class to leave out.
-
-    Returns
-    -------
-    classes : ndarray of int32, shape (n_classes,)
-        Indices of the store's `class_names`, increasing.
-    y : ndarray of int32, shape (n_images,)
-        For each image the index of its class in `classes`, −1 where it has no label.
-    notes : list of str
-        Reports images and classes that are left out.
-
-    Raises
-    ------
-    TrainingError
-        There are fewer than two classes, or their names cannot be stored in a head.
-    ParameterError
-        There is no class `none`.
-    """
-    labels, notes = store.of_images(store.labels).copy(), []
-    n_without = int((labels < 0).sum())
-    if none is not None:
-        labels[images_of_class(store, none)] = -1
-    if excluded is not None:
-        rows = excluded.among(store.of_images(store.paths))
-        labels[rows] = -1
-        notes.append(excluded.note(len(rows)))
-    classes, y = np.unique(labels[labels >= 0], return_inverse=True)
-    if len(classes) == 0:
-        raise TrainingError(
-            f"{store.path}: none of its images has a label; extract a folder of class folders or "
-            "a CSV file with the columns path and label"
-        )
-    if len(classes) == 1:
-        raise TrainingError(
-            f"{store.path}: all its images are of one class, {store.class_names[classes[0]]}; "
-            "a classifier needs two or more"
-        )
-    names = store.class_names
-    if fault := fault_of_labels([names[number] for number in classes]):
-        raise TrainingError(f"{store.path}: {fault}; rename the classes and extract it again")
-    targets = np.full(len(labels), -1, np.int32)
-    targets[labels >= 0] = y
-    if n_without:
-        are = "is" if n_without == 1 else "are"
-        notes.append(f"{counted(n_without, 'image')} without a label {are} left out")
-    if empty := len(names) - len(classes) - (none is not None):
-        are = "is" if empty == 1 else "are"
-        notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
-    return classes, targets, notes
-
-
 def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
     """Warn of an estimator that splits the training images into folds itself."""
     has_folds = not isinstance(estimator, str) and any(
@@ -447,31 +418,6 @@ def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
         f"{name_of(estimator)} has folds of its own, which may separate copies and groups: what it "
         "chooses by them may suit these images better than new ones"
     ]
-
-
-def _sample(parts: Split) -> NDArray[np.intp]:
-    """Choose rows of both parts, evenly over the classes, by which rows are ordered."""
-    some = [part[:: math.ceil(len(part) / N_COMPARED) or 1] for part in (parts.train, parts.test)]
-    return np.sort(np.concatenate(some))
-
-
-def _score(
-    store: CodeStore,
-    views: ImageViews,
-    images: NDArray[np.intp],
-    y: NDArray[np.int32],
-    head: LinearHead | EstimatorHead,
-) -> Score:
-    if len(images) == 0:
-        return Score(0, None, None)
-    loss, correct = 0.0, 0
-    for span, block in CodeRows(store, views.tested_rows(images)).blocks():
-        logarithms, truth = views.average(head.log_probabilities(block)), y[views.tested(span)]
-        loss -= float(logarithms[np.arange(len(truth)), truth].sum())
-        correct += int((logarithms.argmax(axis=1) == truth).sum())
-    if not math.isfinite(loss):
-        raise TrainingError("the head gives probabilities that are not finite; choose another one")
-    return Score(len(images), loss / len(images), correct / len(images))
 
 
 def majority_accuracy(y: NDArray[np.int32], parts: Split) -> float | None:

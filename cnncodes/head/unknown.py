@@ -87,6 +87,11 @@ class UnknownScore:
     share: float
     n_images: int
 
+    @property
+    def size(self) -> dict[str, int]:
+        """Number of images and of components of the fit, as in `describe_unknown`."""
+        return {"n_images": self.n_images, "n_components": self.components.shape[1]}
+
     def score(self, codes: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the scores, (n_images,), of mean codes (n_images, n_channels)."""
         with np.errstate(divide="ignore", over="ignore"):
@@ -209,8 +214,7 @@ def describe_unknown(
     known = score.scores(CodeRows(store, views.first_rows(test)), shape)
     described: dict[str, Any] = {
         "share": score.share,
-        "n_images": score.n_images,
-        "n_components": score.components.shape[1],
+        **score.size,
         "test_refused": refused_share(known),
     }
     if none is not None:

@@ -145,7 +145,8 @@ def training_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def fitted_text(fitted: Mapping[str, Any]) -> str:
     """Describe the result of a fit, from `Training.fitted`, without the ``parameters``."""
-    rest = {key: each for key, each in fitted.items() if key not in ("C_scores", "parameters")}
+    hidden = ("C_scores", "parameters", "compared", "temperature", "calibration_error")
+    rest = {key: each for key, each in fitted.items() if key not in hidden}
     n_iterations = rest.pop("n_iterations", None)
     if "C_scores" in fitted:
         n_tried = len(fitted["C_scores"])
@@ -153,7 +154,22 @@ def fitted_text(fitted: Mapping[str, Any]) -> str:
     parts = [plain_text(rest)]
     if n_iterations is not None:
         parts.append(counted(n_iterations, "iteration"))
+    if "temperature" in fitted:
+        parts.append(_temperature_text(fitted["temperature"], fitted.get("calibration_error")))
+    if "compared" in fitted:
+        names = shown(", ".join(fitted["compared"]))
+        parts.append(f"chosen by cross-validation among {names}")
     return ", ".join(filter(None, parts))
+
+
+def _temperature_text(temperature: Any, error: Any) -> str:
+    text = f"temperature {value_text(temperature)}"
+    if error is None:
+        return text
+    return (
+        f"{text} (calibration error in cross-validation {error['before']:.1%} before, "
+        f"{error['after']:.1%} after)"
+    )
 
 
 def _split_rows(split: Any) -> list[tuple[str, str]]:
@@ -193,6 +209,9 @@ _TRAINING: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "train": lambda score: _score_rows("training part", score),
     "test": lambda score: _score_rows("test part", score),
     "unknown": lambda unknown: [("none of these", unknown_text(unknown))],
+    "refit": lambda refit: [
+        ("refit", f"on all {counted(refit['n_images'], 'image')} after the test part measured it")
+    ],
 }
 
 

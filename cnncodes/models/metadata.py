@@ -184,6 +184,9 @@ class HeadInfo:
     parts : tuple of Part
         The networks whose codes are read side by side, in this order, `backbone` first; empty
         for one network.
+    measured_images : frozenset of str
+        Of a head that was fitted again on all images: the `image_key` of each image that was kept
+        out of the head that was measured. Else empty.
     """
 
     labels: tuple[str, ...]
@@ -195,6 +198,13 @@ class HeadInfo:
     white: int | None = None
     card: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
+    measured_images: frozenset[str] = frozenset()
+
+    @property
+    def normalize(self) -> str:
+        """What the head does to codes before its weights; ``none`` in most files."""
+        fitted = self.training.get("fitted")
+        return str(fitted.get("normalize", "none")) if isinstance(fitted, dict) else "none"
 
     @property
     def networks(self) -> tuple[BackboneInfo, ...]:
@@ -235,7 +245,6 @@ class HeadInfo:
         OutputError
             They exceed what `from_metadata` reads.
         """
-        keys = bytes.fromhex("".join(sorted(self.training_images)))
         metadata = {
             PREFIX + "format": FORMAT,
             PREFIX + "kind": kind,
@@ -243,8 +252,13 @@ class HeadInfo:
             PREFIX + "training": json.dumps(self.training),
             PREFIX + "backbone_info": json.dumps(self.backbone.to_metadata()),
             PREFIX + "backbone_sha256": self.backbone_sha256,
-            PREFIX + "training_images": base64.b64encode(keys).decode(),
+            PREFIX + "training_images": _encoded_keys(self.training_images),
             PREFIX + "created_with": self.created_with,
+            **(
+                {PREFIX + "measured_images": _encoded_keys(self.measured_images)}
+                if self.measured_images
+                else {}
+            ),
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
             **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
             **(
@@ -279,9 +293,6 @@ class HeadInfo:
                 raise ValueError(fault)
             training = json.loads(metadata[PREFIX + "training"])
             _check_object(training, "training")
-            keys = base64.b64decode(metadata[PREFIX + "training_images"], validate=True)
-            if len(keys) % KEY_BYTES:
-                raise ValueError("the training images are cut off")
             white = metadata.get(PREFIX + "white")
             card = json.loads(metadata.get(PREFIX + "card", "{}"))
             _check_object(card, "card")
@@ -295,15 +306,26 @@ class HeadInfo:
                     json.loads(metadata[PREFIX + "backbone_info"]), path
                 ),
                 backbone_sha256=metadata[PREFIX + "backbone_sha256"],
-                training_images=frozenset(
-                    keys[start : start + KEY_BYTES].hex()
-                    for start in range(0, len(keys), KEY_BYTES)
-                ),
+                training_images=_decoded_keys(metadata[PREFIX + "training_images"]),
                 created_with=metadata[PREFIX + "created_with"],
                 white=None if white is None else WHITE.check(int(white), "white"),
                 card=card,
                 parts=tuple(Part.from_json(each, path) for each in parts),
+                measured_images=_decoded_keys(metadata.get(PREFIX + "measured_images", "")),
             )
+
+
+def _encoded_keys(keys: frozenset[str]) -> str:
+    return base64.b64encode(bytes.fromhex("".join(sorted(keys)))).decode()
+
+
+def _decoded_keys(text: str) -> frozenset[str]:
+    keys = base64.b64decode(text, validate=True)
+    if len(keys) % KEY_BYTES:
+        raise ValueError("the training images are cut off")
+    return frozenset(
+        keys[start : start + KEY_BYTES].hex() for start in range(0, len(keys), KEY_BYTES)
+    )
 
 
 @contextmanager

@@ -129,6 +129,7 @@ def write_page(
             "caution": "random weights, for trying out" if is_random(info.backbone.weights) else "",
             "input_size": info.backbone.input_size,
             "pool": info.backbone.pool,
+            **({} if info.normalize == "none" else {"normalize": info.normalize}),
             "model": _write_parts(app, "model", folder),
             "runtime": _write_parts(dist / _BINARY, "runtime", folder),
             "loader": (dist / _LOADER).read_text("utf-8"),

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.unknown import UnknownMetrics
     from cnncodes.experiment.experiment import Planned
     from cnncodes.experiment.result import Experiment, NetworkResult
+    from cnncodes.head.recipe import Score
     from cnncodes.head.sgd.softmax import Epoch
-    from cnncodes.head.train import Score, Training
+    from cnncodes.head.train import Training
     from cnncodes.progress import Progress
 from cnncodes.printing.emit import caution
 from cnncodes.printing.images import print_source

@@ -42,6 +42,29 @@ def _begun(exports: Exports) -> None:
         exports.begin("mobilenet_v2", *backbone_options(pool))
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("none", "none"),
+        ("avg", "none"),
+        ("max", "none"),
+        ("none", "length"),
+        ("avg", "sqrt+length"),
+        ("max", "sqrt"),
+    ],
+)
+def explained_app(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    exports: Exports,
+    photos: Path,
+) -> Path:
+    """An app of a head that may normalise codes first."""
+    pool, normalize = request.param
+    backbone = exports.get("mobilenet_v2", *backbone_options(pool))
+    return make_app(tmp_path_factory.mktemp(pool), backbone, photos, "--normalize", normalize)
+
+
 @pytest.fixture(scope="module", params=["none", "avg", "max"])
 def pooled_app(
     request: pytest.FixtureRequest,
@@ -54,11 +77,11 @@ def pooled_app(
     return make_app(tmp_path_factory.mktemp(request.param), backbone, photos)
 
 
-def test_contributions_and_bias_add_up_to_the_logit(pooled_app: Path, photos: Path) -> None:
-    classifier = Classifier(pooled_app)
+def test_contributions_and_bias_add_up_to_the_logit(explained_app: Path, photos: Path) -> None:
+    classifier = Classifier(explained_app)
     for path in sorted(photos.rglob("*.png"))[::40]:
         pixels = decode_image(path.read_bytes(), 96)[np.newaxis]
-        wanted = logits_of(pooled_app, pixels)[0]
+        wanted = logits_of(explained_app, pixels)[0]
         probabilities = {each.label: each.probability for each in classifier.predict(path)}
         for label, logit in zip(classifier.labels, wanted, strict=True):
             explanation = classifier.explain(path, label)

@@ -561,7 +561,7 @@ def test_parameters_of_another_estimator(plain_codes, output, options):
 @pytest.mark.parametrize(
     ("estimator", "option", "owner"),
     [
-        ("sgd", ("--C", "1"), "logistic"),
+        ("sgd", ("--C", "1"), "logistic or ridge"),
         ("knn", ("--class-weight", "balanced"), "logistic"),
         ("logistic", ("--epochs", "20"), "sgd"),
         ("svm", ("--batch-size", "32"), "sgd"),

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
+from scipy.special import softmax
+from sklearn.linear_model import Ridge
 
 from cnncodes import Classifier
 from cnncodes.extract.store import CodeStore
@@ -100,6 +103,46 @@ def test_app_answers_as_evaluated_on_stored_codes(
     assert "its codes are of several networks" in error_of(
         "predict", app, photos / rows[0]["path"], "--explain", tmp_path / "why"
     )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_normalised_head_of_all_images(
+    files: dict[str, Path], photos: Path, tmp_path: Path, whole: bool
+) -> None:
+    """Parts are scaled by the images that train the head that is written, then normalised."""
+    head, app = tmp_path / "head.onnx", tmp_path / "app.onnx"
+    trained = train_head(
+        [files["a"], files["b"]],
+        head,
+        estimator="ridge",
+        normalize="sqrt+length",
+        unknown=0.1,
+        **({"train_fraction": 1} if whole else {"refit": True}),
+    )
+    assert trained.test.n_images == (60 if whole else 18)
+    assert trained.unknown is not None
+    assert trained.unknown["n_images"] == 60
+    assert trained.unknown["test_refused"] is None or not whole
+    with open_codes([files["a"], files["b"]]) as store:
+        assert isinstance(store, JoinedStore)
+        raw = np.stack(list(store.rows(range(60))))
+        store.scale(np.arange(60))
+        X, y = np.stack(list(store.rows(range(60)))), store.labels
+        paths = store.paths
+    X = np.sqrt(np.abs(X)) * np.sign(X)
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float64)
+    X -= X.mean(axis=0)
+    X /= np.sqrt(np.square(X).sum(axis=1).mean())
+    model = Ridge(alpha=1 / trained.fitted["C"]).fit(X, np.eye(3)[y])
+    wanted = softmax(model.predict(X) / trained.fitted["temperature"], axis=1)
+    session = onnxruntime.InferenceSession(str(head), providers=["CPUExecutionProvider"])
+    probabilities, unknown = session.run(["probabilities", "unknown"], {"codes": raw})
+    np.testing.assert_allclose(probabilities, wanted, atol=2e-5)
+    assert (unknown >= 0.5).mean() <= 0.1
+    run_command("bundle", files["A"], files["B"], head, "-o", app)
+    for row in range(0, 60, 7):
+        (best,) = Classifier(app).predict(photos / paths[row], 1)
+        assert best.probability == pytest.approx(wanted[row].max(), abs=2e-3)
 
 
 def test_both_parts_count(files: dict[str, Path], tmp_path: Path) -> None:

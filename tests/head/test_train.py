@@ -467,7 +467,7 @@ def test_output_without_a_folder(codes, output):
     "options",
     [
         ("--train-fraction", "0"),
-        ("--train-fraction", "1"),
+        ("--train-fraction", "1.5"),
         ("--per-class", "0"),
         ("--C", "0"),
         ("--seed", "-1"),
@@ -483,7 +483,7 @@ def test_wrong_usage(codes, output, run, options):
         {"estimator": "svn"},
         {"C": 0},
         {"C": float("nan")},
-        {"train_fraction": 1},
+        {"train_fraction": 1.5},
         {"split": "last"},
         {"class_weight": "x"},
         {"class_weight": {0: 1.0}},

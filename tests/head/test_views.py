@@ -115,6 +115,34 @@ def test_all_views_train_and_the_image_is_tested(folder: Path, tmp_path: Path) -
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize("estimator", ["logistic", "ridge"])
+def test_refit_trains_on_all_views_of_all_images(
+    folder: Path, tmp_path: Path, estimator: str
+) -> None:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    head = tmp_path / "head.onnx"
+    options = ("--C", 1, "--estimator", estimator, "--refit", "--unknown", 0.1)
+    result = train(folder, "d4", head, *options)
+    assert result["unknown"]["n_images"] == 3 * N_EACH
+    before = train(folder, "d4", tmp_path / "before.onnx", *options[:4], "--unknown", 0.1)
+    assert result["test"] == before["test"]
+    assert result["unknown"]["test_refused"] == before["unknown"]["test_refused"]
+    with CodeStore.open(folder / "d4.h5") as store:
+        X, y = store.codes[:].astype(np.float64).reshape(len(store), -1), store.labels
+    mean = X.mean(axis=0)
+    points = (X - mean) / np.sqrt(((X - mean) ** 2).sum(axis=1).mean())
+    if estimator == "ridge":
+        model = Ridge(alpha=1).fit(points, np.eye(3)[y])
+        logits = model.predict(points) / result["fitted"]["temperature"]
+    else:
+        model = LogisticRegression(C=1, tol=1e-10, max_iter=10_000).fit(points, y)
+        logits = model.decision_function(points)
+    computed = in_onnxruntime(head, "codes", X.astype(np.float32).reshape(-1, 4, 4, 3))
+    atol = 1e-5 if estimator == "ridge" else 1e-4  # the logistic fit stops at its tolerance
+    np.testing.assert_allclose(computed, softmax(logits, axis=1), atol=atol)
+
+
 @pytest.mark.parametrize("estimator", ["logistic", "knn"])
 def test_tta_is_the_mean_of_logits_everywhere(folder: Path, tmp_path: Path, estimator: str) -> None:
     head, app = tmp_path / "head.onnx", tmp_path / "app.onnx"

@@ -116,7 +116,16 @@ EXPLAIN = """
 """
 
 
-@pytest.mark.parametrize("pool", ["none", "avg", "max"])
+@pytest.mark.parametrize(
+    ("pool", "normalize"),
+    [
+        ("none", "none"),
+        ("avg", "none"),
+        ("max", "none"),
+        ("avg", "sqrt+length"),
+        ("none", "length"),
+    ],
+)
 def test_evidence_equals_that_of_python(
     browser: Browser,
     tmp_path: Path,
@@ -125,9 +134,11 @@ def test_evidence_equals_that_of_python(
     package: Path,
     images: list[Path],
     pool: str,
+    normalize: str,
 ) -> None:
     backbone = exports.get("mobilenet_v2", "--input-size", "96", "--pool", pool)
-    app, output = make_app(tmp_path, backbone, photos), tmp_path / "page"
+    options = () if normalize == "none" else ("--normalize", normalize)
+    app, output = make_app(tmp_path, backbone, photos, *options), tmp_path / "page"
     run_command("page", app, "-o", output, "--runtime", package)
     page = opened(browser, output)
     classify(page, images[:1])

@@ -1,4 +1,4 @@
-"""The logistic head: multinomial logistic regression on the codes of a file.
+"""Logistic and ridge heads on the codes of a file.
 
 Codes are centred by the mean of the training images and scaled to a mean squared length of one,
 as in `scaling`; here both are done to the Gram matrix, so that the codes are read in blocks.
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +20,168 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from cnncodes.head.logistic.gram import (
+    centre,
     combine,
     gram_matrix,
     rows_that_stay,
+    scale,
     solve_gram,
 )
-from cnncodes.head.logistic.solve import MAX_ITERATIONS, Solution, new_solver, open_end, solve
+from cnncodes.head.logistic.solve import (
+    MAX_ITERATIONS,
+    Solution,
+    new_solver,
+    open_end,
+    solve,
+)
+from cnncodes.head.ridge import DualSquares, PrimalSquares, RidgeFit, Squares, fit_ridge
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
 from cnncodes.progress import Progress
+
+Parameters = tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A linear head whose weights on the codes are yet to be computed.
+
+    Attributes
+    ----------
+    loss : float or None
+        Mean log loss in cross-validation; None without one.
+    accuracy : float or None
+        Accuracy in cross-validation; None without one.
+    finish : callable
+        Computes the head, as `fit_logistic` returns it.
+    """
+
+    loss: float | None
+    accuracy: float | None
+    finish: Callable[[], Parameters]
+
+
+def fit_candidates(
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    estimators: Sequence[str],
+    *,
+    C: float | str,
+    temperature: float | None = None,
+    class_weight: str | None = None,
+    groups: NDArray[np.intp] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Candidate]:
+    """Fit linear heads of several kinds on the same codes, which are read once.
+
+    Parameters
+    ----------
+    rows, y, C, class_weight, groups, seed, progress
+        As for `fit_logistic`; `class_weight` is for logistic alone.
+    estimators : sequence of {"logistic", "ridge"}
+        The kinds.
+    temperature : float, optional
+        Of ridge, as for `fit_ridge`.
+
+    Returns
+    -------
+    dict of str to Candidate
+        One for each of `estimators`.
+
+    Raises
+    ------
+    TrainingError
+        As for `fit_logistic`; or a given C is too weak a penalty for ridge.
+    """
+
+    def logistic(points: NDArray[Any]) -> Solution:
+        model = new_solver(class_weight=class_weight)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
+            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
+
+    def ridge(squares: Squares) -> RidgeFit:
+        return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
+
+    candidates: dict[str, Candidate] = {}
+    if len(rows) >= rows.n_features:
+        scaling = Scaling.of(X for _, X in rows.blocks())
+        X = read_all(rows)
+        scaling.apply(X)
+        if "ridge" in estimators:
+            least = ridge(PrimalSquares(X, y))
+            folded = partial(_fold, scaling, least.solution)
+            candidates["ridge"] = _candidate(least.solution, folded, least)
+        if "logistic" in estimators:
+            solution = logistic(X)
+            candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
+        return candidates
+    block = rows_that_stay(rows.n_features)
+    K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
+    least_squares: RidgeFit | None = None
+
+    def before(K: NDArray[Any]) -> None:
+        nonlocal least_squares
+        if "ridge" in estimators:
+            least_squares = ridge(DualSquares(K, y))
+
+    if "logistic" in estimators:
+        fit = solve_gram(K, logistic, before=before)
+        length = fit.squared_length
+        finish = _combiner(rows, fit.alpha, length, fit.solution)
+        candidates["logistic"] = _candidate(fit.solution, finish)
+    else:
+        centre(K)
+        length = scale(K)
+        before(K)
+    del K
+    if least_squares is not None:
+        solution = least_squares.solution
+        alpha = (solution.weights / (length or 1.0)).astype(np.float32)
+        finish = _combiner(rows, alpha, length, solution)
+        candidates["ridge"] = _candidate(solution, finish, least_squares)
+    return candidates
+
+
+def _candidate(
+    solution: Solution, finish: Callable[[], tuple[Any, ...]], ridge: RidgeFit | None = None
+) -> Candidate:
+    fitted: dict[str, Any] = {"C": solution.C}
+    if ridge is None:
+        fitted["n_iterations"] = solution.n_iterations
+    if solution.scores:
+        fitted["C_scores"] = solution.scores
+    if ridge is not None:
+        fitted["temperature"] = ridge.temperature
+        if ridge.calibration_error:
+            fitted["calibration_error"] = ridge.calibration_error
+
+    def finished() -> Parameters:
+        weights, bias, mean, spread = finish()
+        notes = notes_on_spread(mean, spread) + _notes_on_fit(solution)
+        return weights, bias, fitted | {"notes": notes}
+
+    return Candidate(solution.scores.get(solution.C), solution.accuracy, finished)
+
+
+def _fold(scaling: Scaling, solution: Solution) -> tuple[Any, ...]:
+    return *scaling.fold(solution.weights, solution.intercept), scaling.mean, scaling.spread
+
+
+def _combiner(
+    rows: CodeRows, alpha: NDArray[Any], squared_length: float, solution: Solution
+) -> Callable[[], tuple[Any, ...]]:
+    """Return the function that computes weights from those of images."""
+
+    def finish() -> tuple[Any, ...]:
+        with threadpool_limits(1, "blas"):  # the other threads are better used for reading
+            weights, mean = combine(rows.blocks(), alpha)
+        shift = mean @ weights.astype(np.float64)
+        bias = (solution.intercept - shift).astype(np.float32)
+        return weights, bias, mean, math.sqrt(squared_length)
+
+    return finish
 
 
 def fit_logistic(
@@ -73,36 +229,17 @@ def fit_logistic(
     TrainingError
         Codes are not finite, or so large that they cannot be squared.
     """
-
-    def solved(points: NDArray[Any]) -> Solution:
-        model = new_solver(class_weight=class_weight)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
-            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
-
-    mean: NDArray[np.floating[Any]]
-    if len(rows) >= rows.n_features:
-        scaling = Scaling.of(X for _, X in rows.blocks())
-        mean, spread = scaling.mean, scaling.spread
-        X = read_all(rows)
-        scaling.apply(X)
-        solution = solved(X)
-        weights, bias = scaling.fold(solution.weights, solution.intercept)
-    else:
-        block = rows_that_stay(rows.n_features)
-        K = gram_matrix(rows.read, len(rows), block=block, dtype=np.float32, progress=progress)
-        fit = solve_gram(K, solved)
-        del K
-        solution = fit.solution
-        with threadpool_limits(1, "blas"):  # the other threads are better used for reading
-            weights, mean = combine(rows.blocks(), fit.alpha)
-        spread, shift = math.sqrt(fit.squared_length), mean @ weights.astype(np.float64)
-        bias = (solution.intercept - shift).astype(np.float32)
-    fitted: dict[str, Any] = {"C": solution.C, "n_iterations": solution.n_iterations}
-    if solution.scores:
-        fitted["C_scores"] = solution.scores
-    fitted["notes"] = notes_on_spread(mean, spread) + _notes_on_fit(solution)
-    return weights, bias, fitted
+    candidates = fit_candidates(
+        rows,
+        y,
+        ["logistic"],
+        C=C,
+        class_weight=class_weight,
+        groups=groups,
+        seed=seed,
+        progress=progress,
+    )
+    return candidates["logistic"].finish()
 
 
 def _notes_on_fit(solution: Solution) -> list[str]:

@@ -210,7 +210,11 @@ class GramFit:
 
 
 def solve_gram(
-    K: NDArray[Any], solver: Callable[[NDArray[Any]], Solution], *, scaled: bool = True
+    K: NDArray[Any],
+    solver: Callable[[NDArray[Any]], Solution],
+    *,
+    scaled: bool = True,
+    before: Callable[[NDArray[Any]], None] | None = None,
 ) -> GramFit:
     """Fit a linear model with an L2 penalty to rows of which the inner products are known.
 
@@ -223,6 +227,8 @@ def solve_gram(
     scaled : bool
         Whether the penalty is that on rows of mean squared length one, as `Scaling` makes them;
         otherwise on the rows as they are. α applies to the rows as they are in both cases.
+    before : callable, optional
+        Called with K, centred and scaled, before points overwrite it.
 
     Returns
     -------
@@ -236,6 +242,8 @@ def solve_gram(
     """
     means = centre(K)
     squared_length = scale(K) if scaled else _mean_squared_length(K)
+    if before is not None:
+        before(K)
     points = rotate(K)
     solution = solver(points)
     weights = solution.weights.astype(K.dtype)

@@ -84,6 +84,8 @@ class Solution:
         Iterations of the last fit.
     eligible : frozenset of float
         Those of `scores` whose accuracy is within one standard error of the best.
+    accuracy : float or None
+        Accuracy of `C` in cross-validation; None without one.
     """
 
     weights: NDArray[Any]
@@ -92,6 +94,7 @@ class Solution:
     scores: dict[float, float]
     n_iterations: int
     eligible: frozenset[float] = frozenset()
+    accuracy: float | None = None
 
 
 def solve(
@@ -138,9 +141,10 @@ def solve(
         The fit on all points.
     """
     scores: dict[float, float] = {}
+    accuracies: dict[float, float] = {}
     eligible: frozenset[float] = frozenset()
     if C == "auto":
-        folds = _folds(y, n_folds, random_state, groups)
+        folds = stratified_folds(y, n_folds, random_state, groups)
         # Classes weigh as much in the score as in the fit.
         weights = compute_sample_weight(estimator.class_weight, y)
         # Views, copies and images of a group are right or wrong together.
@@ -148,7 +152,7 @@ def solve(
         validation = _Validation(
             points, y, weights, n_groups, estimator, folds, progress or NoProgress()
         )
-        scores, eligible = validation.search(Cs)
+        scores, accuracies, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
     # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
     # and few images a fit from zero ends elsewhere, and the scores would be those of another fit.
@@ -159,7 +163,15 @@ def solve(
     if weights.shape[1] == 1:  # two classes: scikit-learn has the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
-    return Solution(weights, intercept, float(C), scores, int(model.n_iter_.max()), eligible)
+    return Solution(
+        weights,
+        intercept,
+        float(C),
+        scores,
+        int(model.n_iter_.max()),
+        eligible,
+        accuracies.get(float(C)),
+    )
 
 
 def choose(scores: dict[float, float]) -> float:
@@ -191,10 +203,10 @@ def _beyond(scores: dict[float, float], end: float) -> float:
     return float(f"{end * near / far:.6g}")
 
 
-def _folds(
+def stratified_folds(
     y: NDArray[Any], n_folds: int, random_state: Any, groups: ArrayLike | None
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return the training and the held-out points of each stratified fold.
+    """Return the training and the held-out points of each stratified fold of `solve`.
 
     A fold without two classes to train on, or without held-out points, is left out.
     """
@@ -242,13 +254,17 @@ class _Validation:
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress
 
-    def search(self, Cs: Sequence[float]) -> tuple[dict[float, float], frozenset[float]]:
+    def search(
+        self, Cs: Sequence[float]
+    ) -> tuple[dict[float, float], dict[float, float], frozenset[float]]:
         """Score `Cs`, and others beyond while an end is best.
 
         Returns
         -------
         scores : dict of float to float
             Mean log loss of each C, in nats; empty where nothing can be scored.
+        accuracies : dict of float to float
+            Accuracy of each C.
         eligible : frozenset of float
             Those whose accuracy is within one standard error of the best.
         """
@@ -268,7 +284,7 @@ class _Validation:
                     break
                 scores |= more[0]
                 accuracies |= more[1]
-        return dict(sorted(scores.items())), self._eligible(accuracies)
+        return dict(sorted(scores.items())), accuracies, self._eligible(accuracies)
 
     def _eligible(self, accuracies: dict[float, float]) -> frozenset[float]:
         best = max(accuracies.values(), default=0.0)

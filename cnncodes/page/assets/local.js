@@ -82,9 +82,24 @@
     return parts;
   }
 
+  /** Multiply what cells add to codes as the head normalises these. */
+  function normalize(parts, nCodes) {
+    const how = app.normalize ?? "none";
+    if (how === "none") return parts;
+    const codes = new Float64Array(nCodes);
+    parts.forEach((part, index) => { codes[index % nCodes] += part; });
+    const normal = how.includes("sqrt") ? codes.map((code) => Math.sign(code) * Math.sqrt(Math.abs(code))) : codes;
+    const length = how.includes("length") ? Math.max(Math.sqrt(normal.reduce((sum, each) => sum + each * each, 0)), 1e-12) : 1;
+    return parts.map((part, index) => {
+      const code = codes[index % nCodes];
+      return code === 0 ? 0 : part * normal[index % nCodes] / length / code;
+    });
+  }
+
   function contributions(output, column) {
     const [, height, width, nChannels] = output.dims;
-    const parts = shares(output.data, height * width, nChannels);
+    const nCodes = app.pool === "none" ? height * width * nChannels : nChannels;
+    const parts = normalize(shares(output.data, height * width, nChannels), nCodes);
     const nClasses = app.labels.length;
     const isPooled = app.pool !== "none";
     return Array.from({ length: height }, (_, row) => Array.from({ length: width }, (__, at) => {

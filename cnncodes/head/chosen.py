@@ -1,0 +1,123 @@
+"""Linear heads whose kind and normalisation cross-validation on the training images may choose.
+
+Logistic regression is the head unless another one is better by more than chance: a candidate
+replaces it where its accuracy in cross-validation is higher by more than one standard error, and
+its log loss lower, which for least squares is that at a temperature. Least squares is that on many
+classes of few images each, such as drawings (docs/python.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnncodes.bounds import NORMALIZATIONS
+from cnncodes.head.linear import LinearHead
+from cnncodes.head.logistic.fit import Candidate, fit_candidates
+from cnncodes.head.normalize import NormalizedRows
+from cnncodes.head.rows import CodeRows
+from cnncodes.progress import Progress
+
+AUTO = "auto"
+ESTIMATORS = ("logistic", "ridge")
+GRAM = (AUTO, *ESTIMATORS)  # the names of `fit_linear`
+
+
+def fit_linear(
+    rows: CodeRows,
+    y: NDArray[np.int32],
+    *,
+    estimator: str = AUTO,
+    normalize: str = "none",
+    C: float | str = AUTO,
+    temperature: float | None = None,
+    class_weight: str | None = None,
+    groups: NDArray[np.intp] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[LinearHead, str, dict[str, Any]]:
+    """Fit a linear head, of the kind and normalisation that cross-validation chooses.
+
+    Parameters
+    ----------
+    rows, y, temperature, class_weight, groups, seed, progress
+        As for `fit_candidates`.
+    estimator : {"auto", "logistic", "ridge"}
+        The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
+        compare, or nothing that compares.
+    normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
+        What the head does to codes before its weights; ``"auto"`` tries all four, each with a
+        pass over the codes, and needs C to be ``"auto"``; otherwise it is ``"none"``.
+    C : float or "auto"
+        Inverse strength of the penalty.
+
+    Returns
+    -------
+    head : LinearHead
+        The head.
+    estimator : str
+        Its kind.
+    fitted : dict
+        As of `fit_logistic`; ``normalize`` where it is not ``"none"``, and ``compared``, log loss
+        and accuracy in cross-validation of each candidate, where there were several.
+
+    Raises
+    ------
+    TrainingError
+        As for `fit_logistic`.
+    """
+    kinds = [estimator] if estimator != AUTO else list(ESTIMATORS)
+    if estimator == AUTO and (C != AUTO or class_weight is not None):
+        kinds = ["logistic"]
+    ways = [normalize] if normalize != AUTO else list(NORMALIZATIONS)
+    if normalize == AUTO and C != AUTO:
+        ways = ["none"]
+    candidates: dict[tuple[str, str], Candidate] = {}
+    for how in ways:
+        fits = fit_candidates(
+            rows if how == "none" else NormalizedRows(rows, how),
+            y,
+            kinds,
+            C=C,
+            temperature=temperature,
+            class_weight=class_weight,
+            groups=groups,
+            seed=seed,
+            progress=progress,
+        )
+        candidates |= {(kind, how): fits[kind] for kind in kinds}
+    # Views, copies and images of a group are right or wrong together.
+    kind, how = _best(candidates, len(y) if groups is None else len(np.unique(groups)))
+    weights, bias, fitted = candidates[kind, how].finish()
+    if how != "none":
+        fitted["normalize"] = how
+    if len(candidates) > 1:
+        fitted["compared"] = {
+            f"{name}, {way}" if len(ways) > 1 else name: {
+                "loss": each.loss,
+                "accuracy": each.accuracy,
+            }
+            for (name, way), each in candidates.items()
+        }
+    return LinearHead(weights, bias, normalize=how), kind, fitted
+
+
+def _best(candidates: dict[tuple[str, str], Candidate], n_groups: int) -> tuple[str, str]:
+    """Return the first candidate, or the best of those that are better by more than chance."""
+    names = list(candidates)
+    first = candidates[names[0]]
+    if first.accuracy is None or first.loss is None:
+        return names[0]
+    error = math.sqrt(first.accuracy * (1 - first.accuracy) / n_groups)
+    better = {
+        name: each.loss
+        for name, each in candidates.items()
+        if each.accuracy is not None
+        and each.loss is not None
+        and each.accuracy > first.accuracy + error
+        and each.loss < first.loss
+    }
+    return min(better, key=lambda name: better[name], default=names[0])
