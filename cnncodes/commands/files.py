@@ -19,14 +19,8 @@ from cnncodes.cli_options import (
     threads_option,
     whole,
 )
-from cnncodes.errors import (
-    FileFormatError,
-)
-from cnncodes.parameters import (
-    COUNT,
-    NETWORK_BATCH,
-    SECONDS,
-)
+from cnncodes.errors import FileFormatError
+from cnncodes.parameters import COUNT, NETWORK_BATCH, SECONDS
 from cnncodes.printing.emit import emit
 from cnncodes.printing.files import print_benchmarks, print_verification
 from cnncodes.text import counted

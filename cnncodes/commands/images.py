@@ -24,12 +24,7 @@ from cnncodes.cli_options import (
     whole,
 )
 from cnncodes.datasets.registry import DATASETS
-from cnncodes.parameters import (
-    NETWORK_BATCH,
-    SIMILARITY,
-    VIEWS,
-    WHITE,
-)
+from cnncodes.parameters import NETWORK_BATCH, SIMILARITY, VIEWS, WHITE
 from cnncodes.printing.emit import emit, print_note
 from cnncodes.printing.images import (
     datasets_to_json,

@@ -12,6 +12,7 @@ import click
 from cnncodes.cli_options import (
     FOLDER,
     INPUT,
+    command,
     json_option,
     max_pixels_option,
     overwrite_option,
@@ -19,13 +20,8 @@ from cnncodes.cli_options import (
     threads_option,
     whole,
 )
-from cnncodes.errors import (
-    SourceError,
-)
-from cnncodes.parameters import (
-    COUNT,
-    PORT,
-)
+from cnncodes.errors import SourceError
+from cnncodes.parameters import COUNT, PORT
 from cnncodes.printing.emit import emit, print_note
 from cnncodes.printing.predictions import (
     print_address,
@@ -39,7 +35,6 @@ from cnncodes.text import counted
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import FilePrediction
-from cnncodes.cli_options import command
 
 
 @command(

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cnncodes.models.description import (
-    is_random,
-)
+from cnncodes.models.description import is_random
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import shown
 

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncodes.models.description import (
-    fitted_text,
-    unknown_text,
-    weights_text,
-)
+from cnncodes.models.description import fitted_text, unknown_text, weights_text
+from cnncodes.printing.emit import caution
+from cnncodes.printing.images import print_source
 from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cnncodes.evaluate.curve import Curve
     from cnncodes.evaluate.evaluation import Evaluation
     from cnncodes.evaluate.metrics import ClassMetrics
@@ -29,15 +25,10 @@ if TYPE_CHECKING:
     from cnncodes.head.sgd.softmax import Epoch
     from cnncodes.head.train import Training
     from cnncodes.progress import Progress
-from cnncodes.printing.emit import caution
-from cnncodes.printing.images import print_source
 
 CLASSES_SHOWN = 10
-
 WORST_SHOWN = 5
-
 CONFUSIONS_SHOWN = 3
-
 FEW_TESTED = 30  # images; the interval of the accuracy is then 15 points to either side, or more
 
 

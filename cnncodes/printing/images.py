@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.images.sources import UNLABELLED
+from cnncodes.printing.emit import shape_text
 from cnncodes.text import counted, shown, views_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cnncodes.datasets.fetch import Fetched
     from cnncodes.datasets.registry import Dataset
     from cnncodes.extract.convert import Conversion
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.images.sources import Source
     from cnncodes.overlap.overlap import Overlap
-from cnncodes.printing.emit import shape_text
 
 REASONS_SHOWN = 5
-
 CLASSES_SHOWN = 10
 
 

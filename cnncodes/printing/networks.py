@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
-from cnncodes.models.description import (
-    card_rows,
-    precision_rows,
-    weights_text,
-)
+from cnncodes.models.description import card_rows, precision_rows, weights_text
+from cnncodes.printing.emit import shape_text
 from cnncodes.text import shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cnncodes.export.backbones import BackboneSpec
     from cnncodes.export.export import Export
     from cnncodes.models.metadata import HeadInfo
     from cnncodes.quantize.quantize import Quantization
-from cnncodes.printing.emit import shape_text
 
 WORTHWHILE = 1.1  # times the speed
 

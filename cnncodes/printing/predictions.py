@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.models.metadata import unknown_entries
+from cnncodes.printing.emit import print_json
 from cnncodes.streams import write_as_utf8
 from cnncodes.text import counted, csv_cell, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cnncodes.app.classifier import Classifier, FilePrediction
     from cnncodes.page.folder import PageFolder
-from cnncodes.printing.emit import print_json
 
 MAX_WIDTH = 50  # of an aligned column of names
 
