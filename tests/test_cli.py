@@ -147,6 +147,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "curve",
         "experiment",
         "bundle",
+        "finetune",
         "predict",
         "serve",
         "page",
