@@ -3,7 +3,7 @@
 Logistic regression is the head unless another one is better by more than chance: a candidate
 replaces it where its accuracy in cross-validation is higher by more than one standard error, and
 its log loss lower, which for least squares is that at a temperature. Least squares is that on many
-classes of few images each, such as drawings (docs/python.md).
+classes of few images each, such as drawings (docs/heads.md).
 """
 
 from __future__ import annotations

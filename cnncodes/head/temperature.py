@@ -2,7 +2,7 @@
 
 It is for the logits of least squares, which are no logarithms of odds. Those of logistic regression
 are as they should be: its C is chosen by log loss, and a temperature on top of it, fitted to folds
-that see a fifth less, made the probabilities of the whole fit worse (docs/python.md).
+that see a fifth less, made the probabilities of the whole fit worse (docs/heads.md).
 
 Logits are divided by one number, the temperature, that minimises the log loss of images that did
 not train them: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML

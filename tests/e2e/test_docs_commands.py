@@ -6,22 +6,31 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
 from cnncodes.cli import main
-from tests.helpers import run_command, write_backbone, write_colours
+from tests.helpers import BACKBONE_INFO, run_command, write_backbone, write_colours
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PAGES = ("datasets", "experiment", "faces", "finetune", "pollution", "solar-cells")
+PAGES = (
+    *("datasets", "experiment", "faces", "features", "finetune", "heads", "pollution"),
+    *("solar-cells", "unknown"),
+)
 
 
 def _as_table(folder: Path) -> None:
     write_colours(folder)
     lines = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in folder.rglob("*.png")]
     (folder / "elpv.csv").write_text("".join(["path,label\n", *sorted(lines)]), "utf-8")
+
+
+def _write_network(name: str, *, pooled: bool = True) -> None:
+    info = replace(BACKBONE_INFO, backbone=name).to_metadata()
+    write_backbone(Path(f"{name}.onnx"), pooled=pooled, metadata=info)
 
 
 # What gets images or weights from elsewhere, and what stands in for it.
@@ -34,9 +43,12 @@ STAND_INS: dict[str, Callable[[], object]] = {
     "rm people/s10/target.jpg": lambda: None,
     "cnncodes fetch caltech101": lambda: write_colours(Path("caltech101")),
     "cnncodes fetch elpv": lambda: _as_table(Path("elpv")),
-    "cnncodes export inception_v3": lambda: write_backbone(Path("inception_v3.onnx")),
-    "cnncodes export vgg16": lambda: write_backbone(Path("vgg16.onnx"), pooled=False),
-    "cnncodes export vgg19": lambda: write_backbone(Path("vgg19.onnx"), pooled=False),
+    "cnncodes export inception_v3": lambda: _write_network("inception_v3"),
+    "cnncodes export vgg16": lambda: _write_network("vgg16", pooled=False),
+    "cnncodes export vgg16 --layers block4_pool,block5_pool --pool avg+max -o vgg16.onnx": (
+        lambda: _write_network("vgg16")
+    ),
+    "cnncodes export vgg19": lambda: _write_network("vgg19", pooled=False),
 }
 
 
@@ -49,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for copy in ("photos/red/copy.png", "test-photos/red/copy.png", "new.jpg"):
         shutil.copy("photos/red/0.png", copy)
     for name in ("inception_v3", "vgg16"):
-        write_backbone(Path(f"{name}.onnx"))
+        _write_network(name)
     return tmp_path
 
 
@@ -57,6 +69,22 @@ def _make_app() -> None:
     run_command("extract", "vgg16.onnx", "photos", "-o", "earlier.h5")
     run_command("train", "earlier.h5", "-o", "earlier.onnx", "--C", 1)
     run_command("bundle", "vgg16.onnx", "earlier.onnx", "-o", "app.onnx")
+
+
+def _make_foreign_images() -> None:
+    shutil.copytree("test-photos/b", "other-photos")
+    shutil.copy("test-photos/b/0.png", "teapot.jpg")
+    for source, codes in (("photos", "codes.h5"), ("other-photos", "other.h5")):
+        run_command("extract", "inception_v3.onnx", source, "-o", codes)
+
+
+# What pages go on from.
+EARLIER: dict[str, Callable[[], object]] = {
+    "features": lambda: shutil.copytree("photos", "cells"),
+    "heads": lambda: run_command("extract", "vgg16.onnx", "photos", "-o", "codes.h5"),
+    "pollution": _make_app,
+    "unknown": _make_foreign_images,
+}
 
 
 def _parse(words: list[str]) -> None:
@@ -80,8 +108,7 @@ def test_commands_of_a_page_run(page: str, folder: Path) -> None:
     commands = commands_of(page)
     assert commands
     assert not re.search(r"^```(sh|bash)$", (DOCS / f"{page}.md").read_text("utf-8"), re.M)
-    if page == "pollution":  # which goes on from an app
-        _make_app()
+    EARLIER.get(page, lambda: None)()
     for command in commands:
         words = shlex.split(command, comments=True)
         if stand_in := STAND_INS.get(shlex.join(words)):
