@@ -453,7 +453,7 @@ def test_threads_end_when_left_early(classifier, files):
 
 def test_threads_end_when_the_network_fails(app, files):
     class Failing(Classifier):
-        def predict_proba(self, images):
+        def _answers(self, images, *_, **__):
             raise ArithmeticError("failed")
 
     with pytest.raises(ArithmeticError) as caught:

@@ -324,7 +324,7 @@ def test_files_of_size_0_are_not_read(command: str, chain: Chain, tmp_path: Path
     assert "empty file" in result.output
 
 
-@pytest.mark.parametrize("value", [None, 7, b"bytes", ["list"]])
+@pytest.mark.parametrize("value", [None, 7, b"bytes", [7]])
 def test_what_is_no_path_is_refused_by_functions(value: object, chain: Chain) -> None:
     from cnncodes import Backbone, Classifier
     from cnncodes.app.bundle import bundle
