@@ -369,7 +369,7 @@ def test_skl2onnx_is_missed_before_any_training(codes, tmp_path, output, monkeyp
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ("forest", "no estimator 'forest'; there are logistic, sgd, svm and knn"),
+        ("forest", "no estimator 'forest'; there are auto, logistic, ridge, sgd, svm and knn"),
         (LinearRegression(), r"LinearRegression\(\) is no classifier"),
         (make_pipeline(PCA(2), LinearRegression()), "is no classifier"),
         (PCA(2), "is no classifier"),
