@@ -1,4 +1,4 @@
-"""Several networks as one graph, whose codes are theirs side by side."""
+"""Several networks as one graph, whose codes are side by side."""
 
 from __future__ import annotations
 

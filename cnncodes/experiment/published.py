@@ -40,7 +40,7 @@ class Published:
     by_size: tuple[float, ...]
 
     def accuracy_of(self, per_class: int) -> float | None:
-        """Return the accuracy with at most so many training images per class, if published."""
+        """Return the accuracy with at most a number of training images per class, if published."""
         return dict(zip(PER_CLASS, self.by_size, strict=True)).get(per_class)
 
 

@@ -46,7 +46,7 @@ class InMemoryParser(MultiPartParser):
 
 
 class Intake:
-    """Receives forms, so many at a time.
+    """Receives forms, a limited number at a time.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class _Body:
         self._n_held = 0  # bytes
 
     def hold(self, n_bytes: int) -> None:
-        """Hold memory for a body of so many bytes, or refuse it."""
+        """Hold memory for a body of some bytes, or refuse it."""
         more = n_bytes - self._n_held
         if more <= 0:
             return
