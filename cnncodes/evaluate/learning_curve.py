@@ -10,7 +10,6 @@ it would be larger than the codes, and each head is fitted on the codes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,6 +28,7 @@ from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
 from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.joined import JoinedStore, open_codes
+from cnncodes.head.labels import few_images_allowed
 from cnncodes.head.linear import LinearHead, check_logits
 from cnncodes.head.logistic.fit import fit_logistic
 from cnncodes.head.logistic.gram import (
@@ -179,9 +179,7 @@ def learning_curves(
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
     trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
-    with open_codes(plan.files) as store, warnings.catch_warnings():
-        # As in `train_head`: scikit-learn takes classes of few images for continuous targets.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+    with open_codes(plan.files) as store, few_images_allowed():
         views, digests = ImageViews(store), store.of_images(store.digests)
         rows = views.training_rows(trained)
         networks = [(store.backbone, store.backbone_sha256)]

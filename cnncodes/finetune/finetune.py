@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +41,7 @@ from cnncodes.finetune.request import Request, check_request
 from cnncodes.finetune.result import FineTuning
 from cnncodes.finetune.top import Top
 from cnncodes.finetune.training import Activations, Task, train_top
+from cnncodes.head.labels import few_images_allowed
 from cnncodes.head.logistic.estimator import GramLogisticRegression
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling
@@ -421,9 +421,7 @@ class _Run:
         head = GramLogisticRegression(
             C="auto", class_weight=request.class_weight, random_state=request.seed
         )
-        with warnings.catch_warnings():
-            # scikit-learn takes classes of few images for continuous targets.
-            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        with few_images_allowed():
             head.fit(X, data.y[images], groups=data.groups[images])
         weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
         return scaling, weights, bias

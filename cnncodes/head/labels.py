@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,3 +78,11 @@ def labelled_classes(
         are = "is" if empty == 1 else "are"
         notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
     return classes, targets, notes
+
+
+@contextmanager
+def few_images_allowed() -> Iterator[None]:
+    """Silence scikit-learn, which takes classes of few images for continuous targets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield

@@ -7,7 +7,6 @@ estimator the graph that it is converted to, so what is measured is what the wri
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
@@ -29,7 +28,7 @@ from cnncodes.head.chosen import GRAM
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
-from cnncodes.head.labels import labelled_classes
+from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
@@ -221,10 +220,8 @@ def train_head(
     check_output(output, overwrite=overwrite, inputs=paths, endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
-    with open_codes(paths) as store, warnings.catch_warnings():
+    with open_codes(paths) as store, few_images_allowed():
         progress.print_line("reading the codes and training …")
-        # scikit-learn takes classes of few images for continuous targets.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         views = ImageViews(store, tta=tta)
         classes, y, notes = labelled_classes(store, excluded, none)
         notes += store.notes
