@@ -9,16 +9,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from cnncodes.app.explain import BIAS, WEIGHTS
+from cnncodes.images.views import SYMMETRIES
 from cnncodes.models.metadata import UNKNOWN
 from cnncodes.parameters import VIEWS
 
-# Whether rows and columns are exchanged, and which axes are reversed then; as `make_views`.
-_D4: tuple[tuple[bool, tuple[int, ...]], ...] = (
-    *((False, ()), (False, (2,))),
-    *((True, (1,)), (True, (1, 2))),
-    *((False, (1, 2)), (False, (1,))),
-    *((True, (2,)), (True, ())),
-)
 _PREFIX = "views/"
 _SMALLEST = float(np.finfo(np.float32).eps)  # of `EstimatorHead.log_probabilities`
 
@@ -56,7 +50,7 @@ def _make_views(graph: onnx.GraphProto, augment: str, output: str) -> list[onnx.
     if augment == "d4":
         nodes.append(_node("Transpose", ["images"], turned, perm=[0, 2, 1, 3]))
     n_views = VIEWS[augment]
-    for number, (exchanged, axes) in enumerate(_D4[:n_views]):
+    for number, (exchanged, axes) in enumerate(SYMMETRIES[:n_views]):
         source = turned if exchanged else "images"
         if not axes:
             names.append(source)

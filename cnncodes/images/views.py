@@ -9,6 +9,15 @@ from numpy.typing import NDArray
 
 from cnncodes.parameters import VIEWS
 
+# Of each view, in their order, whether rows and columns are exchanged, and which axes are reversed
+# then. `cnncodes.app.views` makes the same views in a graph.
+SYMMETRIES: tuple[tuple[bool, tuple[int, ...]], ...] = (
+    *((False, ()), (False, (2,))),
+    *((True, (1,)), (True, (1, 2))),
+    *((False, (1, 2)), (False, (1,))),
+    *((True, (2,)), (True, ())),
+)
+
 
 def make_views(pixels: NDArray[Any], augment: str) -> NDArray[Any]:
     """Return the views of each image of a batch.
@@ -32,6 +41,9 @@ def make_views(pixels: NDArray[Any], augment: str) -> NDArray[Any]:
     """
     if augment == "none":
         return pixels
-    turns = [np.rot90(pixels, k, axes=(1, 2)) for k in range(VIEWS[augment] // 2)]
-    views = [view for turned in turns for view in (turned, turned[:, :, ::-1])]
+    exchanged = pixels.swapaxes(1, 2)
+    views = [
+        np.flip(exchanged if is_exchanged else pixels, axes)
+        for is_exchanged, axes in SYMMETRIES[: VIEWS[augment]]
+    ]
     return np.stack(views, axis=1).reshape(-1, *pixels.shape[1:])
