@@ -114,8 +114,8 @@ class JoinedStore(CodeStore):
     def __init__(self, stores: Sequence[CodeStore]) -> None:
         self.path = Path(" + ".join(str(store.path) for store in stores))
         self._stores = list(stores)
-        self._scales = np.ones(self.codes.shape[1], np.float32)
-        self._is_scaled = False
+        self._widths = [int(np.prod(store.codes.shape[1:])) for store in stores]
+        self._scales: NDArray[np.float32] | None = None
         numbered = [_numbered(store) for store in stores]
         self._check_networks([set(each) for each in numbered])
         common = [key for key in numbered[0] if all(key in each for each in numbered)]
@@ -125,12 +125,8 @@ class JoinedStore(CodeStore):
                 "side by side of the same images only"
             )
         self._rows = [np.array([each[key] for key in common], np.intp) for each in numbered]
-        for name in (
-            "augment",
-            "white",
-            "labels",
-            "groups",
-        ):  # refused where they contradict each other
+        # Refused where they contradict each other.
+        for name in ("augment", "white", "labels", "groups"):
             getattr(self, name)
         self.notes = _notes(stores, numbered, len(common), self.n_views)
 
@@ -160,15 +156,11 @@ class JoinedStore(CodeStore):
             for store, n_columns in zip(self._stores, self._widths, strict=True)
         )
 
-    @cached_property
-    def _widths(self) -> list[int]:
-        return [int(np.prod(store.codes.shape[1:])) for store in self._stores]
-
     @property
     def codes(self) -> Any:
         """Shape and dtype of the codes; `rows` reads them."""
-        n_rows = len(self._rows[0]) if hasattr(self, "_rows") else 0
-        return SimpleNamespace(shape=(n_rows, sum(self._widths)), dtype=np.dtype(np.float32))
+        shape = (len(self._rows[0]), sum(self._widths))
+        return SimpleNamespace(shape=shape, dtype=np.dtype(np.float32))
 
     def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
         """Yield the codes of some images, side by side and scaled, shape (n_features,)."""
@@ -178,7 +170,7 @@ class JoinedStore(CodeStore):
         ]
         for row in zip(*parts, strict=True):
             codes = np.concatenate(row, dtype=np.float32)
-            yield codes * self._scales if self._is_scaled else codes
+            yield codes if self._scales is None else codes * self._scales
 
     def scale(self, rows: NDArray[np.intp]) -> None:
         """Bring the parts to one mean squared length on some images, those of the training."""
@@ -187,14 +179,15 @@ class JoinedStore(CodeStore):
             blocks = CodeRows(store, own[rows]).blocks()
             spread = Scaling.of(block for _, block in blocks).spread
             scales.append(np.full(width, 1 / spread if spread else 1.0, np.float32))
-        self._scales, self._is_scaled = np.concatenate(scales), True
+        self._scales = np.concatenate(scales)
 
     def write_scales(self, head: onnx.ModelProto) -> None:
-        """Put the multiplication by the scales in front of a head, in place."""
+        """Put the multiplication by the scales in front of a head, in place; after `scale`."""
         from onnx import helper, numpy_helper
 
         from cnncodes.export.graph import rename_tensor
 
+        assert self._scales is not None
         rename_tensor(head, "codes", "codes/scaled")
         head.graph.initializer.append(numpy_helper.from_array(self._scales, "codes/scales"))
         names = ["codes", "codes/scales"]
