@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from cnncodes.errors import ParameterError, TrainingError
@@ -238,9 +238,8 @@ def auroc(known: NDArray[Any], foreign: NDArray[Any]) -> float | None:
     """Return the probability that an image of no class scores above one of a class, ties halved."""
     if not len(known) or not len(foreign):
         return None
-    ranks = rankdata(np.concatenate([known, foreign]))[len(known) :]
-    above = ranks.sum() - len(foreign) * (len(foreign) + 1) / 2
-    return float(above / (len(known) * len(foreign)))
+    truth = np.repeat([0, 1], [len(known), len(foreign)])
+    return float(roc_auc_score(truth, np.concatenate([known, foreign])))
 
 
 def mean_codes(block: NDArray[np.float32], code_shape: Sequence[int]) -> NDArray[np.float32]:
