@@ -308,9 +308,9 @@ class Classifier:
         n_files = len(paths) if isinstance(paths, Sized) else 0
         if explain:
             _ = self._head  # raises here if there is none
-        return self._predict_each(as_paths(paths, "paths"), n_files, top, max_pixels, explain)
+        return self._predict_batches(as_paths(paths, "paths"), n_files, top, max_pixels, explain)
 
-    def _predict_each(
+    def _predict_batches(
         self, paths: Iterator[Path], n_files: int, top: int | None, max_pixels: int, explain: bool
     ) -> Generator[FilePrediction, None, None]:
         first = list(islice(paths, MANY))
