@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from cnncodes.errors import WeightsError
@@ -14,24 +12,14 @@ from cnncodes.export.architectures import layers_before, layers_of
 from cnncodes.export.backbones import BACKBONES
 from cnncodes.export.direct import build_graph
 from cnncodes.export.export import DIRECT_PARITY, parity_images
-from cnncodes.export.graph import Graph
 from cnncodes.export.keras_weights import read_weights
 from cnncodes.export.weights import random_weights
 from cnncodes.export.winograd import use_winograd
 from tests.export.keras_process import run_with_keras, save_reference, well_conditioned
+from tests.export.networks import codes_of
 
 SIZES = dict.fromkeys(BACKBONES, 224)
 ODD_SIZES = {"mobilenet_v2": 97, "resnet50": 113, "efficientnet_v2_b0": 75, "inception_v3": 76}
-
-
-def run(graph: Graph, images: np.ndarray) -> np.ndarray:
-    model = graph.model()
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    codes: np.ndarray = session.run(["codes"], {"images": images})[0]
-    return codes
 
 
 def difference(codes: np.ndarray, expected: np.ndarray) -> float:
@@ -61,11 +49,11 @@ def test_codes_are_those_of_keras(name: str, size: int, tmp_path: Path) -> None:
         )
         graph = build_graph(layers, weights, spec.preprocessing, "none")
         assert not weights  # taken out one by one, to save memory
-        plain = run(graph, images)
+        plain = codes_of(graph, images)
         assert difference(plain, double) <= DIRECT_PARITY[False]
         assert difference(plain, single) <= 5e-6
         use_winograd(graph)
-        assert difference(run(graph, images), double) <= DIRECT_PARITY[True]
+        assert difference(codes_of(graph, images), double) <= DIRECT_PARITY[True]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -78,7 +66,7 @@ def test_every_layer_of_feature_maps_can_be_the_last(name: str) -> None:
     for last in [*maps[:14], *maps[14::17], maps[-1]]:
         cut = layers_before(layers, last.name)
         graph = build_graph(cut, random_weights(cut, 0), BACKBONES[name].preprocessing, "none")
-        assert run(graph, images).shape == (1, *last.shape), last.name
+        assert codes_of(graph, images).shape == (1, *last.shape), last.name
 
 
 @pytest.mark.parametrize("pool", ["avg", "max"])
@@ -86,8 +74,8 @@ def test_every_layer_of_feature_maps_can_be_the_last(name: str) -> None:
 def test_pooling_is_that_of_the_codes(pool: str, last: str) -> None:
     layers = layers_before(layers_of("efficientnet_v2_b0", 64), last)
     images = parity_images(64)
-    maps = run(build_graph(layers, random_weights(layers, 0), "none", "none"), images)
-    pooled = run(build_graph(layers, random_weights(layers, 0), "none", pool), images)
+    maps = codes_of(build_graph(layers, random_weights(layers, 0), "none", "none"), images)
+    pooled = codes_of(build_graph(layers, random_weights(layers, 0), "none", pool), images)
     expected = maps.mean(axis=(1, 2)) if pool == "avg" else maps.max(axis=(1, 2))
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-6 * np.abs(maps).max())
 

@@ -7,33 +7,21 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from cnncodes import Backbone, Classifier
 from cnncodes.export.architectures import layers_before, layers_of
 from cnncodes.export.direct import build_graph
 from cnncodes.export.export import parity_images
-from cnncodes.export.graph import Graph
 from cnncodes.export.weights import random_weights
 from cnncodes.export.winograd import restore_convolutions, use_winograd
 from cnncodes.models.pooling import pool_codes
 from tests.conftest import Exports
 from tests.export.keras_process import command, run_with_keras
+from tests.export.networks import codes_of
 from tests.helpers import error_of, run_command
 
 OPTIONS = ("--input-size", "64", "--layers", "block_6_expand_relu,out_relu", "--pool", "avg+max")
-
-
-def run(graph: Graph, images: np.ndarray) -> np.ndarray:
-    model = graph.model()
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    codes: np.ndarray = session.run(["codes"], {"images": images})[0]
-    return codes
 
 
 def adaptive_means(features: np.ndarray) -> list[np.ndarray]:
@@ -70,7 +58,7 @@ def test_codes_are_those_of_each_layer_pooled(
     parts = []
     for output in outputs:
         cut = layers_before(layers, output)
-        features = run(build_graph(cut, random_weights(cut, 0), "scaled", "none"), images)
+        features = codes_of(build_graph(cut, random_weights(cut, 0), "scaled", "none"), images)
         for each in pool.split("+"):
             pooled = {
                 "avg": [features.mean(axis=(1, 2))],
@@ -81,7 +69,7 @@ def test_codes_are_those_of_each_layer_pooled(
     cut = layers_before(layers, *outputs)
     graph = build_graph(cut, random_weights(cut, 0), "scaled", pool, outputs)
     use_winograd(graph)
-    codes = run(graph, images)
+    codes = codes_of(graph, images)
     start = 0
     for part in parts:
         found = codes[:, start : start + part.shape[1]]
@@ -89,7 +77,7 @@ def test_codes_are_those_of_each_layer_pooled(
         start += part.shape[1]
     assert start == codes.shape[1]
     restore_convolutions(graph)
-    np.testing.assert_allclose(run(graph, images), codes, rtol=1e-3, atol=1e-5 * codes.max())
+    np.testing.assert_allclose(codes_of(graph, images), codes, rtol=1e-3, atol=1e-5 * codes.max())
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 3), (5, 2, 3), (7, 3, 1)])
