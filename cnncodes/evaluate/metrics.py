@@ -19,7 +19,8 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-N_BINS = 15
+from cnncodes.head.calibration import EDGES, N_BINS, bins_of, calibration_error
+
 _IMAGES_PER_BIN = 10
 TOP = 5
 
@@ -178,7 +179,7 @@ def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: lis
         top5_accuracy=None if top5 is None else float(top5),
         balanced_accuracy=float(recall[support > 0].mean()),
         log_loss=float(log_loss(y, p, labels=numbers)),
-        calibration_error=calibration_error(bins),
+        calibration_error=calibration_error(p, y),
         majority=float(support.max() / len(y)),
         majority_label=labels[support.argmax()],
         classes=[
@@ -197,30 +198,15 @@ def measure(probabilities: NDArray[np.float32], y: NDArray[np.intp], labels: lis
     )
 
 
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the expected calibration error of binned predictions."""
-    n_images = sum(each.n_images for each in bins)
-    return (
-        sum(
-            each.n_images * abs(each.accuracy - each.confidence)
-            for each in bins
-            if each.accuracy is not None and each.confidence is not None
-        )
-        / n_images
-    )
-
-
 def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
-    edges = np.linspace(0, 1, N_BINS + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
-    bins = []
+    bin_of, bins = bins_of(confidence), []
     for number in range(N_BINS):
         inside = bin_of == number
         n = int(inside.sum())
         bins.append(
             Bin(
-                lower=float(edges[number]),
-                upper=float(edges[number + 1]),
+                lower=float(EDGES[number]),
+                upper=float(EDGES[number + 1]),
                 n_images=n,
                 confidence=float(confidence[inside].mean()) if n else None,
                 accuracy=float(right[inside].mean()) if n else None,

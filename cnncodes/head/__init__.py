@@ -12,6 +12,7 @@
 - `normalize`: square root and length of codes, computed by the head
 - `chosen`: which linear head, and which normalisation, by cross-validation
 - `ridge`: least squares on the classes, by the Gram matrix too
+- `calibration`: how far probabilities are from accuracies
 - `temperature`: one number that makes probabilities as high as accuracies
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads

@@ -1,4 +1,4 @@
-"""The temperature of logits, and how far probabilities are from accuracies.
+"""The temperature of logits.
 
 It is for the logits of least squares, which are no logarithms of odds. Those of logistic regression
 are as they should be: its C is chosen by log loss, and a temperature on top of it, fitted to folds
@@ -13,15 +13,14 @@ bias, so its graph has no more nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
+from cnncodes.head.calibration import calibration_error
 from cnncodes.head.linear import log_softmax
 
-N_BINS = 15
 _BOUNDS = (-8.0, 8.0)  # of the logarithm of the temperature
 
 
@@ -50,7 +49,7 @@ class OutOfFold:
         return float((self.logits.argmax(axis=1) == self.y).mean())
 
     def calibration_error(self, temperature: float = 1.0) -> float:
-        """Return `calibration_error` at a temperature."""
+        """Return `calibration.calibration_error` at a temperature."""
         return calibration_error(np.exp(log_softmax(self.logits / temperature)), self.y)
 
     def temperature(self) -> float:
@@ -69,22 +68,3 @@ class OutOfFold:
             objective, bounds=_BOUNDS, method="bounded", options={"xatol": 1e-6}
         )
         return float(np.exp(found.x))
-
-
-def calibration_error(probabilities: NDArray[Any], y: NDArray[Any]) -> float:
-    """Return the expected calibration error of Guo et al., over 15 bins of equal width.
-
-    It is ``Metrics.calibration_error`` of `cnncodes.evaluate`.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n_images, n_classes)
-        Rows have sum 1; at least one image.
-    y : ndarray of int, shape (n_images,)
-        The true classes.
-    """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
-    edges = np.linspace(0, 1, N_BINS + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
-    differences = np.bincount(bins, weights=confidence - right, minlength=N_BINS)
-    return float(np.abs(differences).sum() / len(y))

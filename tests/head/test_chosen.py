@@ -16,10 +16,11 @@ from cnncodes.app.explain import LinearHead as Explained
 from cnncodes.errors import ParameterError
 from cnncodes.evaluate.evaluate import evaluate
 from cnncodes.evaluate.metrics import measure
+from cnncodes.head.calibration import calibration_error
 from cnncodes.head.logistic.solve import stratified_folds
 from cnncodes.head.normalize import normalized
 from cnncodes.head.ridge import DualSquares, PrimalSquares
-from cnncodes.head.temperature import OutOfFold, calibration_error
+from cnncodes.head.temperature import OutOfFold
 from cnncodes.head.train import train_head
 from tests.helpers import error_of, info_of, run_command, write_labelled_codes
 
