@@ -115,7 +115,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory, small_backbone: Path, photos
 def head(tmp_path_factory: pytest.TempPathFactory, codes: Path) -> Path:
     """A logistic head on `codes`."""
     path = tmp_path_factory.mktemp("head") / "head.onnx"
-    run_command("train", codes, "-o", path)
+    run_command("train", codes, "-o", path, "--estimator", "logistic")
     return path
 
 

@@ -76,11 +76,11 @@ OPTIONS_OF = {
     "--method",
     "estimator",
     type=click.Choice(["auto", "logistic", "ridge", "sgd", "svm", "knn"]),
-    default="logistic",
+    default="auto",
     show_default=True,
     help="Logistic regression to convergence, least squares (ridge), a softmax by mini-batch SGD, "
-    "a support vector machine, or the nearest neighbours; auto is the first, or the second where "
-    "cross-validation finds it better. svm and knn need skl2onnx.",
+    "a support vector machine, or the nearest neighbours. auto is logistic, or ridge where "
+    "cross-validation finds it better by more than chance. svm and knn need skl2onnx.",
 )
 @click.option(
     "--normalize",

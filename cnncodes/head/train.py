@@ -104,7 +104,7 @@ def train_head(
     codes: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    estimator: Any = "logistic",
+    estimator: Any = "auto",
     normalize: str = "none",
     train_fraction: float = 0.7,
     refit: bool = False,
