@@ -8,7 +8,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.cli_options import (
     FIGURE,
     FOLDER,
@@ -36,6 +35,7 @@ from cnncodes.cli_options import (
     with_option_names,
 )
 from cnncodes.experiment.published import PER_CLASS
+from cnncodes.head.chosen import WAYS
 from cnncodes.output import check_output
 from cnncodes.parameters import (
     COUNT,
@@ -84,11 +84,11 @@ OPTIONS_OF = {
 )
 @click.option(
     "--normalize",
-    type=click.Choice([*NORMALIZATIONS, "auto"]),
+    type=click.Choice([*WAYS, "auto"]),
     default="none",
     show_default=True,
     help="logistic, ridge: what the head does to codes first; auto chooses it by cross-validation, "
-    "in four times the time.",
+    "in five times the time.",
 )
 @click.option(
     "--train-fraction",

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import Candidate, fit_candidates
-from cnncodes.head.normalize import NormalizedRows
+from cnncodes.head.normalize import NormalizedRows, StandardizedRows
 from cnncodes.head.rows import CodeRows
 from cnncodes.progress import Progress
 
 AUTO = "auto"
 ESTIMATORS = ("logistic", "ridge")
 GRAM = (AUTO, *ESTIMATORS)  # the names of `fit_linear`
+STANDARDIZE = "standardize"
+WAYS = (*NORMALIZATIONS, STANDARDIZE)  # the last is not of the head's graph, but in its weights
 
 
 def fit_linear(
@@ -48,8 +50,8 @@ def fit_linear(
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
         compare, or nothing that compares.
-    normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
-        What the head does to codes before its weights; ``"auto"`` tries all four, each with a
+    normalize : {"none", "sqrt", "length", "sqrt+length", "standardize", "auto"}
+        What the head does to codes before its weights; ``"auto"`` tries all five, each with a
         pass over the codes, and needs C to be ``"auto"``; otherwise it is ``"none"``.
     C : float or "auto"
         Inverse strength of the penalty.
@@ -61,8 +63,9 @@ def fit_linear(
     estimator : str
         Its kind.
     fitted : dict
-        As of `fit_logistic`; ``normalize`` where it is not ``"none"``, and ``compared``, log loss
-        and accuracy in cross-validation of each candidate, where there were several.
+        As of `fit_logistic`; ``normalize`` where the graph normalises codes, ``standardize`` where
+        the weights do, and ``compared``, log loss and accuracy in cross-validation of each
+        candidate, where there were several.
 
     Raises
     ------
@@ -72,13 +75,14 @@ def fit_linear(
     kinds = [estimator] if estimator != AUTO else list(ESTIMATORS)
     if estimator == AUTO and (C != AUTO or class_weight is not None):
         kinds = ["logistic"]
-    ways = [normalize] if normalize != AUTO else list(NORMALIZATIONS)
+    ways = [normalize] if normalize != AUTO else list(WAYS)
     if normalize == AUTO and C != AUTO:
         ways = ["none"]
     candidates: dict[tuple[str, str], Candidate] = {}
+    normalized = {how: _normalized(rows, how) for how in ways}
     for how in ways:
         fits = fit_candidates(
-            rows if how == "none" else NormalizedRows(rows, how),
+            normalized[how],
             y,
             kinds,
             C=C,
@@ -92,8 +96,12 @@ def fit_linear(
     # Views, copies and images of a group are right or wrong together.
     kind, how = _best(candidates, len(y) if groups is None else len(np.unique(groups)))
     weights, bias, fitted = candidates[kind, how].finish()
-    if how != "none":
-        fitted["normalize"] = how
+    chosen = normalized[how]
+    if isinstance(chosen, StandardizedRows):
+        weights, how = weights / chosen.deviations[:, np.newaxis], "none"
+        fitted["standardize"] = True
+    elif how != "none":
+        fitted["normalize"] = how  # which the graph does
     if len(candidates) > 1:
         fitted["compared"] = {
             f"{name}, {way}" if len(ways) > 1 else name: {
@@ -103,6 +111,17 @@ def fit_linear(
             for (name, way), each in candidates.items()
         }
     return LinearHead(weights, bias, normalize=how), kind, fitted
+
+
+def normalization_of(fitted: dict[str, Any]) -> str:
+    """Return the one of `WAYS` that results of `fit_linear` were made with."""
+    return STANDARDIZE if fitted.get("standardize") else str(fitted.get("normalize", "none"))
+
+
+def _normalized(rows: CodeRows, how: str) -> CodeRows:
+    if how == STANDARDIZE:
+        return StandardizedRows(rows)
+    return rows if how == "none" else NormalizedRows(rows, how)
 
 
 def _best(candidates: dict[tuple[str, str], Candidate], n_groups: int) -> tuple[str, str]:

@@ -3,7 +3,9 @@
 ``sqrt`` is the signed square root, which keeps a few large channels from deciding alone, and
 ``length`` divides by the Euclidean length, so that brightness and contrast count for less
 (Perronnin, Sánchez and Mensink, "Improving the Fisher kernel for large-scale image
-classification", ECCV 2010). ``sqrt+length`` is the one, then the other.
+classification", ECCV 2010). ``sqrt+length`` is the one, then the other. ``standardize`` divides
+each code by its standard deviation over the training images, so that layers with small codes count
+as much as others; it is folded into the weights.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from cnncodes.bounds import SMALLEST_LENGTH
 from cnncodes.head.rows import CodeRows
+from cnncodes.head.scaling import SMALLEST_SPREAD
 
 if TYPE_CHECKING:
     import onnx
@@ -49,6 +52,38 @@ class NormalizedRows(CodeRows):
     def pick(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read and normalise images, as `CodeRows.pick`."""
         return normalized(super().pick(indices), self._how)
+
+
+class StandardizedRows(CodeRows):
+    """Rows of a codes file, whose columns are divided by their standard deviations over them.
+
+    Parameters
+    ----------
+    rows : CodeRows
+        The same rows as they are.
+
+    Attributes
+    ----------
+    deviations : ndarray of float32, shape (n_features,)
+        The divisors; one where a column varies by too little for float32.
+    """
+
+    def __init__(self, rows: CodeRows) -> None:
+        self.__dict__.update(rows.__dict__)
+        reference = rows.read(0, 1)[0]
+        total, squares = np.zeros((2, rows.n_features))
+        for _, X in rows.blocks():
+            X -= reference  # near the mean, so that squares lose no digits
+            total += X.sum(axis=0, dtype=np.float64)
+            squares += np.square(X, dtype=np.float64).sum(axis=0)
+        shift = total / len(rows)
+        deviations = np.sqrt(np.maximum(squares / len(rows) - np.square(shift), 0))
+        varying = deviations > SMALLEST_SPREAD * np.abs(reference + shift)
+        self.deviations = np.where(varying, deviations, 1).astype(np.float32)
+
+    def pick(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read and divide the codes of images, as `CodeRows.pick`."""
+        return super().pick(indices) / self.deviations
 
 
 def normalization_nodes(how: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.chosen import GRAM, fit_linear
+from cnncodes.head.chosen import GRAM, fit_linear, normalization_of
 from cnncodes.head.estimators import EstimatorHead, fit_estimator, name_of
 from cnncodes.head.joined import JoinedStore
 from cnncodes.head.linear import LinearHead
@@ -135,7 +135,7 @@ class Recipe:
             options = {"estimator": self.estimator, **self.linear}
             if like is not None:
                 options |= {"estimator": like.estimator, "C": like.fitted["C"]}
-                options["normalize"] = like.fitted.get("normalize", "none")
+                options["normalize"] = normalization_of(like.fitted)
                 options["temperature"] = like.fitted.get("temperature")
             head, kind, fitted = fit_linear(
                 rows, y, groups=groups, seed=self.seed, progress=self.progress, **options

@@ -20,11 +20,10 @@ from cnncodes.bounds import (
     MAX_ENTRIES_BYTES,
     MAX_MODEL_BYTES,
     MAX_TRAINING_IMAGES,
-    NORMALIZATIONS,
 )
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.chosen import GRAM
+from cnncodes.head.chosen import GRAM, WAYS
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
@@ -141,9 +140,9 @@ def train_head(
         which skl2onnx can convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and
         ``"ridge"`` where there are fewer training images than codes per image; otherwise all
         training codes are in memory, as float32.
-    normalize : {"none", "sqrt", "length", "sqrt+length", "auto"}
+    normalize : {"none", "sqrt", "length", "sqrt+length", "standardize", "auto"}
         What a logistic or ridge head does to codes before its weights; ``"auto"`` chooses it in
-        the same cross-validation, for four times the time.
+        the same cross-validation, for five times the time.
     train_fraction : float
         Share of each class that is trained on; the rest is the test part. With 1 all images are
         trained on, and measured by cross-validation: heads that are each fitted as the one that
@@ -343,7 +342,7 @@ def _check_parameters(
         check_estimator(estimator)
     check_strength(C)
     check_class_weight(class_weight)
-    check_choice(normalize, (*NORMALIZATIONS, "auto"), "normalize")
+    check_choice(normalize, (*WAYS, "auto"), "normalize")
     if estimator not in GRAM and (C != "auto" or normalize != "none"):
         raise ParameterError("C and normalize are for the estimators logistic and ridge only")
     if estimator not in ("auto", "logistic") and class_weight is not None:

@@ -151,7 +151,8 @@ def fitted_text(fitted: Mapping[str, Any]) -> str:
     if "C_scores" in fitted:
         n_tried = len(fitted["C_scores"])
         rest["C"] = f"{value_text(rest['C'])} (best of {n_tried} in cross-validation)"
-    parts = [plain_text(rest)]
+    standardized = rest.pop("standardize", False)
+    parts = [plain_text(rest), "codes standardized" if standardized else ""]
     if n_iterations is not None:
         parts.append(counted(n_iterations, "iteration"))
     if "temperature" in fitted:

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
 from cnncodes.app.explain import LinearHead as Explained
 from cnncodes.errors import ParameterError
@@ -176,6 +177,32 @@ def test_normalised_head_is_evaluated_as_it_was_measured(problem, tmp_path, how)
     assert metrics.accuracy == result.test.accuracy
     assert metrics.log_loss == pytest.approx(result.test.loss, abs=1e-5)
     assert info_of(tmp_path / "head.onnx").normalize == how
+
+
+@pytest.mark.parametrize("estimator", ["logistic", "ridge"])
+def test_standardised_head_is_that_of_a_standard_scaler(problem, tmp_path, estimator):
+    _, X, y = problem
+    X = X * np.geomspace(1e-3, 1e3, X.shape[1], dtype=np.float32)
+    X[:, 5] = 7  # a code that does not vary
+    file, head = tmp_path / "codes.h5", tmp_path / "head.onnx"
+    write_labelled_codes(file, X, y.tolist(), ("a", "b", "c", "d"))
+    options = {"C": 3.0, "normalize": "standardize", "refit": True}
+    result = train_head(file, head, estimator=estimator, **options)
+    scaled = StandardScaler().fit_transform(X.astype(np.float64))
+    scaled /= standardised(scaled)[1]
+    if estimator == "ridge":
+        model = Ridge(alpha=1 / 3).fit(scaled, np.eye(N_CLASSES)[y])
+        wanted = model.predict(scaled) / result.fitted["temperature"]
+    else:
+        wanted = LogisticRegression(C=3.0, tol=1e-10, max_iter=10_000).fit(scaled, y)
+        wanted = wanted.decision_function(scaled)
+    weights, bias = parameters_of(head)
+    logits = X @ weights + bias
+    centred = [each - each.mean(axis=1, keepdims=True) for each in (logits, wanted)]
+    assert np.abs(centred[0] - centred[1]).max() < 1e-3 * np.abs(centred[1]).max()
+    assert info_of(head).training["fitted"]["standardize"]
+    assert info_of(head).normalize == "none", "it is in the weights"
+    assert evaluate(head, file, include_training=True).metrics.accuracy > 0.9
 
 
 @pytest.mark.parametrize("pool", ["none", "avg", "max"])
