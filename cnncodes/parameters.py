@@ -18,7 +18,7 @@ from cnncodes.errors import ParameterError
 from cnncodes.text import similar
 
 MAX_SHOWN_BITS = 128
-VIEWS = {"none": 1, "hflip": 2, "d4": 8}  # number of views of an image, by augmentation
+VIEWS = {"none": 1, "hflip": 2, "hvflip": 4, "d4": 8}  # views of an image, by augmentation
 
 
 def as_path(value: Any, name: str) -> Path:

@@ -254,7 +254,8 @@ def bundle(
     type=click.Choice(list(VIEWS)),
     default="none",
     show_default=True,
-    help="Train on mirrored views too, or on all eight mirrored and turned ones.",
+    help="Train on the image mirrored left-right too, also upside down and both "
+    "(hvflip), or on all eight mirrored and turned ones (d4).",
 )
 @click.option(
     "--frozen-int8",

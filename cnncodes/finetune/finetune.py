@@ -94,9 +94,9 @@ def finetune(
     from_layer : str, optional
         The last layer that is left as it is; those above it are trained. By default that of
         `DEFAULT_CUTS`.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         The views of each image, of which an epoch takes one at random: the image itself, its
-        mirror image too, or all eight mirrored and turned ones.
+        mirror image too, the two upside down too, or all eight mirrored and turned ones.
     frozen_int8 : bool
         Whether activations are computed by the frozen layers in int8, calibrated on images of
         the source, in less than half the time. The app has these layers in float32.
