@@ -5,9 +5,11 @@
 - `request`: the parameters, checked
 - `cuts`: the layers at which a network can be cut
 - `plan`: time, memory and disk, from a short measurement
+- `codes`: what the head sees: layers, pools, and how their codes are scaled
 - `data`: classes, and which images train, validate and test
 - `top`: the layers above the cut as a Keras model
 - `training`: the epochs
+- `heads`: the logistic heads before and after them
 - `checkpoint`: their state on disk
 - `parts`: from trained weights to an app, and its check
 - `result`: what `finetune` returns

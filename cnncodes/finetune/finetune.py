@@ -4,8 +4,9 @@
    computed once for each view of each image, and kept in a codes file.
 2. The pooled codes of the layers above train a logistic head, as ``cnncodes train`` does.
 3. Keras trains these layers together with the head, from the activations (`training`).
-4. The best weights become a network of Keras, which is exported, and joined to the head.
-5. The labels that the app gives the test images are compared with Keras's.
+4. The head is fitted again on the codes of the trained layers (`heads`).
+5. The best weights become a weight file of Keras, which is exported, and joined to the head.
+6. The labels that the app gives the test images are compared with Keras's.
 
 All but the app is in a folder of work, from which the same call goes on after an interrupt.
 """
@@ -14,19 +15,19 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.evaluate.metrics import measure
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.export.export import export_backbone
 from cnncodes.export.keras_settings import own_keras
+from cnncodes.export.keras_weights import Weights, write_weights
 from cnncodes.export.weights import load_weights
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.pipeline import Extraction, extract
@@ -34,6 +35,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists
 from cnncodes.finetune.checkpoint import Epoch
 from cnncodes.finetune.data import Data, check_labels, read_data
+from cnncodes.finetune.heads import CodesOfImages, fit_again, fit_start
 from cnncodes.finetune.parts import Parts, Trained
 from cnncodes.finetune.plan import make_plan
 from cnncodes.finetune.recipe import Recipe
@@ -41,10 +43,8 @@ from cnncodes.finetune.request import Request, check_request
 from cnncodes.finetune.result import FineTuning
 from cnncodes.finetune.top import Top
 from cnncodes.finetune.training import Activations, Task, train_top
-from cnncodes.head.labels import few_images_allowed
-from cnncodes.head.logistic.estimator import GramLogisticRegression
+from cnncodes.head.linear import LinearHead
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.scaling import Scaling
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source, find_images
 from cnncodes.output import filled_folder
@@ -60,7 +60,10 @@ def finetune(
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
     from_layer: str | None = None,
+    layers: str | Sequence[str] | None = None,
+    pool: str = "avg",
     augment: str = "none",
+    tta: bool = False,
     frozen_int8: bool = False,
     epochs: int = Recipe.epochs,
     learning_rate: float = Recipe.learning_rate,
@@ -94,9 +97,17 @@ def finetune(
     from_layer : str, optional
         The last layer that is left as it is; those above it are trained. By default that of
         `DEFAULT_CUTS`.
+    layers : str or sequence of str, optional
+        The layers whose pooled outputs the head sees, as for `export_backbone`, from `from_layer`
+        on; by default the last.
+    pool : {"avg", "max", "avg+max", "grid2"}
+        How they are pooled over height and width.
     augment : {"none", "hflip", "hvflip", "d4"}
         The views of each image, of which an epoch takes one at random: the image itself, its
         mirror image too, the two upside down too, or all eight mirrored and turned ones.
+    tta : bool
+        Whether the app makes the views of each image and averages their logits; figures are of
+        that.
     frozen_int8 : bool
         Whether activations are computed by the frozen layers in int8, calibrated on images of
         the source, in less than half the time. The app has these layers in float32.
@@ -161,7 +172,10 @@ def finetune(
         weights=weights,
         input_size=input_size,
         from_layer=from_layer,
+        layers=layers,
+        pool=pool,
         augment=augment,
+        tta=tta,
         frozen_int8=frozen_int8,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -244,6 +258,7 @@ class _Run:
             n_train=len(data.train),
             n_validation=len(data.validation),
             epochs=trained.epochs,
+            head=trained.refit,
             before=trained.before,
             after=after,
             parity=parity,
@@ -374,14 +389,20 @@ class _Run:
             validation=[(data.digests[row], int(data.y[row])) for row in data.validation],
         )
         folder = request.work / key
+        y_test = data.y[data.test].astype(np.intp)
         with filled_folder(folder), own_keras(silent=False) as keras:
             with self._timed("linear head"):
                 top = self._top(keras)
-                head = self._fit_head(top, activations, data)
-                top.attach(*head, recipe, recipe.n_steps(len(data.train)))
+                codes = CodesOfImages(
+                    top.features, request.codes, activations, recipe.batch_size, tta=request.tta
+                )
+                start = fit_start(codes, data, class_weight=request.class_weight, seed=request.seed)
+                before = codes.log_probabilities(start.head, codes.measured(data.test))
+                top.attach(
+                    *(start.scaling, start.weights, start.bias),
+                    *(recipe, recipe.n_steps(len(data.train))),
+                )
                 top.seed(request.seed)
-                tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
-                before = measure(tested, data.y[data.test].astype(np.intp), data.labels)
             task = Task(
                 train=data.train,
                 validation=data.validation,
@@ -400,42 +421,41 @@ class _Run:
                     on_epoch=self._on_epoch,
                     progress=self._progress,
                 )
+            with self._timed("head"):
+                trained = LinearHead(*top.head, normalize=request.codes.normalize)
+                head, refit = fit_again(
+                    codes, data, trained, class_weight=request.class_weight, seed=request.seed
+                )
             weights = folder / f"{request.output.stem}.weights.h5"
-            top.save_network(weights)
-            tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
-            return Trained(folder, weights, top.head, epochs, before, tested)
+            write_weights(request.layers, self._weights() | top.weights, weights)
+            tested = np.exp(codes.log_probabilities(head, codes.measured(data.test)))
+            return Trained(
+                folder=folder,
+                weights=weights,
+                head=head,
+                refit=refit,
+                epochs=epochs,
+                before=measure(np.exp(before), y_test, data.labels),
+                tested=tested,
+            )
 
-    def _fit_head(
-        self, top: Top, activations: Activations, data: Data
-    ) -> tuple[Scaling, NDArray[np.float32], NDArray[np.float32]]:
-        """Fit the logistic head on the pooled codes of all views of the training images.
-
-        Returns scaling of the codes, weights and bias.
-        """
-        request, n_views = self._request, activations.n_views
-        images = np.repeat(data.train, n_views)
-        views = np.tile(np.arange(n_views), len(data.train))
-        X = activations.apply(top.features, images, request.recipe.batch_size, views)
-        scaling = Scaling.of([X])
-        scaling.apply(X)
-        head = GramLogisticRegression(
-            C="auto", class_weight=request.class_weight, random_state=request.seed
-        )
-        with few_images_allowed():
-            head.fit(X, data.y[images], groups=data.groups[images])
-        weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
-        return scaling, weights, bias
-
-    def _top(self, keras: Any) -> Top:
+    def _weights(self) -> Weights:
+        """Load the weights that training starts from."""
         request = self._request
-        weights = load_weights(
+        return load_weights(
             request.spec,
             request.layers,
             request.weights,
             input_size=request.input_size,
             seed=request.seed,
         )
-        return Top(keras, request.spec, request.layers, weights, request.from_layer)
+
+    def _top(self, keras: Any) -> Top:
+        request = self._request
+        return Top(
+            *(keras, request.spec, request.layers, self._weights()),
+            *(request.from_layer, request.codes),
+        )
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

@@ -14,11 +14,13 @@ from cnncodes.errors import MissingDependencyError, OutputError, ParameterError
 from cnncodes.export.architectures import Layer, layers_of
 from cnncodes.export.backbones import BACKBONES, BackboneSpec
 from cnncodes.export.weights import describe_weights
-from cnncodes.finetune.cuts import check_cut
+from cnncodes.finetune.codes import Codes
+from cnncodes.finetune.cuts import check_cut, check_outputs
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.head.split import METHODS
 from cnncodes.output import FOLDER, MODEL, check_folder, check_output
 from cnncodes.parameters import (
+    CODE_POOLS,
     EPOCHS,
     INPUT_SIZE,
     LEARNING_RATE,
@@ -32,6 +34,7 @@ from cnncodes.parameters import (
 )
 
 KEY_DIGITS = 8
+POOLS = tuple(pool for pool in CODE_POOLS if pool != "none")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Request:
     ----------
     layers : list of Layer
         All layers of the network.
+    codes : Codes
+        What the head sees.
     origin : str
         Its weights, as metadata name them.
 
@@ -57,6 +62,8 @@ class Request:
     input_size: int
     from_layer: str
     augment: str
+    codes: Codes
+    tta: bool
     frozen_int8: bool
     recipe: Recipe
     train_fraction: float
@@ -111,6 +118,7 @@ class Request:
             "input_size": self.input_size,
             "from_layer": self.from_layer,
             "augment": self.augment,
+            "codes": [self.codes.layers, self.codes.pool],
             "recipe": asdict(self.recipe),
             "class_weight": self.class_weight,
             "seed": self.seed,
@@ -127,7 +135,10 @@ def check_request(
     weights: str,
     input_size: int,
     from_layer: str | None,
+    layers: str | Sequence[str] | None,
+    pool: str,
     augment: str,
+    tta: bool,
     frozen_int8: bool,
     epochs: int,
     learning_rate: float,
@@ -157,7 +168,12 @@ def check_request(
         raise ParameterError(
             f"{network} needs an input_size of {spec.min_input_size} pixels or more"
         )
-    layers = layers_of(network, input_size)
+    whole = layers_of(network, input_size)
+    cut = check_cut(network, whole, from_layer)
+    check_choice(pool, POOLS, "pool")
+    codes = Codes.of(whole, check_outputs(spec, whole, layers, pool, cut), pool, cut)
+    if tta and check_choice(augment, tuple(VIEWS), "augment") == "none":
+        raise ParameterError("tta=True averages views of an image; name them with augment")
     source, output = as_path(source, "source"), as_path(output, "output")
     if not output.name:  # a folder, such as "."
         check_output(output, overwrite=overwrite, endings=MODEL)
@@ -168,8 +184,10 @@ def check_request(
         output=output,
         weights=weights,
         input_size=input_size,
-        from_layer=check_cut(network, layers, from_layer),
+        from_layer=cut,
         augment=check_choice(augment, tuple(VIEWS), "augment"),
+        codes=codes,
+        tta=tta,
         frozen_int8=frozen_int8,
         recipe=Recipe(
             learning_rate=LEARNING_RATE.check(learning_rate, "learning_rate"),
@@ -186,7 +204,7 @@ def check_request(
         int8=int8,
         work=work,
         overwrite=overwrite,
-        layers=layers,
+        layers=whole,
         origin=describe_weights(spec, weights, seed),
     )
     check_tensorflow()

@@ -9,6 +9,7 @@ from typing import Any
 from cnncodes.evaluate.evaluation import Evaluation, evaluation_to_json
 from cnncodes.evaluate.metrics import Metrics
 from cnncodes.finetune.checkpoint import Epoch
+from cnncodes.finetune.heads import Refit
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class FineTuning:
         Images that were trained on, and held out.
     epochs : list of Epoch
         From number 0 on, the linear classifier.
+    head : Refit
+        The head of the app: that of the best epoch, or one that was fitted again.
     before : Metrics
         Of the linear classifier that training started from, on the test images.
     after : Evaluation
@@ -73,6 +76,7 @@ class FineTuning:
     n_train: int
     n_validation: int
     epochs: list[Epoch]
+    head: Refit
     before: Metrics
     after: Evaluation
     parity: Parity
@@ -97,6 +101,7 @@ class FineTuning:
             "n_validation": self.n_validation,
             "epochs": [asdict(each) for each in self.epochs],
             "best_epoch": self.best_epoch.number,
+            "head": asdict(self.head),
             "before": asdict(self.before),
             "after": evaluation_to_json(self.after),
             "parity": asdict(self.parity),

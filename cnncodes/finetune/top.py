@@ -1,24 +1,23 @@
-"""The layers above the cut as a Keras model, with average pooling and a softmax behind them."""
+"""The layers above the cut as a Keras model, with pooling and a softmax behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnncodes.bounds import SMALLEST_LENGTH
 from cnncodes.export.architectures import Layer
 from cnncodes.export.backbones import BackboneSpec
 from cnncodes.export.keras_onnx import keras_network
 from cnncodes.export.keras_settings import quiet
 from cnncodes.export.keras_weights import Weights
+from cnncodes.finetune.codes import Codes, Floats, Standardizing
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.head.scaling import Scaling
-
-Floats = NDArray[np.float32]
 
 
 class Top:
@@ -38,6 +37,8 @@ class Top:
         Their weights.
     cut : str
         The layer whose output the model takes.
+    codes : Codes
+        What the head sees.
 
     Attributes
     ----------
@@ -48,29 +49,40 @@ class Top:
     """
 
     def __init__(
-        self, keras: Any, spec: BackboneSpec, layers: Sequence[Layer], weights: Weights, cut: str
+        self,
+        keras: Any,
+        spec: BackboneSpec,
+        layers: Sequence[Layer],
+        weights: Weights,
+        cut: str,
+        codes: Codes,
     ) -> None:
         self._keras = keras
         with quiet():
-            self._network = keras_network(keras, spec, layers, weights, [layers[-1].name], "none")
-            activations = self._network.get_layer(cut).output
-            for layer in self._network.layers:
+            network = keras_network(keras, spec, layers, weights, codes.layers, codes.pool)
+            activations, pooled = network.get_layer(cut).output, network.output
+            self._features = keras.Model(activations, pooled)
+            for layer in self._features.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.trainable = False
-            pooled = keras.layers.GlobalAveragePooling2D()(self._network.output)
-            self._features = keras.Model(activations, pooled)
+            self._normalized = _normalized(keras, self._features.output, codes)
         self.input_shape: tuple[int, ...] = tuple(activations.shape[1:])
         self.n_features = int(pooled.shape[-1])
 
     def attach(
-        self, scaling: Scaling, weights: Floats, bias: Floats, recipe: Recipe, n_steps: int
+        self,
+        scaling: Scaling | Standardizing,
+        weights: Floats,
+        bias: Floats,
+        recipe: Recipe,
+        n_steps: int,
     ) -> None:
         """Add the softmax layer, and prepare for training.
 
         Parameters
         ----------
-        scaling : Scaling
-            Of the pooled codes.
+        scaling : Scaling or Standardizing
+            Of the normalised codes.
         weights : ndarray of float32, shape (n_features, n_classes)
             Weights of the logits, on scaled codes.
         bias : ndarray of float32, shape (n_classes,)
@@ -83,9 +95,10 @@ class Top:
         keras = self._keras
         # Adam moves each weight by the learning rate, so larger inputs make a layer learn faster.
         scale = recipe.head_factor / scaling.scale
-        self._scale, self._offset = np.float32(scale), -scaling.mean * np.float32(scale)
+        self._scale = np.asarray(scale, np.float32)
+        self._offset = -scaling.mean * self._scale.reshape(-1)
         with quiet():
-            scaled = keras.layers.Rescaling(float(scale), self._offset)(self._features.output)
+            scaled = keras.layers.Rescaling(self._scale.reshape(-1), self._offset)(self._normalized)
             self._dense = keras.layers.Dense(len(bias), activation="softmax")
             self._model = keras.Model(self._features.input, self._dense(scaled))
             self._dense.set_weights([weights / np.float32(recipe.head_factor), bias])
@@ -170,10 +183,28 @@ class Top:
     def optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
         _assign(self._model.optimizer.variables, values)
 
-    def save_network(self, path: Path) -> None:
-        """Write the weights of the whole network, without the softmax, as a file of Keras."""
-        with quiet():
-            self._network.save_weights(path)
+    @property
+    def weights(self) -> Weights:
+        """Copies of the weights of the layers, by their names."""
+        return {layer.name: layer.get_weights() for layer in self._features.layers if layer.weights}
+
+
+def _normalized(keras: Any, pooled: Any, codes: Codes) -> Any:
+    """Normalise codes as the head does, for which `normalized` is the reference.
+
+    Only codes of the cut are: they depend on no weight, and the root has no gradient at zero.
+    """
+    parts, start = [], 0
+    for block in codes.blocks:
+        part = pooled[:, start : start + block.width]
+        start += block.width
+        if "sqrt" in block.normalize:
+            part = keras.ops.sign(part) * keras.ops.sqrt(keras.ops.abs(part))
+        if "length" in block.normalize:
+            length = keras.ops.sqrt(keras.ops.sum(part * part, axis=1, keepdims=True))
+            part = part / keras.ops.maximum(length, SMALLEST_LENGTH)
+        parts.append(part)
+    return pooled if codes.normalize == "none" else keras.layers.Concatenate()(parts)
 
 
 def _assign(variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import TrainingError
 from cnncodes.finetune.checkpoint import Checkpoint, Epoch, load
+from cnncodes.finetune.codes import Floats
 from cnncodes.finetune.recipe import Recipe
-from cnncodes.finetune.top import Floats, Top
+from cnncodes.finetune.top import Top
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.progress import NoProgress, Progress
 
@@ -257,8 +258,13 @@ def _validate(
     """Return loss and accuracy on the images held out."""
     images = task.validation
     probabilities = activations.apply(top.probabilities, images, recipe.batch_size)
-    targets, weights = task.targets[images], task.weights[images].astype(np.float64)
-    logarithms = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
-    losses = -(targets * logarithms).sum(axis=1)
-    correct = probabilities.argmax(axis=1) == targets.argmax(axis=1)
-    return float((weights * losses).sum() / weights.sum()), float(correct.mean())
+    logarithms = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    return weighted_loss(logarithms, task.targets[images], task.weights[images])
+
+
+def weighted_loss(logarithms: Floats, targets: Floats, weights: Floats) -> tuple[float, float]:
+    """Return weighted mean cross-entropy and accuracy of log probabilities (n, n_classes)."""
+    losses = -(targets * logarithms.astype(np.float64)).sum(axis=1)
+    correct = logarithms.argmax(axis=1) == targets.argmax(axis=1)
+    mean = (weights.astype(np.float64) * losses).sum() / weights.sum(dtype=np.float64)
+    return float(mean), float(correct.mean())

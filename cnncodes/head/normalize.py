@@ -4,6 +4,9 @@
 ``length`` divides by the Euclidean length, so that brightness and contrast count for less
 (Perronnin, Sánchez and Mensink, "Improving the Fisher kernel for large-scale image
 classification", ECCV 2010). ``sqrt+length`` is the one, then the other.
+
+Blocks of columns may be normalised each in its own way: ``1024:none,512:length`` leaves the first
+1,024 as they are and divides the 512 after them by their length.
 """
 
 from __future__ import annotations
@@ -21,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def normalized(X: NDArray[np.float32], how: str) -> NDArray[np.float32]:
-    """Normalise codes, of shape (n_images, n_features), as one of `NORMALIZATIONS`."""
+    """Normalise codes, of shape (n_images, n_features), as one of `NORMALIZATIONS` or in blocks."""
+    if blocks := _blocks(how):
+        parts = np.split(X, np.cumsum([width for width, _ in blocks])[:-1], axis=1)
+        return np.concatenate(
+            [normalized(part, each) for part, (_, each) in zip(parts, blocks, strict=True)], axis=1
+        )
     if "sqrt" in how:
         X = np.sign(X) * np.sqrt(np.abs(X))
     if "length" in how:
@@ -29,6 +37,14 @@ def normalized(X: NDArray[np.float32], how: str) -> NDArray[np.float32]:
             lengths = np.sqrt(np.square(X).sum(axis=1, keepdims=True))
         X = X / np.maximum(lengths, np.float32(SMALLEST_LENGTH))
     return X
+
+
+def _blocks(how: str) -> list[tuple[int, str]]:
+    """Return width and normalisation of each block of columns; nothing where all are alike."""
+    if ":" not in how:
+        return []
+    pairs = (each.partition(":") for each in how.split(","))
+    return [(int(width), each) for width, _, each in pairs]
 
 
 class NormalizedRows(CodeRows):
@@ -55,24 +71,45 @@ def normalization_nodes(how: str) -> tuple[list[onnx.NodeProto], list[onnx.Tenso
     """Return the nodes that normalise ``flat``, their constants, and the name of the result."""
     from onnx import helper, numpy_helper
 
-    nodes, constants, name = [], [], "flat"
+    blocks = _blocks(how)
+    if not blocks:
+        return _nodes(how, "flat", "")
+    widths = np.array([width for width, _ in blocks], np.int64)
+    parts = [f"block{number}/flat" for number in range(len(blocks))]
+    nodes = [helper.make_node("Split", ["flat", "widths"], parts, name="split", axis=1)]
+    constants, names = [numpy_helper.from_array(widths, "widths")], []
+    for number, (_, each) in enumerate(blocks):
+        own_nodes, own_constants, name = _nodes(each, parts[number], f"block{number}/")
+        nodes += own_nodes
+        constants += own_constants
+        names.append(name)
+    nodes.append(helper.make_node("Concat", names, ["normalized"], name="concat", axis=1))
+    return nodes, constants, "normalized"
+
+
+def _nodes(
+    how: str, name: str, prefix: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    """Return the nodes that normalise a tensor, their constants, and the name of the result."""
+    from onnx import helper, numpy_helper
+
+    nodes, constants = [], []
+
+    def add(operator: str, inputs: list[str], output: str, node: str) -> str:
+        nodes.append(helper.make_node(operator, inputs, [prefix + output], name=prefix + node))
+        return prefix + output
+
     if "sqrt" in how:
-        nodes += [
-            helper.make_node("Abs", [name], ["sizes"], name="abs"),
-            helper.make_node("Sqrt", ["sizes"], ["roots"], name="sqrt"),
-            helper.make_node("Sign", [name], ["signs"], name="sign"),
-            helper.make_node("Mul", ["signs", "roots"], ["powers"], name="signed_sqrt"),
-        ]
-        name = "powers"
+        roots = add("Sqrt", [add("Abs", [name], "sizes", "abs")], "roots", "sqrt")
+        signs = add("Sign", [name], "signs", "sign")
+        name = add("Mul", [signs, roots], "powers", "signed_sqrt")
     if "length" in how:
+        axis, least = f"{prefix}feature_axis", f"{prefix}smallest_length"
         constants += [
-            numpy_helper.from_array(np.array([1], np.int64), "feature_axis"),
-            numpy_helper.from_array(np.array([SMALLEST_LENGTH], np.float32), "smallest_length"),
+            numpy_helper.from_array(np.array([1], np.int64), axis),
+            numpy_helper.from_array(np.array([SMALLEST_LENGTH], np.float32), least),
         ]
-        nodes += [
-            helper.make_node("ReduceL2", [name, "feature_axis"], ["length"], name="length"),
-            helper.make_node("Max", ["length", "smallest_length"], ["divisor"], name="divisor"),
-            helper.make_node("Div", [name, "divisor"], ["unit"], name="to_unit"),
-        ]
-        name = "unit"
+        length = add("ReduceL2", [name, axis], "length", "length")
+        divisor = add("Max", [length, least], "divisor", "divisor")
+        name = add("Div", [name, divisor], "unit", "to_unit")
     return nodes, constants, name

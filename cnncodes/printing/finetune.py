@@ -45,6 +45,14 @@ def print_fine_tuning(tuned: FineTuning) -> None:
             f"  no epoch of {n_done} had a lower validation loss than the linear classifier, "
             "which the app therefore has"
         )
+    losses = (
+        f"validation loss {tuned.head.refitted_loss:.4f}, that of the best epoch's "
+        f"{tuned.head.trained_loss:.4f}"
+    )
+    if tuned.head.is_kept:
+        click.echo(f"  the head was fitted again to the trained layers: {losses}")
+    else:
+        click.echo(f"  the head is that of the best epoch; fitted again: {losses}")
     rows = [("linear classifier", tuned.before), ("fine-tuned", tuned.after.metrics)]
     if tuned.int8 is not None:
         rows.append(("fine-tuned, int8", tuned.int8.metrics))

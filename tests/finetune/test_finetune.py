@@ -51,6 +51,18 @@ def test_training_starts_from_the_linear_classifier_and_improves_on_it(
     assert n_images == 120
 
 
+def test_head_is_fitted_again_and_the_better_one_is_kept(
+    tuned: Path, photos: Path, results: dict[str, Any]
+) -> None:
+    head, best = results["whole"]["head"], results["whole"]["best_epoch"]
+    start = results["whole"]["epochs"][best]
+    assert head["trained_loss"] == pytest.approx(start["validation_loss"], rel=1e-4)
+    assert head["is_kept"] == (head["refitted_loss"] < head["trained_loss"])
+    assert results["resumed"]["head"] == head
+    fitted = json.loads(run_command("info", tuned / "whole.onnx", "--json").stdout)["training"]
+    assert fitted["fitted"].get("C") == (head["C"] if head["is_kept"] else None)
+
+
 def test_app_gives_the_labels_of_keras(results: dict[str, Any]) -> None:
     parity = results["whole"]["parity"]
     assert parity["n_images"] == results["whole"]["after"]["figures"]["n_images"]
@@ -109,9 +121,10 @@ def test_int8_app_is_written_beside_it(tuned: Path, results: dict[str, Any]) -> 
 
 
 def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> None:
-    """Views and int8 activations too; the frozen layers are those of the other app."""
+    """Views, codes of two layers and int8 activations too; the frozen layers are those of above."""
     words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx", "--class-weight", "balanced"]
     words += ["--work", tuned / "whole.finetune", "--augment", "hflip", "--frozen-int8"]
+    words += ["--layers", "block5_conv3,block5_conv2", "--pool", "avg+max", "--tta"]
     for name, value in OPTIONS.items():
         words += [f"--{name.replace('_', '-')}", value]
     process = KerasProcess(command, *map(str, words), log=tuned / "log")
@@ -120,6 +133,7 @@ def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> N
     assert "vgg16 fine-tuned above block5_conv2 on 72 images, 9 held out" in done.stdout
     for line in ("linear classifier", "fine-tuned", "same label from Keras", "accuracy"):
         assert line in done.stdout
+    assert "fitted again" in done.stdout
     assert "note: activations in int8 have a mean cosine of 0.9" in done.stderr
     assert "note: activations: 120 images × 2 views, " in done.stderr
     assert "start, a linear classifier" in done.stderr
@@ -129,6 +143,11 @@ def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> N
         assert len(store) == 240
     with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-none.h5") as store:
         assert len(store) == 120  # they are kept
+    described = json.loads(run_command("info", tuned / "again.onnx", "--json").stdout)
+    assert (described["layer"], described["pool"]) == ("block5_conv3,block5_conv2", "avg+max")
+    assert described["card"]["tta"] == described["training"]["augment"] == "hflip"
+    blocks = "512:none,512:none,512:sqrt+length,512:sqrt+length"
+    assert described["training"]["fitted"]["normalize"] == blocks
 
 
 def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
@@ -139,6 +158,7 @@ def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
         assert results[name]["losses"][-1] < results[name]["losses"][0]
         assert results[name]["difference"] < 1e-4  # of the head on codes as they are
     np.testing.assert_allclose(results["soft"]["end"], np.full((8, 2), (0.2, 0.8)), atol=0.05)
+    assert results["is_read"]
     # Statistics, scale and shift of batch normalizations stay.
     assert any("kernel" in path for path in results["moved"])
     assert not [path for path in results["moved"] if "_bn" in path.lower()]
@@ -152,6 +172,10 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     assert "needs an --input-size of 75" in error_of(
         "finetune", photos, "inception_v3", "-o", app, "--input-size", "64"
     )
+    assert "views of an image; name them with --augment" in error_of(*start, "--tta")
+    line = error_of(*start, "--layers", "block5_conv3,block3_pool")
+    assert "'block3_pool' of vgg16 is below 'block4_pool'" in line
+    assert "nothing to fine-tune" in error_of(*start, "--layers", "block4_pool")
     one = tmp_path / "one"
     (one / "a").mkdir(parents=True)
     image = next(photos.rglob("*.png"))
