@@ -100,7 +100,9 @@ def check_top(folder: str) -> None:
         ]
         weights |= top.weights
         write_weights(layers, weights, Path(folder, "network.weights.h5"))
-        network = keras.applications.MobileNetV2(False, weights=None, input_shape=(32, 32, 3))
+        network = keras.applications.MobileNetV2(
+            include_top=False, weights=None, input_shape=(32, 32, 3)
+        )
         network.load_weights(Path(folder, "network.weights.h5"))
         is_read = all(
             np.array_equal(read, written)
