@@ -3,7 +3,8 @@
 1. The layers up to a cut become a backbone file, whose codes are the activations; they are
    computed once for each view of each image, and kept in a codes file.
 2. The pooled codes of the layers above train a logistic head, as ``cnncodes train`` does.
-3. Keras trains these layers together with the head, from the activations (`training`).
+3. Keras trains these layers together with the head, from the activations (`training`), in a
+   process of its own (`apart`).
 4. The head is fitted again on the codes of the trained layers (`heads`).
 5. The best weights become a weight file of Keras, which is exported, and joined to the head.
 6. The labels that the app gives the test images are compared with Keras's.
@@ -13,12 +14,10 @@ All but the app is in a folder of work, from which the same call goes on after a
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,13 +25,13 @@ from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.evaluate.metrics import measure
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.export.export import export_backbone
-from cnncodes.export.keras_settings import own_keras
 from cnncodes.export.keras_weights import Weights, write_weights
 from cnncodes.export.weights import load_weights
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.pipeline import Extraction, extract
 from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists
+from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.checkpoint import Epoch
 from cnncodes.finetune.data import Data, check_labels, read_data
 from cnncodes.finetune.heads import CodesOfImages, fit_again, fit_start
@@ -41,7 +40,6 @@ from cnncodes.finetune.plan import make_plan
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.finetune.request import Request, check_request
 from cnncodes.finetune.result import FineTuning
-from cnncodes.finetune.top import Top
 from cnncodes.finetune.training import Activations, Task, train_top
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.rows import CodeRows
@@ -226,7 +224,6 @@ class _Run:
         self._check_kept()
         self._freeze()
         self._plan(images)
-        gc.collect()  # a model of Keras is a cycle of references
         extraction = self._extract()
         with CodeStore.open(request.activations) as store:
             data = read_data(
@@ -240,7 +237,6 @@ class _Run:
             )
             trained = self._train(store, data)
             white = store.white
-        gc.collect()
         parts = Parts(request, trained, data, white, self._note, self._progress)
         with self._timed("app"):
             parts.write()
@@ -333,9 +329,8 @@ class _Run:
     def _plan(self, images: Source) -> None:
         """Print what the work takes; refuse it where the disk is too small."""
         request = self._request
-        with self._timed("measurement"), own_keras(silent=False) as keras:
-            n_classes = len(images.class_names)
-            top = self._top(keras)
+        n_classes = len(images.class_names)
+        with self._timed("measurement"), self._top() as top:
             n_trained = request.train_fraction * (1 - request.recipe.validation_fraction)
             plan = make_plan(
                 top,
@@ -390,9 +385,8 @@ class _Run:
         )
         folder = request.work / key
         y_test = data.y[data.test].astype(np.intp)
-        with filled_folder(folder), own_keras(silent=False) as keras:
+        with filled_folder(folder), self._top() as top:
             with self._timed("linear head"):
-                top = self._top(keras)
                 codes = CodesOfImages(
                     top.features, request.codes, activations, recipe.batch_size, tta=request.tta
                 )
@@ -450,10 +444,10 @@ class _Run:
             seed=request.seed,
         )
 
-    def _top(self, keras: Any) -> Top:
+    def _top(self) -> TopProcess:
         request = self._request
-        return Top(
-            *(keras, request.spec, request.layers, self._weights()),
+        return TopProcess(
+            *(request.network, request.input_size, self._weights()),
             *(request.from_layer, request.codes),
         )
 

@@ -173,7 +173,9 @@ def check_request(
     check_choice(pool, POOLS, "pool")
     codes = Codes.of(whole, check_outputs(spec, whole, layers, pool, cut), pool, cut)
     if tta and check_choice(augment, tuple(VIEWS), "augment") == "none":
-        raise ParameterError("tta=True averages views of an image; name them with augment")
+        raise ParameterError(
+            "tta=True averages the views of an image, which has one; augment='hflip' makes more"
+        )
     source, output = as_path(source, "source"), as_path(output, "output")
     if not output.name:  # a folder, such as "."
         check_output(output, overwrite=overwrite, endings=MODEL)

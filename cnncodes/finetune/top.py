@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -157,13 +156,14 @@ class Top:
         weights, bias = self._dense.get_weights()
         return weights * self._scale, bias + self._offset @ weights
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside this block the weights are their moving averages."""
-        before = self.variables
+    def use_averages(self) -> None:
+        """Let the weights be their moving averages, until `use_weights`."""
+        self._before = self.variables
         self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
-        yield
-        self.variables = before
+
+    def use_weights(self) -> None:
+        """Let the weights be what they were before `use_averages`."""
+        self.variables, self._before = self._before, []
 
     @property
     def variables(self) -> list[NDArray[Any]]:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import TrainingError
+from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.checkpoint import Checkpoint, Epoch, load
 from cnncodes.finetune.codes import Floats
 from cnncodes.finetune.recipe import Recipe
-from cnncodes.finetune.top import Top
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.progress import NoProgress, Progress
 
@@ -115,7 +115,7 @@ class Task:
 
 
 def train_top(
-    top: Top,
+    top: TopProcess,
     activations: Activations,
     task: Task,
     recipe: Recipe,
@@ -129,7 +129,7 @@ def train_top(
 
     Parameters
     ----------
-    top : Top
+    top : TopProcess
         With the linear classifier as its softmax layer.
     activations : Activations
         Of all images.
@@ -173,6 +173,7 @@ def train_top(
         state = Checkpoint([start], variables, top.optimizer_variables, variables)
     else:
         top.variables, top.optimizer_variables = state.variables, state.optimizer
+        state = replace(state, variables=[], optimizer=[])
     for epoch in state.epochs:
         on_epoch(epoch)
     n_done = len(state.epochs) - 1
@@ -190,6 +191,7 @@ def train_top(
                 averages if is_best else state.best,
             )
             state.save(checkpoint, request)
+            state = replace(state, variables=[], optimizer=[])  # which the file has
             on_epoch(epoch)
     except KeyboardInterrupt:
         n_done, number = len(state.epochs) - 1, state.best_epoch.number
@@ -212,7 +214,7 @@ def is_finished(state: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _train_epoch(
-    top: Top,
+    top: TopProcess,
     activations: Activations,
     task: Task,
     recipe: Recipe,
@@ -237,9 +239,10 @@ def _train_epoch(
                 )
             total += loss * len(part)
             progress.advance(len(part))
-    with top.averaged():
-        loss, accuracy = _validate(top, activations, task, recipe)
-        averages = top.variables
+    top.use_averages()
+    loss, accuracy = _validate(top, activations, task, recipe)
+    averages = top.variables
+    top.use_weights()
     seconds = time.monotonic() - started
     return Epoch(number, total / len(images), loss, accuracy, seconds), averages
 
@@ -253,7 +256,7 @@ def _views(n_views: int, n_images: int, number: int, seed: int) -> Rows:
 
 
 def _validate(
-    top: Top, activations: Activations, task: Task, recipe: Recipe
+    top: TopProcess, activations: Activations, task: Task, recipe: Recipe
 ) -> tuple[float, float]:
     """Return loss and accuracy on the images held out."""
     images = task.validation

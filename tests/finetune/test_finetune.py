@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,9 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     assert "needs an --input-size of 75" in error_of(
         "finetune", photos, "inception_v3", "-o", app, "--input-size", "64"
     )
-    assert "views of an image; name them with --augment" in error_of(*start, "--tta")
+    assert "--tta averages the views of an image, which has one; --augment hflip" in error_of(
+        *start, "--tta"
+    )
     line = error_of(*start, "--layers", "block5_conv3,block3_pool")
     assert "'block3_pool' of vgg16 is below 'block4_pool'" in line
     assert "nothing to fine-tune" in error_of(*start, "--layers", "block4_pool")
@@ -203,6 +206,17 @@ def test_damaged_file_of_the_work_is_one_line(name: str, photos: Path, tmp_path:
         assert line.startswith(f"Error: {tmp_path / name}: ")
         assert line.endswith("; delete it, and it is made again")
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_lost_process_is_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system ends it for want of memory."""
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    start = ("finetune", photos, NETWORK, "-o", tmp_path / "app.onnx", "--weights", "random")
+    line = error_of(*start, "--input-size", "32", "--from-layer", "block5_conv2")
+    assert "the process that trains has ended (1), probably for want of memory" in line
+    assert "lower --batch-size, or choose a later --from-layer" in line
 
 
 def test_missing_tensorflow_is_one_line(
