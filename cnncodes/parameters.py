@@ -18,7 +18,7 @@ from cnncodes.errors import ParameterError
 from cnncodes.text import similar
 
 MAX_SHOWN_BITS = 128
-VIEWS = {"none": 1, "hflip": 2, "d4": 8}  # number of views of an image, by augmentation
+VIEWS = {"none": 1, "hflip": 2, "hvflip": 4, "d4": 8}  # views of an image, by augmentation
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -292,6 +292,7 @@ SHARE = Real(0, 1, most_open=True)
 SIMILARITY = Real(0, 1, least_open=True)  # a cosine
 REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
+VALIDATION_FRACTION = Real(0, 0.5)
 TRAIN_SHARE = Real(0, 1, least_open=True)  # 1 where cross-validation measures
 DRAWS = Whole(1, 1000)
 # On points of mean squared length one. Logits differ by about C where it is small: below, that is

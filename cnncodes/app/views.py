@@ -28,7 +28,7 @@ def average_over_views(app: onnx.ModelProto, augment: str) -> None:
     ----------
     app : onnx.ModelProto
         An app, with `images` as input and `probabilities` as output.
-    augment : {"hflip", "d4"}
+    augment : {"hflip", "hvflip", "d4"}
         Which views, in the order of `make_views`.
     """
     graph, n_views = app.graph, VIEWS[augment]
@@ -47,10 +47,9 @@ def _make_views(graph: onnx.GraphProto, augment: str, output: str) -> list[onnx.
     """Return the nodes that make the views; their constants are added to the graph."""
     nodes, names = [], []
     turned = f"{_PREFIX}exchanged"
-    if augment == "d4":
+    if any(exchanged for exchanged, _ in SYMMETRIES[augment]):
         nodes.append(_node("Transpose", ["images"], turned, perm=[0, 2, 1, 3]))
-    n_views = VIEWS[augment]
-    for number, (exchanged, axes) in enumerate(SYMMETRIES[:n_views]):
+    for number, (exchanged, axes) in enumerate(SYMMETRIES[augment]):
         source = turned if exchanged else "images"
         if not axes:
             names.append(source)

@@ -129,7 +129,8 @@ def fetch(
     type=click.Choice(list(VIEWS)),
     default="none",
     show_default=True,
-    help="Store the codes of the mirrored image too, or of all eight turned and mirrored ones.",
+    help="Store the codes of the image mirrored left-right too, also upside down and both "
+    "(hvflip), or of all eight turned and mirrored ones (d4).",
 )
 @provider_option
 @click.option(

@@ -31,11 +31,13 @@ from cnncodes.export.backbones import BACKBONES, CONVERTERS, DEFAULT_INPUT_SIZE
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.parameters import (
     CALIBRATION_IMAGES,
+    CODE_POOLS,
     EPOCHS,
     FIXED_BATCH,
     INPUT_SIZE,
     LEARNING_RATE,
     NETWORK_BATCH,
+    VALIDATION_FRACTION,
     VIEWS,
 )
 from cnncodes.printing.emit import emit, print_note
@@ -250,11 +252,29 @@ def bundle(
     help="Train the layers above this one; by default those of the last block or two.",
 )
 @click.option(
+    "--layers",
+    metavar="NAME[,NAME...]",
+    help="Layers whose pooled outputs the head sees, from --from-layer on; by default the last.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice([each for each in CODE_POOLS if each != "none"]),
+    default="avg",
+    show_default=True,
+    help="How they are pooled over height and width.",
+)
+@click.option(
     "--augment",
     type=click.Choice(list(VIEWS)),
     default="none",
     show_default=True,
-    help="Train on mirrored views too, or on all eight mirrored and turned ones.",
+    help="Train on the image mirrored left-right too, also upside down and both "
+    "(hvflip), or on all eight mirrored and turned ones (d4).",
+)
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Make an app that averages over the views of each image, and measure that.",
 )
 @click.option(
     "--frozen-int8",
@@ -281,6 +301,14 @@ def bundle(
     default=Recipe.batch_size,
     show_default=True,
     help="Images per gradient step.",
+)
+@click.option(
+    "--validation-fraction",
+    type=Number(VALIDATION_FRACTION),
+    default=Recipe.validation_fraction,
+    show_default=True,
+    help="Share of the training images held out to choose the epoch; with 0 all are trained on, "
+    "for all epochs.",
 )
 @train_fraction_option
 @split_option

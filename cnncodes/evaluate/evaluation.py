@@ -73,7 +73,7 @@ class EvaluatedData:
         Whether training images of the model are included.
     images_sha256 : str
         SHA-256 of the sorted SHA-256 of the images: equal for evaluations on the same images.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image the mean of the logits is taken over; in JSON only with views.
     """
 

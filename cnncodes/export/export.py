@@ -155,7 +155,7 @@ def export_backbone(
 
     spec = _check_request(name, input_size, pool, converter)
     whole = layers_of(name, input_size)
-    outputs = _named_layers(layer, whole, spec, pool)
+    outputs = named_layers(layer, whole, spec, pool)
     layers = layers_before(whole, *outputs)
     output = as_path(output, "output")
     seed = SEED.check(seed, "seed")
@@ -227,10 +227,16 @@ def _check_request(name: str, input_size: int, pool: str, converter: str) -> Bac
     return spec
 
 
-def _named_layers(
+def named_layers(
     named: str | Sequence[str] | None, layers: Sequence[Layer], spec: BackboneSpec, pool: str
 ) -> list[str]:
-    """Return the names of the layers whose outputs become the codes."""
+    """Return the names of the layers whose outputs become the codes.
+
+    Raises
+    ------
+    ParameterError
+        There is no such layer, or it gives no codes that can be pooled so.
+    """
     if named is None:
         names = [layers[-1].name]
     else:

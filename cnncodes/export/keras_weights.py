@@ -20,6 +20,7 @@ import re
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from cnncodes.errors import WeightsError
 from cnncodes.export.architectures import Layer
 from cnncodes.files import HDF5_SIGNATURE, check_filled
 from cnncodes.models.kinds import KERAS_MEMBER, find_kind, wrong_kind
+from cnncodes.output import replacing
 from cnncodes.text import first_line
 
 if TYPE_CHECKING:
@@ -367,3 +369,31 @@ def _read(dataset: h5py.Dataset, path: Path) -> NDArray[np.float32]:
             f"{path}: its weights are stored as {dataset.dtype.name}; save them as float32"
         )
     return np.asarray(dataset[()], np.float32)
+
+
+def write_weights(layers: Sequence[Layer], weights: Weights, path: Path) -> None:
+    """Write a ``.weights.h5`` file of a network, as Keras 3 does; needs no Keras.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The network, in the order of Keras.
+    weights : dict of str to list of ndarray of float32
+        The weights of each layer that has some, by its name, in Keras's order.
+    path : Path
+        The file; replaced where it exists.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    import h5py
+
+    counts: Counter[str] = Counter()
+    with replacing(path, overwrite=True) as temporary, h5py.File(temporary, "w") as file:
+        for layer in layers:
+            number = f"_{counts[layer.kind]}" if counts[layer.kind] else ""
+            counts[layer.kind] += 1
+            for index, values in enumerate(weights.get(layer.name, ())):
+                file[f"layers/{layer.kind}{number}/vars/{index}"] = values

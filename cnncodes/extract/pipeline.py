@@ -82,7 +82,7 @@ class Extraction:
         Duration of this run.
     is_unchanged : bool
         Whether the codes file was there, with the codes of the same images, and was kept.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image have codes.
     """
 
@@ -167,9 +167,10 @@ def extract(
         default it is guessed from each image, as described in `cnncodes.images.decoding`.
     group_by : {"folder"}, optional
         Which images of a folder belong together, as for `find_images`.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image are stored as rows of it, in the order of `make_views`: the image
-        itself, both it and its mirror image, or all eight turned and mirrored ones.
+        itself, its mirror image too, the two upside down too, or all eight turned and mirrored
+        ones.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     update : bool

@@ -63,7 +63,7 @@ class CodesInfo:
         An image with more pixels was skipped.
     white : int, optional
         The value of white in 16-bit grey; by default it was guessed from each image.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image have codes, as for `make_views`.
     """
 
@@ -240,7 +240,7 @@ class CodeStore:
 
     @property
     def augment(self) -> str:
-        """Which views of each image have a row: ``none``, ``hflip`` or ``d4``."""
+        """Which views of each image have a row: ``none``, ``hflip``, ``hvflip`` or ``d4``."""
         if not self._file.has_attribute("augment"):
             return "none"
         return self._file.text_attribute("augment")

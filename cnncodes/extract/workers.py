@@ -128,7 +128,7 @@ class Workers:
         finish : callable
             Called in the worker with the codes of a batch, shape (n_usable * n_views,
             *code_shape); what it returns is the result of the batch.
-        augment : {"none", "hflip", "d4"}
+        augment : {"none", "hflip", "hvflip", "d4"}
             Which views of each image are computed, as for `make_views`.
         """
 
@@ -160,7 +160,7 @@ def extract_views(
         The network.
     pixels : ndarray of uint8, shape (n_images, size, size, 3)
         Images, one or more.
-    augment : {"none", "hflip", "d4"}
+    augment : {"none", "hflip", "hvflip", "d4"}
         Which views, as for `make_views`.
 
     Returns

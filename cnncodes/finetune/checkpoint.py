@@ -31,16 +31,16 @@ class Epoch:
         From 1 on.
     train_loss : float or None
         Mean loss of the batches while they were trained on; None of number 0.
-    validation_loss, validation_accuracy : float
-        On the images held out, as they are.
+    validation_loss, validation_accuracy : float or None
+        On the images held out, as they are; None where there are none.
     seconds : float
         Duration.
     """
 
     number: int
     train_loss: float | None
-    validation_loss: float
-    validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
     seconds: float
 
 
@@ -55,7 +55,7 @@ class Checkpoint:
     variables, optimizer : list of ndarray
         The weights of the model and of its optimizer after the last of them.
     best : list of ndarray
-        The weights after the epoch of the lowest validation loss.
+        The weights after the best of them.
     """
 
     epochs: list[Epoch]
@@ -65,8 +65,8 @@ class Checkpoint:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The epoch of the lowest validation loss, the first of equal ones."""
-        return min(self.epochs, key=lambda epoch: epoch.validation_loss)
+        """As `best_of`."""
+        return best_of(self.epochs)
 
     def save(self, path: Path, request: str) -> None:
         """Write a file that `load` reads, in place of an earlier one.
@@ -85,6 +85,15 @@ class Checkpoint:
                 arrays[f"{part}{number}"] = each
         with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def best_of(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the epoch of the lowest validation loss, the first of equal ones.
+
+    Where no image is held out it is the last.
+    """
+    measured = [epoch for epoch in epochs if epoch.validation_loss is not None]
+    return min(measured, key=lambda epoch: epoch.validation_loss or 0.0, default=epochs[-1])
 
 
 def load(path: Path, request: str, shapes: Sequence[tuple[int, ...]]) -> Checkpoint | None:

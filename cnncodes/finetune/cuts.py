@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from cnncodes.errors import ParameterError
 from cnncodes.export.architectures import Layer, layers_before
+from cnncodes.export.backbones import BackboneSpec
+from cnncodes.export.export import named_layers
 from cnncodes.text import similar
 
 _PIXELS = ("input_layer", "rescaling", "normalization")
@@ -92,6 +94,49 @@ def check_cut(name: str, layers: Sequence[Layer], wanted: str | None) -> str:
         f"{name} cannot be cut at {wanted!r}, since layers above it also read {passed[0]!r}; "
         f"from_layer is one of {_some(cuts)}"
     )
+
+
+def check_outputs(
+    spec: BackboneSpec,
+    layers: Sequence[Layer],
+    wanted: str | Sequence[str] | None,
+    pool: str,
+    cut: str,
+) -> list[str]:
+    """Return the layers whose pooled outputs the head sees.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        The network.
+    layers : sequence of Layer
+        All its layers.
+    wanted : str or sequence of str, optional
+        The layers, also as one string with commas; by default the last.
+    pool : {"avg", "max", "avg+max", "grid2"}
+        The pooling.
+    cut : str
+        The layer at which the network is cut.
+
+    Raises
+    ------
+    ParameterError
+        One is no layer or below the cut, or nothing between the cut and them is trained.
+    """
+    names = named_layers(wanted, layers, spec, pool)
+    above = {layer.name for layer in layers_above(layers, cut)}
+    for name in names:
+        if name not in above and name != cut:
+            raise ParameterError(
+                f"layer {name!r} of {spec.name} is below {cut!r}, whose output is all that is kept "
+                "of an image; name layers above it in layers, or an earlier from_layer"
+            )
+    if not _trains([layer for layer in layers_before(layers, *names) if layer.name in above]):
+        raise ParameterError(
+            f"there are no convolutions between {cut!r} and layers {', '.join(names)} of "
+            f"{spec.name}, so nothing to fine-tune; name a later layer too"
+        )
+    return names
 
 
 def _trains(layers: Sequence[Layer]) -> bool:

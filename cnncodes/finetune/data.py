@@ -107,7 +107,7 @@ def read_data(
     train_fraction, split, seed
         As for `train_head`.
     validation_fraction : float
-        Share of the training images of each class that is held out of training.
+        Share of the training images of each class that is held out of training; may be 0.
     excluded, together : PathList, optional
         Images to leave out, and pairs of images that stay on one side.
 
@@ -126,7 +126,7 @@ def read_data(
         (held.test, "hold out of training", "train_fraction"),
         (parts.test, "test on", "1 - train_fraction"),
     ):
-        if len(part) == 0:
+        if len(part) == 0 and (part is parts.test or validation_fraction > 0):
             raise TrainingError(
                 f"{store.source}: no image is left to {what}; add images, or raise {name}"
             )

@@ -3,48 +3,46 @@
 1. The layers up to a cut become a backbone file, whose codes are the activations; they are
    computed once for each view of each image, and kept in a codes file.
 2. The pooled codes of the layers above train a logistic head, as ``cnncodes train`` does.
-3. Keras trains these layers together with the head, from the activations (`training`).
-4. The best weights become a network of Keras, which is exported, and joined to the head.
-5. The labels that the app gives the test images are compared with Keras's.
+3. Keras trains these layers together with the head, from the activations (`training`), in a
+   process of its own (`apart`).
+4. The head is fitted again on the codes of the trained layers (`heads`).
+5. The best weights become a weight file of Keras, which is exported, and joined to the head.
+6. The labels that the app gives the test images are compared with Keras's.
 
 All but the app is in a folder of work, from which the same call goes on after an interrupt.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.evaluate.metrics import measure
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.export.export import export_backbone
-from cnncodes.export.keras_settings import own_keras
+from cnncodes.export.keras_weights import Weights, write_weights
 from cnncodes.export.weights import load_weights
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.pipeline import Extraction, extract
 from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists
+from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.checkpoint import Epoch
 from cnncodes.finetune.data import Data, check_labels, read_data
+from cnncodes.finetune.heads import CodesOfImages, fit_start
 from cnncodes.finetune.parts import Parts, Trained
 from cnncodes.finetune.plan import make_plan
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.finetune.request import Request, check_request
 from cnncodes.finetune.result import FineTuning
-from cnncodes.finetune.top import Top
 from cnncodes.finetune.training import Activations, Task, train_top
-from cnncodes.head.labels import few_images_allowed
-from cnncodes.head.logistic.estimator import GramLogisticRegression
+from cnncodes.head.linear import LinearHead
 from cnncodes.head.rows import CodeRows
-from cnncodes.head.scaling import Scaling
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source, find_images
 from cnncodes.output import filled_folder
@@ -60,11 +58,15 @@ def finetune(
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
     from_layer: str | None = None,
+    layers: str | Sequence[str] | None = None,
+    pool: str = "avg",
     augment: str = "none",
+    tta: bool = False,
     frozen_int8: bool = False,
     epochs: int = Recipe.epochs,
     learning_rate: float = Recipe.learning_rate,
     batch_size: int = Recipe.batch_size,
+    validation_fraction: float = Recipe.validation_fraction,
     train_fraction: float = 0.7,
     split: str = "stratified",
     class_weight: str | None = None,
@@ -94,9 +96,17 @@ def finetune(
     from_layer : str, optional
         The last layer that is left as it is; those above it are trained. By default that of
         `DEFAULT_CUTS`.
-    augment : {"none", "hflip", "d4"}
+    layers : str or sequence of str, optional
+        The layers whose pooled outputs the head sees, as for `export_backbone`, from `from_layer`
+        on; by default the last.
+    pool : {"avg", "max", "avg+max", "grid2"}
+        How they are pooled over height and width.
+    augment : {"none", "hflip", "hvflip", "d4"}
         The views of each image, of which an epoch takes one at random: the image itself, its
-        mirror image too, or all eight mirrored and turned ones.
+        mirror image too, the two upside down too, or all eight mirrored and turned ones.
+    tta : bool
+        Whether the app makes the views of each image and averages their logits; figures are of
+        that.
     frozen_int8 : bool
         Whether activations are computed by the frozen layers in int8, calibrated on images of
         the source, in less than half the time. The app has these layers in float32.
@@ -106,6 +116,9 @@ def finetune(
         The highest learning rate.
     batch_size : int
         Images per gradient step.
+    validation_fraction : float
+        Share of the training images of each class that is held out to choose the epoch. With 0
+        all of them are trained on, for all epochs.
     train_fraction, split, exclude, keep_together
         As for `train_head`.
     class_weight : "balanced" or None
@@ -161,11 +174,15 @@ def finetune(
         weights=weights,
         input_size=input_size,
         from_layer=from_layer,
+        layers=layers,
+        pool=pool,
         augment=augment,
+        tta=tta,
         frozen_int8=frozen_int8,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        validation_fraction=validation_fraction,
         train_fraction=train_fraction,
         split=split,
         class_weight=class_weight,
@@ -212,7 +229,6 @@ class _Run:
         self._check_kept()
         self._freeze()
         self._plan(images)
-        gc.collect()  # a model of Keras is a cycle of references
         extraction = self._extract()
         with CodeStore.open(request.activations) as store:
             data = read_data(
@@ -226,7 +242,6 @@ class _Run:
             )
             trained = self._train(store, data)
             white = store.white
-        gc.collect()
         parts = Parts(request, trained, data, white, self._note, self._progress)
         with self._timed("app"):
             parts.write()
@@ -318,9 +333,8 @@ class _Run:
     def _plan(self, images: Source) -> None:
         """Print what the work takes; refuse it where the disk is too small."""
         request = self._request
-        with self._timed("measurement"), own_keras(silent=False) as keras:
-            n_classes = len(images.class_names)
-            top = self._top(keras)
+        n_classes = len(images.class_names)
+        with self._timed("measurement"), self._top() as top:
             n_trained = request.train_fraction * (1 - request.recipe.validation_fraction)
             plan = make_plan(
                 top,
@@ -374,14 +388,19 @@ class _Run:
             validation=[(data.digests[row], int(data.y[row])) for row in data.validation],
         )
         folder = request.work / key
-        with filled_folder(folder), own_keras(silent=False) as keras:
+        y_test = data.y[data.test].astype(np.intp)
+        with filled_folder(folder), self._top() as top:
             with self._timed("linear head"):
-                top = self._top(keras)
-                head = self._fit_head(top, activations, data)
-                top.attach(*head, recipe, recipe.n_steps(len(data.train)))
+                codes = CodesOfImages(
+                    top.features, request.codes, activations, recipe.batch_size, tta=request.tta
+                )
+                start = fit_start(codes, data, class_weight=request.class_weight, seed=request.seed)
+                before = codes.log_probabilities(start.head, codes.measured(data.test))
+                top.attach(
+                    *(start.scaling, start.weights, start.bias),
+                    *(recipe, recipe.n_steps(len(data.train))),
+                )
                 top.seed(request.seed)
-                tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
-                before = measure(tested, data.y[data.test].astype(np.intp), data.labels)
             task = Task(
                 train=data.train,
                 validation=data.validation,
@@ -400,42 +419,36 @@ class _Run:
                     on_epoch=self._on_epoch,
                     progress=self._progress,
                 )
+            head = LinearHead(*top.head)
             weights = folder / f"{request.output.stem}.weights.h5"
-            top.save_network(weights)
-            tested = activations.apply(top.probabilities, data.test, recipe.batch_size)
-            return Trained(folder, weights, top.head, epochs, before, tested)
+            write_weights(request.layers, self._weights() | top.weights, weights)
+            tested = np.exp(codes.log_probabilities(head, codes.measured(data.test)))
+            return Trained(
+                folder=folder,
+                weights=weights,
+                head=head,
+                epochs=epochs,
+                before=measure(np.exp(before), y_test, data.labels),
+                tested=tested,
+            )
 
-    def _fit_head(
-        self, top: Top, activations: Activations, data: Data
-    ) -> tuple[Scaling, NDArray[np.float32], NDArray[np.float32]]:
-        """Fit the logistic head on the pooled codes of all views of the training images.
-
-        Returns scaling of the codes, weights and bias.
-        """
-        request, n_views = self._request, activations.n_views
-        images = np.repeat(data.train, n_views)
-        views = np.tile(np.arange(n_views), len(data.train))
-        X = activations.apply(top.features, images, request.recipe.batch_size, views)
-        scaling = Scaling.of([X])
-        scaling.apply(X)
-        head = GramLogisticRegression(
-            C="auto", class_weight=request.class_weight, random_state=request.seed
-        )
-        with few_images_allowed():
-            head.fit(X, data.y[images], groups=data.groups[images])
-        weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
-        return scaling, weights, bias
-
-    def _top(self, keras: Any) -> Top:
+    def _weights(self) -> Weights:
+        """Load the weights that training starts from."""
         request = self._request
-        weights = load_weights(
+        return load_weights(
             request.spec,
             request.layers,
             request.weights,
             input_size=request.input_size,
             seed=request.seed,
         )
-        return Top(keras, request.spec, request.layers, weights, request.from_layer)
+
+    def _top(self) -> TopProcess:
+        request = self._request
+        return TopProcess(
+            *(request.network, request.input_size, self._weights()),
+            *(request.from_layer, request.codes),
+        )
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

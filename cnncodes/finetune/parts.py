@@ -21,14 +21,16 @@ from cnncodes.export.keras_onnx import keras_codes, keras_network
 from cnncodes.export.keras_settings import own_keras
 from cnncodes.export.weights import load_weights
 from cnncodes.files import sha256_of
-from cnncodes.finetune.checkpoint import Epoch
+from cnncodes.finetune.checkpoint import Epoch, best_of
 from cnncodes.finetune.data import Data
 from cnncodes.finetune.request import Request
 from cnncodes.finetune.result import Parity
 from cnncodes.head.linear import LinearHead, log_softmax
+from cnncodes.head.views import average_views
 from cnncodes.images.decoding import digest_images, load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.sources import root_of
+from cnncodes.images.views import make_views
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.output import replacing
@@ -48,8 +50,8 @@ class Trained:
         Where its files are.
     weights : Path
         Weights of the whole network, a file of Keras.
-    head : tuple of ndarray
-        Weights and bias of the softmax layer.
+    head : LinearHead
+        On codes as they are.
     epochs : list of Epoch
         From number 0 on, the linear classifier.
     before : Metrics
@@ -60,7 +62,7 @@ class Trained:
 
     folder: Path
     weights: Path
-    head: tuple[NDArray[np.float32], NDArray[np.float32]]
+    head: LinearHead
     epochs: list[Epoch]
     before: Metrics
     tested: NDArray[np.float32]
@@ -111,7 +113,8 @@ class Parts:
             self._backbone,
             weights=str(trained.weights),
             input_size=request.input_size,
-            pool="avg",
+            pool=request.codes.pool,
+            layer=request.codes.layers,
             finetuned=json.dumps(
                 {
                     "from": request.origin,
@@ -123,11 +126,16 @@ class Parts:
             overwrite=True,
             on_note=self._note,
         )
-        head = LinearHead(*trained.head)
         with replacing(self._head, overwrite=True) as temporary:
-            model = head.to_onnx(exported.code_shape, self._describe(exported))
+            model = trained.head.to_onnx(exported.code_shape, self._describe(exported))
             save_checked(model, temporary)
-        bundle(self._backbone, self._head, request.output, overwrite=request.overwrite)
+        bundle(
+            self._backbone,
+            self._head,
+            request.output,
+            tta=request.tta,
+            overwrite=request.overwrite,
+        )
 
     def _describe(self, exported: Export) -> HeadInfo:
         request, data, best = self._request, self._data, self._best
@@ -140,6 +148,7 @@ class Parts:
             training={
                 "data": PureWindowsPath(request.source).name,
                 "estimator": "fine-tuning",
+                **({"augment": request.augment, "tta": True} if request.tta else {}),
                 "fitted": {
                     "from_layer": request.from_layer,
                     "augment": request.augment,
@@ -173,7 +182,7 @@ class Parts:
 
     @property
     def _best(self) -> Epoch:
-        return min(self._trained.epochs, key=lambda epoch: epoch.validation_loss)
+        return best_of(self._trained.epochs)
 
     def compare(self) -> tuple[Evaluation, Parity]:
         """Evaluate the app on the test images, and compare its labels with Keras's.
@@ -222,10 +231,13 @@ class Parts:
         )
         with own_keras() as keras:
             network = keras_network(
-                keras, request.spec, request.layers, weights, [request.layers[-1].name], "avg"
+                *(keras, request.spec, request.layers, weights),
+                *(request.codes.layers, request.codes.pool),
             )
-            codes = keras_codes(network, request.spec, pixels)
-        labels: NDArray[np.intp] = LinearHead(*self._trained.head).logits(codes).argmax(axis=1)
+            views = make_views(pixels, request.augment if request.tta else "none")
+            codes = keras_codes(network, request.spec, views)
+        by_view = self._trained.head.log_probabilities(codes)
+        labels: NDArray[np.intp] = average_views(by_view, len(views) // len(pixels)).argmax(axis=1)
         return labels
 
     def quantize(self) -> Evaluation:
@@ -245,7 +257,14 @@ class Parts:
             overwrite=True,
             progress=self._progress,
         )
-        bundle(int8, self._head, request.int8_output, allow_mixed=True, overwrite=request.overwrite)
+        bundle(
+            int8,
+            self._head,
+            request.int8_output,
+            tta=request.tta,
+            allow_mixed=True,
+            overwrite=request.overwrite,
+        )
         return self._evaluate(request.int8_output)
 
     def _evaluate(self, app: Path) -> Evaluation:

@@ -14,8 +14,8 @@ from cnncodes.errors import OutputError
 from cnncodes.extract.store import compress
 from cnncodes.extract.workers import Workers
 from cnncodes.files import exists
+from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.recipe import Recipe
-from cnncodes.finetune.top import Top
 from cnncodes.head.scaling import Scaling
 from cnncodes.images.sources import Source
 from cnncodes.inspect.bench import peak_bytes
@@ -42,7 +42,7 @@ class Plan:
     epoch_seconds : float
         Duration of an epoch.
     memory_bytes : int or None
-        Peak memory of this process in the measurement; None where it is unknown.
+        Peak memory of both processes in the measurement; None where it is unknown.
     """
 
     n_images: int
@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
 
 
 def make_plan(
-    top: Top,
+    top: TopProcess,
     frozen: Path,
     images: Source,
     n_views: int,
@@ -95,7 +95,7 @@ def make_plan(
 
     Parameters
     ----------
-    top : Top
+    top : TopProcess
         Without a softmax layer; it is of no use afterwards.
     frozen : Path
         The backbone file of the frozen layers.
@@ -125,7 +125,9 @@ def make_plan(
         check_disk(activations, n_bytes)
     step = _measure_steps(top, n_classes, recipe)
     epoch = recipe.n_steps(n_trained) * step
-    return Plan(n_images, n_views, n_bytes, seconds, epoch, peak_bytes())
+    own, other = peak_bytes(), top.peak_bytes
+    memory = None if own is None or other is None else own + other
+    return Plan(n_images, n_views, n_bytes, seconds, epoch, memory)
 
 
 def check_disk(activations: Path, n_bytes: int) -> None:
@@ -173,7 +175,7 @@ def _measure_frozen(frozen: Path, images: Source) -> tuple[int, float]:
     return round(np.mean(sizes)) if sizes else 0, n / seconds
 
 
-def _measure_steps(top: Top, n_classes: int, recipe: Recipe) -> float:
+def _measure_steps(top: TopProcess, n_classes: int, recipe: Recipe) -> float:
     """Return the seconds of a gradient step."""
     generator = np.random.default_rng(0)
     X = generator.random((recipe.batch_size, *top.input_shape), np.float32)

@@ -14,6 +14,8 @@ class Recipe:
     ----------
     learning_rate : float
         Of Adam, at its highest.
+    flat : float
+        Share of the epochs after which the learning rate begins to fall.
     head_factor : float
         Times that rate is the rate of the softmax layer, on codes of mean squared length one.
     batch_size : int
@@ -29,7 +31,8 @@ class Recipe:
     """
 
     learning_rate: float = 1e-4
-    head_factor: float = 10.0
+    flat: float = 0.3
+    head_factor: float = 20.0
     batch_size: int = 32
     epochs: int = 12
     patience: int = 4
@@ -45,7 +48,7 @@ class Recipe:
         return min(self.averaging, n_steps / (n_steps + 1))
 
     def rate_at(self, epoch: int, step: int, n_steps: int) -> float:
-        """Return the learning rate of a step: it rises over one epoch, then falls as a cosine.
+        """Return the learning rate of a step: it rises over one epoch and falls as a cosine.
 
         Parameters
         ----------
@@ -58,4 +61,5 @@ class Recipe:
         """
         done = epoch + step / n_steps
         rise = min(1.0, done + 1 / n_steps)
-        return self.learning_rate * rise * (1 + math.cos(math.pi * done / self.epochs)) / 2
+        falling = max(0.0, (done / self.epochs - self.flat) / (1 - self.flat))
+        return self.learning_rate * rise * (1 + math.cos(math.pi * falling)) / 2

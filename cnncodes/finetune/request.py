@@ -14,17 +14,20 @@ from cnncodes.errors import MissingDependencyError, OutputError, ParameterError
 from cnncodes.export.architectures import Layer, layers_of
 from cnncodes.export.backbones import BACKBONES, BackboneSpec
 from cnncodes.export.weights import describe_weights
-from cnncodes.finetune.cuts import check_cut
+from cnncodes.finetune.codes import Codes
+from cnncodes.finetune.cuts import check_cut, check_outputs
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.head.split import METHODS
 from cnncodes.output import FOLDER, MODEL, check_folder, check_output
 from cnncodes.parameters import (
+    CODE_POOLS,
     EPOCHS,
     INPUT_SIZE,
     LEARNING_RATE,
     NETWORK_BATCH,
     SEED,
     TRAIN_FRACTION,
+    VALIDATION_FRACTION,
     VIEWS,
     as_path,
     check_choice,
@@ -32,6 +35,7 @@ from cnncodes.parameters import (
 )
 
 KEY_DIGITS = 8
+POOLS = tuple(pool for pool in CODE_POOLS if pool != "none")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Request:
     ----------
     layers : list of Layer
         All layers of the network.
+    codes : Codes
+        What the head sees.
     origin : str
         Its weights, as metadata name them.
 
@@ -57,6 +63,8 @@ class Request:
     input_size: int
     from_layer: str
     augment: str
+    codes: Codes
+    tta: bool
     frozen_int8: bool
     recipe: Recipe
     train_fraction: float
@@ -111,6 +119,7 @@ class Request:
             "input_size": self.input_size,
             "from_layer": self.from_layer,
             "augment": self.augment,
+            "codes": [self.codes.layers, self.codes.pool],
             "recipe": asdict(self.recipe),
             "class_weight": self.class_weight,
             "seed": self.seed,
@@ -127,11 +136,15 @@ def check_request(
     weights: str,
     input_size: int,
     from_layer: str | None,
+    layers: str | Sequence[str] | None,
+    pool: str,
     augment: str,
+    tta: bool,
     frozen_int8: bool,
     epochs: int,
     learning_rate: float,
     batch_size: int,
+    validation_fraction: float,
     train_fraction: float,
     split: str,
     class_weight: str | None,
@@ -157,7 +170,14 @@ def check_request(
         raise ParameterError(
             f"{network} needs an input_size of {spec.min_input_size} pixels or more"
         )
-    layers = layers_of(network, input_size)
+    whole = layers_of(network, input_size)
+    cut = check_cut(network, whole, from_layer)
+    check_choice(pool, POOLS, "pool")
+    codes = Codes.of(whole, check_outputs(spec, whole, layers, pool, cut), pool)
+    if tta and check_choice(augment, tuple(VIEWS), "augment") == "none":
+        raise ParameterError(
+            "tta=True averages the views of an image, which has one; augment='hflip' makes more"
+        )
     source, output = as_path(source, "source"), as_path(output, "output")
     if not output.name:  # a folder, such as "."
         check_output(output, overwrite=overwrite, endings=MODEL)
@@ -168,13 +188,18 @@ def check_request(
         output=output,
         weights=weights,
         input_size=input_size,
-        from_layer=check_cut(network, layers, from_layer),
+        from_layer=cut,
         augment=check_choice(augment, tuple(VIEWS), "augment"),
+        codes=codes,
+        tta=tta,
         frozen_int8=frozen_int8,
         recipe=Recipe(
             learning_rate=LEARNING_RATE.check(learning_rate, "learning_rate"),
             batch_size=NETWORK_BATCH.check(batch_size, "batch_size"),
             epochs=EPOCHS.check(epochs, "epochs"),
+            validation_fraction=VALIDATION_FRACTION.check(
+                validation_fraction, "validation_fraction"
+            ),
         ),
         train_fraction=TRAIN_FRACTION.check(train_fraction, "train_fraction"),
         split=check_choice(split, METHODS, "split"),
@@ -186,7 +211,7 @@ def check_request(
         int8=int8,
         work=work,
         overwrite=overwrite,
-        layers=layers,
+        layers=whole,
         origin=describe_weights(spec, weights, seed),
     )
     check_tensorflow()

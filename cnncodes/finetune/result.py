@@ -8,7 +8,7 @@ from typing import Any
 
 from cnncodes.evaluate.evaluation import Evaluation, evaluation_to_json
 from cnncodes.evaluate.metrics import Metrics
-from cnncodes.finetune.checkpoint import Epoch
+from cnncodes.finetune.checkpoint import Epoch, best_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FineTuning:
     @property
     def best_epoch(self) -> Epoch:
         """The epoch whose weights the app has."""
-        return min(self.epochs, key=lambda epoch: epoch.validation_loss)
+        return best_of(self.epochs)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON types; metrics as in the JSON of ``cnncodes evaluate``."""

@@ -1,10 +1,8 @@
-"""The layers above the cut as a Keras model, with average pooling and a softmax behind them."""
+"""The layers above the cut as a Keras model, with pooling and a softmax behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,9 @@ from cnncodes.export.backbones import BackboneSpec
 from cnncodes.export.keras_onnx import keras_network
 from cnncodes.export.keras_settings import quiet
 from cnncodes.export.keras_weights import Weights
+from cnncodes.finetune.codes import Codes, Floats, Standardizing
 from cnncodes.finetune.recipe import Recipe
 from cnncodes.head.scaling import Scaling
-
-Floats = NDArray[np.float32]
 
 
 class Top:
@@ -38,6 +35,8 @@ class Top:
         Their weights.
     cut : str
         The layer whose output the model takes.
+    codes : Codes
+        What the head sees.
 
     Attributes
     ----------
@@ -48,29 +47,39 @@ class Top:
     """
 
     def __init__(
-        self, keras: Any, spec: BackboneSpec, layers: Sequence[Layer], weights: Weights, cut: str
+        self,
+        keras: Any,
+        spec: BackboneSpec,
+        layers: Sequence[Layer],
+        weights: Weights,
+        cut: str,
+        codes: Codes,
     ) -> None:
         self._keras = keras
         with quiet():
-            self._network = keras_network(keras, spec, layers, weights, [layers[-1].name], "none")
-            activations = self._network.get_layer(cut).output
-            for layer in self._network.layers:
+            network = keras_network(keras, spec, layers, weights, codes.layers, codes.pool)
+            activations, pooled = network.get_layer(cut).output, network.output
+            self._features = keras.Model(activations, pooled)
+            for layer in self._features.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.trainable = False
-            pooled = keras.layers.GlobalAveragePooling2D()(self._network.output)
-            self._features = keras.Model(activations, pooled)
         self.input_shape: tuple[int, ...] = tuple(activations.shape[1:])
         self.n_features = int(pooled.shape[-1])
 
     def attach(
-        self, scaling: Scaling, weights: Floats, bias: Floats, recipe: Recipe, n_steps: int
+        self,
+        scaling: Scaling | Standardizing,
+        weights: Floats,
+        bias: Floats,
+        recipe: Recipe,
+        n_steps: int,
     ) -> None:
         """Add the softmax layer, and prepare for training.
 
         Parameters
         ----------
-        scaling : Scaling
-            Of the pooled codes.
+        scaling : Scaling or Standardizing
+            Of the codes.
         weights : ndarray of float32, shape (n_features, n_classes)
             Weights of the logits, on scaled codes.
         bias : ndarray of float32, shape (n_classes,)
@@ -83,9 +92,11 @@ class Top:
         keras = self._keras
         # Adam moves each weight by the learning rate, so larger inputs make a layer learn faster.
         scale = recipe.head_factor / scaling.scale
-        self._scale, self._offset = np.float32(scale), -scaling.mean * np.float32(scale)
+        self._scale = np.asarray(scale, np.float32)
+        self._offset = -scaling.mean * self._scale.reshape(-1)
         with quiet():
-            scaled = keras.layers.Rescaling(float(scale), self._offset)(self._features.output)
+            rescaling = keras.layers.Rescaling(self._scale.reshape(-1), self._offset)
+            scaled = rescaling(self._features.output)
             self._dense = keras.layers.Dense(len(bias), activation="softmax")
             self._model = keras.Model(self._features.input, self._dense(scaled))
             self._dense.set_weights([weights / np.float32(recipe.head_factor), bias])
@@ -144,13 +155,14 @@ class Top:
         weights, bias = self._dense.get_weights()
         return weights * self._scale, bias + self._offset @ weights
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside this block the weights are their moving averages."""
-        before = self.variables
+    def use_averages(self) -> None:
+        """Let the weights be their moving averages, until `use_weights`."""
+        self._before = self.variables
         self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
-        yield
-        self.variables = before
+
+    def use_weights(self) -> None:
+        """Let the weights be what they were before `use_averages`."""
+        self.variables, self._before = self._before, []
 
     @property
     def variables(self) -> list[NDArray[Any]]:
@@ -170,10 +182,10 @@ class Top:
     def optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
         _assign(self._model.optimizer.variables, values)
 
-    def save_network(self, path: Path) -> None:
-        """Write the weights of the whole network, without the softmax, as a file of Keras."""
-        with quiet():
-            self._network.save_weights(path)
+    @property
+    def weights(self) -> Weights:
+        """Copies of the weights of the layers, by their names."""
+        return {layer.name: layer.get_weights() for layer in self._features.layers if layer.weights}
 
 
 def _assign(variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:

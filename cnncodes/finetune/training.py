@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import TrainingError
-from cnncodes.finetune.checkpoint import Checkpoint, Epoch, load
+from cnncodes.finetune.apart import TopProcess
+from cnncodes.finetune.checkpoint import Checkpoint, Epoch, best_of, load
+from cnncodes.finetune.codes import Floats
 from cnncodes.finetune.recipe import Recipe
-from cnncodes.finetune.top import Floats, Top
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.progress import NoProgress, Progress
 
@@ -114,7 +115,7 @@ class Task:
 
 
 def train_top(
-    top: Top,
+    top: TopProcess,
     activations: Activations,
     task: Task,
     recipe: Recipe,
@@ -128,7 +129,7 @@ def train_top(
 
     Parameters
     ----------
-    top : Top
+    top : TopProcess
         With the linear classifier as its softmax layer.
     activations : Activations
         Of all images.
@@ -172,6 +173,7 @@ def train_top(
         state = Checkpoint([start], variables, top.optimizer_variables, variables)
     else:
         top.variables, top.optimizer_variables = state.variables, state.optimizer
+        state = replace(state, variables=[], optimizer=[])
     for epoch in state.epochs:
         on_epoch(epoch)
     n_done = len(state.epochs) - 1
@@ -181,7 +183,7 @@ def train_top(
             epoch, averages = _train_epoch(
                 top, activations, task, recipe, len(state.epochs), progress
             )
-            is_best = epoch.validation_loss < state.best_epoch.validation_loss
+            is_best = best_of([*state.epochs, epoch]) is epoch
             state = Checkpoint(
                 [*state.epochs, epoch],
                 top.variables,
@@ -189,6 +191,7 @@ def train_top(
                 averages if is_best else state.best,
             )
             state.save(checkpoint, request)
+            state = replace(state, variables=[], optimizer=[])  # which the file has
             on_epoch(epoch)
     except KeyboardInterrupt:
         n_done, number = len(state.epochs) - 1, state.best_epoch.number
@@ -211,7 +214,7 @@ def is_finished(state: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _train_epoch(
-    top: Top,
+    top: TopProcess,
     activations: Activations,
     task: Task,
     recipe: Recipe,
@@ -236,9 +239,10 @@ def _train_epoch(
                 )
             total += loss * len(part)
             progress.advance(len(part))
-    with top.averaged():
-        loss, accuracy = _validate(top, activations, task, recipe)
-        averages = top.variables
+    top.use_averages()
+    loss, accuracy = _validate(top, activations, task, recipe)
+    averages = top.variables
+    top.use_weights()
     seconds = time.monotonic() - started
     return Epoch(number, total / len(images), loss, accuracy, seconds), averages
 
@@ -252,13 +256,20 @@ def _views(n_views: int, n_images: int, number: int, seed: int) -> Rows:
 
 
 def _validate(
-    top: Top, activations: Activations, task: Task, recipe: Recipe
-) -> tuple[float, float]:
-    """Return loss and accuracy on the images held out."""
+    top: TopProcess, activations: Activations, task: Task, recipe: Recipe
+) -> tuple[float | None, float | None]:
+    """Return loss and accuracy on the images held out; None where there are none."""
     images = task.validation
+    if len(images) == 0:
+        return None, None
     probabilities = activations.apply(top.probabilities, images, recipe.batch_size)
-    targets, weights = task.targets[images], task.weights[images].astype(np.float64)
-    logarithms = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
-    losses = -(targets * logarithms).sum(axis=1)
-    correct = probabilities.argmax(axis=1) == targets.argmax(axis=1)
-    return float((weights * losses).sum() / weights.sum()), float(correct.mean())
+    logarithms = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    return weighted_loss(logarithms, task.targets[images], task.weights[images])
+
+
+def weighted_loss(logarithms: Floats, targets: Floats, weights: Floats) -> tuple[float, float]:
+    """Return weighted mean cross-entropy and accuracy of log probabilities (n, n_classes)."""
+    losses = -(targets * logarithms.astype(np.float64)).sum(axis=1)
+    correct = logarithms.argmax(axis=1) == targets.argmax(axis=1)
+    mean = (weights.astype(np.float64) * losses).sum() / weights.sum(dtype=np.float64)
+    return float(mean), float(correct.mean())

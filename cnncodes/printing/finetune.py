@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 def print_tuned_epoch(epoch: Epoch, n_epochs: int, progress: Progress) -> None:
     """Print on standard error how an epoch ended, and the time that all others take."""
-    validation = (
-        f"validation loss {epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:.1%}"
-    )
+    validation = ""
+    if epoch.validation_loss is not None:
+        validation = (
+            f"validation loss {epoch.validation_loss:.4f}  "
+            f"accuracy {epoch.validation_accuracy:.1%}  "
+        )
     if epoch.train_loss is None:
-        progress.print_line(f"  start, a linear classifier    {validation}")
+        progress.print_line(f"  start, a linear classifier    {validation}".rstrip())
         return
     minutes, seconds = divmod(round(epoch.seconds * (n_epochs - epoch.number)), 60)
     progress.print_line(
-        f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}  {validation}  "
+        f"  epoch {epoch.number:3}  train loss {epoch.train_loss:.4f}  {validation}"
         f"{epoch.seconds:.1f} s, at most {minutes}:{seconds:02} left"
     )
 
@@ -38,7 +41,9 @@ def print_fine_tuning(tuned: FineTuning) -> None:
         f"{shown(str(tuned.path))}: {tuned.network} fine-tuned above {tuned.from_layer} on "
         f"{counted(tuned.n_train, 'image')}, {tuned.n_validation} held out"
     )
-    if best.number:
+    if best.validation_loss is None:
+        click.echo(f"  weights of the last of {counted(best.number, 'epoch')}")
+    elif best.number:
         click.echo(f"  epoch {best.number} of {n_done} had the lowest validation loss")
     else:
         click.echo(

@@ -59,13 +59,17 @@ def write_noise(path: Path, rng: np.random.Generator) -> None:
 def views_by_pillow(path: Path, augment: str) -> list[np.ndarray]:
     """The views of an image in their documented order, made by Pillow."""
     image = Image.open(path)
-    turned = [image.rotate(90 * k) for k in range({"none": 1, "hflip": 1, "d4": 4}[augment])]
-    views = turned if augment == "none" else [v for t in turned for v in (t, ImageOps.mirror(t))]
+    upright = {
+        "hflip": [image],
+        "hvflip": [image, ImageOps.flip(image)],
+        "d4": [image.rotate(90 * k) for k in range(4)],
+    }
+    views = [view for each in upright[augment] for view in (each, ImageOps.mirror(each))]
     return [np.asarray(view) for view in views]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize(("augment", "n_views"), [("hflip", 2), ("d4", 8)])
+@pytest.mark.parametrize(("augment", "n_views"), [("hflip", 2), ("hvflip", 4), ("d4", 8)])
 def test_views_are_rows_of_their_image(
     backbone: Path, photos: Path, output: Path, augment: str, n_views: int, dtype: str
 ) -> None:

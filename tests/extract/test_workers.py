@@ -82,7 +82,7 @@ def test_large_batches_need_more_memory(backbone: Path, monkeypatch: pytest.Monk
     assert Workers.open(backbone, 10**9, threads=2, batch_size=4096).n_workers == 1
 
 
-@pytest.mark.parametrize("augment", ["hflip", "d4"])
+@pytest.mark.parametrize("augment", ["hflip", "hvflip", "d4"])
 def test_views_are_computed_as_many_at_a_time_as_images(backbone: Path, augment: str) -> None:
     sizes = []
 

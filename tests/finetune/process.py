@@ -52,24 +52,30 @@ def tune(source: str, folder: str) -> None:
 
 
 def check_top(folder: str) -> None:
-    """Train a small top on soft targets and on weighted images; write the losses."""
+    """Train a small top on soft targets and on weighted images; write the losses.
+
+    Its codes are of two layers, pooled in two ways. Keras reads the weights it ends with, too.
+    """
     from cnncodes.export.architectures import layers_of
     from cnncodes.export.backbones import BACKBONES
     from cnncodes.export.keras_settings import own_keras
+    from cnncodes.export.keras_weights import write_weights
     from cnncodes.export.weights import random_weights
+    from cnncodes.finetune.codes import Codes
     from cnncodes.finetune.recipe import Recipe
     from cnncodes.finetune.top import Top
-    from cnncodes.head.linear import log_softmax
-    from cnncodes.head.scaling import Scaling
+    from cnncodes.head.linear import LinearHead
 
     layers = layers_of("mobilenet_v2", 32)
     weights = random_weights(layers, 0)
     results = {}
     random = np.random.default_rng(0)
+    cut = "block_16_project_BN"
+    codes = Codes.of(layers, ["out_relu", cut], "avg+max")
     with own_keras() as keras:
-        top = Top(keras, BACKBONES["mobilenet_v2"], layers, weights, "block_16_project_BN")
+        top = Top(keras, BACKBONES["mobilenet_v2"], layers, weights, cut, codes)
         X = random.random((8, *top.input_shape), np.float32)
-        scaling = Scaling.of([top.features(X)])
+        scaling = codes.scaling(top.features(X))
         head = np.zeros((top.n_features, 2), np.float32), np.zeros(2, np.float32)
         top.attach(scaling, *head, Recipe(), 1)
         start = top.variables
@@ -83,13 +89,24 @@ def check_top(folder: str) -> None:
             arguments = (X, targets.astype(np.float32), image_weights.astype(np.float32), 2e-2)
             losses = [top.step(*arguments) for _ in range(100)]
             end = top.probabilities(X)
-            weights, bias = top.head
-            logits = top.features(X) @ weights + bias
-            difference = np.abs(np.exp(log_softmax(logits)) - end).max()
+            by_head = LinearHead(*top.head)
+            difference = np.abs(np.exp(by_head.log_probabilities(top.features(X))) - end).max()
             results[name] = {"losses": losses, "end": end.tolist(), "difference": float(difference)}
         moved = [
             variable.path
             for variable, before in zip(top._model.variables, start, strict=True)
             if not np.array_equal(np.array(variable), before)
         ]
+        weights |= top.weights
+        write_weights(layers, weights, Path(folder, "network.weights.h5"))
+        network = keras.applications.MobileNetV2(
+            include_top=False, weights=None, input_shape=(32, 32, 3)
+        )
+        network.load_weights(Path(folder, "network.weights.h5"))
+        is_read = all(
+            np.array_equal(read, written)
+            for layer in network.layers
+            for read, written in zip(layer.get_weights(), weights.get(layer.name, []), strict=True)
+        )
+    results["is_read"] = is_read
     Path(folder, "top.json").write_text(json.dumps({**results, "moved": moved}), "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,20 @@ def test_int8_app_is_written_beside_it(tuned: Path, results: dict[str, Any]) -> 
 
 
 def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> None:
-    """Views and int8 activations too; the frozen layers are those of the other app."""
+    """Views, codes of two layers, int8 activations and no image held out; the frozen layers are those of above."""
     words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx", "--class-weight", "balanced"]
     words += ["--work", tuned / "whole.finetune", "--augment", "hflip", "--frozen-int8"]
+    words += ["--layers", "block5_conv3,block5_conv2", "--pool", "avg+max", "--tta"]
+    words += ["--validation-fraction", 0]
     for name, value in OPTIONS.items():
         words += [f"--{name.replace('_', '-')}", value]
     process = KerasProcess(command, *map(str, words), log=tuned / "log")
     done = process.result()
     assert done.returncode == 0, done.stderr
-    assert "vgg16 fine-tuned above block5_conv2 on 72 images, 9 held out" in done.stdout
+    assert "vgg16 fine-tuned above block5_conv2 on 81 images, 0 held out" in done.stdout
     for line in ("linear classifier", "fine-tuned", "same label from Keras", "accuracy"):
         assert line in done.stdout
+    assert "weights of the last of 3 epochs" in done.stdout
     assert "note: activations in int8 have a mean cosine of 0.9" in done.stderr
     assert "note: activations: 120 images × 2 views, " in done.stderr
     assert "start, a linear classifier" in done.stderr
@@ -129,6 +133,10 @@ def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> N
         assert len(store) == 240
     with CodeStore.open(tuned / "whole.finetune/activations-block5_conv2-none.h5") as store:
         assert len(store) == 120  # they are kept
+    described = json.loads(run_command("info", tuned / "again.onnx", "--json").stdout)
+    assert (described["layer"], described["pool"]) == ("block5_conv3,block5_conv2", "avg+max")
+    assert described["card"]["tta"] == described["training"]["augment"] == "hflip"
+    assert described["training"]["validation"] == {"n_images": 0, "accuracy": None}
 
 
 def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
@@ -139,6 +147,7 @@ def test_top_learns_soft_targets_and_weighted_images(tmp_path: Path) -> None:
         assert results[name]["losses"][-1] < results[name]["losses"][0]
         assert results[name]["difference"] < 1e-4  # of the head on codes as they are
     np.testing.assert_allclose(results["soft"]["end"], np.full((8, 2), (0.2, 0.8)), atol=0.05)
+    assert results["is_read"]
     # Statistics, scale and shift of batch normalizations stay.
     assert any("kernel" in path for path in results["moved"])
     assert not [path for path in results["moved"] if "_bn" in path.lower()]
@@ -152,6 +161,12 @@ def test_wrong_use_is_one_line_before_any_work(photos: Path, tmp_path: Path) -> 
     assert "needs an --input-size of 75" in error_of(
         "finetune", photos, "inception_v3", "-o", app, "--input-size", "64"
     )
+    assert "--tta averages the views of an image, which has one; --augment hflip" in error_of(
+        *start, "--tta"
+    )
+    line = error_of(*start, "--layers", "block5_conv3,block3_pool")
+    assert "'block3_pool' of vgg16 is below 'block4_pool'" in line
+    assert "nothing to fine-tune" in error_of(*start, "--layers", "block4_pool")
     one = tmp_path / "one"
     (one / "a").mkdir(parents=True)
     image = next(photos.rglob("*.png"))
@@ -179,6 +194,17 @@ def test_damaged_file_of_the_work_is_one_line(name: str, photos: Path, tmp_path:
         assert line.startswith(f"Error: {tmp_path / name}: ")
         assert line.endswith("; delete it, and it is made again")
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_lost_process_is_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system ends it for want of memory."""
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    start = ("finetune", photos, NETWORK, "-o", tmp_path / "app.onnx", "--weights", "random")
+    line = error_of(*start, "--input-size", "32", "--from-layer", "block5_conv2")
+    assert "the process that trains has ended (1), probably for want of memory" in line
+    assert "lower --batch-size, or choose a later --from-layer" in line
 
 
 def test_missing_tensorflow_is_one_line(

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_image(Image.fromarray(pixels), "PNG"))
     write_uneven_backbone(folder / "backbone.onnx")
-    for augment in ("none", "d4"):
+    for augment in ("none", "hvflip", "d4"):
         command = (
             "extract",
             folder / "backbone.onnx",
@@ -143,18 +143,24 @@ def test_refit_trains_on_all_views_of_all_images(
     np.testing.assert_allclose(computed, softmax(logits, axis=1), atol=atol)
 
 
-@pytest.mark.parametrize("estimator", ["logistic", "knn"])
-def test_tta_is_the_mean_of_logits_everywhere(folder: Path, tmp_path: Path, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "augment", "n_views"),
+    [("logistic", "d4", 8), ("knn", "d4", 8), ("logistic", "hvflip", 4)],
+)
+def test_tta_is_the_mean_of_logits_everywhere(
+    folder: Path, tmp_path: Path, estimator: str, augment: str, n_views: int
+) -> None:
+    codes_file = folder / f"{augment}.h5"
     head, app = tmp_path / "head.onnx", tmp_path / "app.onnx"
-    result = train(folder, "d4", head, "--tta", "--estimator", estimator)
-    evaluated = json.loads(
-        run_command("evaluate", head, folder / "d4.h5", "--tta", "--json").stdout
-    )
-    assert evaluated["data"]["tta"] == {"augment": "d4", "views": V}
+    result = train(folder, augment, head, "--tta", "--estimator", estimator)
+    evaluated = json.loads(run_command("evaluate", head, codes_file, "--tta", "--json").stdout)
+    assert evaluated["data"]["tta"] == {"augment": augment, "views": n_views}
     options = ("--tta", "--report", tmp_path / "report")
-    stdout = run_command("evaluate", head, folder / "d4.h5", *options).stdout
-    assert "  averaged over 8 views of each image (d4)\n" in stdout
-    assert "8 views of each image (d4)" in (tmp_path / "report" / "index.html").read_text("utf-8")
+    stdout = run_command("evaluate", head, codes_file, *options).stdout
+    assert f"  averaged over {n_views} views of each image ({augment})\n" in stdout
+    assert f"{n_views} views of each image ({augment})" in (
+        tmp_path / "report" / "index.html"
+    ).read_text("utf-8")
     assert evaluated["figures"]["accuracy"] == pytest.approx(result["test"]["accuracy"])
     assert evaluated["figures"]["log_loss"] == pytest.approx(result["test"]["loss"], rel=1e-3)
     run_command("bundle", folder / "backbone.onnx", head, "-o", app, "--tta")
@@ -165,18 +171,20 @@ def test_tta_is_the_mean_of_logits_everywhere(folder: Path, tmp_path: Path, esti
         again = json.loads(run_command(*command, "--json").stdout)
         assert again["figures"]["log_loss"] == pytest.approx(evaluated["figures"]["log_loss"], 1e-5)
         assert again["data"]["tta"] == evaluated["data"]["tta"]
-    with CodeStore.open(folder / "d4.h5") as store:
+    with CodeStore.open(codes_file) as store:
         codes, paths = store.codes[:].astype(np.float32), store.of_images(store.paths)
     by_view = in_onnxruntime(head, "codes", codes).clip(
         1e-38 if estimator == "logistic" else 2**-23
     )
-    expected = softmax(log_softmax(np.log(by_view), axis=1).reshape(-1, V, 3).mean(axis=1), axis=1)
+    expected = softmax(
+        log_softmax(np.log(by_view), axis=1).reshape(-1, n_views, 3).mean(axis=1), axis=1
+    )
     images = np.stack(
         [decode_image((folder / "photos" / each).read_bytes(), BACKBONE_SIZE) for each in paths]
     )
     np.testing.assert_allclose(Classifier(app).predict_proba(images), expected, atol=1e-5)
     np.testing.assert_allclose(Classifier(app).predict_proba(images[:1]), expected[:1], atol=1e-5)
-    assert np.abs(expected - by_view[::V]).max() > 0.01
+    assert np.abs(expected - by_view[::n_views]).max() > 0.01
 
 
 def test_app_with_views_is_checked_and_not_explained(folder: Path, tmp_path: Path) -> None:
