@@ -14,11 +14,14 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from itertools import count
 from types import TracebackType
 from typing import IO, Any, cast
 
 from numpy.typing import NDArray
 
+from cnncodes._version import created_with
 from cnncodes.errors import CnncodesError, TrainingError
 from cnncodes.export.keras_settings import own_keras
 from cnncodes.export.keras_weights import Weights
@@ -78,11 +81,11 @@ class TopProcess:
         self._process.kill()
         self._process.communicate()  # closes the pipes
 
-    def _exchange(self, message: object) -> Any:
-        """Send something and return the answer, or raise it."""
+    def _exchange(self, message: tuple[Any, ...], **options: Any) -> Any:
+        """Send a name and arguments, and return the answer or raise it."""
         process = self._process
         try:
-            _send(message, cast(IO[bytes], process.stdin))
+            _send((message, options), cast(IO[bytes], process.stdin))
             answer, error = pickle.load(cast(IO[bytes], process.stdout))
         except (OSError, EOFError, pickle.UnpicklingError) as lost:
             raise TrainingError(
@@ -141,20 +144,28 @@ class TopProcess:
     @property
     def variables(self) -> list[NDArray[Any]]:
         """As `Top.variables`."""
-        return cast(list[NDArray[Any]], self._exchange(("variables",)))
+        return list(self.read_variables())
 
     @variables.setter
     def variables(self, values: list[NDArray[Any]]) -> None:
         self._exchange(("=", "variables", values))
 
-    @property
-    def optimizer_variables(self) -> list[NDArray[Any]]:
-        """As `Top.optimizer_variables`."""
-        return cast(list[NDArray[Any]], self._exchange(("optimizer_variables",)))
+    def read_variables(self, *, of_optimizer: bool = False) -> Iterator[NDArray[Any]]:
+        """Yield copies of `variables`, or of the optimizer's, one after the other."""
+        for index in count():
+            value = self._exchange(("read_variable", index), of_optimizer=of_optimizer)
+            if value is None:
+                return
+            yield value
 
-    @optimizer_variables.setter
-    def optimizer_variables(self, values: list[NDArray[Any]]) -> None:
-        self._exchange(("=", "optimizer_variables", values))
+    def set_optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
+        """As `Top.set_optimizer_variables`."""
+        self._exchange(("set_optimizer_variables", list(values)))
+
+    @property
+    def created_with(self) -> str:
+        """Versions of the packages of the training, which only the other process imports."""
+        return str(self._exchange(("created_with",)))
 
     @property
     def peak_bytes(self) -> int | None:
@@ -174,11 +185,11 @@ def serve() -> None:
         os.dup2(silent, descriptor)
     try:
         with own_keras() as keras:
-            top = _make(keras, *pickle.load(requests))
+            top = _make(keras, *pickle.load(requests)[0])
             _send(((top.input_shape, top.n_features), None), answers)
             while True:
-                name, *arguments = pickle.load(requests)
-                _send((_do(top, name, arguments), None), answers)
+                (name, *arguments), options = pickle.load(requests)
+                _send((_do(top, name, arguments, options), None), answers)
     except (EOFError, BrokenPipeError):
         pass  # the other process has ended
     except CnncodesError as error:
@@ -197,14 +208,16 @@ def _make(
     return Top(keras, BACKBONES[network], layers, weights, cut, codes)
 
 
-def _do(top: Top, name: str, arguments: list[Any]) -> Any:
+def _do(top: Top, name: str, arguments: list[Any], options: dict[str, Any]) -> Any:
     if name == "=":
         setattr(top, *arguments)
         return None
+    if name == "created_with":
+        return created_with("sklearn", "keras", "tensorflow")
     if name == "peak_bytes":
         return peak_bytes()
     attribute = getattr(top, name)
-    return attribute(*arguments) if callable(attribute) else attribute
+    return attribute(*arguments, **options) if callable(attribute) else attribute
 
 
 def _send(message: object, pipe: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,16 @@ class Checkpoint:
     ----------
     epochs : list of Epoch
         Those done, from number 0 on.
-    variables, optimizer : list of ndarray
-        The weights of the model and of its optimizer after the last of them.
+    variables, optimizer : iterable of ndarray
+        The weights of the model and of its optimizer after the last of them; lists in what `load`
+        returns.
     best : list of ndarray
         The weights after the best of them.
     """
 
     epochs: list[Epoch]
-    variables: Arrays
-    optimizer: Arrays
+    variables: Iterable[NDArray[Any]]
+    optimizer: Iterable[NDArray[Any]]
     best: Arrays
 
     @property
@@ -79,12 +80,19 @@ class Checkpoint:
         described = json.dumps(
             {"request": request, "epochs": [asdict(each) for each in self.epochs]}
         )
-        arrays = {"described": np.array(described)}
-        for part in _PARTS:
-            for number, each in enumerate(getattr(self, part)):
-                arrays[f"{part}{number}"] = each
-        with replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        with (
+            replacing(path, overwrite=True) as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,  # as np.savez, which wants all at once
+        ):
+            _write(archive, "described", np.array(described))
+            for part in _PARTS:
+                for number, each in enumerate(getattr(self, part)):
+                    _write(archive, f"{part}{number}", each)
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
@@ -135,7 +143,7 @@ def load(path: Path, request: str, shapes: Sequence[tuple[int, ...]]) -> Checkpo
             checkpoint = Checkpoint([Epoch(**each) for each in described["epochs"]], **arrays)
     except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(f"{path}: is damaged; {_REMEDY}") from error
-    for part in (checkpoint.variables, checkpoint.best):
+    for part in (arrays["variables"], checkpoint.best):
         if [each.shape for each in part] != list(shapes) or not checkpoint.epochs:
             raise FileFormatError(f"{path}: is damaged; {_REMEDY}")
     return checkpoint

@@ -430,6 +430,7 @@ class _Run:
                 epochs=epochs,
                 before=measure(np.exp(before), y_test, data.labels),
                 tested=tested,
+                created_with=top.created_with,
             )
 
     def _weights(self) -> Weights:

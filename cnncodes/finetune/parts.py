@@ -10,7 +10,6 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes._version import created_with
 from cnncodes.app.bundle import bundle
 from cnncodes.errors import ParityError
 from cnncodes.evaluate.evaluate import evaluate
@@ -58,6 +57,8 @@ class Trained:
         Of the linear classifier on the test images.
     tested : ndarray of float32, shape (n_test, n_classes)
         Keras's probabilities of the test images.
+    created_with : str
+        Versions of the packages.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Trained:
     epochs: list[Epoch]
     before: Metrics
     tested: NDArray[np.float32]
+    created_with: str
 
 
 class Parts:
@@ -176,7 +178,7 @@ class Parts:
             backbone=exported.info,
             backbone_sha256=sha256_of(self._backbone),
             training_images=keys,
-            created_with=created_with("sklearn", "keras", "tensorflow"),
+            created_with=self._trained.created_with,
             white=self._white,
         )
 

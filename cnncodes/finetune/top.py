@@ -173,13 +173,13 @@ class Top:
     def variables(self, values: Sequence[NDArray[Any]]) -> None:
         _assign(self._model.variables, values)
 
-    @property
-    def optimizer_variables(self) -> list[NDArray[Any]]:
-        """Copies of the optimizer's variables."""
-        return [np.array(each) for each in self._model.optimizer.variables]
+    def read_variable(self, index: int, *, of_optimizer: bool) -> NDArray[Any] | None:
+        """Return a copy of one of `variables`, or of the optimizer's; None after the last."""
+        variables = (self._model.optimizer if of_optimizer else self._model).variables
+        return np.array(variables[index]) if index < len(variables) else None
 
-    @optimizer_variables.setter
-    def optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
+    def set_optimizer_variables(self, values: Sequence[NDArray[Any]]) -> None:
+        """Give the optimizer's variables other values."""
         _assign(self._model.optimizer.variables, values)
 
     @property

@@ -170,9 +170,10 @@ def train_top(
         loss, accuracy = _validate(top, activations, task, recipe)
         start = Epoch(0, None, loss, accuracy, time.monotonic() - started)
         variables = top.variables
-        state = Checkpoint([start], variables, top.optimizer_variables, variables)
+        state = Checkpoint([start], [], [], variables)
     else:
-        top.variables, top.optimizer_variables = state.variables, state.optimizer
+        top.variables = list(state.variables)
+        top.set_optimizer_variables(list(state.optimizer))
         state = replace(state, variables=[], optimizer=[])
     for epoch in state.epochs:
         on_epoch(epoch)
@@ -186,8 +187,8 @@ def train_top(
             is_best = best_of([*state.epochs, epoch]) is epoch
             state = Checkpoint(
                 [*state.epochs, epoch],
-                top.variables,
-                top.optimizer_variables,
+                top.read_variables(),
+                top.read_variables(of_optimizer=True),
                 averages if is_best else state.best,
             )
             state.save(checkpoint, request)
