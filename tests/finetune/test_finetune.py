@@ -110,7 +110,7 @@ def test_int8_app_is_written_beside_it(tuned: Path, results: dict[str, Any]) -> 
 
 
 def test_command_prints_metrics_before_and_after(tuned: Path, photos: Path) -> None:
-    """Views, codes of two layers, int8 activations and no image held out; the frozen layers are those of above."""
+    """Views, two layers, int8 activations, no image held out; frozen layers are those of above."""
     words = ["finetune", photos, NETWORK, "-o", tuned / "again.onnx", "--class-weight", "balanced"]
     words += ["--work", tuned / "whole.finetune", "--augment", "hflip", "--frozen-int8"]
     words += ["--layers", "block5_conv3,block5_conv2", "--pool", "avg+max", "--tta"]
