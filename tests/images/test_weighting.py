@@ -29,7 +29,9 @@ HEADER = "path,label,weight,probability"
 
 def table(folder: Path, *values: str, header: str = HEADER) -> Path:
     labels = ("cat", "dog", "cat", "dog")
-    rows = [f"{name},{label},{each}" for name, label, each in zip(NAMES, labels, values)]
+    rows = [
+        f"{name},{label},{each}" for name, label, each in zip(NAMES, labels, values, strict=False)
+    ]
     return write_table(folder, "\n".join([header, *rows]))
 
 

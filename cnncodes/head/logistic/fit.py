@@ -27,6 +27,7 @@ from cnncodes.head.logistic.gram import (
     scale,
     solve_gram,
 )
+from cnncodes.head.logistic.newton import masses_of, refine, weighted_by_class
 from cnncodes.head.logistic.solve import (
     MAX_ITERATIONS,
     Solution,
@@ -70,6 +71,7 @@ def fit_candidates(
     temperature: float | None = None,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Candidate]:
@@ -77,7 +79,7 @@ def fit_candidates(
 
     Parameters
     ----------
-    rows, y, C, class_weight, groups, seed, progress
+    rows, y, C, class_weight, groups, masses, seed, progress
         As for `fit_logistic`; `class_weight` is for logistic alone.
     estimators : sequence of {"logistic", "ridge"}
         The kinds.
@@ -99,7 +101,24 @@ def fit_candidates(
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
-            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
+            return solve(
+                points,
+                y,
+                model,
+                C=C,
+                random_state=seed,
+                groups=groups,
+                masses=masses,
+                progress=progress,
+            )
+
+    def exactly(
+        points: NDArray[Any], solution: Solution, alpha: NDArray[Any], jitter: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        counted = masses_of(y, int(y.max()) + 1) if masses is None else masses
+        weighted = weighted_by_class(counted, class_weight)
+        fitted = (solution.weights, solution.intercept, alpha)
+        return refine(points, weighted, solution.C, *fitted, jitter)
 
     def ridge(squares: Squares) -> RidgeFit:
         return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
@@ -127,7 +146,7 @@ def fit_candidates(
             least_squares = ridge(DualSquares(K, y))
 
     if "logistic" in estimators:
-        fit = solve_gram(K, logistic, before=before)
+        fit = solve_gram(K, logistic, before=before, refine=exactly)
         length = fit.squared_length
         finish = _combiner(rows, fit.alpha, length, fit.solution)
         candidates["logistic"] = _candidate(fit.solution, finish)
@@ -191,6 +210,7 @@ def fit_logistic(
     C: float | str,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
@@ -209,6 +229,8 @@ def fit_logistic(
         Whether rare classes weigh as much as common ones.
     groups : ndarray of intp, shape (n_images,), optional
         Images of the same group are in the same fold of the cross-validation.
+    masses : ndarray of float64, shape (n_images, n_classes), optional
+        How much each image counts for each class in training, as for `solve`.
     seed : int
         Seed of the folds.
     progress : Progress, optional
@@ -236,6 +258,7 @@ def fit_logistic(
         C=C,
         class_weight=class_weight,
         groups=groups,
+        masses=masses,
         seed=seed,
         progress=progress,
     )
