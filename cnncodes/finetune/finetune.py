@@ -422,7 +422,7 @@ class _Run:
             C="auto", class_weight=request.class_weight, random_state=request.seed
         )
         with few_images_allowed():
-            head.fit(X, data.y[images], groups=data.groups[images])
+            head.fit(X, data.y[images], groups=data.groups[images], **data.fit_options(images))
         weights, bias = (each.astype(np.float32) for each in (head.coef_.T, head.intercept_))
         return scaling, weights, bias
 

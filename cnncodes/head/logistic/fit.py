@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from cnncodes.head.logistic.gram import (
     scale,
     solve_gram,
 )
-from cnncodes.head.logistic.newton import masses_of, refine, weighted_by_class
+from cnncodes.head.logistic.newton import masses_of, minimise, refine, weighted_by_class
 from cnncodes.head.logistic.solve import (
     MAX_ITERATIONS,
     Solution,
@@ -112,13 +112,15 @@ def fit_candidates(
                 progress=progress,
             )
 
+    def counted() -> NDArray[np.float64]:
+        each = masses_of(y, int(y.max()) + 1) if masses is None else masses
+        return weighted_by_class(each, class_weight)
+
     def exactly(
         points: NDArray[Any], solution: Solution, alpha: NDArray[Any], jitter: float
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        counted = masses_of(y, int(y.max()) + 1) if masses is None else masses
-        weighted = weighted_by_class(counted, class_weight)
         fitted = (solution.weights, solution.intercept, alpha)
-        return refine(points, weighted, solution.C, *fitted, jitter)
+        return refine(points, counted(), solution.C, *fitted, jitter)
 
     def ridge(squares: Squares) -> RidgeFit:
         return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
@@ -129,11 +131,14 @@ def fit_candidates(
         X = read_all(rows)
         scaling.apply(X)
         if "ridge" in estimators:
-            least = ridge(PrimalSquares(X, y))
+            least = ridge(PrimalSquares(X, y, masses))
             folded = partial(_fold, scaling, least.solution)
             candidates["ridge"] = _candidate(least.solution, folded, least)
         if "logistic" in estimators:
             solution = logistic(X)
+            fitted = (solution.weights.astype(np.float64), solution.intercept.astype(np.float64))
+            weights, intercept, _ = minimise(X, counted(), solution.C, fitted)
+            solution = replace(solution, weights=weights, intercept=intercept)
             candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
         return candidates
     block = rows_that_stay(rows.n_features)
@@ -143,7 +148,7 @@ def fit_candidates(
     def before(K: NDArray[Any]) -> None:
         nonlocal least_squares
         if "ridge" in estimators:
-            least_squares = ridge(DualSquares(K, y))
+            least_squares = ridge(DualSquares(K, y, masses))
 
     if "logistic" in estimators:
         fit = solve_gram(K, logistic, before=before, refine=exactly)

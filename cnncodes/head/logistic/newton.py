@@ -91,7 +91,7 @@ class _Problem:
     def times(self, weights: Float64, intercept: Float64) -> Float64:
         """Return the logits."""
         product = self.points @ weights.astype(self.points.dtype)
-        return product.astype(np.float64) + intercept
+        return np.asarray(product.astype(np.float64) + intercept)
 
     def transposed(self, values: Float64) -> Float64:
         """Return Xᵀ times values of the images."""
@@ -117,7 +117,10 @@ class _Problem:
         self, probabilities: Float64, right: Float64, right_intercept: Float64
     ) -> tuple[Float64, Float64]:
         """Solve Newton's equations by conjugate gradients."""
-        x, residual = np.zeros((len(right) + 1, right.shape[1])), np.vstack([right, right_intercept])
+        x, residual = (
+            np.zeros((len(right) + 1, right.shape[1])),
+            np.vstack([right, right_intercept]),
+        )
         direction, square = residual.copy(), float((residual**2).sum())
         enough = _FORCING**2 * square
         for _ in range(_MAX_PRODUCTS):
@@ -136,7 +139,7 @@ class _Problem:
 
     def is_solved(self, right: Float64, right_intercept: Float64, weights: Float64) -> bool:
         """Return whether a gradient is so small that weights are within the tolerance."""
-        length = max(float(np.linalg.norm(weights)), np.finfo(np.float32).tiny)
+        length = max(float(np.linalg.norm(weights)), float(np.finfo(np.float32).tiny))
         total = self.c * float(self.masses.sum())
         return (
             float(np.linalg.norm(right)) <= TOLERANCE * length
@@ -254,6 +257,9 @@ def refine(
 
 class SoftLogisticRegression(LogisticRegression):  # type: ignore[misc]
     """Logistic regression on the masses of images, with the parameters C and class_weight."""
+
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
 
     def fit(self, X: NDArray[Any], masses: Float64) -> SoftLogisticRegression:
         """Fit to points; `classes_` are the columns of `masses` that have some."""
