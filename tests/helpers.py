@@ -259,13 +259,13 @@ def refusal_of_store(path: Path) -> str:
 
 
 def write_codes(path: Path, X: np.ndarray, y: np.ndarray, **columns: object) -> Path:
-    """Write a codes file; `columns` are further ones of `Rows`, such as weights."""
+    """Write a codes file; `columns` are those of `Rows`, such as weights."""
     names = tuple(f"{number:02}" for number in range(y.max() + 1))
     store = create_journal(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names)
     paths = [f"{index}.png" for index in range(len(X))]
     digests = [f"{index:064x}" for index in range(len(X))]
     rows = {"labels": y.tolist(), "paths": paths, "digests": digests, "skipped": []}
-    append_rows(store, X, **rows, **columns)
+    append_rows(store, X, **(rows | columns))
     store.finish(path)
     return path
 

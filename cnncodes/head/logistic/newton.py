@@ -74,10 +74,12 @@ def weighted_by_class(masses: Float64, class_weight: Any) -> Float64:
     """Multiply masses by the weights of their classes, as scikit-learn does."""
     if class_weight is None:
         return masses
+    of_class = masses.sum(axis=0)
     if class_weight == "balanced":
-        of_class = masses.sum(axis=0)
-        return masses * (masses.sum() / ((of_class > 0).sum() * np.where(of_class, of_class, 1)))
-    return masses * [class_weight.get(number, 1) for number in range(masses.shape[1])]
+        factors = masses.sum() / ((of_class > 0).sum() * np.where(of_class > 0, of_class, 1))
+    else:
+        factors = np.array([class_weight.get(number, 1) for number in range(len(of_class))])
+    return np.asarray(masses * factors)
 
 
 @dataclass(frozen=True)
