@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from cnncodes import CodeStore
-from cnncodes.errors import SourceError
+from cnncodes.errors import FileFormatError, SourceError
 from cnncodes.extract.pipeline import extract as run_extract
+from cnncodes.head.joined import open_codes
 from cnncodes.images.sources import find_images
 from cnncodes.progress import NoProgress
 from tests.helpers import (
+    BACKBONE_INFO,
     error_of,
     refusal_of_store,
     run_command,
@@ -24,6 +26,7 @@ from tests.helpers import (
 )
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
+OTHER = {"cnncodes.backbone": "other", "cnncodes.weights": "random:1"}
 HEADER = "path,label,weight,probability"
 
 
@@ -188,3 +191,26 @@ def test_codes_file_with_other_values_is_refused(
         del file[name]
         file.create_dataset(name, data=values, dtype="float64")
     assert "contradicts itself" in refusal_of_store(folder / "codes.h5")
+
+
+def test_conversion_reports_what_it_leaves_out(folder: Path) -> None:
+    extract(folder, table(folder, *["2,0.5"] * 4))
+    printed = run_command("convert", folder / "codes.h5", "-o", folder / "codes.csv").output
+    assert "weights and probabilities of the images are left out" in printed
+
+
+def test_joined_files_agree_or_only_one_has_them(folder: Path) -> None:
+    extract(folder, table(folder, *["2,0.5"] * 4))
+    write_backbone(folder / "other.onnx", metadata={**BACKBONE_INFO.to_metadata(), **OTHER})
+    other = folder / "other.h5"
+    words = ("extract", folder / "other.onnx", folder / "list.csv", "-o", other, "--overwrite")
+    for values, probabilities in (("2,0.5", [0.5] * 4), (",", [0.5] * 4), ("2,0.6", None)):
+        table(folder, *[values] * 4)
+        run_command(*words)
+        if probabilities is None:
+            with pytest.raises(FileFormatError, match="have different probabilities of the same"):
+                open_codes([other, folder / "codes.h5"])
+            continue
+        with open_codes([other, folder / "codes.h5"]) as joined:
+            assert joined.weights.tolist() == [2] * 4
+            assert joined.probabilities.tolist() == probabilities
