@@ -139,13 +139,15 @@ class _Problem:
             direction = residual + square / before * direction
         return x[:-1], x[-1]
 
-    def is_solved(self, right: Float64, right_intercept: Float64, weights: Float64) -> bool:
+    def is_solved(
+        self, right: Float64, right_intercept: Float64, weights: Float64, tolerance: float
+    ) -> bool:
         """Return whether a gradient is so small that weights are within the tolerance."""
         length = max(float(np.linalg.norm(weights)), float(np.finfo(np.float32).tiny))
         total = self.c * float(self.masses.sum())
         return (
-            float(np.linalg.norm(right)) <= TOLERANCE * length
-            and float(np.linalg.norm(right_intercept)) <= TOLERANCE * total
+            float(np.linalg.norm(right)) <= tolerance * length
+            and float(np.linalg.norm(right_intercept)) <= tolerance * total
         )
 
 
@@ -158,6 +160,7 @@ def minimise(
     masses: Float64,
     C: float,
     start: tuple[Float64, Float64] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Float64, Float64, int]:
     """Fit a logistic regression.
 
@@ -171,6 +174,8 @@ def minimise(
         Inverse strength of the penalty.
     start : tuple of ndarray, optional
         Weights and intercept to start from; by default zeros.
+    tolerance : float
+        Largest error of the weights, relative to their length.
 
     Returns
     -------
@@ -188,7 +193,7 @@ def minimise(
         probabilities, coefficients = problem.coefficients(logits)
         right = problem.transposed(coefficients) - weights
         right_intercept = coefficients.sum(axis=0)
-        if problem.is_solved(right, right_intercept, weights):
+        if problem.is_solved(right, right_intercept, weights, tolerance):
             return weights, intercept, n_steps
         step, shift = problem.step(probabilities, right, right_intercept)
         change = problem.times(step, shift)
@@ -248,7 +253,7 @@ def refine(
         if not error < least:
             break
         best, least = (a, b), error
-        if problem.is_solved(right, right_intercept, V):
+        if problem.is_solved(right, right_intercept, V, TOLERANCE):
             break
         step, shift = problem.step(probabilities, right, right_intercept)
         a = wanted - problem.curvature(probabilities, problem.times(step, shift))
@@ -258,7 +263,10 @@ def refine(
 
 
 class SoftLogisticRegression(LogisticRegression):  # type: ignore[misc]
-    """Logistic regression on the masses of images, with the parameters C and class_weight."""
+    """Logistic regression on the masses of images, with the parameters C, class_weight and tol.
+
+    The latter is ten times the largest error of the weights, relative to their length.
+    """
 
     coef_: NDArray[Any]
     intercept_: NDArray[Any]
@@ -270,7 +278,9 @@ class SoftLogisticRegression(LogisticRegression):  # type: ignore[misc]
         if self.warm_start and np.array_equal(getattr(self, "classes_", ()), classes):
             start = (self.coef_.T, self.intercept_)
         kept = weighted_by_class(masses, self.class_weight)[:, classes]
-        weights, self.intercept_, n_steps = minimise(X, kept, float(self.C), start)
+        weights, self.intercept_, n_steps = minimise(
+            X, kept, float(self.C), start, tolerance=self.tol / 10
+        )
         self.classes_, self.coef_ = classes, weights.T
         self.n_iter_, self.n_features_in_ = np.array([n_steps]), X.shape[1]
         return self
