@@ -23,6 +23,7 @@ MAX_MODEL_BYTES = 2**31 - 1  # what protobuf can hold
 MAX_PATH_LENGTH = 32_767  # the longest that any operating system allows
 MAX_ROW_BYTES = 64 * 2**20  # of the codes of an image; a worker holds a batch of them
 MAX_GROUP_LENGTH = 4096
+MAX_WEIGHT = 1_000_000  # of an image in training
 MAX_TEXT_BYTES = 2**16  # of a path, a group or a reason in a codes file
 MAX_REASON_LENGTH = 1000  # of why an image was skipped
 NORMALIZATIONS = ("none", "sqrt", "length", "sqrt+length")  # of codes, by a head

@@ -258,13 +258,14 @@ def refusal_of_store(path: Path) -> str:
     return message
 
 
-def write_codes(path: Path, X: np.ndarray, y: np.ndarray) -> Path:
-    """Write a codes file."""
+def write_codes(path: Path, X: np.ndarray, y: np.ndarray, **columns: object) -> Path:
+    """Write a codes file; `columns` are those of `Rows`, such as weights."""
     names = tuple(f"{number:02}" for number in range(y.max() + 1))
     store = create_journal(path.with_suffix(".new"), code_shape=X.shape[1:], class_names=names)
     paths = [f"{index}.png" for index in range(len(X))]
     digests = [f"{index:064x}" for index in range(len(X))]
-    append_rows(store, X, labels=y.tolist(), paths=paths, digests=digests, skipped=[])
+    rows = {"labels": y.tolist(), "paths": paths, "digests": digests, "skipped": []}
+    append_rows(store, X, **(rows | columns))
     store.finish(path)
     return path
 

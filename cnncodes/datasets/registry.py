@@ -107,16 +107,19 @@ def arrange_cells(folder: Path) -> str:
     Returns
     -------
     str
-        Name of the CSV file: path, label, probability of a defect, kind (mono or poly).
+        Name of the CSV file: path, label, probability of the label, probability of a defect as it
+        was published, kind (mono or poly).
     """
     published = folder / _LABELS
     rows = [line.split() for line in published.read_text("utf-8").splitlines() if line.strip()]
     with (folder / "elpv.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "probability", "kind"])
-        for path, probability, kind in rows:
-            label = "defective" if float(probability) >= _DEFECTIVE else "sound"
-            writer.writerow([path, label, probability, kind])
+        writer.writerow(["path", "label", "probability", "defect", "kind"])
+        for path, defect, kind in rows:
+            is_defective = float(defect) >= _DEFECTIVE
+            label = "defective" if is_defective else "sound"
+            probability = float(defect) if is_defective else 1 - float(defect)
+            writer.writerow([path, label, f"{probability:.10g}", defect, kind])
     published.unlink()
     return "elpv.csv"
 

@@ -16,6 +16,7 @@ from cnncodes.head.joined import open_codes
 from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import majority_accuracy
+from cnncodes.head.weighting import Weighting
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -44,6 +45,8 @@ class Plan:
         For each number of images per class the training images of each draw.
     groups : ndarray of intp, shape (n_images,)
         Numbers that are equal for images which belong together.
+    weighting : Weighting
+        How much each image counts in training, and how probable its label is.
     majority : float
         Test accuracy of always predicting the class most common in training.
     split, train_fraction, seed
@@ -59,6 +62,7 @@ class Plan:
     test: NDArray[np.intp]
     train: dict[int, list[NDArray[np.intp]]]
     groups: NDArray[np.intp]
+    weighting: Weighting
     majority: float | None
     split: str
     train_fraction: float
@@ -138,6 +142,8 @@ def plan_curve(
                 "once), so nothing is left to test on; extract more"
             )
         notes += notes_on_split(store, classes, y, parts, train_fraction)
+        weighting = Weighting.of(store, y, names)
+        notes += weighting.notes(parts.train)
     available = np.bincount(y[parts.train])
     most = int(available.max())
     if sizes is None:
@@ -158,6 +164,7 @@ def plan_curve(
         parts.test,
         draws,
         groups,
+        weighting,
         majority,
         split,
         train_fraction,

@@ -230,9 +230,12 @@ def _on_gram_matrix(
     model = new_solver(class_weight=class_weight)
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        draw, masses = _counting(plan, views, draw)
         train = np.searchsorted(trained, views.training_rows(draw))
         y, groups = views.repeat(plan.y[draw]), views.repeat(plan.groups[draw])
-        logits, used = fit_part(K, train, test, y, model, C, plan.seed, groups=groups)
+        logits, used = fit_part(
+            K, train, test, y, model, C, plan.seed, groups=groups, masses=masses
+        )
         return float((logits.argmax(axis=1) == truth).mean()), used
 
     return measure
@@ -244,6 +247,7 @@ def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measur
     test = CodeRows(store, views.tested_rows(plan.test))
 
     def measure(draw: NDArray[np.intp], C: float | str) -> tuple[float, float]:
+        draw, masses = _counting(plan, views, draw)
         rows = CodeRows(store, views.training_rows(draw))
         weights, bias, fitted = fit_logistic(
             rows,
@@ -252,6 +256,7 @@ def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measur
             class_weight=class_weight,
             seed=plan.seed,
             groups=views.repeat(plan.groups[draw]),
+            masses=masses,
         )
         n_right, head = 0, LinearHead(weights, bias)
         for _, X in rows.blocks():
@@ -261,6 +266,15 @@ def _on_codes(store: CodeStore, plan: Plan, class_weight: str | None) -> _Measur
         return n_right / len(truth), fitted["C"]
 
     return measure
+
+
+def _counting(
+    plan: Plan, views: ImageViews, draw: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64] | None]:
+    """Return the images of a draw that count in training, and the masses of their rows."""
+    draw = plan.weighting.trained(draw)
+    masses = plan.weighting.masses(draw)
+    return draw, None if masses is None else views.repeat(masses)
 
 
 def _points(
@@ -292,6 +306,7 @@ def fit_part(
     C: float | str,
     seed: int = 0,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float32], float]:
     """Fit a logistic head on some of the images of a Gram matrix, and apply it to others.
 
@@ -312,6 +327,8 @@ def fit_part(
         Seed of the folds that choose C.
     groups : ndarray of int, shape (n_train,), optional
         Training images with equal numbers are in one fold.
+    masses : ndarray of float64, shape (n_train, n_classes), optional
+        How much each training image counts for each class, as for `solve`.
 
     Returns
     -------
@@ -331,7 +348,9 @@ def fit_part(
     are (Xx − Xm)ᵀα plus the intercept, with the mean m of the training images: Xx is a row of K,
     and Xm the mean of K over the training images.
     """
-    solver = partial(solve, y=y, estimator=model, C=C, random_state=seed, groups=groups)
+    solver = partial(
+        solve, y=y, estimator=model, C=C, random_state=seed, groups=groups, masses=masses
+    )
     fit = solve_gram(K[np.ix_(train, train)], solver)
     means, intercept = fit.means.astype(np.float32), fit.solution.intercept.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -172,6 +172,7 @@ class NetworkRun:
                     y[test],
                     epochs=EPOCHS,
                     seed=self._seed,
+                    masses=self.plan.weighting.masses(train),
                     progress=self._progress,
                 )
             return {

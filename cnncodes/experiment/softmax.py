@@ -53,6 +53,7 @@ def train_softmax(
     *,
     epochs: Sequence[int],
     seed: int = 0,
+    masses: NDArray[np.float64] | None = None,
     progress: Progress | None = None,
 ) -> list[Trained]:
     """Train a softmax layer, and test it after some of its epochs.
@@ -67,6 +68,8 @@ def train_softmax(
         Numbers of epochs after which it is tested, increasing.
     seed : int
         Seed of the initial weights and of the order of the images.
+    masses : ndarray of float64, shape (n_images, n_classes), optional
+        How much each training image counts for each class; by default 1 for its own.
     progress : Progress, optional
         Counts the training images of all epochs.
 
@@ -95,7 +98,8 @@ def train_softmax(
         for epoch in range(1, epochs[-1] + 1):
             started = time.monotonic()
             for batch, X in images.batches(random.permutation(len(train)), BATCH_SIZE):
-                descent.step(X, targets[batch], LEARNING_RATE, run)
+                own = None if masses is None else masses[batch].astype(np.float32)
+                descent.step(X, targets[batch], LEARNING_RATE, run, own)
             seconds += time.monotonic() - started
             if epoch in epochs:
                 results.append(Trained(epoch, _accuracy(descent, test, y_test, run), seconds))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, MissingDependencyError, ParameterError
-from cnncodes.extract.store import CodeStore
+from cnncodes.extract.store import WEIGHTING, CodeStore
 from cnncodes.models.pooling import pool_codes, pooled_shape
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CODE_POOLS, as_path, check_choice
@@ -218,6 +218,8 @@ class _Table:
                 f"each image has {self.store.n_views} rows, its views ({self.store.augment}): the "
                 "column view is 0 for the image itself, and no split may separate them"
             )
+        if left_out := [name for name in WEIGHTING if len(getattr(store, name))]:
+            notes.append(f"{' and '.join(left_out)} of the images are left out")
         if changed:
             notes.append(
                 f"{counted(len(changed), 'name')} not in UTF-8, written with \\x: {listed(changed)}"

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import OutputError
 from cnncodes.extract.store import (
+    WEIGHTING,
     CodesInfo,
     Rows,
     compress,
@@ -157,6 +158,9 @@ class Journal:
             The disk refuses it; earlier batches are kept.
         """
         description = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
+        for name in WEIGHTING:
+            if not description[name]:  # as in journals of sources without
+                del description[name]
         try:
             self._write(b"\n".join([json.dumps(description).encode(), b"".join(rows.chunks)]))
             self._count(rows)

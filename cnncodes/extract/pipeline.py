@@ -316,7 +316,7 @@ def extract(
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
         source_notes=list(images.notes),
-        notes=[*_notes(images, journal), *_notes_on_groups(images, earlier)],
+        notes=[*_notes(images, journal), *_notes_on_columns(images, earlier)],
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.n_workers,
@@ -366,15 +366,17 @@ def _identify(images: Source, provider: str) -> str:
     digest = hashlib.sha256()
     digest.update(provider.encode())
     groups = images.groups or [""] * len(images.paths)
-    for path, label, group, file in zip(
-        images.paths, images.labels, groups, images.files(), strict=True
+    weighting = [values for values in (images.weights, images.probabilities) if values]
+    numbers = list(zip(*weighting, strict=True)) or [()] * len(images.paths)
+    for path, label, group, own, file in zip(
+        images.paths, images.labels, groups, numbers, images.files(), strict=True
     ):
         try:
             status = file.stat()
             state = (status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):
             state = (-1, -1)
-        digest.update(json.dumps([path, label, group, *state]).encode())
+        digest.update(json.dumps([path, label, group, *own, *state]).encode())
     return digest.hexdigest()
 
 
@@ -407,6 +409,8 @@ def _rows(
         rows.paths.append(path)
         rows.digests.append(image.digest)
         rows.groups.extend(images.groups[index : index + 1])
+        rows.weights.extend(images.weights[index : index + 1])
+        rows.probabilities.extend(images.probabilities[index : index + 1])
         if image.remark:
             rows.remarks.append(image.remark)
     return rows
@@ -427,14 +431,21 @@ def _warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress
     )
 
 
-def _notes_on_groups(images: Source, earlier: Earlier) -> list[str]:
-    """Report that a file with groups is replaced by one without."""
-    if images.groups or not earlier.n_groups:
-        return []
-    return [
-        f"{counted(earlier.n_groups, 'group')} of the file that was there not kept, and a split "
-        "may now separate their images: cnncodes extract --group-by folder makes groups of folders"
-    ]
+def _notes_on_columns(images: Source, earlier: Earlier) -> list[str]:
+    """Report that a file with groups, weights or probabilities is replaced by one without."""
+    notes = []
+    if earlier.n_groups and not images.groups:
+        notes.append(
+            f"{counted(earlier.n_groups, 'group')} of the file that was there not kept, and a "
+            "split may now separate their images: cnncodes extract --group-by folder makes groups "
+            "of folders"
+        )
+    lost = [name for name in earlier.weighting if not getattr(images, name)]
+    if lost:
+        notes.append(
+            f"{' and '.join(lost)} of the file that was there not kept: the source has none"
+        )
+    return notes
 
 
 def _notes(images: Source, journal: Journal) -> list[str]:

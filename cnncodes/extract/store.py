@@ -21,7 +21,7 @@ from h5py._objects import phil  # h5py's lock, which its direct reading and writ
 from numpy.typing import NDArray
 
 from cnncodes._version import created_with
-from cnncodes.bounds import MAX_LABELS
+from cnncodes.bounds import MAX_LABELS, MAX_WEIGHT
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_filled, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
@@ -37,6 +37,7 @@ UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with i
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
+WEIGHTING = ("weights", "probabilities")  # datasets of a number for each row
 _HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -104,6 +105,9 @@ class Rows:
         Their paths, and the SHA-256 of their files.
     groups : list of str
         Their groups, empty for an image without one; no items if the source has no groups.
+    weights, probabilities : list of float
+        How much they count in training, and how probable their labels are; no items if the source
+        has none.
     skipped : list of (str, str)
         Path and reason of each image of the batch that could not be used.
     remarks : list of str
@@ -115,6 +119,8 @@ class Rows:
     paths: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -167,6 +173,8 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
                 stored.paths.extend(rows.paths)
                 stored.digests.extend(rows.digests)
                 stored.groups.extend(rows.groups)
+                stored.weights.extend(rows.weights)
+                stored.probabilities.extend(rows.probabilities)
                 stored.skipped.extend(rows.skipped)
             file.create_dataset("labels", data=of_rows(stored.labels), dtype="int32")
             file.create_dataset("checksums", data=checksums, dtype="uint32")
@@ -175,6 +183,9 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
             groups = list(map(_encode, of_rows(stored.groups)))
             if groups:
                 file.create_dataset("groups", data=groups, dtype=_TEXT)
+            for name in WEIGHTING:
+                if numbers := of_rows(getattr(stored, name)):
+                    file.create_dataset(name, data=numbers, dtype="float64")
             for name, values in (
                 ("paths", of_rows(stored.paths)),
                 ("skipped/paths", [path for path, _ in stored.skipped]),
@@ -192,7 +203,8 @@ class CodeStore:
     """The codes of a collection of images, on disk.
 
     Open a file with `CodeStore.open`. Each image has `n_views` rows, one after the other: row
-    ``i * n_views`` is image i itself. Its label, path, digest and group stand in each of them.
+    ``i * n_views`` is image i itself. Its label, path, digest, group, weight
+    and probability stand in each of them.
 
     Attributes
     ----------
@@ -331,6 +343,19 @@ class CodeStore:
     def groups(self) -> list[str]:
         """For each row the name of its group, "" where it has none; empty without groups."""
         return self._file.texts("groups", filled=False) if "groups" in self._file else []
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """For each row how much its image counts in training; empty without weights."""
+        return self._numbers("weights")
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """For each row how probable its label is; empty without probabilities."""
+        return self._numbers("probabilities")
+
+    def _numbers(self, name: str) -> NDArray[np.float64]:
+        return self._file.vector(name, np.float64) if name in self._file else np.zeros(0)
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
@@ -492,6 +517,8 @@ class CodeStore:
             and bool(_HEXADECIMAL[self._digests.view(np.uint8)].all())
             and (self.max_pixels or 1) >= 1
             and (self.white is None or self.white in WHITE)
+            and bool(((self.weights >= 0) & (self.weights <= MAX_WEIGHT)).all())
+            and bool(((self.probabilities > 0) & (self.probabilities <= 1)).all())
         )
 
     def _has_whole_images(self) -> bool:
@@ -500,6 +527,7 @@ class CodeStore:
         if n_views == 1:
             return True
         columns = [self.labels.tolist(), self.paths, self._digests.tolist(), self.groups]
+        columns += [self.weights.tolist(), self.probabilities.tolist()]
         return all(
             len(values) % n_views == 0
             and all(values[view::n_views] == values[::n_views] for view in range(1, n_views))
@@ -512,7 +540,7 @@ class CodeStore:
 
     def _consistent(self) -> bool:
         """Whether all datasets of images have the same number of rows."""
-        optional = [name for name in ("checksums", "groups") if name in self._file]
+        optional = [name for name in ("checksums", "groups", *WEIGHTING) if name in self._file]
         images = {self._file.length(name) for name in ("labels", "paths", "digests", *optional)}
         skips = {self._file.length(f"skipped/{name}") for name in ("paths", "reasons")}
         return len(images | {len(self)}) == len(skips) == 1

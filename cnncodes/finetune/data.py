@@ -11,7 +11,9 @@ from cnncodes.errors import SourceError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.labels import labelled_classes
+from cnncodes.head.logistic.newton import masses_of
 from cnncodes.head.split import hold_out, split_by_class
+from cnncodes.head.weighting import Weighting
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source
 
@@ -36,6 +38,8 @@ class Data:
         Of each image.
     notes : list of str
         Notes for the user.
+    weighting : Weighting
+        How much each image counts in training, and how probable its label is.
     """
 
     labels: list[str]
@@ -47,6 +51,7 @@ class Data:
     paths: list[str]
     digests: list[str]
     notes: list[str]
+    weighting: Weighting
 
     @property
     def fitted(self) -> Rows:
@@ -54,17 +59,29 @@ class Data:
         return np.sort(np.concatenate([self.train, self.validation]))
 
     def targets(self) -> NDArray[np.float32]:
-        """Return for each image the probabilities of the classes: 1 for its own."""
-        return np.eye(len(self.labels), dtype=np.float32)[self.y]
+        """Return for each image the probabilities of the classes, those of its label."""
+        probabilities = self.weighting.probabilities
+        return masses_of(self.y, len(self.labels), None, probabilities).astype(np.float32)
+
+    def fit_options(self, images: Rows) -> dict[str, NDArray[np.float64]]:
+        """Return weights and soft targets of images for `GramLogisticRegression.fit`, if any."""
+        options = {}
+        if self.weighting.weights is not None:
+            options["sample_weight"] = self.weighting.weights[images]
+        if self.weighting.probabilities is not None:
+            options["targets"] = self.targets()[images].astype(np.float64)
+        return options
 
     def weights(self, class_weight: str | None) -> NDArray[np.float32]:
         """Return the weight of each image; with ``"balanced"`` those of all classes are equal."""
         weights = np.ones(len(self.y), np.float32)
+        own = self.weighting.weights
         if class_weight is not None:
-            counts = np.bincount(self.y[self.train], minlength=len(self.labels))
-            of_class = len(self.train) / (len(self.labels) * np.maximum(counts, 1))
+            trained = None if own is None else own[self.train]
+            counts = np.bincount(self.y[self.train], trained, minlength=len(self.labels))
+            of_class = counts.sum() / (len(self.labels) * np.where(counts > 0, counts, 1))
             weights = of_class.astype(np.float32)[self.y]
-        return weights
+        return weights if own is None else weights * own.astype(np.float32)
 
 
 def check_labels(images: Source) -> None:
@@ -114,12 +131,16 @@ def read_data(
     Raises
     ------
     TrainingError
-        There are fewer than two classes, or too few images to hold out or to test.
+        There are fewer than two classes, too few images to hold out or to test, or none of a class
+        has a weight above 0.
     """
     classes, y, notes = labelled_classes(store, excluded)
     groups = groups_of(store, together)
     parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
     notes += notes_on_split(store, classes, y, parts, train_fraction)
+    labels = [store.class_names[number] for number in classes]
+    weighting = Weighting.of(store, y, labels)
+    notes += weighting.notes(parts.train)
     trained = y[parts.train].astype(np.intp)
     held = hold_out(trained, validation_fraction, seed=seed, groups=groups[parts.train])
     for part, what, name in (
@@ -130,8 +151,9 @@ def read_data(
             raise TrainingError(
                 f"{store.source}: no image is left to {what}; add images, or raise {name}"
             )
+    weighting.trained(parts.train[held.train])  # refused where a class has weights of 0 only
     return Data(
-        labels=[store.class_names[number] for number in classes],
+        labels=labels,
         y=y,
         groups=groups,
         train=parts.train[held.train],
@@ -140,4 +162,5 @@ def read_data(
         paths=store.of_images(store.paths),
         digests=store.of_images(store.digests),
         notes=notes,
+        weighting=weighting,
     )

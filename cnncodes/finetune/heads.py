@@ -125,7 +125,7 @@ def _fit(
     """Fit a logistic regression to the scaled codes of all views of some images."""
     of_rows = np.repeat(images, source.n_views)
     with few_images_allowed():
-        estimator.fit(X, data.y[of_rows], groups=data.groups[of_rows])
+        estimator.fit(X, data.y[of_rows], groups=data.groups[of_rows], **data.fit_options(of_rows))
     return Fitted(
         scaling,
         estimator.coef_.T.astype(np.float32),

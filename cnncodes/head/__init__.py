@@ -3,6 +3,7 @@
 - `train`: `train_head`: split, fit, measure, write
 - `recipe`: how a head is fitted, again and again, and measured
 - `labels`: the classes of a codes file
+- `weighting`: how much images count in training, and how probable their labels are
 - `split`: the training and the test images, class by class
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks

@@ -38,6 +38,7 @@ def fit_linear(
     temperature: float | None = None,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[LinearHead, str, dict[str, Any]]:
@@ -45,7 +46,7 @@ def fit_linear(
 
     Parameters
     ----------
-    rows, y, temperature, class_weight, groups, seed, progress
+    rows, y, temperature, class_weight, groups, masses, seed, progress
         As for `fit_candidates`.
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
@@ -89,6 +90,7 @@ def fit_linear(
             temperature=temperature,
             class_weight=class_weight,
             groups=groups,
+            masses=masses,
             seed=seed,
             progress=progress,
         )

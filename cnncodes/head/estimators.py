@@ -29,6 +29,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
+from sklearn.utils.validation import has_fit_parameter
 
 from cnncodes.bounds import MAX_MODEL_BYTES
 from cnncodes.errors import CnncodesError, MissingDependencyError, ParameterError, TrainingError
@@ -123,7 +124,14 @@ class EstimatorHead:
         A head without metadata.
     parameters : dict
         Parameters of the estimator; JSON types only.
+
+    Attributes
+    ----------
+    is_weighted : bool
+        Whether the estimator was fitted with weights of the images.
     """
+
+    is_weighted = False
 
     def __init__(self, model: onnx.ModelProto, parameters: dict[str, Any]) -> None:
         import onnxruntime
@@ -221,6 +229,7 @@ def fit_estimator(
     *,
     seed: int = 0,
     groups: NDArray[np.intp] | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> EstimatorHead:
     """Fit an estimator, convert it to ONNX and compare the two.
 
@@ -244,6 +253,9 @@ def fit_estimator(
         For the estimator, and each step of a Pipeline, whose ``random_state`` is not set.
     groups : ndarray of int, shape (n_images,), optional
         Images with equal numbers are in one fold where ``svm`` calibrates its probabilities.
+    weights : ndarray of float64, shape (n_images,), optional
+        How much each image counts, for an estimator, or last step of a Pipeline, whose ``fit`` has
+        the parameter ``sample_weight``.
 
     Returns
     -------
@@ -265,7 +277,8 @@ def fit_estimator(
             model = NAMED[estimator](y, numbers, rows.n_features, seed)
         else:
             model = clone(estimator)
-        model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64))
+        options = {} if weights is None else _weights_for(model, weights)
+        model = _seeded(model, seed).fit(read_all(rows), y.astype(np.int64), **options)
         if not hasattr(model, "predict_proba"):
             raise TrainingError(f"{name}: once fitted, it {WITHOUT_PROBABILITIES}")
         X = read_all(sample)
@@ -280,6 +293,7 @@ def fit_estimator(
     with _as_training_errors(f"{name}: skl2onnx cannot convert it"):
         parameters = {key: _plain(value) for key, value in model.get_params(deep=False).items()}
         head = EstimatorHead(_convert(model, rows.n_features, shape[1], code_shape), parameters)
+        head.is_weighted = bool(options)
         computed = head.probabilities(X)
     try:
         check_agreement(name, computed, expected)
@@ -293,6 +307,15 @@ def fit_estimator(
             "or use logistic"
         ) from error
     return head
+
+
+def _weights_for(model: Any, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return weights as a parameter of an estimator's ``fit``, none where it has no such one."""
+    path, last = "", model
+    while isinstance(last, Pipeline):
+        name, last = last.steps[-1]
+        path += f"{name}__"
+    return {f"{path}sample_weight": weights} if has_fit_parameter(last, "sample_weight") else {}
 
 
 def _n_of_several_classes(y: NDArray[np.int32], groups: NDArray[np.intp]) -> int:

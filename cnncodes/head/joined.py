@@ -126,7 +126,7 @@ class JoinedStore(CodeStore):
             )
         self._rows = [np.array([each[key] for key in common], np.intp) for each in numbered]
         # Refused where they contradict each other.
-        for name in ("augment", "white", "labels", "groups"):
+        for name in ("augment", "white", "labels", "groups", "weights", "probabilities"):
             getattr(self, name)
         self.notes = _notes(stores, numbered, len(common), self.n_views)
 
@@ -245,6 +245,29 @@ class JoinedStore(CodeStore):
                 "the same"
             )
         return grouped[0] if grouped else []
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """For each image how much it counts in training; those of the files that have weights."""
+        return self._common_numbers("weights")
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """For each image how probable its label is; those of the files that have them."""
+        return self._common_numbers("probabilities")
+
+    def _common_numbers(self, name: str) -> NDArray[np.float64]:
+        columns = [
+            getattr(store, name)[rows]
+            for store, rows in zip(self._stores, self._rows, strict=True)
+            if len(getattr(store, name))
+        ]
+        if any(not np.array_equal(each, columns[0]) for each in columns):
+            raise FileFormatError(
+                f"{self.path}: have different {name} of the same images; extract them again with "
+                "the same"
+            )
+        return columns[0] if columns else np.zeros(0)
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from cnncodes.head.sgd.fit import fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import Split
 from cnncodes.head.views import ImageViews
+from cnncodes.head.weighting import Weighting
 from cnncodes.progress import Progress
 
 N_FOLDS = 5
@@ -88,6 +89,8 @@ class Recipe:
         The class of each image.
     groups : ndarray of intp, shape (n_images,)
         Images with equal numbers are on one side of each split.
+    weighting : Weighting
+        How much each image counts in training, and how probable its label is.
     estimator, seed, sgd, on_epoch, progress
         As for `train_head`.
     linear : dict
@@ -98,6 +101,7 @@ class Recipe:
     views: ImageViews
     y: NDArray[np.int32]
     groups: NDArray[np.intp]
+    weighting: Weighting
     estimator: Any
     linear: dict[str, Any]
     sgd: dict[str, Any] | None
@@ -113,7 +117,7 @@ class Recipe:
         Parameters
         ----------
         images : ndarray of intp
-            The images that train, with all their views.
+            The images that train, with all their views, but for those of weight 0.
         tested : ndarray of intp
             Other images, some of which a scikit-learn estimator and its graph are compared on.
         like : Fit, optional
@@ -125,11 +129,14 @@ class Recipe:
         Fit
             The head.
         """
+        images = self.weighting.trained(images)
         trained = self.views.training_rows(images)
         if isinstance(self.store, JoinedStore):
             self.store.scale(trained)
         rows = CodeRows(self.store, trained)
         y, groups = self.views.repeat(self.y[images]), self.views.repeat(self.groups[images])
+        masses = self.weighting.masses(images)
+        masses = None if masses is None else self.views.repeat(masses)
         head: LinearHead | EstimatorHead
         if self.estimator in GRAM:
             options = {"estimator": self.estimator, **self.linear}
@@ -138,7 +145,13 @@ class Recipe:
                 options["normalize"] = normalization_of(like.fitted)
                 options["temperature"] = like.fitted.get("temperature")
             head, kind, fitted = fit_linear(
-                rows, y, groups=groups, seed=self.seed, progress=self.progress, **options
+                rows,
+                y,
+                groups=groups,
+                masses=masses,
+                seed=self.seed,
+                progress=self.progress,
+                **options,
             )
         elif self.estimator == "sgd":
             weights, bias, fitted = fit_sgd(
@@ -146,6 +159,7 @@ class Recipe:
                 y,
                 seed=self.seed,
                 groups=groups,
+                masses=masses,
                 parameters=self.sgd,
                 on_epoch=self.on_epoch,
                 progress=self.progress,
@@ -155,9 +169,17 @@ class Recipe:
             sample = CodeRows(self.store, self.views.tested_rows(_sample(Split(images, tested))))
             code_shape = self.store.codes.shape[1:]
             head = fit_estimator(
-                self.estimator, rows, y, sample, code_shape, seed=self.seed, groups=groups
+                self.estimator,
+                rows,
+                y,
+                sample,
+                code_shape,
+                seed=self.seed,
+                groups=groups,
+                weights=None if masses is None else masses.sum(axis=1),
             )
             kind, fitted = name_of(self.estimator), {"parameters": head.parameters}
+            fitted["notes"] = self.weighting.unused(kind, is_weighted=head.is_weighted)
         notes = fitted.pop("notes", [])
         return Fit(head, kind, fitted, notes)
 
@@ -192,7 +214,8 @@ class Recipe:
         recipe, scores = replace(self, on_epoch=None), []
         y = self.y[images]
         for train, held_out in stratified_folds(y, N_FOLDS, self.seed, self.groups[images]):
-            if len(np.unique(y[train])) < len(np.unique(y)):
+            counting = self.weighting.counting(images[train])
+            if len(np.unique(self.y[counting])) < len(np.unique(y)):
                 continue
             fit = recipe.fit(images[train], images[held_out])
             scores.append(recipe.score(images[held_out], fit.head))

@@ -70,12 +70,42 @@ class Squares(ABC):
     ----------
     y : ndarray of int32, shape (n_samples,)
         Classes, from 0 on without gaps.
+    masses : ndarray of float64, shape (n_samples, n_classes), optional
+        How much each image counts for each class where it is trained on; by default 1 for its own.
+        An image's squared errors count as much as its masses together, more than nothing, and its
+        targets are the masses divided by their sum.
+
+    Attributes
+    ----------
+    roots : ndarray of float64, shape (n_samples, 1)
+        Square roots of the images' weights, by which rows and targets are multiplied.
     """
 
-    def __init__(self, y: NDArray[np.int32]) -> None:
+    def __init__(self, y: NDArray[np.int32], masses: NDArray[np.float64] | None = None) -> None:
         self.y = y
+        self.total: float = len(y)
+        self.roots = np.ones((len(y), 1))
         self.targets = np.eye(int(y.max()) + 1)[y]
-        self.mean = self.targets.mean(axis=0)
+        self.is_weighted = False
+        if masses is not None:
+            weights = masses.sum(axis=1, keepdims=True)
+            self.targets = masses / weights
+            self.is_weighted = bool((np.abs(weights - 1) > 1e-12).any())
+        if self.is_weighted:
+            self.total, self.roots = float(weights.sum()), np.sqrt(weights)
+            self.shares = weights[:, 0] / self.total
+            self.mean = np.asarray(self.shares @ self.targets)
+        else:
+            self.mean = self.targets.mean(axis=0)
+        self.centred = self.roots * (self.targets - self.mean)
+
+    def intercept(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits at the mean of all images, whatever their weights."""
+        return self.mean - self._of_centre(weights) if self.is_weighted else self.mean
+
+    @abstractmethod
+    def _of_centre(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits of the weighted mean of the images, without the intercept."""
 
     @abstractmethod
     def weights(self, alpha: float) -> NDArray[np.float64]:
@@ -91,7 +121,7 @@ class Squares(ABC):
     def residuals(
         self, alpha: float, folds: Sequence[NDArray[np.intp]]
     ) -> NDArray[np.float64] | None:
-        """Return targets less logits, those of each fold by a fit without it.
+        """Return targets less logits, those of each fold by a fit without it, times `roots`.
 
         It is None where rounding hides them.
         """
@@ -107,7 +137,7 @@ class Squares(ABC):
         residuals = self.residuals(alpha, folds) if len(scored) else None
         if residuals is None:
             return None
-        logits = (self.targets - residuals)[scored]
+        logits = (self.targets - residuals / self.roots)[scored]
         return OutOfFold(logits, self.y[scored].astype(np.intp))
 
 
@@ -122,14 +152,26 @@ class DualSquares(Squares):
         Classes, from 0 on without gaps.
     """
 
-    def __init__(self, K: NDArray[Any], y: NDArray[np.int32]) -> None:
-        super().__init__(y)
+    def __init__(
+        self, K: NDArray[Any], y: NDArray[np.int32], masses: NDArray[np.float64] | None = None
+    ) -> None:
+        super().__init__(y, masses)
         self._K = K
+        if self.is_weighted:  # centred by the weighted mean, and the rows weighted
+            roots = self.roots.astype(K.dtype)
+            self._means = K @ self.shares
+            self._K = K - self._means.astype(K.dtype)
+            self._K -= (self._means - self.shares @ self._means).astype(K.dtype)[:, np.newaxis]
+            self._K *= roots
+            self._K *= roots[:, 0]
+
+    def _of_centre(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(self._means @ weights)
 
     def weights(self, alpha: float) -> NDArray[np.float64]:
         """Return the weights of the images, which have sum zero."""
-        centred = self.targets - self.mean
-        dual = _refined(_cholesky(self._K, alpha), centred, alpha, self._multiply)
+        dual = _refined(_cholesky(self._K, alpha), self.centred, alpha, self._multiply)
+        dual *= self.roots
         dual -= dual.mean(axis=0)
         return dual
 
@@ -149,10 +191,11 @@ class DualSquares(Squares):
         if failed:
             return None
         (multiply,) = scipy.linalg.get_blas_funcs(("symm",), (P,))
-        product = multiply(1.0, P, (self.targets - self.mean).astype(P.dtype), lower=1)
-        result, n = np.zeros_like(self.targets), len(self.y)
+        product = multiply(1.0, P, self.centred.astype(P.dtype), lower=1)
+        result = np.zeros_like(self.targets)
         for held in map(np.sort, folds):  # so that the lower triangle stays one
-            block = P[np.ix_(held, held)].astype(np.float64) - 1 / (n * alpha)
+            common = self.roots[held] * self.roots[held].T / (self.total * alpha)
+            block = P[np.ix_(held, held)].astype(np.float64) - common
             result[held] = _solved(block, product[held])
         return result
 
@@ -168,11 +211,19 @@ class PrimalSquares(Squares):
         Classes, from 0 on without gaps.
     """
 
-    def __init__(self, X: NDArray[Any], y: NDArray[np.int32]) -> None:
-        super().__init__(y)
+    def __init__(
+        self, X: NDArray[Any], y: NDArray[np.int32], masses: NDArray[np.float64] | None = None
+    ) -> None:
+        super().__init__(y, masses)
+        if self.is_weighted:
+            self._centre = self.shares @ X
+            X = (X - self._centre.astype(X.dtype)) * self.roots.astype(X.dtype)
         self._X = X
         self._products = X.T @ X
-        self._right = self._transposed(self.targets - self.mean)
+        self._right = self._transposed(self.centred)
+
+    def _of_centre(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(self._centre @ weights)
 
     def weights(self, alpha: float) -> NDArray[np.float64]:
         """Return the weights of the dimensions."""
@@ -200,9 +251,9 @@ class PrimalSquares(Squares):
         factor = _cholesky(self._products, alpha)
         if factor is None:
             return None
-        X, n = self._X, len(self.y)
+        X = self._X
         weights = _back(factor, self._right.astype(X.dtype))
-        errors = self.targets - self.mean - X @ weights
+        errors = self.centred - X @ weights
         result = np.zeros_like(self.targets)
         small = [held for held in folds if len(held) <= _BLOCK]
         for batch in _batches(small):
@@ -210,7 +261,8 @@ class PrimalSquares(Squares):
             ends = np.cumsum([len(held) for held in batch])
             for held, stop in zip(batch, ends, strict=True):
                 hat = X[held] @ mapped[:, stop - len(held) : stop]
-                block = np.eye(len(held)) - hat.astype(np.float64) - 1 / n
+                common = self.roots[held] * self.roots[held].T / self.total
+                block = np.eye(len(held)) - hat.astype(np.float64) - common
                 result[held] = _solved(block, errors[held])
         for held in folds:
             if len(held) > _BLOCK:
@@ -224,10 +276,10 @@ class PrimalSquares(Squares):
         self, alpha: float, held: NDArray[np.intp]
     ) -> NDArray[np.float64] | None:
         """Return the residuals of many images, by a fit without them."""
-        part, targets = self._X[held], self.targets[held] - self.mean
-        n = len(self.y) - len(held)
-        centre = -part.sum(axis=0, dtype=np.float64) / n  # of the other images
-        mean = -targets.sum(axis=0) / n
+        part, targets, roots = self._X[held], self.centred[held], self.roots[held]
+        n = self.total - float((roots**2).sum())
+        centre = -(roots * part).sum(axis=0, dtype=np.float64) / n  # of the other images
+        mean = -(roots * targets).sum(axis=0) / n
         products = self._products - part.T @ part
         products -= (n * np.outer(centre, centre)).astype(products.dtype)
         right = self._right - part.T @ targets - n * np.outer(centre, mean)
@@ -235,7 +287,9 @@ class PrimalSquares(Squares):
         if factor is None:
             return None
         weights = _back(factor, right.astype(products.dtype))
-        residuals: NDArray[np.float64] = targets - mean - (part @ weights - centre @ weights)
+        residuals: NDArray[np.float64] = (
+            targets - roots * mean - (part @ weights - roots * (centre @ weights))
+        )
         return residuals
 
 
@@ -292,7 +346,7 @@ def fit_ridge(
             }
     solution = Solution(
         weights / temperature,
-        squares.mean / temperature,
+        squares.intercept(weights) / temperature,
         float(C),
         scores,
         0,

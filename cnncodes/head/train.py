@@ -36,6 +36,7 @@ from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
 from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
 from cnncodes.head.views import ImageViews
+from cnncodes.head.weighting import Weighting
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -236,15 +237,29 @@ def train_head(
             )
             notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
+        weighting = Weighting.of(store, y, [store.class_names[each] for each in classes])
+        notes += weighting.notes(parts.train)
         # Those of the head that is written, whose other images are measured on before.
-        trained = np.flatnonzero(y >= 0) if refit else parts.train
+        trained = weighting.trained(np.flatnonzero(y >= 0) if refit else parts.train)
         rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
         _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
         names = store.class_names
         started = time.monotonic()
         linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
-        recipe = Recipe(store, views, y, groups, estimator, linear, sgd, seed, on_epoch, progress)
+        recipe = Recipe(
+            store,
+            views,
+            y,
+            groups,
+            weighting,
+            estimator,
+            linear,
+            sgd,
+            seed,
+            on_epoch,
+            progress,
+        )
 
         def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
             if unknown is None:

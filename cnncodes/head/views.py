@@ -56,7 +56,7 @@ class ImageViews:
 
     def repeat(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a value of each image for each of its `training_rows`."""
-        return np.repeat(values, self._n_views)
+        return np.repeat(values, self._n_views, axis=0)
 
     def tested(self, span: slice) -> slice:
         """Return the images of a span of `tested_rows` that holds whole images."""

@@ -73,11 +73,17 @@ class ListedImage:
     group : str
         Images of one group belong together, such as photographs of one object; empty if the
         image has none.
+    weight : float or None
+        How much it counts in training; None if it has none, which counts as 1.
+    probability : float or None
+        How probable its label is; None if it has none, which counts as 1.
     """
 
     path: str
     label: str
     group: str = ""
+    weight: float | None = None
+    probability: float | None = None
 
 
 @dataclass

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
 from cnncodes.errors import ParameterError, SourceError
@@ -26,10 +27,12 @@ from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.tables import read_table
+from cnncodes.images.weighting import filled
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
 from cnncodes.text import listed, shown
 
+T = TypeVar("T")
 UNLABELLED = -1
 _REMEDY = "name a folder of images, or a CSV file with the columns path and label"
 GROUPINGS = ("folder",)
@@ -53,6 +56,9 @@ class Source:
     groups : tuple of str
         For each image the name of its group, empty where it has none; no items if no image has
         one.
+    weights, probabilities : tuple of float
+        For each image how much it counts in training, and how probable its label is; 1 where it
+        has none, and no items if no image has one.
     notes : tuple of str
         What was left out, merged or assumed.
     doubts : tuple of str
@@ -64,6 +70,8 @@ class Source:
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -75,11 +83,17 @@ class Source:
         """Return the source without the images of a list, which must name some of them."""
         rows = set(excluded.among(self.paths))
         kept = [row for row in range(len(self.paths)) if row not in rows]
+
+        def of_kept(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(values[row] for row in kept) if values else ()
+
         return replace(
             self,
-            paths=tuple(self.paths[row] for row in kept),
-            labels=tuple(self.labels[row] for row in kept),
-            groups=tuple(self.groups[row] for row in kept) if self.groups else (),
+            paths=of_kept(self.paths),
+            labels=of_kept(self.labels),
+            groups=of_kept(self.groups),
+            weights=of_kept(self.weights),
+            probabilities=of_kept(self.probabilities),
             notes=(*self.notes, excluded.note(len(rows))),
         )
 
@@ -164,6 +178,8 @@ def _source(
         labels=tuple(index.get(image.label, UNLABELLED) for image in images),
         class_names=tuple(class_names),
         groups=groups if any(groups) else (),
+        weights=filled(image.weight for image in images),
+        probabilities=filled(image.probability for image in images),
         notes=(*doubts, *notes, *_notes_on_labels(class_names)),
         doubts=tuple(doubts),
     )

@@ -1,6 +1,7 @@
 r"""List the images of a CSV file, as spreadsheets of any locale and system write it.
 
-The columns are ``path``, ``label`` and perhaps ``group``; others are ignored. Names of columns may
+The columns are ``path``, ``label`` and perhaps ``group``, ``weight`` and ``probability``; others
+are ignored. Names of columns may
 be in capitals; blanks around values, empty rows, and ``;`` or a tab between values are accepted.
 The text is UTF-8, UTF-16 or, by default, Windows code page 1252. Paths are relative to the file's
 folder; one that is not found as it is written is looked for with ``/`` for ``\``, and with names
@@ -22,11 +23,13 @@ from cnncodes.errors import SourceError
 from cnncodes.files import check_filled, exists
 from cnncodes.image_formats import SIGNATURE_LENGTH, is_image
 from cnncodes.images.folders import ListedImage
+from cnncodes.images.weighting import COLUMNS, parse_value
 from cnncodes.text import counted, listed, normalized, shown
 
 MAX_BYTES = 2**28
 PATH, GROUP = "path", "group"
 REQUIRED = (PATH, "label")
+KNOWN = (*REQUIRED, GROUP, *COLUMNS)
 DELIMITERS = ",;\t|"  # which one a spreadsheet writes depends on its locale
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"
@@ -51,7 +54,8 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
     Raises
     ------
     SourceError
-        The file cannot be read, is no CSV file, or a row has no path or no label.
+        The file cannot be read, is no CSV file, or a row has no path, no label, or a weight or
+        probability out of range.
     """
     n_bytes = check_filled(source, "list the images in it", error=SourceError).st_size
     if n_bytes > MAX_BYTES:
@@ -103,8 +107,8 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
     declared = _SEPARATOR_LINE.match(text)  # Excel's own first line
     rest = text[declared.end() :] if declared else text
     delimiters = declared[1] if declared else DELIMITERS
-    reader, columns = max(
-        (_opened(rest, delimiter) for delimiter in delimiters),
+    reader, columns, delimiter = max(
+        ((*_opened(rest, delimiter), delimiter) for delimiter in delimiters),
         key=lambda opened: (len({*REQUIRED} & {*opened[1]}), len(opened[1])),
     )
     _check_columns(source, columns)
@@ -122,11 +126,16 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
         for name, most in ((PATH, MAX_PATH_LENGTH), (GROUP, MAX_GROUP_LENGTH)):
             if fault := fault_of_text(row.get(name, ""), f"a {name}", most):
                 raise SourceError(f"{line}: {fault}")
+        weight, probability = (
+            parse_value(row.get(name, ""), name, line, comma=delimiter != ",") for name in COLUMNS
+        )
         n_long += any(value.strip() for value in values[len(columns) :])
         yield ListedImage(
             path=finder.find(row[PATH]),
             label=normalized(row["label"]),
             group=normalized(row.get(GROUP, "")),
+            weight=weight,
+            probability=probability,
         )
     if n_long:
         notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")
@@ -148,14 +157,14 @@ def _check_columns(source: Path, columns: Sequence[str]) -> None:
             f"{source}: has no column {' and no column '.join(missing)} (but {there or 'none'}); a "
             "CSV source starts with the line: path,label"
         )
-    for name in (*REQUIRED, GROUP):
+    for name in KNOWN:
         if columns.count(name) > 1:
             raise SourceError(f"{source}: has {columns.count(name)} columns {name}; leave one")
 
 
 def _notes_on_columns(columns: Sequence[str]) -> list[str]:
     """Name the columns that are not used."""
-    others = [shown(name) for name in columns if name and name not in (*REQUIRED, GROUP)]
+    others = [shown(name) for name in columns if name and name not in KNOWN]
     if not others:
         return []
     hint = "" if GROUP in columns else "; images that belong together are named in a column group"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
@@ -24,6 +24,9 @@ from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, first_line, shown
+
+if TYPE_CHECKING:
+    from cnncodes.extract.store import CodeStore
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -77,6 +80,16 @@ def _describe_source(path: Path, kind: Kind) -> dict[str, Any]:
     }
 
 
+def _describe_weighting(store: CodeStore) -> dict[str, Any]:
+    """Count the images that count more or less than others, or have a doubtful label."""
+    described: dict[str, Any] = {}
+    if len(weights := store.of_images(store.weights)):
+        described["images_of_another_weight_than_1"] = int((weights != 1).sum())
+    if len(probabilities := store.of_images(store.probabilities)):
+        described["images_of_a_probability_below_1"] = int((probabilities < 1).sum())
+    return described
+
+
 def _describe_damaged(path: Path, kind: Kind) -> dict[str, Any]:
     """Describe an HDF5 file that cannot be opened."""
     from cnncodes.hdf5 import PlainFile
@@ -108,6 +121,7 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
+            **_describe_weighting(store),
             "images_skipped": len(store.skipped),
             **({"skipped": dict(store.skipped)} if store.skipped else {}),
             "code_shape": list(store.codes.shape[1:]),

@@ -217,6 +217,12 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     own = slice(None, None, store.n_views)  # the rows of the images themselves
     paths, digests = store.paths[own], store.digests[own]
     recorded = _labels_by_path(paths, store.labels[own], store.class_names)
+    numbers = {
+        "weight": _numbers_by_path((images.paths, images.weights), (paths, store.weights[own])),
+        "probability": _numbers_by_path(
+            (images.paths, images.probabilities), (paths, store.probabilities[own])
+        ),
+    }
     compared = set()
     for path, digest in zip(paths, digests, strict=True):
         file = images.root / path
@@ -230,6 +236,16 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
                 f"is labelled {_labels_text(current[path])} in the source, "
                 f"{_labels_text(recorded[path])} in the codes",
             )
+        elif path not in compared:
+            for name, (in_source, in_codes) in numbers.items():
+                if in_source[path] != in_codes[path]:
+                    values = [
+                        listed([str(value) for value in each[path]])
+                        for each in (in_source, in_codes)
+                    ]
+                    yield Fault(
+                        path, f"has the {name} {values[0]} in the source, {values[1]} in the codes"
+                    )
         compared.add(path)
         yield None
     known = {*paths, *(path for path, _ in store.skipped)}
@@ -247,6 +263,20 @@ def _labels_by_path(
     for path, label in zip(paths, labels, strict=True):
         counts[path][with_none[label]] += 1
     return counts
+
+
+def _numbers_by_path(
+    *columns: tuple[Sequence[str], Sequence[float] | NDArray[np.float64]],
+) -> list[dict[str, list[float]]]:
+    """Return for each column the sorted values of each path; 1 where there are none."""
+    by_path = []
+    for paths, values in columns:
+        of_path: defaultdict[str, list[float]] = defaultdict(list)
+        every = values if len(values) else [1.0] * len(paths)
+        for path, value in zip(paths, every, strict=True):
+            of_path[path].append(float(value))
+        by_path.append({path: sorted(each) for path, each in of_path.items()})
+    return by_path
 
 
 def _labels_text(labels: Counter[str]) -> str:

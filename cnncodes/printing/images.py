@@ -47,6 +47,12 @@ def print_source(path: Path, source: Source) -> None:
     if source.groups:
         n_groups = len({group for group in source.groups if group})
         click.echo(f"  {counted(n_groups, 'group')}, which no split separates", err=True)
+    if source.weights:
+        n_other = sum(weight != 1 for weight in source.weights)
+        click.echo(f"  weights in training, of {counted(n_other, 'image')} other than 1", err=True)
+    if source.probabilities:
+        n_doubtful = sum(probability < 1 for probability in source.probabilities)
+        click.echo(f"  labels that are doubtful, of {counted(n_doubtful, 'image')}", err=True)
     for note in source.notes:
         if note not in source.doubts:  # which are warnings
             click.echo(f"  note: {shown(note)}", err=True)

@@ -284,11 +284,11 @@ def check_cells() -> None:
     table = files.pop("elpv.csv").decode()
     assert files == CELLS
     assert table == (
-        "path,label,probability,kind\n"
-        "images/cell0001.png,defective,1.0,mono\n"
-        "images/cell0002.png,sound,0.3333333333333333,poly\n"
-        "images/cell0003.png,defective,0.6666666666666666,poly\n"
-        "images/cell0004.png,sound,0.0,mono\n"
+        "path,label,probability,defect,kind\n"
+        "images/cell0001.png,defective,1,1.0,mono\n"
+        "images/cell0002.png,sound,0.6666666667,0.3333333333333333,poly\n"
+        "images/cell0003.png,defective,0.6666666667,0.6666666666666666,poly\n"
+        "images/cell0004.png,sound,1,0.0,mono\n"
     )
     assert find_images(Path("elpv", "elpv.csv")).class_counts() == {"defective": 2, "sound": 2}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
 from cnncodes.head.linear import LinearSoftmax
 from cnncodes.head.logistic.gram import (
@@ -18,6 +18,7 @@ from cnncodes.head.logistic.gram import (
     rows_that_stay,
     solve_gram,
 )
+from cnncodes.head.logistic.newton import masses_of
 from cnncodes.head.logistic.solve import (
     DEFAULT_CS,
     MAX_ITERATIONS,
@@ -34,6 +35,37 @@ def _pieces(X: NDArray[Any], size: int = 256) -> Iterator[tuple[slice, NDArray[A
     for start in range(0, len(X), size):
         rows = slice(start, start + size)
         yield rows, X[rows]
+
+
+def _masses(
+    features: NDArray[Any],
+    labels: NDArray[Any],
+    sample_weight: ArrayLike | None,
+    targets: ArrayLike | None,
+) -> NDArray[np.float64]:
+    """Return how much each sample counts for each class of the labels.
+
+    Raises
+    ------
+    ValueError
+        A weight or a probability is below 0 or not finite, or there are more or fewer of them than
+        of samples and classes.
+    """
+    weights: NDArray[np.float64] = _check_sample_weight(
+        sample_weight, features, dtype=np.float64, ensure_non_negative=True
+    )
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if targets is None:
+        return masses_of(numbers, len(classes), weights)
+    probabilities = check_array(targets, dtype=np.float64)
+    if probabilities.shape != (len(labels), len(classes)):
+        raise ValueError(
+            f"targets must have the shape {(len(labels), len(classes))}, a column for each class "
+            f"in y, not {probabilities.shape}"
+        )
+    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-6:
+        raise ValueError("targets must be probabilities, of which each row adds up to 1")
+    return np.asarray(probabilities * weights[:, np.newaxis])
 
 
 class GramLogisticRegression(LinearSoftmax):
@@ -108,7 +140,12 @@ class GramLogisticRegression(LinearSoftmax):
         self.random_state = random_state
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        targets: ArrayLike | None = None,
     ) -> GramLogisticRegression:
         """Train.
 
@@ -120,6 +157,12 @@ class GramLogisticRegression(LinearSoftmax):
             Classes.
         groups : array-like, shape (n_samples,), optional
             Samples of the same group are in the same fold of the cross-validation.
+        sample_weight : array-like, shape (n_samples,), optional
+            How much each sample counts in training; by default 1. In the cross-validation all
+            count 1 where they are tested.
+        targets : array-like, shape (n_samples, n_classes), optional
+            How probable each class is, in the sorted order of the classes in `y`; by default each
+            sample is of its class in `y`, of which it is in any case where it is tested.
 
         Returns
         -------
@@ -138,23 +181,33 @@ class GramLogisticRegression(LinearSoftmax):
             STRENGTH_UNSCALED.check(each, "each of Cs")
         COUNT.check(self.n_folds, "n_folds")
         features: NDArray[Any]
-        targets: NDArray[Any]
-        features, targets = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(targets)
-        self.classes_ = np.unique(targets)
+        labels: NDArray[Any]
+        features, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(labels)
+        masses = None
+        if sample_weight is not None or targets is not None:
+            masses = _masses(features, labels, sample_weight, targets)
+            counting = np.flatnonzero(masses.any(axis=1))
+            features, labels, masses = features[counting], labels[counting], masses[counting]
+            groups = None if groups is None else np.asarray(groups)[counting]
+            masses = masses[:, masses.any(axis=0)]
+        self.classes_ = np.unique(labels)
+        if masses is not None and masses.shape[1] != len(self.classes_):
+            raise ValueError("a class has probability, but no sample in y with a weight above 0")
         if len(self.classes_) < 2:
             raise ValueError(f"{len(self.classes_)} class in the data; two or more are needed")
 
         def solved(points: NDArray[Any]) -> Solution:
             return solve(
                 points,
-                targets,
+                labels,
                 new_solver(class_weight=self.class_weight, max_iter=self.max_iter, tol=self.tol),
                 C=self.C,
                 Cs=self.Cs,
                 n_folds=self.n_folds,
                 random_state=self.random_state,
                 groups=groups,
+                masses=masses,
             )
 
         if len(features) < features.shape[1]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from cnncodes.head.logistic.gram import (
     scale,
     solve_gram,
 )
+from cnncodes.head.logistic.newton import masses_of, minimise, refine, weighted_by_class
 from cnncodes.head.logistic.solve import (
     MAX_ITERATIONS,
     Solution,
@@ -70,6 +71,7 @@ def fit_candidates(
     temperature: float | None = None,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Candidate]:
@@ -77,7 +79,7 @@ def fit_candidates(
 
     Parameters
     ----------
-    rows, y, C, class_weight, groups, seed, progress
+    rows, y, C, class_weight, groups, masses, seed, progress
         As for `fit_logistic`; `class_weight` is for logistic alone.
     estimators : sequence of {"logistic", "ridge"}
         The kinds.
@@ -99,7 +101,26 @@ def fit_candidates(
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
-            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
+            return solve(
+                points,
+                y,
+                model,
+                C=C,
+                random_state=seed,
+                groups=groups,
+                masses=masses,
+                progress=progress,
+            )
+
+    def counted() -> NDArray[np.float64]:
+        each = masses_of(y, int(y.max()) + 1) if masses is None else masses
+        return weighted_by_class(each, class_weight)
+
+    def exactly(
+        points: NDArray[Any], solution: Solution, alpha: NDArray[Any], jitter: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        fitted = (solution.weights, solution.intercept, alpha)
+        return refine(points, counted(), solution.C, *fitted, jitter)
 
     def ridge(squares: Squares) -> RidgeFit:
         return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
@@ -110,11 +131,14 @@ def fit_candidates(
         X = read_all(rows)
         scaling.apply(X)
         if "ridge" in estimators:
-            least = ridge(PrimalSquares(X, y))
+            least = ridge(PrimalSquares(X, y, masses))
             folded = partial(_fold, scaling, least.solution)
             candidates["ridge"] = _candidate(least.solution, folded, least)
         if "logistic" in estimators:
             solution = logistic(X)
+            fitted = (solution.weights.astype(np.float64), solution.intercept.astype(np.float64))
+            weights, intercept, _ = minimise(X, counted(), solution.C, fitted)
+            solution = replace(solution, weights=weights, intercept=intercept)
             candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
         return candidates
     block = rows_that_stay(rows.n_features)
@@ -124,10 +148,10 @@ def fit_candidates(
     def before(K: NDArray[Any]) -> None:
         nonlocal least_squares
         if "ridge" in estimators:
-            least_squares = ridge(DualSquares(K, y))
+            least_squares = ridge(DualSquares(K, y, masses))
 
     if "logistic" in estimators:
-        fit = solve_gram(K, logistic, before=before)
+        fit = solve_gram(K, logistic, before=before, refine=exactly)
         length = fit.squared_length
         finish = _combiner(rows, fit.alpha, length, fit.solution)
         candidates["logistic"] = _candidate(fit.solution, finish)
@@ -191,6 +215,7 @@ def fit_logistic(
     C: float | str,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
@@ -209,6 +234,8 @@ def fit_logistic(
         Whether rare classes weigh as much as common ones.
     groups : ndarray of intp, shape (n_images,), optional
         Images of the same group are in the same fold of the cross-validation.
+    masses : ndarray of float64, shape (n_images, n_classes), optional
+        How much each image counts for each class in training, as for `solve`.
     seed : int
         Seed of the folds.
     progress : Progress, optional
@@ -236,6 +263,7 @@ def fit_logistic(
         C=C,
         class_weight=class_weight,
         groups=groups,
+        masses=masses,
         seed=seed,
         progress=progress,
     )

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,9 @@ from cnncodes.head.scaling import TOO_LARGE
 from cnncodes.machine import available_threads
 from cnncodes.progress import NoProgress, Progress
 
+# Improves weights of points, and their intercept, to those of rows: called with the points, the
+# solution, the coefficients α of the points and ε of the module's docstring; returns α, intercept.
+Refine = Callable[[NDArray[Any], Solution, NDArray[Any], float], tuple[NDArray[Any], NDArray[Any]]]
 Read = Callable[[int, int], NDArray[Any]]
 
 BLOCK_BYTES = 384 * 2**20  # of the stationary block
@@ -215,6 +218,7 @@ def solve_gram(
     *,
     scaled: bool = True,
     before: Callable[[NDArray[Any]], None] | None = None,
+    refine: Refine | None = None,
 ) -> GramFit:
     """Fit a linear model with an L2 penalty to rows of which the inner products are known.
 
@@ -229,6 +233,8 @@ def solve_gram(
         otherwise on the rows as they are. α applies to the rows as they are in both cases.
     before : callable, optional
         Called with K, centred and scaled, before points overwrite it.
+    refine : callable, optional
+        Improves the fit to that of inner products K without ε, as `Refine`.
 
     Returns
     -------
@@ -244,10 +250,14 @@ def solve_gram(
     squared_length = scale(K) if scaled else _mean_squared_length(K)
     if before is not None:
         before(K)
-    points = rotate(K)
+    points, jitter = rotate(K)
     solution = solver(points)
     weights = solution.weights.astype(K.dtype)
     alpha = rotate_back(points, weights)
+    if refine is not None and points.shape[1] == len(points):
+        alpha, intercept = refine(points, solution, alpha, jitter)
+        alpha = alpha.astype(K.dtype)
+        solution = replace(solution, intercept=intercept)
     if scaled:
         alpha /= K.dtype.type(squared_length or 1.0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -305,7 +315,7 @@ def _least_length(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).tiny / np.finfo(dtype).eps)
 
 
-def rotate(K: NDArray[Any]) -> NDArray[Any]:
+def rotate(K: NDArray[Any]) -> tuple[NDArray[Any], float]:
     """Compute points in n dimensions that have the inner products K.
 
     Parameters
@@ -315,9 +325,11 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
 
     Returns
     -------
-    ndarray of the same dtype and shape
+    points : ndarray of the same dtype and shape
         K, now R of the module's docstring, lower triangular; or one column of zeros where the rows
         do not differ.
+    jitter : float
+        ε of the docstring.
 
     Raises
     ------
@@ -326,7 +338,7 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
     """
     mean = _mean_squared_length(K)
     if mean <= _least_length(K.dtype):
-        return np.zeros((len(K), 1), K.dtype)
+        return np.zeros((len(K), 1), K.dtype), 0.0
     diagonal = K.diagonal().copy()
     for jitter in _JITTERS[K.dtype.name]:
         np.fill_diagonal(K, diagonal + jitter * mean)
@@ -336,7 +348,7 @@ def rotate(K: NDArray[Any]) -> NDArray[Any]:
         except scipy.linalg.LinAlgError:
             continue
         K[...] = points
-        return K
+        return K, jitter * mean
     raise TrainingError(
         "the codes differ too unevenly: some are so large that rounding hides how the others "
         "differ; remove images whose codes are unlike all others, or train by sgd"

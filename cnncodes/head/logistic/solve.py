@@ -24,6 +24,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from cnncodes.errors import ParameterError
 from cnncodes.head.linear import log_softmax
+from cnncodes.head.logistic.newton import SoftLogisticRegression
 from cnncodes.parameters import STRENGTH, Real
 from cnncodes.progress import NoProgress, Progress
 
@@ -107,6 +108,7 @@ def solve(
     n_folds: int = 5,
     random_state: Any = None,
     groups: ArrayLike | None = None,
+    masses: NDArray[np.float64] | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Fit a logistic regression, and choose the strength of its penalty for ``"auto"``.
@@ -132,6 +134,10 @@ def solve(
     groups : array-like, shape (n_samples,), optional
         Images of the same group are in the same fold, and count as one in the
         standard error. By default each image is its own group.
+    masses : ndarray of float64, shape (n_samples, n_classes), optional
+        How much each image counts for each class, in the order of the classes in `y`, where it is
+        trained on; none counts for nothing. By default it counts 1 for its own. Where an image is
+        tested it has its class, and counts 1.
     progress : Progress, optional
         Counts the fits of the cross-validation.
 
@@ -140,6 +146,8 @@ def solve(
     Solution
         The fit on all points.
     """
+    if masses is not None:
+        estimator, y = _with_masses(estimator, y)
     scores: dict[float, float] = {}
     accuracies: dict[float, float] = {}
     eligible: frozenset[float] = frozenset()
@@ -150,7 +158,7 @@ def solve(
         # Views, copies and images of a group are right or wrong together.
         n_groups = len(y) if groups is None else len(np.unique(groups))
         validation = _Validation(
-            points, y, weights, n_groups, estimator, folds, progress or NoProgress()
+            points, y, weights, n_groups, estimator, folds, progress or NoProgress(), masses
         )
         scores, accuracies, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
@@ -158,7 +166,7 @@ def solve(
     # and few images a fit from zero ends elsewhere, and the scores would be those of another fit.
     model = clone(estimator).set_params(warm_start=bool(scores))
     for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
-        model.set_params(C=each).fit(points, y)
+        model.set_params(C=each).fit(points, y if masses is None else masses)
     weights, intercept = model.coef_.T, model.intercept_
     if weights.shape[1] == 1:  # two classes: scikit-learn has the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
@@ -172,6 +180,19 @@ def solve(
         eligible,
         accuracies.get(float(C)),
     )
+
+
+def _with_masses(
+    estimator: LogisticRegression, y: NDArray[Any]
+) -> tuple[SoftLogisticRegression, NDArray[np.intp]]:
+    """Return the estimator that fits masses, and classes as their columns."""
+    names, numbers = np.unique(y, return_inverse=True)
+    parameters = estimator.get_params()
+    if isinstance(by_name := parameters["class_weight"], dict):
+        parameters["class_weight"] = {
+            number: by_name.get(name, 1) for number, name in enumerate(names.tolist())
+        }
+    return SoftLogisticRegression(**parameters), numbers
 
 
 def choose(scores: dict[float, float]) -> float:
@@ -236,7 +257,7 @@ class _Validation:
 
     Attributes
     ----------
-    points, y, estimator, progress
+    points, y, estimator, progress, masses
         As for `solve`.
     weights : ndarray of float64, shape (n_samples,)
         Weights of the log losses.
@@ -253,6 +274,7 @@ class _Validation:
     estimator: LogisticRegression
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress
+    masses: NDArray[np.float64] | None = None
 
     def search(
         self, Cs: Sequence[float]
@@ -307,13 +329,14 @@ class _Validation:
         self.progress.begin(n_folds * (n_before + len(Cs)), n_folds * n_before, unit="fits")
         for (train, held_out), model in zip(self.folds, models, strict=True):
             fold, targets = self.points[train], self.y[train]
+            trained = targets if self.masses is None else self.masses[train]
             # Classes that are not in the other folds are wrong at any strength: not scored.
             scored = held_out[np.isin(self.y[held_out], targets)]
             weights, points = self.weights[scored], self.points[scored]
             total += weights.sum()
             for index, C in enumerate(Cs):
                 # From the strongest penalty on, each fit starts where the one before ended.
-                model.set_params(C=C).fit(fold, targets)
+                model.set_params(C=C).fit(fold, trained)
                 moved[index] |= bool(model.n_iter_.max() > 0)
                 loss, hit = _losses(model, points, self.y[scored])
                 losses[index] += weights @ loss

@@ -179,16 +179,32 @@ class Descent:
         return total
 
     def step(
-        self, X: NDArray[np.float32], targets: NDArray[np.intp], rate: float, run: Run = map
+        self,
+        X: NDArray[np.float32],
+        targets: NDArray[np.intp],
+        rate: float,
+        run: Run = map,
+        masses: NDArray[np.float32] | None = None,
     ) -> float:
-        """Train on a batch; return the sum of its losses before that."""
+        """Train on a batch; return the sum of its losses before that.
+
+        Each image counts 1 for its class, or for each class what `masses`, of shape
+        (n_images, n_classes), has for it.
+        """
         logits = self.logits(X, run)
         each = np.arange(len(X))
         with np.errstate(over="ignore", invalid="ignore"):
             residual = log_softmax(logits)
-            loss = -float(residual[each, targets].sum())
+            if masses is None:
+                loss = -float(residual[each, targets].sum())
+            else:
+                loss = -float((masses * residual).sum())
             np.exp(residual, out=residual)
-        residual[each, targets] -= 1
+        if masses is None:
+            residual[each, targets] -= 1
+        else:
+            residual *= masses.sum(axis=1, keepdims=True)
+            residual -= masses
         residual /= len(X)
         self._n_steps += 1
         self._optimizer.begin(rate, self._n_steps)

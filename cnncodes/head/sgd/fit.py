@@ -73,6 +73,7 @@ def fit_sgd(
     *,
     seed: int = 0,
     groups: NDArray[np.intp] | None = None,
+    masses: NDArray[np.float64] | None = None,
     parameters: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
@@ -89,6 +90,8 @@ def fit_sgd(
         Seed of the held-out part and of the order of the images.
     groups : ndarray of int, shape (n_images,), optional
         Images with equal numbers are held out together or not at all.
+    masses : ndarray of float64, shape (n_images, n_classes), optional
+        How much each image counts for each class, as for `SGDSoftmax.train`.
     parameters : dict, optional
         Parameters of `SGDSoftmax`.
     on_epoch : callable, optional
@@ -115,7 +118,10 @@ def fit_sgd(
     images = StandardisedRows(rows, measured(rows), progress)
     try:
         progress.begin(len(rows) * model.epochs)
-        for epoch in model.train(images, y.astype(np.intp), int(y.max()) + 1, groups=groups):
+        epochs = model.train(
+            images, y.astype(np.intp), int(y.max()) + 1, groups=groups, masses=masses
+        )
+        for epoch in epochs:
             if on_epoch is not None:
                 on_epoch(epoch)
     except ValueError as error:

@@ -275,6 +275,7 @@ class SGDSoftmax(LinearSoftmax):
         n_classes: int,
         *,
         groups: NDArray[np.intp] | None = None,
+        masses: NDArray[np.float64] | None = None,
     ) -> Iterator[Epoch]:
         """Train on images from any source, and yield each epoch when it ends.
 
@@ -290,6 +291,9 @@ class SGDSoftmax(LinearSoftmax):
             Number of classes.
         groups : ndarray of int, shape (n_images,), optional
             Images with equal numbers are held out together or not at all.
+        masses : ndarray of float64, shape (n_images, n_classes), optional
+            How much each image counts for each class when it is trained on; by default 1 for its
+            own. Held-out images count 1.
 
         Yields
         ------
@@ -312,7 +316,7 @@ class SGDSoftmax(LinearSoftmax):
                 break
             order = random.permutation(train)
             with in_all_threads() as run:
-                epoch = self._epoch(number, descent, images, targets, order, held_out, run)
+                epoch = self._epoch(number, descent, images, targets, masses, order, held_out, run)
             yield epoch
 
     def _epoch(
@@ -321,6 +325,7 @@ class SGDSoftmax(LinearSoftmax):
         descent: Descent,
         images: Images,
         targets: NDArray[np.intp],
+        masses: NDArray[np.float64] | None,
         order: NDArray[np.intp],
         held_out: NDArray[np.intp],
         run: Run,
@@ -329,7 +334,8 @@ class SGDSoftmax(LinearSoftmax):
         n_batches = -(-len(order) // self.batch_size)
         for index, (batch, inputs) in enumerate(images.batches(order, self.batch_size)):
             rate = self._rate((number - 1 + index / n_batches) / self.epochs)
-            loss += descent.step(inputs, targets[batch], rate, run)
+            own = None if masses is None else masses[batch].astype(np.float32)
+            loss += descent.step(inputs, targets[batch], rate, run, own)
         self._check_finite(descent, loss, f"epoch {number}")
         measured = _loss_and_accuracy(images, held_out, targets, descent, run)
         self._check_finite(descent, measured[0] or 0.0, f"epoch {number}")
