@@ -173,9 +173,10 @@ def write_codes(
         with h5py.File(path, "w", locking=False) as file, phil:
             _describe(file, info, made_with)
             shape = info.code_shape
-            codes = file.create_dataset(
-                "codes", (n_images * n_views, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
-            )
+            layout: dict[str, Any] = {"chunks": (1, *shape), **COMPRESSION}
+            if n_images == 0:  # of a part; h5py wants room for a chunk
+                layout["maxshape"] = (None, *shape)
+            codes = file.create_dataset("codes", (n_images * n_views, *shape), info.dtype, **layout)
             for rows in batches:
                 for row, chunk in enumerate(rows.chunks, start=len(checksums)):
                     codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
