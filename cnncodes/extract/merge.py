@@ -232,11 +232,9 @@ def _rows_of(
         for start in range(0, len(kept), size):
             images = kept[start : start + size]
             yield Rows(
-                chunks=[
-                    store.stored_chunk(image * n_views + view)
-                    for image in images
-                    for view in range(n_views)
-                ],
+                chunks=store.stored_chunks(
+                    image * n_views + view for image in images for view in range(n_views)
+                ),
                 paths=[prefix + paths[image] for image in images],
                 digests=[digests[image] for image in images],
                 **{

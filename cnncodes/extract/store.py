@@ -39,6 +39,7 @@ COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 SOURCES = " + "  # between the sources of a merged file
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
+_ANOTHER = "not those that were stored there"
 _HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -421,19 +422,32 @@ class CodeStore:
         self._unpacked(chunk, index)  # checked, since it is copied into another file
         return chunk
 
-    def stored_chunk(self, index: int) -> bytes:
-        """Return the codes of a row as `chunk`, but not decompressed to check them.
+    def stored_chunks(self, rows: Iterable[int]) -> list[bytes]:
+        """Return the codes of some rows as `chunk`, but not decompressed to check them.
 
-        They are compared with the row's checksum; without one, as in older files, decompressed.
+        Each is compared with the checksum of its row; in older files, which have none, it is
+        decompressed.
 
         Raises
         ------
         FileFormatError
-            They are unreadable, or those of another row.
+            A row is unreadable, or holds the codes of another.
         """
-        if self.checksums is None:
-            return self.chunk(index)
-        return self._chunk(index)
+        checksums = self.checksums
+        if checksums is None:
+            return [self.chunk(row) for row in rows]
+        chunks = []
+        with phil:
+            read, rest = self.codes.id.read_direct_chunk, (0,) * (self.codes.ndim - 1)
+            for row in rows:
+                try:
+                    chunk: bytes = read((row, *rest))[1]
+                except UNREADABLE as error:
+                    raise self._damage(row, error) from error
+                if _checksum(chunk) != checksums[row]:
+                    raise self._damage(row, ValueError(_ANOTHER))
+                chunks.append(chunk)
+        return chunks
 
     def _chunk(self, index: int) -> bytes:
         """Read the chunk of a row, whose last bytes are the checksum of its content."""
@@ -444,7 +458,7 @@ class CodeStore:
         except UNREADABLE as error:
             raise self._damage(index, error) from error
         if self.checksums is not None and _checksum(chunk) != self.checksums[index]:
-            raise self._damage(index, ValueError("not those that were stored there"))
+            raise self._damage(index, ValueError(_ANOTHER))
         return chunk
 
     def _unpacked(self, chunk: bytes, index: int) -> bytes:
