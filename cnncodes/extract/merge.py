@@ -5,16 +5,17 @@ Chunks are copied as they are stored. `merging` decides which images are kept, w
 
 from __future__ import annotations
 
-import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from threading import Event, Thread
 
 from cnncodes.bounds import MAX_PATH_LENGTH, fault_of_text
-from cnncodes.errors import FileFormatError, ParameterError, SourceError
+from cnncodes.errors import ParameterError, SourceError
+from cnncodes.extract.chunks import ChunkReader
 from cnncodes.extract.merging import (
     COLUMNS,
     Comparison,
@@ -23,15 +24,17 @@ from cnncodes.extract.merging import (
     in_order,
     united_classes,
 )
-from cnncodes.extract.store import SOURCES, CodesInfo, CodeStore, Rows, write_codes
+from cnncodes.extract.store import SOURCES, CodesInfo, Rows, write_codes
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.output import CODES, check_output, replacing
 from cnncodes.parameters import VIEWS, as_path, one_or_more_paths
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import counted, listed
 
-BLOCK_BYTES = 4 << 20  # of codes, decompressed, that are read before they are written
+# Of codes that are read before they are written: their size decompressed, and their number.
+BLOCK_BYTES, BLOCK_IMAGES = 4 << 20, 1024
 SOURCES_NAMED = 10
+SECONDS_BETWEEN_SYNCS = 0.1
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def merge_codes(
         yield Rows(skipped=skipped)
 
     made_with = dict.fromkeys(file.made_with for file in files)
-    with replacing(output, overwrite=overwrite) as temporary:
+    with replacing(output, overwrite=overwrite) as temporary, _written_meanwhile(temporary):
         write_codes(temporary, info, batches(), n_images, made_with="; ".join(made_with))
     warn_of_skipped(skipped, n_images + len(skipped), progress)
     if is_divided:
@@ -172,6 +175,28 @@ def merge_codes(
         source=info.source,
         notes=[*comparison.notes(), *notes],
     )
+
+
+@contextmanager
+def _written_meanwhile(path: Path) -> Iterator[None]:
+    """Have the system write a file to the disk while it grows, so that the end need not wait."""
+    if not hasattr(os, "fdatasync"):  # it is of POSIX
+        yield
+        return
+    ended = Event()
+
+    def write() -> None:
+        with path.open("rb") as file, suppress(OSError):  # which the writer reports
+            while not ended.wait(SECONDS_BETWEEN_SYNCS):
+                os.fdatasync(file.fileno())
+
+    thread = Thread(target=write, name="sync", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _counted(file: Input, progress: Progress) -> Input:
@@ -214,28 +239,25 @@ def _rows_of(
 ) -> Iterator[Rows]:
     """Yield the images of a file that are kept, a few at a time."""
     file = comparison.files[number]
-    with CodeStore.open(file.path) as store:
-        if file.state != Input.state_of(file.path):
-            raise FileFormatError(f"{file.path}: has changed while it was merged; merge again")
-        paths, digests = store.of_images(store.paths), store.of_images(store.digests)
+    with file.open() as store, ChunkReader(store) as reader:
+        digests = store.of_images(store.digests)
         dropped = comparison.dropped[number]
         kept = [image for image in range(file.n_images) if image not in dropped]
         columns = {
-            column: column.encode(comparison.values(number, column, store, paths), info)
+            column: column.encode(comparison.values(number, column, store), info)
             for column in COLUMNS
             if column.field in comparison.columns
         }
         prefix = f"{file.path.stem}/" if rename else ""
         n_views = info.n_views
-        row_bytes = math.prod(info.code_shape) * np.dtype(info.dtype).itemsize
-        size = max(1, BLOCK_BYTES // (row_bytes * n_views))
+        size = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // (store.row_bytes * n_views)))
         for start in range(0, len(kept), size):
             images = kept[start : start + size]
             yield Rows(
-                chunks=store.stored_chunks(
-                    image * n_views + view for image in images for view in range(n_views)
+                chunks=reader.read(
+                    [n_views * image + view for image in images for view in range(n_views)]
                 ),
-                paths=[prefix + paths[image] for image in images],
+                paths=[prefix + file.paths[image] for image in images],
                 digests=[digests[image] for image in images],
                 **{
                     column.field: [values[image] for image in images]
@@ -254,6 +276,7 @@ def _check_prefixes(files: Sequence[Input]) -> None:
                 f"{other} and {file.path}: have one name, which rename=True puts in front of the "
                 "paths of their images; rename one of the files"
             )
-        fault = fault_of_text(f"{file.path.stem}/{file.longest_path}", "a path", MAX_PATH_LENGTH)
+        longest = max(file.paths, key=len, default="")
+        fault = fault_of_text(f"{file.path.stem}/{longest}", "a path", MAX_PATH_LENGTH)
         if fault:
             raise SourceError(f"{file.path}: {fault}, with the name of the file in front")

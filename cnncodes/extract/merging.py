@@ -15,6 +15,7 @@ from typing import Any
 from cnncodes.bounds import fault_of_labels
 from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.extract.store import CodesInfo, CodeStore
+from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
@@ -84,8 +85,8 @@ class Input:
         Versions of what computed the codes.
     n_images : int
         Images with codes.
-    longest_path : str
-        The longest path of an image.
+    paths : list of str
+        The paths of these.
     columns : frozenset of str
         Fields of the columns that it has.
     skipped : list of (str, str)
@@ -98,7 +99,7 @@ class Input:
     info: CodesInfo
     made_with: str
     n_images: int
-    longest_path: str
+    paths: list[str]
     columns: frozenset[str]
     skipped: Skipped
     state: tuple[int, ...]
@@ -130,11 +131,25 @@ class Input:
                 info=info,
                 made_with=store.created_with,
                 n_images=store.n_images,
-                longest_path=max(store.paths, key=len, default=""),
+                paths=store.of_images(store.paths),
                 columns=frozenset(column.field for column in COLUMNS if column.read(store)),
                 skipped=store.skipped,
                 state=cls.state_of(path),
             )
+
+    def open(self) -> CodeStore:
+        """Open the file again, which need not be checked again.
+
+        Raises
+        ------
+        FileFormatError
+            It has changed since.
+        """
+        store = CodeStore(PlainFile(self.path))
+        if self.state_of(self.path) != self.state:
+            store.close()
+            raise FileFormatError(f"{self.path}: has changed while it was merged; merge again")
+        return store
 
     @staticmethod
     def state_of(path: Path) -> tuple[int, ...]:
@@ -307,9 +322,8 @@ class Comparison:
         progress.begin(len(self.files), unit="files compared")
         earlier: set[str] = set()  # digests
         for number, file in enumerate(self.files):
-            with CodeStore.open(file.path) as store:
-                paths = store.of_images(store.paths)
-                images = self._described(file, store, paths)
+            with file.open() as store:
+                images = self._described(file, store)
             repeated: dict[str, None] = {}
             for path, (digest, values) in images.items():
                 key = (path, digest) if rename else path
@@ -326,19 +340,19 @@ class Comparison:
                         f"{path}; pass rename=True to put the name of its codes file in front of "
                         "each path"
                     )
-            self.dropped[number] = {at for at, path in enumerate(paths) if path in repeated}
+            self.dropped[number] = {at for at, path in enumerate(file.paths) if path in repeated}
             self._repeated += repeated
             earlier.update(digest for digest, _ in images.values())
             progress.advance(1)
 
-    def _described(
-        self, file: Input, store: CodeStore, paths: Sequence[str]
-    ) -> dict[str, tuple[str, _Values]]:
+    def _described(self, file: Input, store: CodeStore) -> dict[str, tuple[str, _Values]]:
         """Return digest and values of each image, by its path, which a CSV file may repeat."""
-        read = [column.read(store) or [column.missing] * len(paths) for column in COLUMNS]
+        read = [column.read(store) or [column.missing] * file.n_images for column in COLUMNS]
         sets: dict[tuple[Any, ...], _Values] = {}  # images share them
         images: dict[str, tuple[str, _Values]] = {}
-        for path, digest, *each in zip(paths, store.of_images(store.digests), *read, strict=True):
+        for path, digest, *each in zip(
+            file.paths, store.of_images(store.digests), *read, strict=True
+        ):
             key = tuple(each)
             if key not in sets:
                 sets[key] = tuple(
@@ -378,10 +392,9 @@ class Comparison:
                 merged[index] = two
         return (earlier, digest, tuple(merged))
 
-    def values(
-        self, number: int, column: Column, store: CodeStore, paths: Sequence[str]
-    ) -> list[Any]:
+    def values(self, number: int, column: Column, store: CodeStore) -> list[Any]:
         """Return the values of a column for the images of a file, those of other files included."""
+        paths = self.files[number].paths
         values = column.read(store) or [column.missing] * len(paths)
         filled = self._filled[number].get(column.field)
         if not filled:

@@ -39,7 +39,6 @@ COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 SOURCES = " + "  # between the sources of a merged file
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
-_ANOTHER = "not those that were stored there"
 _HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -178,10 +177,11 @@ def write_codes(
             if n_images == 0:  # of a part; h5py wants room for a chunk
                 layout["maxshape"] = (None, *shape)
             codes = file.create_dataset("codes", (n_images * n_views, *shape), info.dtype, **layout)
+            write, rest = codes.id.write_direct_chunk, (0,) * len(shape)
             for rows in batches:
                 for row, chunk in enumerate(rows.chunks, start=len(checksums)):
-                    codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
-                    checksums.append(_checksum(chunk))
+                    write((row, *rest), chunk)
+                    checksums.append(checksum_of(chunk))
                 stored.labels.extend(rows.labels)
                 stored.paths.extend(rows.paths)
                 stored.digests.extend(rows.digests)
@@ -294,7 +294,7 @@ class CodeStore:
         return len(self) // self.n_views
 
     @cached_property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of the codes of a row."""
         return int(math.prod(self.codes.shape[1:]) * self.codes.dtype.itemsize)
 
@@ -422,32 +422,18 @@ class CodeStore:
         self._unpacked(chunk, index)  # checked, since it is copied into another file
         return chunk
 
-    def stored_chunks(self, rows: Iterable[int]) -> list[bytes]:
-        """Return the codes of some rows as `chunk`, but not decompressed to check them.
+    def stored_chunk(self, index: int) -> bytes:
+        """Return the codes of a row as `chunk`, but not decompressed to check them.
 
-        Each is compared with the checksum of its row; in older files, which have none, it is
+        They are compared with the checksum of the row; without one, as in older files,
         decompressed.
 
         Raises
         ------
         FileFormatError
-            A row is unreadable, or holds the codes of another.
+            They are unreadable, or those of another row.
         """
-        checksums = self.checksums
-        if checksums is None:
-            return [self.chunk(row) for row in rows]
-        chunks = []
-        with phil:
-            read, rest = self.codes.id.read_direct_chunk, (0,) * (self.codes.ndim - 1)
-            for row in rows:
-                try:
-                    chunk: bytes = read((row, *rest))[1]
-                except UNREADABLE as error:
-                    raise self._damage(row, error) from error
-                if _checksum(chunk) != checksums[row]:
-                    raise self._damage(row, ValueError(_ANOTHER))
-                chunks.append(chunk)
-        return chunks
+        return self.chunk(index) if self.checksums is None else self._chunk(index)
 
     def _chunk(self, index: int) -> bytes:
         """Read the chunk of a row, whose last bytes are the checksum of its content."""
@@ -457,13 +443,13 @@ class CodeStore:
                 chunk: bytes = self.codes.id.read_direct_chunk(offset)[1]
         except UNREADABLE as error:
             raise self._damage(index, error) from error
-        if self.checksums is not None and _checksum(chunk) != self.checksums[index]:
-            raise self._damage(index, ValueError(_ANOTHER))
+        if self.checksums is not None and checksum_of(chunk) != self.checksums[index]:
+            raise self._damage(index, ValueError("not those that were stored there"))
         return chunk
 
     def _unpacked(self, chunk: bytes, index: int) -> bytes:
         """Decompress a chunk; HDF5 would do it in one thread only, and without a limit."""
-        n_bytes = self._row_bytes
+        n_bytes = self.row_bytes
         inflate = zlib.decompressobj()
         try:
             content = inflate.decompress(
@@ -587,7 +573,7 @@ def _open_plain(path: Path) -> PlainFile:
     return PlainFile(path)
 
 
-def _checksum(chunk: bytes) -> int:
+def checksum_of(chunk: bytes) -> int:
     """Return the Adler-32 of a zlib stream's content, its last bytes."""
     return int.from_bytes(chunk[-CHECKSUM_BYTES:], "big")
 

@@ -28,7 +28,7 @@ from tests.helpers import (
     run_command,
 )
 
-Image = tuple[str, str]  # path, and what its file is made of
+DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +129,31 @@ def test_chunks_are_not_compressed_again() -> None:
     merged("a.h5", "b.h5")
     with h5py.File("merged.h5") as file:
         assert file["codes"].id.read_direct_chunk((0, 0))[1] == stronger
+
+
+def test_chunks_in_any_order_on_the_disk() -> None:
+    """HDF5 and other programs may put them anywhere."""
+    write("a.h5", {f"{content}.png": content for content in "abcdefgh"})
+    with h5py.File("a.h5", "r+") as file:
+        codes, values = file["codes"], file["codes"][:]
+        for row in (6, 1, 4):  # larger ones no longer fit, and go to the end of the file
+            larger = zlib.compressobj(0)
+            chunk = larger.compress(values[row].tobytes()) + larger.flush()
+            codes.id.write_direct_chunk((row, 0), chunk)
+    merged("a.h5")
+    assert list(contents("merged.h5")) == [f"{content}.png" for content in "abcdefgh"]
+
+
+def test_files_without_checksums_get_them() -> None:
+    old = DATA / "codes_without_checksums.h5"
+    merge_codes([old], "merged.h5")
+    with CodeStore.open(old) as before, CodeStore.open("merged.h5") as after:
+        assert before.checksums is None
+        assert after.checksums is not None
+        assert after.paths == before.paths
+        np.testing.assert_array_equal(
+            list(after.rows(range(len(after)))), list(before.rows(range(len(before))))
+        )
 
 
 def test_classes_are_united_and_labels_keep_their_names() -> None:
