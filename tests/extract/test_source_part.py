@@ -85,6 +85,7 @@ def test_merged_parts_are_the_file_of_one_extraction(
 
 def test_parts_are_resumed_and_updated(folder: Path) -> None:
     whole = extract("mean.onnx", "photos", "whole.h5", threads=1)
+    assert "part" not in whole.as_dict()
 
     class Interruption(Progress):
         def advance(self, amount: int) -> None:
