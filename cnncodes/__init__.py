@@ -35,13 +35,22 @@ if TYPE_CHECKING:
     from cnncodes.app.classifier import Classifier, Prediction
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
+    from cnncodes.extract.merge import merge_codes
     from cnncodes.extract.store import CodeStore
 
 # onnxruntime's own builds send usage data to its maker, and mark the machine with an identifier on
 # disk; set before it is loaded. Set the variable to 0 to opt in.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Backbone", "Classifier", "CnncodesError", "CodeStore", "Prediction", "__version__"]
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "CnncodesError",
+    "CodeStore",
+    "Prediction",
+    "__version__",
+    "merge_codes",
+]
 
 _HOMES = {
     "Backbone": "cnncodes.extract.backbone",
@@ -50,6 +59,7 @@ _HOMES = {
     "CodeStore": "cnncodes.extract.store",
     "Prediction": "cnncodes.app.classifier",
     "__version__": "cnncodes._version",
+    "merge_codes": "cnncodes.extract.merge",
 }
 
 

@@ -21,7 +21,7 @@ from cnncodes.cli_options import (
 )
 from cnncodes.commands.files import bench, demo, info, verify
 from cnncodes.commands.heads import curve, evaluate, experiment, train
-from cnncodes.commands.images import convert, extract, fetch, overlap
+from cnncodes.commands.images import convert, extract, fetch, merge, overlap
 from cnncodes.commands.networks import bundle, export, finetune, quantize
 from cnncodes.commands.predictions import page, predict, serve
 from cnncodes.errors import (
@@ -42,6 +42,7 @@ COMMANDS = (
     quantize,
     fetch,
     extract,
+    merge,
     convert,
     overlap,
     train,

@@ -17,6 +17,7 @@ from cnncodes.output import CODES, MODEL, RESULT, TABLE, check_output
 from cnncodes.parameters import (
     CODE_POOLS,
     MAX_PIXELS,
+    PARTS,
     SEED,
     STRENGTH,
     THREADS,
@@ -173,6 +174,24 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
             ends = f"from {STRENGTH.least:g} to {STRENGTH.most:g}"
             self.fail(f"{value!r} is neither auto nor a number {ends}", param, ctx)
         return number
+
+
+class PartOf(click.ParamType):  # type: ignore[type-arg]
+    """Which part of several, such as ``3/8``."""
+
+    name = "K/N"
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Turn what was typed into the number of the part and how many there are."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            number, count = map(int, value.split("/"))
+        except ValueError:
+            number = count = 0
+        if not (count in PARTS and 1 <= number <= count):
+            self.fail(f"{value!r} is no part: of eight these are 1/8, 2/8 to 8/8", param, ctx)
+        return number, count
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg]

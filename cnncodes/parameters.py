@@ -281,6 +281,7 @@ SEED = Whole(0, 2**32 - 1)  # what numpy, scikit-learn and Keras accept
 THREADS = Whole(1, 1024)
 PORT = Whole(0, 65_535)
 MAX_PIXELS = Whole(1, 10**12)
+PARTS = Whole(1, 1_000_000)  # of a source
 WHITE = Whole(1, 2**16 - 1)  # of 16 bits
 INPUT_SIZE = Whole(32, 4096)  # pixels; some networks need more than 32
 CODE_POOLS = ("none", "avg", "max", "avg+max", "grid2")  # described in models.pooling
@@ -306,3 +307,22 @@ DESCENT_BATCH = Whole(1, 10**6)
 # What float32 holds: descent itself finds out whether it diverges.
 LEARNING_RATE = Real(1e-38, 3e38)
 L2 = Real(0, 3e38)
+
+
+def check_part(part: Any) -> tuple[int, int]:
+    """Return the number of a part, from 1, and how many parts there are.
+
+    Raises
+    ------
+    ParameterError
+        It is no pair of whole numbers, or there is no such part.
+    """
+    if not isinstance(part, Sequence) or isinstance(part, str | bytes) or len(part) != 2:
+        raise ParameterError(f"part must be two numbers such as (3, 8), not {part!r:.40}")
+    count = PARTS.check(part[1], "the number of parts in part")
+    number = PARTS.check(part[0], "the first number in part")
+    if number > count:
+        raise ParameterError(
+            f"part must be one of (1, {count}) to ({count}, {count}), not ({number}, {count})"
+        )
+    return number, count

@@ -28,6 +28,7 @@ from cnncodes.evaluate.report import Report
 from cnncodes.experiment.experiment import run_experiment
 from cnncodes.export.export import export_backbone
 from cnncodes.extract.convert import convert_codes
+from cnncodes.extract.merge import merge_codes
 from cnncodes.extract.pipeline import extract
 from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.train import train_head
@@ -46,6 +47,7 @@ COMMANDS = {
     "quantize": [quantize_backbone],
     "fetch": [fetch_dataset],
     "extract": [extract],
+    "merge": [merge_codes],
     "convert": [convert_codes],
     "overlap": [find_overlap, OverlapFolder],
     "train": [train_head, SGDSoftmax],
@@ -76,7 +78,16 @@ OWN = {
 OUTPUTS = [
     *(
         (name, "-o")
-        for name in ("export", "quantize", "extract", "convert", "train", "curve", "bundle")
+        for name in (
+            "export",
+            "quantize",
+            "extract",
+            "merge",
+            "convert",
+            "train",
+            "curve",
+            "bundle",
+        )
     ),
     ("curve", "--plot"),
     ("evaluate", "--predictions"),
@@ -140,6 +151,7 @@ def test_commands_are_listed_in_the_order_of_their_use(run: Run) -> None:
         "quantize",
         "fetch",
         "extract",
+        "merge",
         "convert",
         "overlap",
         "train",

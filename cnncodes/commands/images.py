@@ -1,4 +1,4 @@
-"""The commands on collections of images: `fetch`, `extract`, `convert` and `overlap`."""
+"""The commands on collections of images: `fetch`, `extract`, `merge`, `convert` and `overlap`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cnncodes.cli_options import (
     INPUT,
     OUTPUT,
     Number,
+    PartOf,
     command,
     group_option,
     json_option,
@@ -32,6 +33,7 @@ from cnncodes.printing.images import (
     print_datasets,
     print_extraction,
     print_fetched,
+    print_merge,
     print_overlap,
     print_source,
     print_terms,
@@ -132,6 +134,11 @@ def fetch(
     help="Store the codes of the image mirrored left-right too, also upside down and both "
     "(hvflip), or of all eight turned and mirrored ones (d4).",
 )
+@click.option(
+    "--part",
+    type=PartOf(),
+    help="Compute only the K-th of N parts of the images; cnncodes merge joins them.",
+)
 @provider_option
 @click.option(
     "--update",
@@ -162,6 +169,35 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
             **options,
         )
     emit(result, as_json, print_extraction, to_json=Extraction.as_dict)
+
+
+@command(
+    "Parts, or collections, become one codes file.",
+    "cnncodes merge part-*.h5 -o codes.h5",
+)
+@click.argument("files", nargs=-1, required=True, type=INPUT, metavar="FILE...")
+@click.option("-o", "--output", type=CODES_OUTPUT, required=True, help="Codes file to write.")
+@click.option(
+    "--rename",
+    is_flag=True,
+    help="Put the name of its codes file in front of the path of each image, where collections "
+    "use one path for different images.",
+)
+@overwrite_option
+@json_option
+def merge(files: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:
+    """Join codes files of one network, without computing anything again.
+
+    All parts that extract --part made of a source become the file of the whole source, byte for
+    byte. Other collections are joined in the order of their paths; an image that two of them have
+    is kept once, and files that contradict each other are refused.
+    """
+    from cnncodes.extract.merge import merge_codes
+    from cnncodes.progress import Progress
+
+    with Progress("merge", "images") as progress:
+        merged = merge_codes(files, output, progress=progress, **options)
+    emit(merged, as_json, print_merge)
 
 
 @command(

@@ -6,6 +6,11 @@
 - `backbone`: the network in an onnxruntime session
 - `journal`: codes on disk until the extraction ends
 - `store`: the codes file, HDF5
+- `source_part`: one of the parts of a source, extracted by itself
+- `merge`: `merge_codes`, one codes file of several
+- `merging`: which files go into one, and which of their images
+- `chunks`: compressed rows, read many at a time
+- `unusable`: what is reported of images that cannot be used
 - `convert`: codes as files of numpy, pandas, R and Orange
 - `transformer`: `CodeExtractor` for scikit-learn
 

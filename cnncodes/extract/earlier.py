@@ -154,6 +154,7 @@ def _difference(store: CodeStore, info: CodesInfo) -> str:
         ("max_pixels", store.max_pixels, info.max_pixels),
         ("white", store.white or "guessed", info.white or "guessed"),
         ("augment", store.augment, info.augment),
+        ("part", str(store.part or "all"), str(info.part or "all")),
     ):
         if old != new:
             return f"another {parameter} ({old}, not {new})"
@@ -199,7 +200,10 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
             image = load_image(0, images.root / path, size, info.max_pixels, white=info.white)
             counts["skipped before and usable now"] += not image.problem
             progress.advance(1)
-    return [f"{counted(n, 'image')} {what}" for what, n in counts.items() if n]
+    changes = [f"{counted(n, 'image')} {what}" for what, n in counts.items() if n]
+    if store.part != info.part and not changes:
+        changes = ["in other parts of the source"]
+    return changes
 
 
 def _names(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:

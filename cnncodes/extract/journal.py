@@ -337,8 +337,9 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return in words by what the headers of two journals differ."""
-    old, new = ({"augment": "none", **header} for header in (old, new))
-    for name in ("backbone_sha256", "dtype", "max_pixels", "white", "augment", "source"):
+    old, new = ({"augment": "none", "part": "all", **header} for header in (old, new))
+    names = ("backbone_sha256", "dtype", "max_pixels", "white", "augment", "source", "part")
+    for name in names:
         if old.get(name) != new[name]:
             values = "" if name == "backbone_sha256" else f" ({old.get(name)}, not {new[name]})"
             return f"with another {name.removesuffix('_sha256')}{values}"

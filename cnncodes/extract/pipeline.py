@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from cnncodes.bounds import MAX_ROW_BYTES
 from cnncodes.errors import FileFormatError, ImageError, SourceError, SourceWarning
 from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
+from cnncodes.extract.source_part import divide
 from cnncodes.extract.store import CodesInfo, CodeStore, Rows
+from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.extract.workers import Workers
 from cnncodes.images.decoding import LoadedImage, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
@@ -40,11 +42,11 @@ from cnncodes.parameters import (
     WHITE,
     as_path,
     check_choice,
+    check_part,
 )
 from cnncodes.progress import NoProgress, Progress
-from cnncodes.text import counted, listed, shown
+from cnncodes.text import counted
 
-MANY_SKIPPED = 0.2  # of the images: more of them are worth a warning
 DTYPES = ("float16", "float32")
 
 
@@ -84,6 +86,8 @@ class Extraction:
         Whether the codes file was there, with the codes of the same images, and was kept.
     augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image have codes.
+    part : tuple of int, optional
+        Which part of the source the images are, and of how many.
     """
 
     path: Path
@@ -101,6 +105,7 @@ class Extraction:
     seconds: float
     is_unchanged: bool = False
     augment: str = "none"
+    part: tuple[int, int] | None = None
 
     @property
     def n_views(self) -> int:
@@ -108,8 +113,10 @@ class Extraction:
         return VIEWS[self.augment]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields; `augment` and `n_views` only where images have several views."""
+        """Return the fields; `augment`, `n_views` and `part` only where there are any."""
         values = asdict(self)
+        if self.part is None:
+            del values["part"]
         if self.n_views == 1:
             del values["augment"]
         else:
@@ -136,6 +143,7 @@ def extract(
     white: int | None = None,
     group_by: str | None = None,
     augment: str = "none",
+    part: tuple[int, int] | None = None,
     provider: str = DEFAULT_PROVIDER,
     update: bool = False,
     overwrite: bool = False,
@@ -171,6 +179,9 @@ def extract(
         Which views of each image are stored as rows of it, in the order of `make_views`: the image
         itself, its mirror image too, the two upside down too, or all eight turned and mirrored
         ones.
+    part : tuple of int, optional
+        ``(3, 8)`` computes the third eighth of the images, in their order. `merge_codes` makes of
+        the files of all parts the one that this function makes of the whole source.
     provider : str
         Execution provider of onnxruntime, such as ``cpu`` or ``openvino``.
     update : bool
@@ -197,7 +208,7 @@ def extract(
     ParameterError
         A parameter is out of range, or the provider is missing or cannot start.
     SourceError
-        The source cannot be used, or no image in it.
+        The source cannot be used, or no image in it, or it has fewer images than parts.
     ImageError
         An image cannot be used, and `on_error` is ``"fail"``.
     OutputError
@@ -227,6 +238,7 @@ def extract(
     white = WHITE.check_or_none(white, "white")
     dtype = check_choice(dtype, DTYPES, "dtype")
     augment = check_choice(augment, tuple(VIEWS), "augment")
+    part = None if part is None else check_part(part)
     on_error = check_choice(on_error, ("skip", "fail"), "on_error")
     is_compared = not (overwrite or update) and is_codes_file(output)
     replaceable = overwrite or update or is_compared
@@ -234,12 +246,15 @@ def extract(
     find_provider(provider)  # before a long list of images is made
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=replaceable, inputs=images.files())
+    n_in_source = len(images.paths)
+    source_part, computed = divide(images, source, part)
     if on_source is not None:
-        on_source(images)
+        on_source(replace(images, notes=computed.notes))
+    images = computed
     for doubt in images.doubts:
         warnings.warn(doubt, SourceWarning, stacklevel=2)
-    workers = Workers.open(
-        backbone, len(images.paths), threads=threads, batch_size=batch_size, provider=provider
+    workers = Workers.open(  # as for the whole source
+        backbone, n_in_source, threads=threads, batch_size=batch_size, provider=provider
     )
     _check_row(backbone, workers.network.code_shape, dtype)
     info = CodesInfo(
@@ -252,13 +267,14 @@ def extract(
         max_pixels=max_pixels,
         white=white,
         augment=augment,
+        part=source_part,
     )
     started = time.monotonic()
     if is_compared:
         with open_unchanged(output, info, images, progress) as store:
             if on_error == "fail":
                 _refuse(store.skipped)
-            _warn_of_skipped(store.skipped, len(images.paths), progress)
+            warn_of_skipped(store.skipped, len(images.paths), progress)
             return _unchanged(store, info, images, time.monotonic() - started)
     partial = output.with_name(output.name + ".partial")
     request = _identify(images, workers.network.provider)
@@ -288,14 +304,14 @@ def extract(
                     n_reused = sum(image.pixels is None and not image.problem for image in batch)
                     progress.skip(n_reused)
                     progress.advance(len(batch) - n_reused)
-            if journal.n_images == 0:
+            if journal.n_images == 0 and part is None:
                 path, reason = journal.skipped[0]
                 raise SourceError(
                     f"{source}: none of its {counted(len(images.paths), 'image')} can be used; "
                     f"the first, {path}: {reason}"
                 )
         except KeyboardInterrupt:
-            if journal.n_images == 0:
+            if not _is_kept(journal):
                 raise
             n_files = counted(len(images.paths), "image")
             raise KeyboardInterrupt(
@@ -303,11 +319,11 @@ def extract(
                 "from there"
             ) from None
         finally:
-            if journal.n_images == 0:
+            if not _is_kept(journal):
                 journal.discard()
         earlier.close()  # where an open file cannot be replaced
         journal.finish(output, overwrite=overwrite or update)
-    _warn_of_skipped(journal.skipped, len(images.paths), progress)
+    warn_of_skipped(journal.skipped, len(images.paths), progress)
     return Extraction(
         path=output,
         n_images=journal.n_images,
@@ -323,7 +339,13 @@ def extract(
         batch_size=workers.batch_size,
         seconds=time.monotonic() - started,
         augment=augment,
+        part=part,
     )
+
+
+def _is_kept(journal: Journal) -> bool:
+    """Whether a journal is worth keeping: a part of a source may have no usable image."""
+    return journal.n_images > 0 or (journal.info.part is not None and journal.n_seen > 0)
 
 
 def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float) -> Extraction:
@@ -348,6 +370,7 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
         seconds=seconds,
         is_unchanged=True,
         augment=store.augment,
+        part=None if store.part is None else (store.part.number, store.part.count),
     )
 
 
@@ -416,21 +439,6 @@ def _rows(
     return rows
 
 
-def _warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress: Progress) -> None:
-    """Warn where so many images are unusable that the others may not stand for them."""
-    if len(skipped) <= MANY_SKIPPED * n_images:
-        return
-    path, reason = skipped[0]
-    share = len(skipped) / n_images
-    progress.clear()
-    warnings.warn(
-        f"{len(skipped)} of {n_images} image files ({share:.0%}) cannot be used, and what is made "
-        f"of these codes knows the others only; the first, {path}: {reason}",
-        SourceWarning,
-        stacklevel=3,
-    )
-
-
 def _notes_on_columns(images: Source, earlier: Earlier) -> list[str]:
     """Report that a file with groups, weights or probabilities is replaced by one without."""
     notes = []
@@ -451,17 +459,13 @@ def _notes_on_columns(images: Source, earlier: Earlier) -> list[str]:
 def _notes(images: Source, journal: Journal) -> list[str]:
     """Return notes on what was discarded or assumed, and on classes without codes."""
     notes = [f"discarded {journal.discarded}"] if journal.discarded else []
+    part = journal.info.part
+    notes += [] if part is None else [part.text]
     notes += notes_on_remarks(journal.remarks)
     if sum(remark.startswith(ASSUMED_WHITE) for remark in journal.remarks) > 1:
         notes.append(
             "images of 16 bits are scaled by different whites: pass the white of their camera, "
             "such as 4095 for 12 bits, to scale all alike"
         )
-    unusable = [
-        shown(name)
-        for label, name in enumerate(images.class_names)
-        if not journal.label_counts[label]
-    ]
-    if unusable:
-        notes.append(f"no usable image in {len(unusable)} of the classes: {listed(unusable)}")
-    return notes
+    labels = range(len(images.class_names)) if part is None else {*images.labels}
+    return notes + notes_on_classes(images.class_names, labels, journal.label_counts)

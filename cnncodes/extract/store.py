@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import h5py
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS, MAX_WEIGHT
 from cnncodes.errors import FileFormatError
+from cnncodes.extract.source_part import SourcePart
 from cnncodes.files import check_filled, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.models.kinds import needing
@@ -35,6 +36,7 @@ _REMEDY = "make one with: cnncodes extract"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+SOURCES = " + "  # between the sources of a merged file
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
 WEIGHTING = ("weights", "probabilities")  # datasets of a number for each row
@@ -66,6 +68,8 @@ class CodesInfo:
         The value of white in 16-bit grey; by default it was guessed from each image.
     augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image have codes, as for `make_views`.
+    part : SourcePart, optional
+        Which of the parts of the source the images are; by default all of it.
     """
 
     backbone: BackboneInfo
@@ -77,6 +81,7 @@ class CodesInfo:
     max_pixels: int
     white: int | None = None
     augment: str = "none"
+    part: SourcePart | None = None
 
     @property
     def n_views(self) -> int:
@@ -88,6 +93,9 @@ class CodesInfo:
         values = {**asdict(self), "backbone": self.backbone.to_metadata()}
         if self.augment == "none":  # as in files of releases without views
             del values["augment"]
+        del values["part"]
+        if self.part is not None:
+            values |= {"part": str(self.part), "part_of": self.part.part_of}
         return values
 
 
@@ -131,7 +139,14 @@ def compress(content: bytes) -> bytes:
     return deflate.compress(content) + deflate.flush()
 
 
-def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: int) -> None:
+def write_codes(
+    path: Path,
+    info: CodesInfo,
+    batches: Iterable[Rows],
+    n_images: int,
+    *,
+    made_with: str | None = None,
+) -> None:
     """Write a codes file.
 
     Parameters
@@ -144,6 +159,8 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
         The images.
     n_images : int
         Number of images.
+    made_with : str, optional
+        Versions of what computed the codes; by default those of this process.
 
     Raises
     ------
@@ -160,15 +177,17 @@ def write_codes(path: Path, info: CodesInfo, batches: Iterable[Rows], n_images: 
     try:
         # Not every disk has locks, and the caller chooses a new file.
         with h5py.File(path, "w", locking=False) as file, phil:
-            _describe(file, info)
+            _describe(file, info, made_with)
             shape = info.code_shape
-            codes = file.create_dataset(
-                "codes", (n_images * n_views, *shape), info.dtype, chunks=(1, *shape), **COMPRESSION
-            )
+            layout: dict[str, Any] = {"chunks": (1, *shape), **COMPRESSION}
+            if n_images == 0:  # of a part; h5py wants room for a chunk
+                layout["maxshape"] = (None, *shape)
+            codes = file.create_dataset("codes", (n_images * n_views, *shape), info.dtype, **layout)
+            write, rest = codes.id.write_direct_chunk, (0,) * len(shape)
             for rows in batches:
                 for row, chunk in enumerate(rows.chunks, start=len(checksums)):
-                    codes.id.write_direct_chunk((row, *[0] * len(shape)), chunk)
-                    checksums.append(_checksum(chunk))
+                    write((row, *rest), chunk)
+                    checksums.append(checksum_of(chunk))
                 stored.labels.extend(rows.labels)
                 stored.paths.extend(rows.paths)
                 stored.digests.extend(rows.digests)
@@ -216,8 +235,6 @@ class CodeStore:
     >>> with CodeStore.open("codes.h5") as store:  # doctest: +SKIP
     ...     X, y = store.codes[:], store.labels
     """
-
-    notes: tuple[str, ...] = ()  # for the user; those of `head.joined.JoinedStore`
 
     def __init__(self, file: PlainFile) -> None:
         self._file = file
@@ -289,7 +306,7 @@ class CodeStore:
         return len(self) // self.n_views
 
     @cached_property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of the codes of a row."""
         return int(math.prod(self.codes.shape[1:]) * self.codes.dtype.itemsize)
 
@@ -364,6 +381,19 @@ class CodeStore:
         return list(zip(paths, reasons, strict=True))
 
     @cached_property
+    def part(self) -> SourcePart | None:
+        """Which part of its source the file holds; None for all of it."""
+        if not self._file.has_attribute("part"):
+            return None
+        part, part_of = map(self._file.text_attribute, ("part", "part_of"))
+        return SourcePart.parse(part, part_of)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the images: that they are a part only."""
+        return () if self.part is None else (f"{self.path} is {self.part.text}",)
+
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
         names: list[str] = json.loads(self._file.text_attribute("class_names"))
@@ -384,6 +414,11 @@ class CodeStore:
     def source(self) -> str:
         """The source of the images, as the user named it."""
         return self._file.text_attribute("source", "surrogateescape")
+
+    @property
+    def source_name(self) -> str:
+        """The source without the folder it is in, or such names of all sources of a merged file."""
+        return SOURCES.join(PureWindowsPath(each).name for each in self.source.split(SOURCES))
 
     @property
     def created_with(self) -> str:
@@ -412,6 +447,19 @@ class CodeStore:
         self._unpacked(chunk, index)  # checked, since it is copied into another file
         return chunk
 
+    def stored_chunk(self, index: int) -> bytes:
+        """Return the codes of a row as `chunk`, but not decompressed to check them.
+
+        They are compared with the checksum of the row; without one, as in older files,
+        decompressed.
+
+        Raises
+        ------
+        FileFormatError
+            They are unreadable, or those of another row.
+        """
+        return self.chunk(index) if self.checksums is None else self._chunk(index)
+
     def _chunk(self, index: int) -> bytes:
         """Read the chunk of a row, whose last bytes are the checksum of its content."""
         try:
@@ -420,13 +468,13 @@ class CodeStore:
                 chunk: bytes = self.codes.id.read_direct_chunk(offset)[1]
         except UNREADABLE as error:
             raise self._damage(index, error) from error
-        if self.checksums is not None and _checksum(chunk) != self.checksums[index]:
+        if self.checksums is not None and checksum_of(chunk) != self.checksums[index]:
             raise self._damage(index, ValueError("not those that were stored there"))
         return chunk
 
     def _unpacked(self, chunk: bytes, index: int) -> bytes:
         """Decompress a chunk; HDF5 would do it in one thread only, and without a limit."""
-        n_bytes = self._row_bytes
+        n_bytes = self.row_bytes
         inflate = zlib.decompressobj()
         try:
             content = inflate.decompress(
@@ -505,7 +553,7 @@ class CodeStore:
         except FileFormatError:
             described = False
         names, labels = self.class_names, self.labels
-        _ = self.source, self.created_with, self.checksums
+        _ = self.source, self.created_with, self.checksums, self.part
         return (
             described
             and self._has_whole_images()
@@ -553,17 +601,19 @@ def _open_plain(path: Path) -> PlainFile:
     return PlainFile(path)
 
 
-def _checksum(chunk: bytes) -> int:
+def checksum_of(chunk: bytes) -> int:
     """Return the Adler-32 of a zlib stream's content, its last bytes."""
     return int.from_bytes(chunk[-CHECKSUM_BYTES:], "big")
 
 
-def _describe(file: h5py.File, info: CodesInfo) -> None:
-    import PIL  # not for those who only read
+def _describe(file: h5py.File, info: CodesInfo, made_with: str | None) -> None:
+    if made_with is None:
+        import PIL  # not for those who only read
 
+        made_with = f"{created_with('onnxruntime')}, Pillow {PIL.__version__}"
     file.attrs["format"] = FORMAT
     file.attrs["kind"] = "codes"
-    file.attrs["created_with"] = f"{created_with('onnxruntime')}, Pillow {PIL.__version__}"
+    file.attrs["created_with"] = made_with
     file.attrs["backbone"] = json.dumps(info.backbone.to_metadata())
     file.attrs["backbone_sha256"] = info.backbone_sha256
     file.attrs["class_names"] = json.dumps(info.class_names)
@@ -573,6 +623,8 @@ def _describe(file: h5py.File, info: CodesInfo) -> None:
         file.attrs["white"] = info.white
     if info.augment != "none":
         file.attrs["augment"] = info.augment
+    for name, value in ({} if info.part is None else info.part.to_json()).items():
+        file.attrs[name] = value
     file.attrs["complete"] = True
 
 

@@ -335,6 +335,7 @@ def _notes(
     """Name the networks, and the images that some file lacks."""
     names = [store.backbone.backbone for store in stores]
     notes = [f"the codes of {len(stores)} networks are side by side: {', '.join(names)}"]
+    notes += [note for store in stores for note in store.notes]
     for store, rows in zip(stores, numbered, strict=True):
         if len(rows) > n_common:
             others = [other for other in numbered if other is not rows]

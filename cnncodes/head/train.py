@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -312,7 +312,7 @@ def train_head(
             labels=tuple(training.labels),
             training={
                 # The folder's name alone: who gets the head need not know what is around it.
-                "data": PureWindowsPath(store.source).name,
+                "data": store.source_name,
                 "estimator": training.estimator,
                 "fitted": fit.fitted,
                 "split": {

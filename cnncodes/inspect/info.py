@@ -128,6 +128,7 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "dtype": str(store.codes.dtype),
             **({} if store.white is None else {"white": store.white}),
             "source": store.source,
+            **({} if store.part is None else {"part": [store.part.number, store.part.count]}),
             **_describe_backbone(store.backbone),
             "backbone_sha256": store.backbone_sha256,
             "created_with": store.created_with,
@@ -271,6 +272,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return []  # in the line of the weights, of the parity or of the images
     if key == "images" and "views" in described:
         return [(name, f"{value} × {described['views']} views ({described['augment']})")]
+    if key == "part":
+        return [(name, f"{value[0]} of {value[1]}, which cnncodes merge joins")]
     if key == "weights":
         return [(name, weights_name(value, described.get("weights_file", "")))]
     if key == "parity":

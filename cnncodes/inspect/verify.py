@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cnncodes.app.classifier import Classifier
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.backbone import Backbone
+from cnncodes.extract.source_part import divide
 from cnncodes.files import check_filled, is_file, is_hdf5, sha256_of
 from cnncodes.images.decoding import load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
@@ -166,6 +167,8 @@ def _verify_codes(
             checked.append(f"that the codes are of {network.path}")
             faults += _network_faults(file, store.backbone, store.backbone_sha256, network)
         if images is not None:
+            if store.part is not None:
+                _, images = divide(images, images.root, (store.part.number, store.part.count))
             checked.append("that the source has the same images with the same labels")
             faults += _counted(_image_faults(store, images), progress)
             if network is not None and network.code_shape == store.codes.shape[1:]:

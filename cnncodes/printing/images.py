@@ -1,4 +1,4 @@
-"""Results of `fetch`, `extract`, `convert` and `overlap`, and the listing of a source."""
+"""Results of `fetch`, `extract`, `merge`, `convert` and `overlap`, and the listing of a source."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cnncodes.datasets.fetch import Fetched
     from cnncodes.datasets.registry import Dataset
     from cnncodes.extract.convert import Conversion
+    from cnncodes.extract.merge import Merge
     from cnncodes.extract.pipeline import Extraction
     from cnncodes.images.sources import Source
     from cnncodes.overlap.overlap import Overlap
@@ -137,6 +138,20 @@ def print_extraction(extraction: Extraction) -> None:
         click.echo(f"  {skipped} skipped (cnncodes info lists all):")
         _print_skipped(extraction.skipped)
     for note in extraction.notes:
+        click.echo(f"  note: {shown(note)}")
+
+
+def print_merge(merge: Merge) -> None:
+    """Print which file was made of others, and what was decided about their images."""
+    n_classes = len(merge.class_names)
+    skipped = f", {counted(merge.n_skipped, 'image')} skipped before" if merge.n_skipped else ""
+    click.echo(
+        f"{shown(str(merge.path))}: {views_text(merge.n_images, merge.n_views)} of "
+        f"{counted(len(merge.files), 'file')}, "
+        f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
+        f"{shape_text(merge.code_shape)}{skipped}"
+    )
+    for note in merge.notes:
         click.echo(f"  note: {shown(note)}")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 
 import click
 import pytest
@@ -18,7 +20,7 @@ from tests.helpers import BACKBONE_INFO, run_command, write_backbone, write_colo
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = (
     *("datasets", "experiment", "faces", "features", "finetune", "heads", "pollution"),
-    *("solar-cells", "unknown"),
+    *("scale", "solar-cells", "unknown"),
 )
 
 
@@ -31,6 +33,24 @@ def _as_table(folder: Path) -> None:
 def _write_network(name: str, *, pooled: bool = True) -> None:
     info = replace(BACKBONE_INFO, backbone=name).to_metadata()
     write_backbone(Path(f"{name}.onnx"), pooled=pooled, metadata=info)
+
+
+def array_job() -> str:
+    """Return the script of a SLURM array job in docs/scale.md."""
+    text = (DOCS / "scale.md").read_text("utf-8")
+    (script,) = re.findall(r"^```text\n(#!/bin/bash\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return script
+
+
+def _run_array_job() -> None:
+    """Run what each task of the job runs, here."""
+    script = array_job()
+    Path("parts").mkdir()
+    (count,) = re.findall(r"^#SBATCH --array=1-(\d+)$", script, re.MULTILINE)
+    command = script.replace("\\\n", "").splitlines()[-1]
+    for task in range(1, int(count) + 1):
+        replaced = Template(command).substitute(part=task, SLURM_CPUS_PER_TASK=1)
+        run_command(*shlex.split(replaced)[1:])
 
 
 # What gets images or weights from elsewhere, and what stands in for it.
@@ -47,6 +67,10 @@ STAND_INS: dict[str, Callable[[], object]] = {
     "cnncodes export vgg16": lambda: _write_network("vgg16", pooled=False),
     "cnncodes export vgg16 --layers block4_pool,block5_pool --pool avg+max -o vgg16.onnx": (
         lambda: _write_network("vgg16")
+    ),
+    "sbatch codes.slurm": _run_array_job,
+    "cnncodes merge parts/*.h5 -o codes.h5": (  # the pattern is the shell's
+        lambda: run_command("merge", *Path("parts").glob("*.h5"), "-o", "codes.h5", "--overwrite")
     ),
     "cnncodes export vgg19": lambda: _write_network("vgg19", pooled=False),
 }
@@ -111,7 +135,7 @@ def test_commands_of_a_page_run(page: str, folder: Path) -> None:
     EARLIER.get(page, lambda: None)()
     for command in commands:
         words = shlex.split(command, comments=True)
-        if stand_in := STAND_INS.get(shlex.join(words)):
+        if stand_in := STAND_INS.get(shlex.join(words), STAND_INS.get(command)):
             stand_in()
             continue
         assert words[0] == "cnncodes", command
@@ -119,6 +143,12 @@ def test_commands_of_a_page_run(page: str, folder: Path) -> None:
             _parse(words[1:])
             continue
         run_command(*words[1:])
+
+
+def test_script_of_the_array_job() -> None:
+    done = subprocess.run(["bash", "-n"], input=array_job(), text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "part=$SLURM_ARRAY_TASK_ID\n" in array_job()
 
 
 def test_every_stand_in_is_of_a_command() -> None:

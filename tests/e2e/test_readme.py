@@ -57,7 +57,7 @@ def test_blocks_are_commands_or_programs() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "python"}
     assert [each for each in COMMANDS if not each.startswith("cnncodes ")] == [*RUN_ELSEWHERE]
     names = {command.split()[1] for command in COMMANDS if command.startswith("cnncodes ")}
-    elsewhere = {"info", "demo", "fetch", "overlap", "experiment", "finetune"}
+    elsewhere = {"info", "demo", "fetch", "merge", "overlap", "experiment", "finetune"}
     assert names == {*main.commands} - elsewhere
 
 
