@@ -72,6 +72,16 @@ def available_memory(root: Path = ROOT) -> int | None:
     return max(0, free)
 
 
+def max_open_files() -> int | None:
+    """Return how many files this process may have open at once; None where it is unknown."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if most == resource.RLIM_INFINITY else most
+
+
 def give_memory_back() -> None:
     """Return large freed blocks to the system, where the allocator is glibc's.
 

@@ -25,6 +25,7 @@ from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_filled, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import VIEWS, WHITE, as_path
@@ -322,6 +323,11 @@ class CodeStore:
     def _digests(self) -> NDArray[np.bytes_]:
         return self._file.vector("digests", "S64")
 
+    def raw_digests(self) -> NDArray[np.uint8]:
+        """Return the digest of each image as bytes, of shape (n_images, 32)."""
+        content = bytes.fromhex(self.of_images(self._digests).tobytes().decode())
+        return np.frombuffer(content, np.uint8).reshape(-1, 32)
+
     @cached_property
     def checksums(self) -> NDArray[np.uint32] | None:
         """For each row the Adler-32 of its codes' bytes; shape (n_rows,), None if absent."""
@@ -359,6 +365,17 @@ class CodeStore:
     def source(self) -> str:
         """The source of the images, as the user named it."""
         return self._file.text_attribute("source", "surrogateescape")
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources of the images, of which a codes file has one."""
+        return [self.source]
+
+    @property
+    def files(self) -> list[Path]:
+        """The file of each image, where it was when it was extracted."""
+        root = root_of(Path(self.source))
+        return [root / path for path in self.of_images(self.paths)]
 
     @property
     def created_with(self) -> str:
@@ -433,6 +450,11 @@ class CodeStore:
             f"<CodeStore {str(self.path)!r}: {views_text(self.n_images, self.n_views)}, {classes}, "
             f"codes {self.codes.shape[1:]} {self.codes.dtype} of {self.backbone.backbone}>"
         )
+
+    def release(self) -> None:
+        """Forget what takes memory for each image; it is read again when it is wanted."""
+        for name in ("paths", "digests", "_digests", "groups", "labels", "skipped"):
+            self.__dict__.pop(name, None)
 
     def close(self) -> None:
         """Close the file."""

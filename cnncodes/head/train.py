@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
 from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
+from cnncodes.head.stacked import names_of
 from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
 from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
@@ -128,8 +129,8 @@ def train_head(
     Parameters
     ----------
     codes : str or Path, or sequence of them
-        A codes file; or several of the same images by different networks, whose codes are put
-        side by side.
+        A codes file, or several. Those of one network are stacked, as if they were one file;
+        those of the same images by different networks are put side by side.
     output : str or Path
         The head to write.
     estimator : {"logistic", "ridge", "auto", "sgd", "svm", "knn"} or estimator
@@ -298,7 +299,7 @@ def train_head(
             labels=tuple(training.labels),
             training={
                 # The folder's name alone: who gets the head need not know what is around it.
-                "data": PureWindowsPath(store.source).name,
+                "data": names_of(store.sources),
                 "estimator": training.estimator,
                 "fitted": fit.fitted,
                 "split": {
