@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import h5py
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS
 from cnncodes.errors import FileFormatError
-from cnncodes.files import check_filled, is_journal
+from cnncodes.files import check_filled, exists, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
 from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
@@ -36,6 +36,7 @@ _REMEDY = "make one with: cnncodes extract"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+SOURCES = " + "  # between the sources of a merged file
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
 _HEXADECIMAL = np.isin(np.arange(256), list(b"0123456789abcdef"))
@@ -367,14 +368,19 @@ class CodeStore:
         return self._file.text_attribute("source", "surrogateescape")
 
     @property
+    def source_name(self) -> str:
+        """The source without the folder it is in, or such names of all sources of a merged file."""
+        return SOURCES.join(PureWindowsPath(each).name for each in self.source.split(SOURCES))
+
+    @property
     def sources(self) -> list[str]:
-        """The sources of the images, of which a codes file has one."""
-        return [self.source]
+        """The source of the images, or those of a merged file."""
+        return [self.source] if exists(Path(self.source)) else self.source.split(SOURCES)
 
     @property
     def files(self) -> list[Path]:
         """The file of each image, where it was when it was extracted."""
-        root = root_of(Path(self.source))
+        root = root_of(Path(self.sources[0]))
         return [root / path for path in self.of_images(self.paths)]
 
     @property

@@ -95,7 +95,11 @@ def _open(
     """Open files, and close them where they are refused."""
     check_n_files(paths)
     with ExitStack() as stack:
-        stores = in_order(stacked([stack.enter_context(CodeStore.open(path)) for path in paths]))
+        opened_files = []
+        for path in paths:
+            opened_files.append(stack.enter_context(CodeStore.open(path)))
+            opened_files[-1].release()  # what was read to check it
+        stores = in_order(stacked(opened_files))
         opened = stores[0] if len(stores) == 1 else JoinedStore(stores)
         stack.pop_all()
     return opened
@@ -228,6 +232,11 @@ class JoinedStore(CodeStore):
         """For each image the SHA-256 of its file, hexadecimal."""
         digests = self._stores[0].digests
         return [digests[row] for row in self._rows[0]]
+
+    def raw_digests(self) -> NDArray[np.uint8]:
+        """Return the digest of each image as bytes, of shape (n_images, 32)."""
+        images: NDArray[np.intp] = self.of_images(self._rows[0]) // self.n_views
+        return self._stores[0].raw_digests()[images]
 
     @cached_property
     def groups(self) -> list[str]:

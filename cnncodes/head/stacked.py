@@ -1,15 +1,17 @@
 """Codes of different images by one network, from several files.
 
-A `StackedStore` is read like the `CodeStore` that ``cnncodes merge`` would make of the same files:
-images in the order of their paths, classes by name. Nothing is copied: a row is read from its file
-when it is wanted, and what is known of each image takes some dozens of bytes.
+A `StackedStore` is read like the file that ``cnncodes merge`` makes of the same files: one after
+the other, parts in the order of their numbers and other files in that of their paths, each image
+once. Nothing is copied, and only labels and groups of the images stay in memory.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
-from cnncodes.extract.store import CodeStore
+from cnncodes.extract.store import SOURCES, CodeStore
 from cnncodes.machine import max_open_files
 from cnncodes.text import counted, listed
 
+SOURCES_NAMED = 10
 _SHOWN = 3  # paths in messages
 _HANDLES = 2  # of each codes file
 _OTHER_HANDLES = 64  # of the process, such as those of libraries
@@ -60,12 +63,6 @@ def joint_path(paths: Sequence[Path]) -> Path:
     return Path(" + ".join(shown))
 
 
-def names_of(sources: Sequence[str]) -> str:
-    """Return the names of sources, the first of many, without the folders around them."""
-    names = list(dict.fromkeys(PureWindowsPath(each).name for each in sources))
-    return names[0] if len(names) == 1 else listed(names)
-
-
 def stacked(stores: Sequence[CodeStore]) -> list[CodeStore]:
     """Return one store for each network, in the order of its first file.
 
@@ -85,7 +82,7 @@ class StackedStore(CodeStore):
     Parameters
     ----------
     stores : sequence of CodeStore
-        Open codes files, which are closed with this one.
+        Open codes files, in any order, which are closed with this one.
 
     Attributes
     ----------
@@ -93,37 +90,41 @@ class StackedStore(CodeStore):
         The paths of the files, for messages.
     notes : tuple of str
         Reports the number of files, and images that are in several of them.
+    class_names : list of str
+        Names of the classes of all files, sorted.
 
     Raises
     ------
     FileFormatError
-        The files have different settings; or of one image different contents, labels or groups.
+        The files have different settings, or classes that differ in case only; or of one image
+        different contents, labels or groups.
+    ParameterError
+        A file is named twice.
     """
 
     def __init__(self, stores: Sequence[CodeStore]) -> None:
-        self._stores = list(stores)
-        self.path = joint_path([store.path for store in stores])
+        self._stores = sorted(stores, key=lambda store: (_part_number(store), str(store.path)))
+        self.path = joint_path([store.path for store in self._stores])
         self._check_alike()
-        self.class_names = sorted({name for store in stores for name in store.class_names})
-        labels = [_renumbered(store, self.class_names) for store in stores]
-        groups = [store.of_images(store.groups) for store in stores]
-        self._files, self._images = self._in_order(labels, groups)
-        self._image_labels = self._gathered(labels)
-        self._image_groups = self._gathered_groups(groups) if any(groups) else []
-        self._hashes = self._gathered([store.raw_digests() for store in stores])
-        n_twice = sum(store.n_images for store in stores) - len(self._files)
-        self.notes = (f"the images of {len(stores)} codes files are stacked",)
+        self._is_divided = all(map(_part_number, self._stores))
+        self.class_names = _united_classes(self._stores)
+        self._labels = [_renumbered(store, self.class_names) for store in self._stores]
+        self._groups = [list(store.of_images(store.groups)) for store in self._stores]
+        self._kept = [np.arange(store.n_images, dtype=np.int32) for store in self._stores]
+        n_twice = 0 if self._is_divided else self._drop_repeated()
+        self._starts = np.cumsum([0, *map(len, self._kept)])
+        self.notes = (f"the images of {len(self._stores)} codes files are stacked",)
         if n_twice:
             are = "is" if n_twice == 1 else "are"
             self.notes += (
                 f"{counted(n_twice, 'image')} {are} in several files, with the same path and "
                 "content; each counts once",
             )
-        for store in stores:
+        for store in self._stores:
             store.release()
 
     def _check_alike(self) -> None:
-        """Refuse files whose codes differ in more than their images."""
+        """Refuse a file that is named twice, and codes that differ in more than their images."""
         first, *others = self._stores
         for other in others:
             for name, setting in _SETTINGS.items():
@@ -131,155 +132,165 @@ class StackedStore(CodeStore):
                 if one != two:
                     raise FileFormatError(
                         f"{first.path} and {other.path}: are of one network, but with different "
-                        f"{name} ({one} and {two}); extract them again with the same"
+                        f"{name} ({one} and {two}); extract one of them again"
                     )
+        known: dict[tuple[int, int], Path] = {}
+        for store in self._stores:
+            status = store.path.stat()
+            twin = known.setdefault((status.st_dev, status.st_ino), store.path)
+            if twin is not store.path:
+                raise ParameterError(f"{twin} and {store.path}: are the same file; name it once")
 
-    def _in_order(
-        self, labels: list[NDArray[np.int32]], groups: list[list[str]]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return for each image, in order, the index of its file and its index in it.
+    def _drop_repeated(self) -> int:
+        """Leave out images that an earlier file has too; return their number.
 
-        Labels and groups that only a later file of an image has are added to those of the first.
+        Paths are compared by a number of 8 bytes first, so that few are in memory at a time.
         """
-        counts = [store.n_images for store in self._stores]
-        files = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        images = np.concatenate([np.arange(count) for count in counts])
-        keys = [path_key(path) for store in self._stores for path in store.of_images(store.paths)]
-        order = sorted(range(len(keys)), key=keys.__getitem__)  # which keeps the order of files
-        kept: list[int] = []
-        first = -1  # of the images of the last path
-        for index in order:
-            if first < 0 or keys[index] != keys[first]:
-                first = index
-            if files[index] == files[first]:
-                kept.append(index)
+        keys = []
+        for store in self._stores:
+            keys.append(np.fromiter(map(hash, store.of_images(store.paths)), np.int64))
+            store.release()
+        every = np.sort(np.concatenate(keys))
+        repeated = every[:-1][every[:-1] == every[1:]]
+        first: dict[str, tuple[int, int]] = {}  # file and image of each path
+        n_twice = 0
+        for file, own in enumerate(keys):
+            candidates = np.flatnonzero(np.isin(own, repeated)).tolist()
+            if not candidates:
                 continue
-            self._unite(
-                (int(files[first]), int(images[first])),
-                (int(files[index]), int(images[index])),
-                labels,
-                groups,
-            )
-        return files[kept], images[kept]
+            dropped = []
+            paths = self._stores[file].of_images(self._stores[file].paths)
+            for image in candidates:
+                earlier = first.setdefault(paths[image], (file, image))
+                if earlier[0] != file:
+                    self._unite(paths[image], earlier, (file, image))
+                    dropped.append(image)
+            self._kept[file] = np.delete(self._kept[file], dropped)
+            n_twice += len(dropped)
+        return n_twice
 
-    def _unite(
-        self,
-        first: tuple[int, int],
-        second: tuple[int, int],
-        labels: list[NDArray[np.int32]],
-        groups: list[list[str]],
-    ) -> None:
+    def _unite(self, path: str, first: tuple[int, int], second: tuple[int, int]) -> None:
         """Refuse an image that two files describe differently; complete it in the first."""
         (file, image), (other, twin) = first, second
         one, two = self._stores[file], self._stores[other]
-        row, own_row = image * self.n_views, twin * self.n_views
-        path = one.paths[row]
         both = f"{one.path} and {two.path}: {path}"
-        if one.digests[row] != two.digests[own_row]:
+        if one.digests[image * one.n_views] != two.digests[twin * two.n_views]:
             raise FileFormatError(
-                f"{both} has another content in each; extract one of them again, or rename it"
+                f"{both} has another content in each; extract one of them again, or join them with "
+                "cnncodes merge --rename"
             )
-        label, own = labels[file][image], labels[other][twin]
+        label, own = self._labels[file][image], self._labels[other][twin]
         if min(label, own) >= 0 and label != own:
             raise FileFormatError(
                 f"{both} is labelled {self.class_names[label]} in one and "
-                f"{self.class_names[own]} in the other; extract them again"
+                f"{self.class_names[own]} in the other; correct one and extract it again"
             )
-        labels[file][image] = max(label, own)
-        if not groups[other] or not groups[other][twin]:
+        self._labels[file][image] = max(label, own)
+        group = self._groups[other][twin] if self._groups[other] else ""
+        if not group:
             return
-        groups[file] = groups[file] or [""] * one.n_images
-        if groups[file][image] not in ("", groups[other][twin]):
+        self._groups[file] = self._groups[file] or [""] * one.n_images
+        if self._groups[file][image] not in ("", group):
             raise FileFormatError(
-                f"{both} is of the group {groups[file][image]} in one and "
-                f"{groups[other][twin]} in the other; extract them again"
+                f"{both} is of the group {self._groups[file][image]} in one and {group} in the "
+                "other; correct one and extract it again"
             )
-        groups[file][image] = groups[other][twin]
+        self._groups[file][image] = group
 
-    def _gathered(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Bring a value of each image of each file into order."""
-        result = np.empty((len(self._files), *values[0].shape[1:]), values[0].dtype)
-        for number, of_file in enumerate(values):
-            own = self._files == number
-            result[own] = of_file[self._images[own]]
-        return result
-
-    def _gathered_groups(self, groups: list[list[str]]) -> list[str]:
-        names: dict[str, str] = {}  # one text for each name
-        return [
-            names.setdefault(groups[file][image], groups[file][image]) if groups[file] else ""
-            for file, image in zip(self._files.tolist(), self._images.tolist(), strict=True)
-        ]
-
-    def _of_rows(self, values: Sequence[Any]) -> list[Any]:
-        if self.n_views == 1:
-            return list(values)
-        return [value for value in values for _ in range(self.n_views)]
+    def _of_kept(self, read: Callable[[CodeStore], Sequence[Any]]) -> Iterator[Any]:
+        """Yield a value of each row, read from one file after the other."""
+        for store, kept in zip(self._stores, self._kept, strict=True):
+            values = store.of_images(read(store))
+            for image in kept.tolist():
+                for _ in range(self.n_views):
+                    yield values[image]
+            del values
+            store.release()
 
     @property
     def codes(self) -> Any:
         """Shape and dtype of the codes; `rows` reads them."""
         codes = self._stores[0].codes
-        shape = (len(self._files) * self.n_views, *codes.shape[1:])
+        shape = (int(self._starts[-1]) * self.n_views, *codes.shape[1:])
         return SimpleNamespace(shape=shape, ndim=len(shape), dtype=codes.dtype)
 
     def rows(self, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
         """Yield the codes of some rows, flattened, each from its file."""
-        n_views = self.n_views
-        for index in indices:
-            image, view = divmod(int(index), n_views)
-            store = self._stores[self._files[image]]
-            yield from store.rows([int(self._images[image]) * n_views + view])
+        images, views = np.divmod(np.fromiter(indices, np.int64), self.n_views)
+        files = np.searchsorted(self._starts, images, "right") - 1
+        for file, image, view in zip(files.tolist(), images.tolist(), views.tolist(), strict=True):
+            own = int(self._kept[file][image - self._starts[file]])
+            yield from self._stores[file].rows([own * self.n_views + view])
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """For each row its index in `class_names`, −1 where it has none; shape (n_rows,)."""
-        return np.repeat(self._image_labels, self.n_views)
+        pairs = zip(self._labels, self._kept, strict=True)
+        return np.repeat(np.concatenate([labels[kept] for labels, kept in pairs]), self.n_views)
 
     @property
     def paths(self) -> list[str]:
         """For each row the path of its image, relative to its source; read from the files."""
-        paths = [store.of_images(store.paths) for store in self._stores]
-        for store in self._stores:
-            store.release()
-        pairs = zip(self._files.tolist(), self._images.tolist(), strict=True)
-        return self._of_rows([paths[file][image] for file, image in pairs])
+        return list(self._of_kept(lambda store: store.paths))
 
     @property
     def digests(self) -> list[str]:
-        """For each row the SHA-256 of its image's file, hexadecimal."""
-        return self._of_rows([each.tobytes().hex() for each in self._hashes])
+        """For each row the SHA-256 of its image's file, hexadecimal; read from the files."""
+        return list(self._of_kept(lambda store: store.digests))
+
+    def raw_digests(self) -> NDArray[np.uint8]:
+        """Return the digest of each image as bytes, of shape (n_images, 32)."""
+        result = np.empty((self.n_images, 32), np.uint8)
+        for store, kept, start in zip(self._stores, self._kept, self._starts[:-1], strict=True):
+            result[start : start + len(kept)] = store.raw_digests()[kept]
+            store.release()
+        return result
 
     @property
     def groups(self) -> list[str]:
         """For each row the name of its group, "" where it has none; empty without groups."""
-        return self._of_rows(self._image_groups)
+        if not any(self._groups):
+            return []
+        return [
+            groups[image] if groups else ""
+            for groups, kept in zip(self._groups, self._kept, strict=True)
+            for image in kept.tolist()
+            for _ in range(self.n_views)
+        ]
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
-        """Path and reason of each image that no file has codes of, in the order of the paths."""
-        reasons = {path: why for store in self._stores for path, why in store.skipped}
-        if reasons:
-            for path in set(self.paths) & reasons.keys():
-                del reasons[path]
-        return sorted(reasons.items(), key=lambda each: path_key(each[0]))
+        """Path and reason of each image that could not be used, if no file has codes of it."""
+        skipped = [each for store in self._stores for each in store.skipped]
+        if self._is_divided or not skipped:
+            return skipped
+        usable, reasons = set(self.paths), dict(reversed(skipped))
+        paths = dict.fromkeys(path for path, _ in skipped)
+        return [(path, reasons[path]) for path in paths if path not in usable]
 
     @property
     def files(self) -> list[Path]:
         """The file of each image, where it was when it was extracted."""
         files = [store.files for store in self._stores]
-        pairs = zip(self._files.tolist(), self._images.tolist(), strict=True)
-        return [files[file][image] for file, image in pairs]
+        return [
+            of_file[image]
+            for of_file, kept in zip(files, self._kept, strict=True)
+            for image in kept.tolist()
+        ]
 
     @property
     def sources(self) -> list[str]:
         """The sources of the images, each once."""
+        if self._is_divided:
+            return self._stores[0].sources
         return list(dict.fromkeys(source for each in self._stores for source in each.sources))
 
     @property
     def source(self) -> str:
-        """The source of the images; of several all of them, for messages."""
-        return str(joint_path([Path(source) for source in self.sources]))
+        """The sources of the images, at most `SOURCES_NAMED` of them."""
+        sources = self.sources
+        more = [f"{len(sources) - SOURCES_NAMED} more"] if len(sources) > SOURCES_NAMED else []
+        return SOURCES.join([*sources[:SOURCES_NAMED], *more])
 
     @property
     def backbone(self) -> Any:
@@ -302,13 +313,41 @@ class StackedStore(CodeStore):
         return self._stores[0].white
 
     def release(self) -> None:
-        """Forget what can be computed again."""
-        self.__dict__.pop("labels", None)
+        """Forget what takes memory for each image and can be read again."""
+        super().release()
+        for store in self._stores:
+            store.release()
 
     def close(self) -> None:
         """Close the files."""
         for store in self._stores:
             store.close()
+
+
+def _part_number(store: CodeStore) -> int:
+    """Return which part of its source a file holds, from 1 on; 0 for a file that is no part."""
+    part = getattr(store, "part", None)
+    return 0 if part is None else int(part.number)
+
+
+def _united_classes(stores: Sequence[CodeStore]) -> list[str]:
+    """Return the classes of all files, sorted, none of them in two spellings."""
+    files: dict[str, Path] = {}
+    for store in stores:
+        for name in store.class_names:
+            files.setdefault(name, store.path)
+    spelt: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        spelt[name.casefold()].append(name)
+    for names in spelt.values():
+        for one, two in combinations(names, 2):
+            if files[one] != files[two]:
+                raise FileFormatError(
+                    f"{files[one]} and {files[two]}: the classes {listed([one])} and "
+                    f"{listed([two])} differ only in case or in the form of letters; rename one "
+                    "and extract it again"
+                )
+    return sorted(files)
 
 
 def _renumbered(store: CodeStore, names: Sequence[str]) -> NDArray[np.int32]:
@@ -317,8 +356,3 @@ def _renumbered(store: CodeStore, names: Sequence[str]) -> NDArray[np.int32]:
     own = np.array([*(indices[name] for name in store.class_names), -1], np.int32)
     renumbered: NDArray[np.int32] = own[store.of_images(store.labels)]
     return renumbered
-
-
-def path_key(path: str) -> str:
-    """Return a text by which paths are ordered as `extract` orders those of a folder."""
-    return path.replace("/", "\0")

@@ -31,12 +31,7 @@ OTHER = replace(BACKBONE_INFO, backbone="other")
 
 
 def path_of(image: int) -> str:
-    """Paths whose order is another than that of the images, and than that of their letters."""
-    folder = NAMES[image % 3] + ("-2" if image % 2 else "")
-    return f"{folder}/{'b' if image % 5 else 'b/c'}/{image}.png"
-
-
-IN_ORDER = sorted(range(N_IMAGES), key=lambda image: path_of(image).split("/"))
+    return f"{NAMES[image % 3]}/{image}.png"
 
 
 def write_images(path: Path, images: Sequence[int], **options: object) -> Path:
@@ -65,7 +60,7 @@ def write_images(path: Path, images: Sequence[int], **options: object) -> Path:
 
 
 def write_halves(folder: Path, **options: object) -> tuple[Path, list[Path]]:
-    """Write all images in one file, and in three files without an order."""
+    """Write all images in one file, and in three files that follow each other there."""
     groups = options.pop("groups", None)
 
     def written(name: str, images: Sequence[int]) -> Path:
@@ -75,7 +70,7 @@ def write_halves(folder: Path, **options: object) -> tuple[Path, list[Path]]:
     shuffled = np.random.default_rng(1).permutation(N_IMAGES)
     parts = [shuffled[:20], shuffled[20:21], shuffled[21:]]
     files = [written(f"part{number}.h5", part.tolist()) for number, part in enumerate(parts)]
-    return written("whole.h5", IN_ORDER), files
+    return written("whole.h5", shuffled.tolist()), files
 
 
 @pytest.mark.parametrize(
@@ -100,7 +95,7 @@ def test_head_is_that_of_one_file(
     words = [tmp_path / word if word == "list.csv" else word for word in options]
     one, several = tmp_path / "one.onnx", tmp_path / "several.onnx"
     run_command("train", whole, "-o", one, *words)
-    printed = run_command("train", *parts, "-o", several, *words).output
+    printed = run_command("train", *parts[::-1], "-o", several, *words).output
     assert "the images of 3 codes files are stacked" in printed
     assert several.read_bytes() == one.read_bytes()
     evaluated = [
@@ -119,6 +114,7 @@ def test_rows_are_those_of_one_file(tmp_path: Path) -> None:
         assert isinstance(stack, StackedStore)
         assert stack.codes.shape == one.codes.shape
         assert (len(stack), stack.n_images) == (N_IMAGES * N_VIEWS, N_IMAGES)
+        assert [each.path for each in stack._stores] == sorted(parts)
         for name in ("paths", "digests", "groups", "class_names", "skipped", "files", "sources"):
             assert getattr(stack, name) == getattr(one, name), name
         np.testing.assert_array_equal(stack.labels, one.labels)
@@ -172,7 +168,7 @@ def test_image_of_two_files_counts_once(tmp_path: Path) -> None:
         assert len(store) == N_IMAGES
         assert store.class_names == list(NAMES)
         assert [store.class_names[label] for label in store.labels] == [
-            NAMES[image % 3] for image in IN_ORDER
+            NAMES[image % 3] for image in range(N_IMAGES)
         ]
         assert set(store.groups) == {"g"}
 
@@ -183,9 +179,10 @@ def test_image_of_two_files_counts_once(tmp_path: Path) -> None:
         ({"digests": ["ee" * 32] * 60}, "{path} has another content in each; extract one of"),
         ({"labels": [(i + 1) % 3 for i in range(60)]}, "{path} is labelled ant in one and bee in"),
         ({"groups": ["h"] * 60}, "{path} is of the group g in one and h in the other"),
-        ({"dtype": "float16"}, "with different dtype (float32 and float16); extract them"),
+        ({"dtype": "float16"}, "with different dtype (float32 and float16); extract one"),
         ({"augment": "hflip"}, "with different views (none and hflip)"),
         ({"white": 1023}, "with different white (None and 1023)"),
+        ({"class_names": ("Ant", *NAMES)}, "the classes ant and Ant differ only in case or"),
     ],
 )
 def test_what_contradicts_is_refused(options: dict[str, object], text: str, tmp_path: Path) -> None:
@@ -193,7 +190,7 @@ def test_what_contradicts_is_refused(options: dict[str, object], text: str, tmp_
     second = write_images(tmp_path / "b.h5", range(60), **options)
     message = error_of("train", first, second, "-o", tmp_path / "head.onnx")
     assert message.startswith(f"Error: {first} and {second}: ")
-    assert text.format(path=path_of(IN_ORDER[0])) in message
+    assert text.format(path=path_of(0)) in message
 
 
 def test_files_of_one_network_in_two_forms_are_refused(tmp_path: Path) -> None:
@@ -202,6 +199,12 @@ def test_files_of_one_network_in_two_forms_are_refused(tmp_path: Path) -> None:
     assert "hold codes of the same network, vgg16, but by two files of it" in error_of(
         "train", first, second, "-o", tmp_path / "head.onnx"
     )
+
+
+def test_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    file = write_images(tmp_path / "a.h5", range(60))
+    message = error_of("train", file, file, "-o", tmp_path / "head.onnx")
+    assert message == f"Error: {file} and {file}: are the same file; name it once"
 
 
 def test_more_files_than_can_be_open_are_refused(tmp_path: Path) -> None:
@@ -233,7 +236,7 @@ def test_report_has_pictures_from_each_source(tmp_path: Path) -> None:
         run_command("extract", network, tmp_path / day, "-o", files[-1])
     head, report = tmp_path / "head.onnx", tmp_path / "report"
     run_command("train", *files, "-o", head)
-    assert json.loads(run_command("info", head, "--json").stdout)["training"]["data"] == "one, two"
+    assert json.loads(run_command("info", head, "--json").stdout)["training"]["data"] == "one + two"
     words = ("--include-training", "--report", report, "--json")
     printed = run_command("evaluate", head, *files, *words)
     result = json.loads(printed.stdout)
