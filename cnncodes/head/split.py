@@ -135,10 +135,16 @@ def hold_out(
     ParameterError
         `groups` is of another length.
     """
-    group = np.unique(_checked_groups(groups, len(y)), return_inverse=True)[1]
+    groups = _checked_groups(groups, len(y))
     generator = np.random.default_rng(seed)
     # The tolerance keeps 0.29 of 100 at 29, though 0.29 * 100 is a little less in binary.
     left = (fraction * np.bincount(y) + 1e-9).astype(np.intp)
+    if len(np.unique(groups)) == len(y):
+        held_out = np.zeros(len(y), bool)
+        for label, n in enumerate(left):  # the same as below, in less memory
+            held_out[generator.permutation(np.flatnonzero(y == label))[::-1][:n]] = True
+        return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    group = np.unique(groups, return_inverse=True)[1]
     members, ends = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))
     held_out = np.zeros(len(ends), bool)
     for label in range(len(left)):

@@ -106,14 +106,14 @@ class StackedStore(CodeStore):
         self._stores = sorted(stores, key=lambda store: (_part_number(store), str(store.path)))
         self.path = joint_path([store.path for store in self._stores])
         self._check_alike()
-        self._is_divided = all(map(_part_number, self._stores))
+        self._is_divided, note = _divided(self._stores)
         self.class_names = _united_classes(self._stores)
         self._labels = [_renumbered(store, self.class_names) for store in self._stores]
         self._groups = [list(store.of_images(store.groups)) for store in self._stores]
         self._kept = [np.arange(store.n_images, dtype=np.int32) for store in self._stores]
         n_twice = 0 if self._is_divided else self._drop_repeated()
         self._starts = np.cumsum([0, *map(len, self._kept)])
-        self.notes = (f"the images of {len(self._stores)} codes files are stacked",)
+        self.notes = (f"the images of {len(self._stores)} codes files are stacked{note}",)
         if n_twice:
             are = "is" if n_twice == 1 else "are"
             self.notes += (
@@ -328,6 +328,21 @@ def _part_number(store: CodeStore) -> int:
     """Return which part of its source a file holds, from 1 on; 0 for a file that is no part."""
     part = getattr(store, "part", None)
     return 0 if part is None else int(part.number)
+
+
+def _divided(stores: Sequence[CodeStore]) -> tuple[bool, str]:
+    """Return whether files are parts of one source, and a remark where there are more parts.
+
+    An image is in one of the parts only.
+    """
+    numbers = list(map(_part_number, stores))
+    parts = [getattr(store, "part", None) for store in stores]
+    if not all(numbers) or len(set(numbers)) < len(numbers):
+        return False, ""
+    if len({(part.count, part.part_of) for part in parts if part is not None}) > 1:
+        return False, ""
+    count = max(part.count for part in parts if part is not None)
+    return True, f", of {count} parts of their source" if len(numbers) < count else ""
 
 
 def _united_classes(stores: Sequence[CodeStore]) -> list[str]:
