@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.split import Split, split_by_class
+from cnncodes.head.split import Split, are_distinct, split_by_class
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -192,7 +192,7 @@ def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) 
 def _numbered_bytes(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Return `_numbered` for the rows of an array of bytes, in less memory."""
     beginnings = np.ascontiguousarray(digests[:, :8]).view(np.uint64).reshape(-1)
-    if len(np.unique(beginnings)) == len(digests):  # as of most collections
+    if are_distinct(beginnings):  # as of most collections
         return np.arange(len(digests))
     texts = np.ascontiguousarray(digests).view(f"S{digests.shape[1]}").reshape(-1)
     _, first, numbers = np.unique(texts, return_index=True, return_inverse=True)

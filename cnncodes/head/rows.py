@@ -84,7 +84,7 @@ class CodeRows:
 
     def image_keys(self) -> frozenset[str]:
         """Return the `image_key` of each image, by which a head lists those that trained it."""
-        images = np.unique(self._rows // self._store.n_views)
+        images = self._rows // self._store.n_views
         keys = self._store.raw_digests()[images, :KEY_BYTES]
         return frozenset(key.tobytes().hex() for key in keys)
 

@@ -16,6 +16,7 @@ group of its own, the split is the same as without groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,7 @@ def hold_out(
     generator = np.random.default_rng(seed)
     # The tolerance keeps 0.29 of 100 at 29, though 0.29 * 100 is a little less in binary.
     left = (fraction * np.bincount(y) + 1e-9).astype(np.intp)
-    if len(np.unique(groups)) == len(y):
+    if are_distinct(groups):
         held_out = np.zeros(len(y), bool)
         for label, n in enumerate(left):  # the same as below, in less memory
             held_out[generator.permutation(np.flatnonzero(y == label))[::-1][:n]] = True
@@ -157,6 +158,15 @@ def hold_out(
                 held_out[group[row]] = True
                 left -= counts
     return Split(np.flatnonzero(~held_out[group]), np.flatnonzero(held_out[group]))
+
+
+def are_distinct(values: NDArray[Any]) -> bool:
+    """Return whether no two of the values are equal.
+
+    Sorted, since `np.unique` has a node in memory for each of them.
+    """
+    ordered = np.sort(values)
+    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def _checked_groups(groups: NDArray[np.intp] | None, n_images: int) -> NDArray[np.intp]:
@@ -179,7 +189,7 @@ def _trains(
     trains = np.zeros(len(groups), bool)
     if not classes:
         return trains
-    if len(np.unique(groups[np.concatenate(classes)])) == sum(map(len, classes)):
+    if are_distinct(groups[np.concatenate(classes)]):
         for members in classes:  # the same as below, in less memory
             trains[members[: _n_wanted(len(members), train_fraction)]] = True
         return trains
