@@ -324,10 +324,11 @@ class CodeStore:
     def _digests(self) -> NDArray[np.bytes_]:
         return self._file.vector("digests", "S64")
 
-    def raw_digests(self) -> NDArray[np.uint8]:
-        """Return the digest of each image as bytes, of shape (n_images, 32)."""
-        content = bytes.fromhex(self.of_images(self._digests).tobytes().decode())
-        return np.frombuffer(content, np.uint8).reshape(-1, 32)
+    def raw_digests(self, n_bytes: int = 32) -> NDArray[np.uint8]:
+        """Return the first bytes of the digest of each image, of shape (n_images, n_bytes)."""
+        digests = self.of_images(self._digests).astype(f"S{2 * n_bytes}")
+        content = bytes.fromhex(digests.tobytes().decode())
+        return np.frombuffer(content, np.uint8).reshape(-1, n_bytes)
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32] | None:

@@ -21,9 +21,7 @@ from cnncodes.text import listed
 UNEVEN = 0.05  # of the images: a test part that differs by more from the wanted one is noted
 
 
-def number_groups(
-    digests: Sequence[str] | NDArray[np.uint8], names: Sequence[str] = ()
-) -> NDArray[np.intp]:
+def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[np.intp]:
     """Return a number for each image, equal for images of one group.
 
     Images with the same digest or the same group name are in one group, as are those that share
@@ -31,7 +29,7 @@ def number_groups(
 
     Parameters
     ----------
-    digests : sequence of str, or ndarray of uint8, shape (n_images, 32)
+    digests : sequence of str
         SHA-256 of each image's file.
     names : sequence of str
         Name of each image's group, "" where it has none; empty without groups.
@@ -41,7 +39,11 @@ def number_groups(
     ndarray of intp, shape (n_images,)
         The numbers of the images' groups, from 0 on in the order of their first images.
     """
-    numbers = _numbered_bytes(digests) if isinstance(digests, np.ndarray) else _numbered(digests)
+    return _with_names(_numbered(digests), names)
+
+
+def _with_names(numbers: NDArray[np.intp], names: Sequence[str]) -> NDArray[np.intp]:
+    """Connect images of one group name, given numbers of the copies of each file."""
     if not any(names):
         return numbers
     grouped = [image for image, name in enumerate(names) if name]
@@ -55,7 +57,9 @@ def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.
 
     Images of a pair of `together` are in one group, too.
     """
-    numbers = number_groups(store.raw_digests(), store.of_images(store.groups))
+    every = np.arange(store.n_images)
+    numbers = _numbered_copies(store, every)
+    numbers = _with_names(every if numbers is None else numbers, store.of_images(store.groups))
     if together is None:
         return numbers
     pairs = np.array(together.pairs_among(store.of_images(store.paths)))
@@ -178,7 +182,7 @@ def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) 
     """Report copies and groups among the labelled images."""
     rows, groups = np.flatnonzero(y >= 0), store.of_images(store.groups)
     notes = []
-    if _numbered_bytes(store.raw_digests()[rows]).max(initial=0) + 1 < len(rows):
+    if _numbered_copies(store, rows) is not None:
         paths, digests = store.of_images(store.paths), store.of_images(store.digests)
         notes = notes_on_copies(
             [paths[row] for row in rows],
@@ -189,16 +193,16 @@ def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) 
     return notes + notes_on_groups(groups[row] for row in rows if groups)
 
 
-def _numbered_bytes(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Return `_numbered` for the rows of an array of bytes, in less memory."""
-    beginnings = np.ascontiguousarray(digests[:, :8]).view(np.uint64).reshape(-1)
-    if are_distinct(beginnings):  # as of most collections
-        return np.arange(len(digests))
-    texts = np.ascontiguousarray(digests).view(f"S{digests.shape[1]}").reshape(-1)
-    _, first, numbers = np.unique(texts, return_index=True, return_inverse=True)
-    ranks = np.empty(len(first), np.intp)
-    ranks[np.argsort(first)] = np.arange(len(first))
-    return ranks[numbers]
+def _numbered_copies(store: CodeStore, images: NDArray[np.intp]) -> NDArray[np.intp] | None:
+    """Return a number for some images, equal for copies of a file; None without copies.
+
+    Digests are compared by their beginnings first, which take little memory.
+    """
+    if are_distinct(store.raw_digests(8)[images].view(np.uint64).reshape(-1)):
+        return None
+    digests = [digest.tobytes() for digest in store.raw_digests()[images]]
+    numbers = _numbered(digests)
+    return numbers if numbers.max() + 1 < len(numbers) else None
 
 
 def _numbered(values: Iterable[object]) -> NDArray[np.intp]:

@@ -233,10 +233,10 @@ class JoinedStore(CodeStore):
         digests = self._stores[0].digests
         return [digests[row] for row in self._rows[0]]
 
-    def raw_digests(self) -> NDArray[np.uint8]:
-        """Return the digest of each image as bytes, of shape (n_images, 32)."""
+    def raw_digests(self, n_bytes: int = 32) -> NDArray[np.uint8]:
+        """Return the first bytes of the digest of each image, of shape (n_images, n_bytes)."""
         images: NDArray[np.intp] = self.of_images(self._rows[0]) // self.n_views
-        return self._stores[0].raw_digests()[images]
+        return self._stores[0].raw_digests(n_bytes)[images]
 
     @cached_property
     def groups(self) -> list[str]:

@@ -85,7 +85,7 @@ class CodeRows:
     def image_keys(self) -> frozenset[str]:
         """Return the `image_key` of each image, by which a head lists those that trained it."""
         images = self._rows // self._store.n_views
-        keys = self._store.raw_digests()[images, :KEY_BYTES]
+        keys = self._store.raw_digests(KEY_BYTES)[images]
         return frozenset(key.tobytes().hex() for key in keys)
 
     def blocks(self, size: int = _BLOCK) -> Iterator[tuple[slice, NDArray[np.float32]]]:

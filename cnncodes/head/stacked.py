@@ -238,11 +238,11 @@ class StackedStore(CodeStore):
         """For each row the SHA-256 of its image's file, hexadecimal; read from the files."""
         return list(self._of_kept(lambda store: store.digests))
 
-    def raw_digests(self) -> NDArray[np.uint8]:
-        """Return the digest of each image as bytes, of shape (n_images, 32)."""
-        result = np.empty((self.n_images, 32), np.uint8)
+    def raw_digests(self, n_bytes: int = 32) -> NDArray[np.uint8]:
+        """Return the first bytes of the digest of each image, of shape (n_images, n_bytes)."""
+        result = np.empty((self.n_images, n_bytes), np.uint8)
         for store, kept, start in zip(self._stores, self._kept, self._starts[:-1], strict=True):
-            result[start : start + len(kept)] = store.raw_digests()[kept]
+            result[start : start + len(kept)] = store.raw_digests(n_bytes)[kept]
             store.release()
         return result
 
