@@ -39,6 +39,7 @@ _ATTRIBUTE, _CONTINUATION = 0x000C, 0x0010  # types of messages in an object hea
 _SHARED = 2  # flag of a message that is stored in another object
 _HEAP_SIGNATURE, _HEADER_BYTES = b"GCOL", 16  # of a heap, and of each object in it
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+_CACHE_BYTES = 1 << 16
 _BLOCK = 4 << 20  # bytes of a dataset that are read at a time
 
 Heaps = dict[int, dict[int, bytes]]
@@ -72,6 +73,7 @@ class PlainFile:
         check_regular(path)
         try:
             self._file = h5py.File(path, "r", locking=False)  # not every disk has file locks
+            _limit_cache(self._file)
             self._raw = RawFile(self._file, path.open("rb"))
         except UNREADABLE as error:
             if is_open_elsewhere(error):
@@ -279,6 +281,17 @@ class PlainFile:
             return None
         attribute = h5a.open(self._file.id, name.encode())
         return attribute if attribute.get_space().get_simple_extent_type() == h5s.SCALAR else None
+
+
+def _limit_cache(file: h5py.File) -> None:
+    """Limit what HDF5 keeps of the index of a file's rows, by default 400 bytes of each row.
+
+    Reading it again, from the memory of the system, takes some microseconds for a row.
+    """
+    configuration = file.id.get_mdc_config()
+    configuration.set_initial_size = True
+    configuration.initial_size = configuration.min_size = configuration.max_size = _CACHE_BYTES
+    file.id.set_mdc_config(configuration)
 
 
 class RawFile:

@@ -45,6 +45,9 @@ def available_threads(root: Path = ROOT) -> int:
 def available_memory(root: Path = ROOT) -> int | None:
     """Return the bytes of memory that this process may still allocate.
 
+    The least of what is free, of limits of its control groups, and of its address space
+    (``ulimit -v``, which schedulers of clusters set).
+
     Parameters
     ----------
     root : Path
@@ -69,7 +72,15 @@ def available_memory(root: Path = ROOT) -> int | None:
                 # Files that were read are in memory too, and make room when asked to.
                 reclaimable = _field(group / "memory.stat", cache) or 0
                 free = min(free, numbers[0] - numbers[1] + reclaimable)
+    most, size = _soft_limit("RLIMIT_AS"), _field(root / "proc/self/status", "VmSize:")
+    if most is not None and size is not None:
+        free = min(free, most - 1024 * size)
     return max(0, free)
+
+
+def max_open_files() -> int | None:
+    """Return how many files this process may have open at once; None where it is unknown."""
+    return _soft_limit("RLIMIT_NOFILE")
 
 
 def give_memory_back() -> None:
@@ -84,6 +95,16 @@ def give_memory_back() -> None:
             ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
     # Read when Pillow is imported. Blocks of its default size may be kept for each thread.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "1024m")
+
+
+def _soft_limit(name: str) -> int | None:
+    """Return a limit of this process; None without one."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    most = resource.getrlimit(getattr(resource, name))[0]
+    return None if most == resource.RLIM_INFINITY else most
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -185,7 +185,8 @@ def train(
 ) -> None:
     """Train a classifier on codes, and measure it on images it has not seen.
 
-    Codes of the same images by several networks, each in its file, go side by side.
+    Codes files of one network are stacked, as if cnncodes merge had joined them; codes of the same
+    images by several networks go side by side.
 
     sgd reads the codes a part at a time, as do logistic and ridge with fewer training images than
     codes per image; otherwise all training codes are in memory, as float32.
@@ -271,9 +272,9 @@ def evaluate(
 ) -> None:
     """Measure a head or an app on labelled images.
 
-    A head takes a codes file, or one of each of its networks, an app a folder of class folders
-    or a CSV file with the columns path and label; a head with --backbone takes these too. Images
-    that the model was trained on are left out.
+    A head takes codes files of its network, or of each of its networks, an app a folder of class
+    folders or a CSV file with the columns path and label; a head with --backbone takes these too.
+    Images that the model was trained on are left out.
     """
     if report is None and (curve is not None or images is not None):
         raise click.UsageError("--curve and --images are for a report; give --report too")
@@ -338,7 +339,7 @@ def evaluate(
 @click.option(
     "--join",
     is_flag=True,
-    help="Draw one curve, of the codes of all files side by side, as train does.",
+    help="Draw one curve, of the codes of all files stacked or side by side, as train does.",
 )
 @exclude_option
 @together_option

@@ -39,11 +39,12 @@ from cnncodes.files import check_filled, is_folder, is_hdf5, is_journal, sha256_
 from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.joined import open_codes_of
 from cnncodes.head.rows import CodeRows
+from cnncodes.head.stacked import joint_path
 from cnncodes.head.views import ImageViews, average_probabilities
 from cnncodes.images.decoding import LoadedImage, digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import GROUPINGS, Source, find_images, root_of
+from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.models.matching import match_networks
@@ -86,9 +87,9 @@ def evaluate(
     model : str or Path
         A head or an app.
     data : str or Path, or sequence of them
-        For a head a codes file; for one trained on the codes of several networks side by side a
-        codes file of each, in any order. For an app, or a head with `backbone`, a folder of class
-        folders or a CSV file with the columns path and label.
+        For a head a codes file, or several of different images; for one trained on the codes of
+        several networks side by side those of each, in any order. For an app, or a head with
+        `backbone`, a folder of class folders or a CSV file with the columns path and label.
     backbone : str or Path, optional
         The backbone file that a head needs for images.
     include_training : bool
@@ -138,7 +139,7 @@ def evaluate(
     """
     progress = progress or NoProgress()
     model, files = as_path(model, "model"), one_or_more_paths(data, "data")
-    data = files[0] if len(files) == 1 else Path(" + ".join(map(str, files)))
+    data = joint_path(files)
     backbone = None if backbone is None else as_path(backbone, "backbone")
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     if group_by is not None:
@@ -324,8 +325,7 @@ def _evaluate_codes(
         views = ImageViews(store, tta=tta)
         paths, digests = store.of_images(store.paths), store.of_images(store.digests)
         if on_images is not None:
-            root = root_of(Path(store.source))
-            on_images([root / path for path in paths])
+            on_images(store.files)
         known = selection.known(store.of_images(store.labels), store.class_names, paths)
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
@@ -339,7 +339,7 @@ def _evaluate_codes(
         rows = CodeRows(store, views.tested_rows(chosen))
         answers = _run_codes(model, rows, augment, progress)
         return _evaluation(
-            model, selection, store.source, y, answers, foreign, images, notes, augment
+            model, selection, store.sources, y, answers, foreign, images, notes, augment
         )
 
 
@@ -395,7 +395,7 @@ def _evaluate_images(
     images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
     notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
     answers = np.concatenate(outputs)[np.isin(rows, chosen)]
-    origin = str(selection.data)
+    origin = [str(selection.data)]
     return _evaluation(model, selection, origin, targets, answers, foreign, images, notes, augment)
 
 
@@ -504,7 +504,7 @@ def _classify(
 def _evaluation(
     model: _ModelSession,
     selection: Selection,
-    source: str,
+    sources: Sequence[str],
     y: NDArray[np.intp],
     answers: NDArray[np.float32],
     foreign: ForeignImages | None,
@@ -531,10 +531,11 @@ def _evaluation(
         model=model.describe(),
         data=EvaluatedData(
             path=str(selection.data),
-            source=source,
+            source=sources[0],
             include_training=selection.include_training,
             images_sha256=digest_images(predictions.digests),
             augment=augment,
+            other_sources=tuple(sources[1:]),
         ),
         metrics=measure(probabilities, y, labels),
         notes=notes + ([] if foreign is None else foreign.notes),

@@ -75,6 +75,8 @@ class EvaluatedData:
         SHA-256 of the sorted SHA-256 of the images: equal for evaluations on the same images.
     augment : {"none", "hflip", "hvflip", "d4"}
         Which views of each image the mean of the logits is taken over; in JSON only with views.
+    other_sources : tuple of str
+        Those beside `source` where several codes files are stacked; in JSON only if there are.
     """
 
     path: str
@@ -82,6 +84,12 @@ class EvaluatedData:
     include_training: bool
     images_sha256: str
     augment: str = "none"
+    other_sources: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All sources."""
+        return self.source, *self.other_sources
 
     @property
     def views_text(self) -> str:
@@ -91,6 +99,8 @@ class EvaluatedData:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON types, with what stands for test-time augmentation only where it was used."""
         described = asdict(self)
+        if not described["other_sources"]:
+            del described["other_sources"]
         if described.pop("augment") == "none":
             return described
         return {**described, "tta": {"augment": self.augment, "views": VIEWS[self.augment]}}

@@ -111,7 +111,8 @@ def learning_curves(
     exclude, keep_together : str or Path, optional
         As for `train_head`; of each codes file.
     join : bool
-        Whether all files give one curve, of their codes side by side, as for `train_head`.
+        Whether all files give one curve, of their codes stacked or side by side, as for
+        `train_head`.
     overwrite : bool
         Whether files at `output` and `plot` may be replaced.
     progress : Progress, optional

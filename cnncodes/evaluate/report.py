@@ -34,7 +34,7 @@ from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import with_article
 from cnncodes.output import FOLDER, check_folder, filled_folder, replacing
 from cnncodes.parameters import as_path
-from cnncodes.text import counted
+from cnncodes.text import counted, listed
 
 PAGE, RESULT = "index.html", "evaluation.json"
 PAGE_SOURCE = "report.html"
@@ -132,8 +132,9 @@ class Report:
         OutputError
             They cannot be written; the folder is then as before.
         """
-        source = self._images or Path(evaluation.data.source)
-        shown_mistakes = thumbnails(evaluation.mistakes, source)
+        named = [Path(source) for source in evaluation.data.sources]
+        sources = named if self._images is None else [self._images]
+        shown_mistakes = thumbnails(evaluation.mistakes, *sources)
         page = render(evaluation, self._curves, shown_mistakes)
         result = json.dumps(evaluation_to_json(evaluation), indent=2, allow_nan=False)
         with (
@@ -148,7 +149,7 @@ class Report:
             return []
         return [
             f"no picture of {counted(n_absent, 'mistake')} in the report, since the files are not "
-            f"in {source}; images='FOLDER' names where they are now"
+            f"in {' or '.join(map(str, sources[:3]))}; images='FOLDER' names where they are now"
         ]
 
 
@@ -234,33 +235,39 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     )
 
 
-def thumbnails(mistakes: Sequence[EvaluatedImage], source: Path) -> list[Thumbnail]:
+def thumbnails(mistakes: Sequence[EvaluatedImage], *sources: Path) -> list[Thumbnail]:
     """Load and shrink the images of mistakes.
 
     Parameters
     ----------
     mistakes : sequence of EvaluatedImage
         The images.
-    source : Path
-        The folder that their paths are relative to, or a CSV file in that folder. Where a file of
-        a folder is absent or has changed, all images below the folder are searched for one of the
-        same SHA-256.
+    *sources : Path
+        The folder that their paths are relative to, or a CSV file in that folder; or several, each
+        with some of the images. Where a file of a folder is absent or has changed, all images below
+        the folder are searched for one of the same SHA-256.
 
     Returns
     -------
     list of Thumbnail
         One per mistake.
     """
-    root = root_of(source)
-    files = [root / each.path for each in mistakes]
-    there = [readable_sha256(file) for file in files]
-    wanted = {
-        each.digest for each, digest in zip(mistakes, there, strict=True) if digest != each.digest
-    }
-    if wanted and root == source:  # a CSV file may lie in a home folder
-        moved = _find(wanted, root)
-        files = [moved.get(each.digest, file) for each, file in zip(mistakes, files, strict=True)]
-    return [_thumbnail(mistake, file) for mistake, file in zip(mistakes, files, strict=True)]
+    files: list[Path | None] = [None] * len(mistakes)
+    for source in sources:
+        for index, mistake in enumerate(mistakes):
+            file = root_of(source) / mistake.path
+            if files[index] is None and readable_sha256(file) == mistake.digest:
+                files[index] = file
+    wanted = {each.digest for each, file in zip(mistakes, files, strict=True) if file is None}
+    moved: dict[str, Path] = {}
+    for source in sources:
+        if wanted - moved.keys() and root_of(source) == source:  # a table may lie in a home folder
+            moved |= _find(wanted - moved.keys(), source)
+    first = root_of(sources[0])
+    return [
+        _thumbnail(mistake, file or moved.get(mistake.digest, first / mistake.path))
+        for mistake, file in zip(mistakes, files, strict=True)
+    ]
 
 
 def _find(digests: set[str], root: Path) -> dict[str, Path]:
@@ -292,13 +299,14 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     precision = f", in {network.precision}" if network.precision != "float32" else ""
     scores = ("train", "test")  # of the page's own images there are better ones
     settings = {key: value for key, value in model.training.items() if key not in scores}
+    sources = listed(data.sources) if data.other_sources else data.source
     return [
         ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
         ("Network", f"{network.backbone} with {weights}{precision}"),
         ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
         ("Trained on", counted(model.n_training_images, "image")),
         *((name.capitalize(), text) for name, text in training_rows(settings)),
-        ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {data.source}"),
+        ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {sources}"),
         *([("Averaged over", data.views_text)] if data.augment != "none" else []),
         ("Made with", model.created_with),
         ("Network made with", network.created_with),

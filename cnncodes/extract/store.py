@@ -24,8 +24,9 @@ from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS, MAX_WEIGHT
 from cnncodes.errors import FileFormatError
 from cnncodes.extract.source_part import SourcePart
-from cnncodes.files import check_filled, is_journal
+from cnncodes.files import check_filled, exists, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import VIEWS, WHITE, as_path
@@ -351,6 +352,12 @@ class CodeStore:
     def _digests(self) -> NDArray[np.bytes_]:
         return self._file.vector("digests", "S64")
 
+    def raw_digests(self, n_bytes: int = 32) -> NDArray[np.uint8]:
+        """Return the first bytes of the digest of each image, of shape (n_images, n_bytes)."""
+        digests = self.of_images(self._digests).astype(f"S{2 * n_bytes}")
+        content = bytes.fromhex(digests.tobytes().decode())
+        return np.frombuffer(content, np.uint8).reshape(-1, n_bytes)
+
     @cached_property
     def checksums(self) -> NDArray[np.uint32] | None:
         """For each row the Adler-32 of its codes' bytes; shape (n_rows,), None if absent."""
@@ -419,6 +426,17 @@ class CodeStore:
     def source_name(self) -> str:
         """The source without the folder it is in, or such names of all sources of a merged file."""
         return SOURCES.join(PureWindowsPath(each).name for each in self.source.split(SOURCES))
+
+    @property
+    def sources(self) -> list[str]:
+        """The source of the images, or those of a merged file."""
+        return [self.source] if exists(Path(self.source)) else self.source.split(SOURCES)
+
+    @property
+    def files(self) -> list[Path]:
+        """The file of each image, where it was when it was extracted."""
+        root = root_of(Path(self.sources[0]))
+        return [root / path for path in self.of_images(self.paths)]
 
     @property
     def created_with(self) -> str:
@@ -506,6 +524,11 @@ class CodeStore:
             f"<CodeStore {str(self.path)!r}: {views_text(self.n_images, self.n_views)}, {classes}, "
             f"codes {self.codes.shape[1:]} {self.codes.dtype} of {self.backbone.backbone}>"
         )
+
+    def release(self) -> None:
+        """Forget what takes memory for each image; it is read again when it is wanted."""
+        for name in ("paths", "digests", "_digests", "groups", "labels", "skipped"):
+            self.__dict__.pop(name, None)
 
     def close(self) -> None:
         """Close the file."""

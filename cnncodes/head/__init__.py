@@ -7,7 +7,9 @@
 - `split`: the training and the test images, class by class
 - `groups`: copies of a file and images of one group, which no split separates
 - `rows`: codes of some images of a file, read in blocks
+- `memory`: what a fit takes in memory, refused where there is less
 - `views`: the rows of an image's views, which train, and their mean
+- `stacked`: codes of different images by one network, from several files
 - `joined`: codes of the same images by several networks, side by side
 - `scaling`: centring and scaling of codes
 - `normalize`: square root and length of codes, computed by the head

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.split import Split, split_by_class
+from cnncodes.head.split import Split, are_distinct, split_by_class
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -39,7 +39,11 @@ def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[
     ndarray of intp, shape (n_images,)
         The numbers of the images' groups, from 0 on in the order of their first images.
     """
-    numbers = _numbered(digests)
+    return _with_names(_numbered(digests), names)
+
+
+def _with_names(numbers: NDArray[np.intp], names: Sequence[str]) -> NDArray[np.intp]:
+    """Connect images of one group name, given numbers of the copies of each file."""
     if not any(names):
         return numbers
     grouped = [image for image, name in enumerate(names) if name]
@@ -53,7 +57,9 @@ def groups_of(store: CodeStore, together: PathList | None = None) -> NDArray[np.
 
     Images of a pair of `together` are in one group, too.
     """
-    numbers = number_groups(store.of_images(store.digests), store.of_images(store.groups))
+    every = np.arange(store.n_images)
+    numbers = _numbered_copies(store, every)
+    numbers = _with_names(every if numbers is None else numbers, store.of_images(store.groups))
     if together is None:
         return numbers
     pairs = np.array(together.pairs_among(store.of_images(store.paths)))
@@ -174,15 +180,29 @@ def notes_on_split(
 
 def notes_on_labelled(store: CodeStore, y: NDArray[np.int32], names: list[str]) -> list[str]:
     """Report copies and groups among the labelled images."""
-    paths, digests, groups = map(store.of_images, (store.paths, store.digests, store.groups))
-    rows = np.flatnonzero(y >= 0)
-    notes = notes_on_copies(
-        [paths[row] for row in rows],
-        [digests[row] for row in rows],
-        [names[y[row]] for row in rows],
-        "copies stay on one side of the split",
-    )
+    rows, groups = np.flatnonzero(y >= 0), store.of_images(store.groups)
+    notes = []
+    if _numbered_copies(store, rows) is not None:
+        paths, digests = store.of_images(store.paths), store.of_images(store.digests)
+        notes = notes_on_copies(
+            [paths[row] for row in rows],
+            [digests[row] for row in rows],
+            [names[y[row]] for row in rows],
+            "copies stay on one side of the split",
+        )
     return notes + notes_on_groups(groups[row] for row in rows if groups)
+
+
+def _numbered_copies(store: CodeStore, images: NDArray[np.intp]) -> NDArray[np.intp] | None:
+    """Return a number for some images, equal for copies of a file; None without copies.
+
+    Digests are compared by their beginnings first, which take little memory.
+    """
+    if are_distinct(store.raw_digests(8)[images].view(np.uint64).reshape(-1)):
+        return None
+    digests = [digest.tobytes() for digest in store.raw_digests()[images]]
+    numbers = _numbered(digests)
+    return numbers if numbers.max() + 1 < len(numbers) else None
 
 
 def _numbered(values: Iterable[object]) -> NDArray[np.intp]:

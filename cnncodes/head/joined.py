@@ -28,6 +28,7 @@ from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling
+from cnncodes.head.stacked import check_n_files, stacked
 from cnncodes.models.matching import match_networks
 from cnncodes.models.metadata import HeadInfo, Part, is_same_function
 from cnncodes.text import counted, listed
@@ -39,7 +40,10 @@ _Key = tuple[str, str, int]  # path, digest and which of the rows with both it i
 
 
 def open_codes(paths: Sequence[Path]) -> CodeStore:
-    """Open one codes file, or several of the same images by different networks, side by side.
+    """Open one codes file, or several: rows of one network, columns of different networks.
+
+    Files of one network are stacked, as by `StackedStore`; what there is of each network then goes
+    side by side, as by `JoinedStore`.
 
     Raises
     ------
@@ -47,7 +51,8 @@ def open_codes(paths: Sequence[Path]) -> CodeStore:
         A file is not a codes file, or the files are not of the same images with the same labels
         and settings.
     ParameterError
-        Two files are of one network.
+        Two files are of one network, but not of the same file of it; or there are more files
+        than may be open at once.
     """
     return _open(paths, lambda stores: stores)
 
@@ -73,7 +78,7 @@ def open_codes_of(
     FileFormatError
         As `open_codes`, and where the codes are of other networks than those of the head.
     ParameterError
-        Two files are of one network.
+        As `open_codes`.
     """
 
     def in_order(stores: list[CodeStore]) -> list[CodeStore]:
@@ -88,8 +93,13 @@ def _open(
     paths: Sequence[Path], in_order: Callable[[list[CodeStore]], list[CodeStore]]
 ) -> CodeStore:
     """Open files, and close them where they are refused."""
+    check_n_files(paths)
     with ExitStack() as stack:
-        stores = in_order([stack.enter_context(CodeStore.open(path)) for path in paths])
+        opened_files = []
+        for path in paths:
+            opened_files.append(stack.enter_context(CodeStore.open(path)))
+            opened_files[-1].release()  # what was read to check it
+        stores = in_order(stacked(opened_files))
         opened = stores[0] if len(stores) == 1 else JoinedStore(stores)
         stack.pop_all()
     return opened
@@ -117,7 +127,7 @@ class JoinedStore(CodeStore):
         self._widths = [int(np.prod(store.codes.shape[1:])) for store in stores]
         self._scales: NDArray[np.float32] | None = None
         numbered = [_numbered(store) for store in stores]
-        self._check_networks([set(each) for each in numbered])
+        self._check_networks()
         common = [key for key in numbered[0] if all(key in each for each in numbered)]
         if not common:
             raise FileFormatError(
@@ -130,23 +140,15 @@ class JoinedStore(CodeStore):
             getattr(self, name)
         self.notes = _notes(stores, numbered, len(common), self.n_views)
 
-    def _check_networks(self, images: Sequence[set[_Key]]) -> None:
-        """Refuse files of one network."""
-        pairs = combinations(zip(self._stores, images, strict=True), 2)
-        for (one, of_one), (two, of_two) in pairs:
-            same = one.backbone_sha256 == two.backbone_sha256
-            if not (same or is_same_function(one.backbone, two.backbone)):
-                continue
-            remedy = (
-                "name one of them"
-                if of_one & of_two
-                else "images of several files are not trained on together: extract them into one"
-            )
-            raise ParameterError(
-                f"{one.path} and {two.path}: hold codes of the same network, "
-                f"{one.backbone.backbone}, and only those of different ones go side by side; "
-                f"{remedy}"
-            )
+    def _check_networks(self) -> None:
+        """Refuse two files of one network, such as one in int8 and one in float32."""
+        for one, two in combinations(self._stores, 2):
+            if is_same_function(one.backbone, two.backbone):
+                raise ParameterError(
+                    f"{one.path} and {two.path}: hold codes of the same network, "
+                    f"{one.backbone.backbone}, but by two files of it; name one of them, or "
+                    "extract all images with one file to stack their codes"
+                )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -231,6 +233,11 @@ class JoinedStore(CodeStore):
         digests = self._stores[0].digests
         return [digests[row] for row in self._rows[0]]
 
+    def raw_digests(self, n_bytes: int = 32) -> NDArray[np.uint8]:
+        """Return the first bytes of the digest of each image, of shape (n_images, n_bytes)."""
+        images: NDArray[np.intp] = self.of_images(self._rows[0]) // self.n_views
+        return self._stores[0].raw_digests(n_bytes)[images]
+
     @cached_property
     def groups(self) -> list[str]:
         """For each image the name of its group; those of the files that have groups."""
@@ -292,6 +299,17 @@ class JoinedStore(CodeStore):
         return self._stores[0].source
 
     @property
+    def sources(self) -> list[str]:
+        """The sources of the images, those of the first network."""
+        return self._stores[0].sources
+
+    @property
+    def files(self) -> list[Path]:
+        """The file of each image, where it was when the first network saw it."""
+        files = self._stores[0].files
+        return [files[row // self.n_views] for row in self.of_images(self._rows[0])]
+
+    @property
     def augment(self) -> str:
         """Which views of each image have a row, the same in all files."""
         if len({store.augment for store in self._stores}) > 1:
@@ -309,6 +327,12 @@ class JoinedStore(CodeStore):
                 "with the same"
             )
         return self._stores[0].white
+
+    def release(self) -> None:
+        """Forget what takes memory for each image; it is read again when it is wanted."""
+        super().release()
+        for store in self._stores:
+            store.release()
 
     def close(self) -> None:
         """Close the files."""
@@ -335,7 +359,7 @@ def _notes(
     """Name the networks, and the images that some file lacks."""
     names = [store.backbone.backbone for store in stores]
     notes = [f"the codes of {len(stores)} networks are side by side: {', '.join(names)}"]
-    notes += [note for store in stores for note in store.notes]
+    notes += dict.fromkeys(note for store in stores for note in store.notes)
     for store, rows in zip(stores, numbered, strict=True):
         if len(rows) > n_common:
             others = [other for other in numbered if other is not rows]

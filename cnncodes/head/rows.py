@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnncodes.concurrency import ordered_map
 from cnncodes.errors import TrainingError
+from cnncodes.models.metadata import KEY_BYTES
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
@@ -81,10 +82,11 @@ class CodeRows:
                 )
         return X
 
-    def digests(self) -> list[str]:
-        """Return the SHA-256 of each image's file, hexadecimal."""
-        digests = self._store.digests
-        return [digests[row] for row in self._rows]
+    def image_keys(self) -> frozenset[str]:
+        """Return the `image_key` of each image, by which a head lists those that trained it."""
+        images = self._rows // self._store.n_views
+        keys = self._store.raw_digests(KEY_BYTES)[images]
+        return frozenset(key.tobytes().hex() for key in keys)
 
     def blocks(self, size: int = _BLOCK) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield the span of rows and the codes of each block of `size` images."""

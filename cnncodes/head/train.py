@@ -29,6 +29,7 @@ from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.logistic.solve import check_strength
+from cnncodes.head.memory import check_memory
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
@@ -39,7 +40,7 @@ from cnncodes.head.views import ImageViews
 from cnncodes.head.weighting import Weighting
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo, image_key
+from cnncodes.models.metadata import HeadInfo
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import (
     COUNT,
@@ -128,8 +129,8 @@ def train_head(
     Parameters
     ----------
     codes : str or Path, or sequence of them
-        A codes file; or several of the same images by different networks, whose codes are put
-        side by side.
+        A codes file, or several. Those of one network are stacked, as if they were one file;
+        those of the same images by different networks are put side by side.
     output : str or Path
         The head to write.
     estimator : {"logistic", "ridge", "auto", "sgd", "svm", "knn"} or estimator
@@ -197,7 +198,7 @@ def train_head(
         The codes file is not one.
     TrainingError
         The codes have fewer than two classes or are not finite; the estimator
-        cannot be fitted or converted.
+        cannot be fitted or converted, or takes more memory than there is.
     ParameterError
         A parameter is out of range, or belongs to another estimator.
     MissingDependencyError
@@ -244,7 +245,9 @@ def train_head(
         rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
         _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
+        check_memory(store.path, estimator, len(rows), rows.n_features)
         names = store.class_names
+        store.release()  # paths, digests and the like of all images
         started = time.monotonic()
         linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
         recipe = Recipe(
@@ -307,7 +310,7 @@ def train_head(
             unknown=described,
         )
         converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
-        measured = CodeRows(store, views.first_rows(parts.test)).digests() if refit else []
+        measured = parts.test if refit else parts.test[:0]
         info = HeadInfo(
             labels=tuple(training.labels),
             training={
@@ -330,11 +333,11 @@ def train_head(
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
-            training_images=frozenset(map(image_key, rows.digests())),
+            training_images=rows.image_keys(),
             created_with=created_with("sklearn", *converters),
             white=store.white,
             parts=store.parts if isinstance(store, JoinedStore) else (),
-            measured_images=frozenset(map(image_key, measured)),
+            measured_images=CodeRows(store, views.first_rows(measured)).image_keys(),
         )
         model = written.head.to_onnx(code_shape, info)
         if score is not None:

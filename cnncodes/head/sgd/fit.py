@@ -15,7 +15,7 @@ from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.sgd.softmax import Epoch, SGDSoftmax
 from cnncodes.progress import NoProgress, Progress
 
-READ_BYTES = 32 * 2**20
+READ_BYTES = 8 * 2**20
 N_MEASURED = 1024  # images by which codes are centred and scaled
 _BLOCK = 64
 
