@@ -171,6 +171,14 @@ OPTIONS_OF = {
     metavar="CLASS",
     help="unknown: a class whose images are of none of the classes; they measure it.",
 )
+@click.option(
+    "--from",
+    "earlier",
+    type=INPUT,
+    metavar="HEAD",
+    help="Go on from this head: from its weights, with its kind, normalisation, C and training "
+    "images, and compare both on images that neither was trained on.",
+)
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")

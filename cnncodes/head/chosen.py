@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import Candidate, fit_candidates
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.normalize import NormalizedRows
 from cnncodes.head.rows import CodeRows
 from cnncodes.progress import Progress
@@ -37,13 +38,14 @@ def fit_linear(
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
     seed: int = 0,
+    start: Start | None = None,
     progress: Progress | None = None,
 ) -> tuple[LinearHead, str, dict[str, Any]]:
     """Fit a linear head, of the kind and normalisation that cross-validation chooses.
 
     Parameters
     ----------
-    rows, y, temperature, class_weight, groups, seed, progress
+    rows, y, temperature, class_weight, groups, seed, start, progress
         As for `fit_candidates`.
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
@@ -86,6 +88,7 @@ def fit_linear(
             class_weight=class_weight,
             groups=groups,
             seed=seed,
+            start=start,
             progress=progress,
         )
         candidates |= {(kind, how): fits[kind] for kind in kinds}

@@ -21,6 +21,7 @@ from cnncodes.head.estimators import EstimatorHead, fit_estimator, name_of
 from cnncodes.head.joined import JoinedStore
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import stratified_folds
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
@@ -92,6 +93,8 @@ class Recipe:
         As for `train_head`.
     linear : dict
         The parameters ``normalize``, ``C`` and ``class_weight`` of `fit_linear`.
+    start : Start, optional
+        Where logistic regression and SGD start.
     """
 
     store: CodeStore
@@ -104,6 +107,7 @@ class Recipe:
     seed: int
     on_epoch: Callable[[Epoch], None] | None
     progress: Progress
+    start: Start | None = None
 
     def fit(
         self, images: NDArray[np.intp], tested: NDArray[np.intp], like: Fit | None = None
@@ -132,7 +136,7 @@ class Recipe:
         y, groups = self.views.repeat(self.y[images]), self.views.repeat(self.groups[images])
         head: LinearHead | EstimatorHead
         if self.estimator in GRAM:
-            options = {"estimator": self.estimator, **self.linear}
+            options = {"estimator": self.estimator, "start": self.start, **self.linear}
             if like is not None:
                 options |= {"estimator": like.estimator, "C": like.fitted["C"]}
                 options["normalize"] = like.fitted.get("normalize", "none")
@@ -147,6 +151,7 @@ class Recipe:
                 seed=self.seed,
                 groups=groups,
                 parameters=self.sgd,
+                start=self.start,
                 on_epoch=self.on_epoch,
                 progress=self.progress,
             )

@@ -18,7 +18,7 @@ from tests.helpers import BACKBONE_INFO, run_command, write_backbone, write_colo
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = (
     *("datasets", "experiment", "faces", "features", "finetune", "heads", "pollution"),
-    *("solar-cells", "unknown"),
+    *("growing", "solar-cells", "unknown"),
 )
 
 

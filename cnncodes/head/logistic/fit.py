@@ -34,6 +34,7 @@ from cnncodes.head.logistic.solve import (
     open_end,
     solve,
 )
+from cnncodes.head.logistic.start import Point, Start
 from cnncodes.head.ridge import DualSquares, PrimalSquares, RidgeFit, Squares, fit_ridge
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
@@ -71,6 +72,7 @@ def fit_candidates(
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
     seed: int = 0,
+    start: Start | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Candidate]:
     """Fit linear heads of several kinds on the same codes, which are read once.
@@ -83,6 +85,8 @@ def fit_candidates(
         The kinds.
     temperature : float, optional
         Of ridge, as for `fit_ridge`.
+    start : Start, optional
+        Where the fit of ``"logistic"`` starts; by default at zero.
 
     Returns
     -------
@@ -95,11 +99,23 @@ def fit_candidates(
         As for `fit_logistic`; or a given C is too weak a penalty for ridge.
     """
 
-    def logistic(points: NDArray[Any]) -> Solution:
+    def logistic(points: NDArray[Any], at: Point | None = None) -> Solution:
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
-            return solve(points, y, model, C=C, random_state=seed, groups=groups, progress=progress)
+            return solve(
+                points,
+                y,
+                model,
+                C=C,
+                random_state=seed,
+                groups=groups,
+                start=at,
+                progress=progress,
+            )
+
+    def logistic_on_gram(points: NDArray[Any]) -> Solution:
+        return logistic(points, None if start is None else start.rotated(rows, points))
 
     def ridge(squares: Squares) -> RidgeFit:
         return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
@@ -114,7 +130,8 @@ def fit_candidates(
             folded = partial(_fold, scaling, least.solution)
             candidates["ridge"] = _candidate(least.solution, folded, least)
         if "logistic" in estimators:
-            solution = logistic(X)
+            at = None if start is None else start.standardised(scaling)
+            solution = logistic(X, at)
             candidates["logistic"] = _candidate(solution, partial(_fold, scaling, solution))
         return candidates
     block = rows_that_stay(rows.n_features)
@@ -127,7 +144,7 @@ def fit_candidates(
             least_squares = ridge(DualSquares(K, y))
 
     if "logistic" in estimators:
-        fit = solve_gram(K, logistic, before=before)
+        fit = solve_gram(K, logistic_on_gram, before=before)
         length = fit.squared_length
         finish = _combiner(rows, fit.alpha, length, fit.solution)
         candidates["logistic"] = _candidate(fit.solution, finish)

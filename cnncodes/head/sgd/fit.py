@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.sgd.softmax import Epoch, SGDSoftmax
@@ -74,6 +75,7 @@ def fit_sgd(
     seed: int = 0,
     groups: NDArray[np.intp] | None = None,
     parameters: dict[str, Any] | None = None,
+    start: Start | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
@@ -91,6 +93,8 @@ def fit_sgd(
         Images with equal numbers are held out together or not at all.
     parameters : dict, optional
         Parameters of `SGDSoftmax`.
+    start : Start, optional
+        Weights to start from; by default zeros.
     on_epoch : callable, optional
         Called with each `Epoch` when it ends.
     progress : Progress, optional
@@ -115,7 +119,9 @@ def fit_sgd(
     images = StandardisedRows(rows, measured(rows), progress)
     try:
         progress.begin(len(rows) * model.epochs)
-        for epoch in model.train(images, y.astype(np.intp), int(y.max()) + 1, groups=groups):
+        at = None if start is None else start.standardised(images.scaling)
+        targets, n_classes = y.astype(np.intp), int(y.max()) + 1
+        for epoch in model.train(images, targets, n_classes, groups=groups, start=at):
             if on_epoch is not None:
                 on_epoch(epoch)
     except ValueError as error:

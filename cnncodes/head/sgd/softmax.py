@@ -275,6 +275,7 @@ class SGDSoftmax(LinearSoftmax):
         n_classes: int,
         *,
         groups: NDArray[np.intp] | None = None,
+        start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> Iterator[Epoch]:
         """Train on images from any source, and yield each epoch when it ends.
 
@@ -290,6 +291,8 @@ class SGDSoftmax(LinearSoftmax):
             Number of classes.
         groups : ndarray of int, shape (n_images,), optional
             Images with equal numbers are held out together or not at all.
+        start : tuple of two ndarray of float32, optional
+            Weights, of shape (n_features, n_classes), and bias to start from; by default zeros.
 
         Yields
         ------
@@ -305,6 +308,8 @@ class SGDSoftmax(LinearSoftmax):
         random = check_random_state(self.random_state)
         train, held_out = self._hold_out(targets, random, groups)
         descent = self._start(images.n_features, n_classes)
+        if start is not None:
+            descent.weights[...], descent.bias[...] = start
         self.history_: list[Epoch] = []
         self.best_epoch_ = 0
         for number in range(1, self.epochs + 1):
