@@ -247,6 +247,12 @@ group_option = click.option(
     type=click.Choice(["folder"]),
     help="Keep the images of each folder below a class folder on one side of every split.",
 )
+classes_option = click.option(
+    "--classes",
+    type=INPUT,
+    metavar="MAP",
+    help="Rename, merge or leave out classes by this CSV file with the columns from and to.",
+)
 exclude_option = click.option(
     "--exclude",
     type=INPUT,

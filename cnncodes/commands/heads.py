@@ -19,6 +19,7 @@ from cnncodes.cli_options import (
     Number,
     Sizes,
     class_weight_option,
+    classes_option,
     command,
     exclude_option,
     group_option,
@@ -179,6 +180,7 @@ OPTIONS_OF = {
     help="Go on from this head: from its weights, with its kind, normalisation, C and training "
     "images, and compare both on images that neither was trained on.",
 )
+@classes_option
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
@@ -239,6 +241,7 @@ def train(
     metavar="CODES.h5|SOURCE",
     help="Images of none of the classes, to measure how many of them the model refuses.",
 )
+@classes_option
 @exclude_option
 @mixed_option
 @group_option
@@ -348,6 +351,7 @@ def evaluate(
     is_flag=True,
     help="Draw one curve, of the codes of all files side by side, as train does.",
 )
+@classes_option
 @exclude_option
 @together_option
 @seed_option("the split and the draws")

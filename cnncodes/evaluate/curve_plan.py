@@ -16,6 +16,7 @@ from cnncodes.head.joined import open_codes
 from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import majority_accuracy
+from cnncodes.images.class_maps import ClassMap
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -97,6 +98,7 @@ def plan_curve(
     seed: int,
     excluded: PathList | None = None,
     together: PathList | None = None,
+    class_map: ClassMap | None = None,
 ) -> Plan:
     """Split and draw the images of one curve.
 
@@ -110,6 +112,8 @@ def plan_curve(
         As for `draw_images`.
     excluded, together : PathList, optional
         Images to leave out, and pairs of images that stay on one side.
+    class_map : ClassMap, optional
+        New names of the classes.
 
     Raises
     ------
@@ -122,8 +126,9 @@ def plan_curve(
     """
     with open_codes(files) as store:
         path = store.path
+        renames = [] if class_map is None else class_map.apply(store)
         classes, y, notes = labelled_classes(store, excluded)
-        notes += store.notes
+        notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")

@@ -21,6 +21,7 @@ from cnncodes.head.recipe import Recipe
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.softmax import SGDSoftmax
 from cnncodes.head.split import Split, split_by_class
+from cnncodes.images.class_maps import ClassMap
 from cnncodes.models.metadata import HeadInfo, check_same_network, image_key
 from cnncodes.models.session import open_session
 from cnncodes.models.tensors import read_tensors
@@ -120,7 +121,8 @@ class EarlierHead:
             )
         self.kind = str(kind)
         tensors = read_tensors(path, ("weights", "bias"))
-        n_classes = len(self.info.labels)
+        self.labels = list(self.info.labels)
+        n_classes = len(self.labels)
         sizes = [tensors[name].size for name in ("weights", "bias") if name in tensors]
         if len(sizes) < 2 or sizes[1] != n_classes or sizes[0] % n_classes:
             raise FileFormatError(f"{path}: has no weights of its classes; train it again")
@@ -188,6 +190,13 @@ class EarlierHead:
                 "the earlier head"
             )
 
+    def class_map(self, class_map: ClassMap | None) -> ClassMap | None:
+        """Rename the classes of this head; without new names return those of its training."""
+        if class_map is None:
+            return ClassMap.of_head(self.path, self.info)
+        self.labels = [class_map.names.get(name, name) for name in self.labels]
+        return class_map
+
     @property
     def trained_on_all(self) -> bool:
         """Whether no labelled image was kept out of the training of this head."""
@@ -242,10 +251,10 @@ class EarlierHead:
         TrainingError
             The codes have no class of this head.
         """
-        old = set(self.info.labels)
+        old = set(self.labels)
         if not old & set(names):
             raise TrainingError(
-                f"{store.path}: has no class of {self.path} ({listed(self.info.labels)}); train "
+                f"{store.path}: has no class of {self.path} ({listed(self.labels)}); train "
                 "without the earlier head"
             )
         n_kept = int(self.trained(store)[parts.train].sum())
@@ -264,7 +273,7 @@ class EarlierHead:
             )
         if new := [name for name in names if name not in old]:
             notes.append(f"new: {listed(new)}")
-        if missing := [name for name in self.info.labels if name not in set(names)]:
+        if missing := [name for name in self.labels if name and name not in set(names)]:
             notes.append(
                 f"without an image, so that the new head does not know them: {listed(missing)}"
             )
@@ -296,7 +305,7 @@ class EarlierHead:
 
     @cached_property
     def _columns(self) -> dict[str, int]:
-        return {name: column for column, name in enumerate(self.info.labels)}
+        return {name: column for column, name in enumerate(self.labels)}
 
     def compare(
         self, recipe: Recipe, head: LinearHead, images: NDArray[np.intp], names: list[str]
@@ -317,7 +326,7 @@ class EarlierHead:
         views = recipe.views
         # The index of each class of the earlier head among the new ones, −1 where it has none.
         indices = {name: index for index, name in enumerate(names)}
-        renumbered = np.array([indices.get(name, -1) for name in self.info.labels])
+        renumbered = np.array([indices.get(name, -1) for name in self.labels])
         before, after = np.empty(len(images), np.intp), np.empty(len(images), np.intp)
         for span, block in CodeRows(recipe.store, views.tested_rows(images)).blocks():
             tested = views.tested(span)

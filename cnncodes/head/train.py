@@ -39,6 +39,7 @@ from cnncodes.head.sgd.softmax import Epoch
 from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
 from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
 from cnncodes.head.views import ImageViews
+from cnncodes.images.class_maps import ENTRY, ClassMap
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -126,6 +127,7 @@ def train_head(
     unknown: float | None = None,
     none: str | None = None,
     earlier: str | Path | None = None,
+    classes: str | Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -191,6 +193,8 @@ def train_head(
         A logistic, ridge or sgd head of the same network, from whose weights the fit starts, and
         whose kind, normalisation and C (or parameters of SGD) are kept. Its training images train;
         it is compared with the new head on the test images.
+    classes : str or Path, optional
+        A table of new names of classes, as for `ClassMap`; it is recorded in the head.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -216,6 +220,7 @@ def train_head(
         The head cannot be written.
     """
     progress = progress or NoProgress()
+    class_map = None if classes is None else ClassMap.read(classes)
     paths, output = one_or_more_paths(codes, "codes"), as_path(output, "output")
     grown = None if earlier is None else EarlierHead(as_path(earlier, "earlier"))
     if grown is not None:
@@ -240,9 +245,11 @@ def train_head(
         views = ImageViews(store, tta=tta)
         if grown is not None:
             grown.check(store)
-        classes, y, notes = labelled_classes(store, excluded, none)
-        names = [store.class_names[number] for number in classes]
-        notes += store.notes
+            class_map = grown.class_map(class_map)
+        renames = [] if class_map is None else class_map.apply(store)
+        numbers, y, notes = labelled_classes(store, excluded, none)
+        names = [store.class_names[number] for number in numbers]
+        notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
@@ -256,13 +263,13 @@ def train_head(
             parts = split_by_class(
                 y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
             )
-            notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
+            notes += notes_on_split(store, numbers, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
         # Those of the head that is written, whose other images are measured on before.
         trained = np.flatnonzero(y >= 0) if refit else parts.train
         rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
+        _check_head(store, rows, len(trained), len(names), linear=estimator in LINEAR)
         started = time.monotonic()
         linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
         start = None if grown is None else grown.start(names)
@@ -341,6 +348,7 @@ def train_head(
                 **({"refit": {"n_images": len(trained)}} if refit else {}),
                 **({} if score is None else {"unknown": training.unknown}),
                 **({} if growth is None else {"from": growth.entry}),
+                **({} if class_map is None else {ENTRY: dict(class_map.names)}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
