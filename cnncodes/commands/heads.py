@@ -18,6 +18,7 @@ from cnncodes.cli_options import (
     TABLE_OUTPUT,
     Number,
     Sizes,
+    ValueOrNone,
     class_weight_option,
     classes_option,
     command,
@@ -160,7 +161,7 @@ OPTIONS_OF = {
 )
 @click.option(
     "--unknown",
-    type=Number(REFUSED_SHARE),
+    type=ValueOrNone(REFUSED_SHARE),
     is_flag=False,
     flag_value=0.05,
     metavar="[SHARE]",
