@@ -33,7 +33,7 @@ from cnncodes.extract.pipeline import Extraction, extract
 from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists
 from cnncodes.finetune.checkpoint import Epoch
-from cnncodes.finetune.data import Data, check_labels, read_data
+from cnncodes.finetune.data import Data, read_data
 from cnncodes.finetune.parts import Parts, Trained
 from cnncodes.finetune.plan import make_plan
 from cnncodes.finetune.recipe import Recipe
@@ -46,7 +46,7 @@ from cnncodes.head.logistic.estimator import GramLogisticRegression
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import Source, find_images
+from cnncodes.images.sources import Source, check_labels, find_images
 from cnncodes.output import filled_folder
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.quantize import quantize_backbone
