@@ -55,6 +55,24 @@ class Number(click.FloatRange):
         return number
 
 
+class ValueOrNone(Number):
+    """A number that may be left out: what stands behind such an option is taken for it."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> float:
+        """Turn what was typed into a number."""
+        try:
+            float(value)
+        except ValueError:
+            name = param.opts[0]
+            self.fail(
+                f"{value!r} is no number; put {name} at the end of the line, or write "
+                f"{name}={param.flag_value}",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 class WrittenPath(click.Path):
     """A file or folder to write: ``-`` would seem to mean standard output."""
 
@@ -265,6 +283,12 @@ group_option = click.option(
     "--group-by",
     type=click.Choice(["folder"]),
     help="Keep the images of each folder below a class folder on one side of every split.",
+)
+classes_option = click.option(
+    "--classes",
+    type=INPUT,
+    metavar="MAP",
+    help="Rename, merge or leave out classes by this CSV file with the columns from and to.",
 )
 exclude_option = click.option(
     "--exclude",

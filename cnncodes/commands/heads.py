@@ -17,7 +17,9 @@ from cnncodes.cli_options import (
     TABLE_OUTPUT,
     Number,
     Sizes,
+    ValueOrNone,
     class_weight_option,
+    classes_option,
     command,
     exclude_option,
     group_option,
@@ -159,7 +161,7 @@ OPTIONS_OF = {
 )
 @click.option(
     "--unknown",
-    type=Number(REFUSED_SHARE),
+    type=ValueOrNone(REFUSED_SHARE),
     is_flag=False,
     flag_value=0.05,
     metavar="[SHARE]",
@@ -171,6 +173,15 @@ OPTIONS_OF = {
     metavar="CLASS",
     help="unknown: a class whose images are of none of the classes; they measure it.",
 )
+@click.option(
+    "--from",
+    "earlier",
+    type=INPUT,
+    metavar="HEAD",
+    help="Go on from this head: from its weights, with its kind, normalisation, C and training "
+    "images, and compare both on images that neither was trained on.",
+)
+@classes_option
 @exclude_option
 @together_option
 @seed_option("the split and the estimator")
@@ -232,6 +243,7 @@ def train(
     metavar="CODES.h5|SOURCE",
     help="Images of none of the classes, to measure how many of them the model refuses.",
 )
+@classes_option
 @exclude_option
 @mixed_option
 @group_option
@@ -341,6 +353,7 @@ def evaluate(
     is_flag=True,
     help="Draw one curve, of the codes of all files stacked or side by side, as train does.",
 )
+@classes_option
 @exclude_option
 @together_option
 @seed_option("the split and the draws")

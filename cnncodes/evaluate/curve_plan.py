@@ -17,6 +17,7 @@ from cnncodes.head.labels import labelled_classes
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import majority_accuracy
 from cnncodes.head.weighting import Weighting
+from cnncodes.images.class_maps import ClassMap
 from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
@@ -101,6 +102,7 @@ def plan_curve(
     seed: int,
     excluded: PathList | None = None,
     together: PathList | None = None,
+    class_map: ClassMap | None = None,
 ) -> Plan:
     """Split and draw the images of one curve.
 
@@ -114,6 +116,8 @@ def plan_curve(
         As for `draw_images`.
     excluded, together : PathList, optional
         Images to leave out, and pairs of images that stay on one side.
+    class_map : ClassMap, optional
+        New names of the classes.
 
     Raises
     ------
@@ -126,8 +130,9 @@ def plan_curve(
     """
     with open_codes(files) as store:
         path = store.path
+        renames = [] if class_map is None else class_map.apply(store)
         classes, y, notes = labelled_classes(store, excluded)
-        notes += store.notes
+        notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")

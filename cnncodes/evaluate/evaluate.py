@@ -41,6 +41,7 @@ from cnncodes.head.joined import open_codes_of
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.stacked import joint_path
 from cnncodes.head.views import ImageViews, average_probabilities
+from cnncodes.images.class_maps import ClassMap
 from cnncodes.images.decoding import LoadedImage, digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.path_lists import PathList
@@ -72,6 +73,7 @@ def evaluate(
     include_training: bool = False,
     group_by: str | None = None,
     exclude: str | Path | None = None,
+    classes: str | Path | None = None,
     allow_mixed: bool = False,
     tta: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -100,6 +102,9 @@ def evaluate(
         training images are left out too. A codes file has its own groups.
     exclude : str or Path, optional
         A list of images to leave out, as for `PathList`.
+    classes : str or Path, optional
+        A table of new names of the classes of the images, as for `ClassMap`. The names that the
+        head's training gave to classes are used without it.
     allow_mixed : bool
         Whether the codes may be of the head's network in another precision, float32 or int8.
     tta : bool
@@ -154,7 +159,13 @@ def evaluate(
     # Each worker computes an image in its own thread.
     opened = _ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
     excluded = None if exclude is None else PathList(exclude, "exclude")
-    selection = Selection(data, opened.info, include_training=include_training, excluded=excluded)
+    class_map = None if classes is None else ClassMap.read(classes)
+    selection = Selection(
+        *(data, opened.info),
+        include_training=include_training,
+        excluded=excluded,
+        class_map=class_map,
+    )
     foreign = None
     if unknown is not None:
         foreign = _score_foreign(opened, unknown, backbone, max_pixels, progress)

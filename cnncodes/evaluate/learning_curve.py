@@ -41,6 +41,7 @@ from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import SAME_CODES
 from cnncodes.head.split import METHODS
 from cnncodes.head.views import ImageViews
+from cnncodes.images.class_maps import ClassMap
 from cnncodes.images.decoding import digest_images
 from cnncodes.images.path_lists import PathList
 from cnncodes.machine import available_threads
@@ -76,6 +77,7 @@ def learning_curves(
     class_weight: str | None = None,
     exclude: str | Path | None = None,
     keep_together: str | Path | None = None,
+    classes: str | Path | None = None,
     join: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -110,6 +112,8 @@ def learning_curves(
         Whether rare classes weigh as much as common ones.
     exclude, keep_together : str or Path, optional
         As for `train_head`; of each codes file.
+    classes : str or Path, optional
+        A table of new names of classes, as for `ClassMap`.
     join : bool
         Whether all files give one curve, of their codes stacked or side by side, as for
         `train_head`.
@@ -157,8 +161,9 @@ def learning_curves(
         raise ParameterError("there is no codes file to measure; name one or more")
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
+    class_map = None if classes is None else ClassMap.read(classes)
     plans = [
-        plan_curve(files, sizes, train_fraction, split, seeds, seed, excluded, together)
+        plan_curve(files, sizes, train_fraction, split, seeds, seed, excluded, together, class_map)
         for files in ([paths] if join else [[path] for path in paths])
     ]
     compare_plans(plans)

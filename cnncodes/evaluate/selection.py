@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
 from cnncodes.head.groups import notes_on_copies
+from cnncodes.images.class_maps import ClassMap, recorded_names
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.description import training_rows
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -29,6 +30,8 @@ class Selection:
         Whether training images of the model are included.
     excluded : PathList, optional
         Images that the user leaves out.
+    class_map : ClassMap, optional
+        New names of the classes of the images, before those that the head's training gave them.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class Selection:
         *,
         include_training: bool,
         excluded: PathList | None = None,
+        class_map: ClassMap | None = None,
     ) -> None:
         self.data = data
         self.include_training = include_training
         self._info = info
         self._excluded = excluded
+        self._class_map = class_map
         self._notes: list[str] = []
         self._n_training = 0
         self._n_related = 0
@@ -76,6 +81,10 @@ class Selection:
                 f"{self.data}: none of its images has a label; use a folder of class folders or "
                 "a CSV file with the columns path and label"
             )
+        if self._class_map is not None:
+            names, labels, notes = self._class_map.renamed(names, labels)
+            self._notes += notes
+        names = recorded_names(self._info, names)
         indices = {name: index for index, name in enumerate(self._info.labels)}
         columns = np.array([indices.get(name, -1) for name in names] + [-1])  # label -1 is the last
         y: NDArray[np.intp] = columns[labels]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
 from cnncodes.head.unknown import auroc, refused_share
+from cnncodes.images.class_maps import recorded_names
 from cnncodes.models.metadata import HeadInfo, image_key
 from cnncodes.text import counted, listed
 
@@ -155,7 +156,8 @@ def choose_foreign(
     SourceError
         There are none.
     """
-    shared = [number for number, name in enumerate(class_names) if name in info.labels]
+    own_names = recorded_names(info, class_names)
+    shared = [number for number, name in enumerate(own_names) if name in info.labels]
     of_class = np.isin(labels, shared)
     if of_class.any():
         names = listed([class_names[number] for number in shared])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnncodes._version import created_with
-from cnncodes.errors import OutputError, ParameterError, SourceError
+from cnncodes.errors import OutputError, ParameterError
 from cnncodes.evaluate.charts import require
 from cnncodes.experiment.network import NetworkRun
 from cnncodes.experiment.page import CHART, PAGE, RESULT, write_result
@@ -21,7 +21,7 @@ from cnncodes.experiment.result import Experiment
 from cnncodes.experiment.steps import Steps
 from cnncodes.extract.backbone import Backbone
 from cnncodes.files import exists
-from cnncodes.images.sources import Source, find_images
+from cnncodes.images.sources import Source, check_labels, find_images
 from cnncodes.output import FOLDER, check_folder, filled_folder
 from cnncodes.parameters import COUNT, SEED, as_path, as_paths
 from cnncodes.progress import NoProgress, Progress
@@ -113,8 +113,7 @@ def run_experiment(
     for path in paths.values():
         Backbone(path)  # refused before hours of work
     images = find_images(source)
-    if len(images.class_counts()) < 2:
-        raise SourceError(f"{source}: an experiment needs images of two or more classes")
+    check_labels(images)
     if on_plan is not None:
         there = {name: exists(folder / f"{name}.h5") for name in paths}
         on_plan(Planned(images, folder, there, sizes))

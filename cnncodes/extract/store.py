@@ -527,7 +527,7 @@ class CodeStore:
 
     def release(self) -> None:
         """Forget what takes memory for each image; it is read again when it is wanted."""
-        for name in ("paths", "digests", "_digests", "groups", "labels", "skipped"):
+        for name in ("paths", "digests", "_digests", "groups", "skipped"):
             self.__dict__.pop(name, None)
 
     def close(self) -> None:

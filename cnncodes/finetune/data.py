@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.errors import SourceError, TrainingError
+from cnncodes.errors import TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.labels import labelled_classes
@@ -15,7 +15,6 @@ from cnncodes.head.logistic.newton import masses_of
 from cnncodes.head.split import hold_out, split_by_class
 from cnncodes.head.weighting import Weighting
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import Source
 
 Rows = NDArray[np.intp]
 
@@ -82,27 +81,6 @@ class Data:
             of_class = counts.sum() / (len(self.labels) * np.where(counts > 0, counts, 1))
             weights = of_class.astype(np.float32)[self.y]
         return weights if own is None else weights * own.astype(np.float32)
-
-
-def check_labels(images: Source) -> None:
-    """Refuse images without two classes before their activations are computed.
-
-    Raises
-    ------
-    SourceError
-        None has a label, or all have the same.
-    """
-    labels = {label for label in images.labels if label >= 0}
-    if not labels:
-        raise SourceError(
-            f"{images.root}: none of its images has a label; name a folder of class folders or a "
-            "CSV file with the columns path and label"
-        )
-    if len(labels) == 1:
-        raise SourceError(
-            f"{images.root}: all its images are of one class, {images.class_names[labels.pop()]}; "
-            "a classifier needs two or more"
-        )
 
 
 def read_data(

@@ -33,7 +33,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists
 from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.checkpoint import Epoch
-from cnncodes.finetune.data import Data, check_labels, read_data
+from cnncodes.finetune.data import Data, read_data
 from cnncodes.finetune.heads import CodesOfImages, fit_start
 from cnncodes.finetune.parts import Parts, Trained
 from cnncodes.finetune.plan import make_plan
@@ -44,7 +44,7 @@ from cnncodes.finetune.training import Activations, Task, train_top
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.rows import CodeRows
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.sources import Source, find_images
+from cnncodes.images.sources import Source, check_labels, find_images
 from cnncodes.output import filled_folder
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.quantize import quantize_backbone

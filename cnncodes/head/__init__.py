@@ -1,6 +1,7 @@
 """From codes to a classifier: one ONNX file that turns codes into probabilities.
 
 - `train`: `train_head`: split, fit, measure, write
+- `earlier`: an earlier head whose weights, choices and split are kept
 - `recipe`: how a head is fitted, again and again, and measured
 - `labels`: the classes of a codes file
 - `weighting`: how much images count in training, and how probable their labels are

@@ -9,6 +9,7 @@ classes of few images each, such as drawings (docs/heads.md).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import Candidate, fit_candidates
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.normalize import NormalizedRows, StandardizedRows
 from cnncodes.head.rows import CodeRows
 from cnncodes.progress import Progress
@@ -40,13 +42,14 @@ def fit_linear(
     groups: NDArray[np.intp] | None = None,
     masses: NDArray[np.float64] | None = None,
     seed: int = 0,
+    start: Start | None = None,
     progress: Progress | None = None,
 ) -> tuple[LinearHead, str, dict[str, Any]]:
     """Fit a linear head, of the kind and normalisation that cross-validation chooses.
 
     Parameters
     ----------
-    rows, y, temperature, class_weight, groups, masses, seed, progress
+    rows, y, temperature, class_weight, groups, masses, seed, start, progress
         As for `fit_candidates`.
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
@@ -92,6 +95,7 @@ def fit_linear(
             groups=groups,
             masses=masses,
             seed=seed,
+            start=_start_on(normalized[how], start),
             progress=progress,
         )
         candidates |= {(kind, how): fits[kind] for kind in kinds}
@@ -118,6 +122,13 @@ def fit_linear(
 def normalization_of(fitted: dict[str, Any]) -> str:
     """Return the one of `WAYS` that results of `fit_linear` were made with."""
     return STANDARDIZE if fitted.get("standardize") else str(fitted.get("normalize", "none"))
+
+
+def _start_on(rows: CodeRows, start: Start | None) -> Start | None:
+    """Return where a fit on these rows starts; the weights of a head are on codes as stored."""
+    if start is None or not isinstance(rows, StandardizedRows):
+        return start
+    return replace(start, weights=start.weights * rows.deviations[:, np.newaxis])
 
 
 def _normalized(rows: CodeRows, how: str) -> CodeRows:

@@ -21,6 +21,7 @@ from cnncodes.head.estimators import EstimatorHead, fit_estimator, name_of
 from cnncodes.head.joined import JoinedStore
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import stratified_folds
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import fit_sgd
 from cnncodes.head.sgd.softmax import Epoch
@@ -95,6 +96,8 @@ class Recipe:
         As for `train_head`.
     linear : dict
         The parameters ``normalize``, ``C`` and ``class_weight`` of `fit_linear`.
+    start : Start, optional
+        Where logistic regression and SGD start.
     """
 
     store: CodeStore
@@ -108,6 +111,7 @@ class Recipe:
     seed: int
     on_epoch: Callable[[Epoch], None] | None
     progress: Progress
+    start: Start | None = None
 
     def fit(
         self, images: NDArray[np.intp], tested: NDArray[np.intp], like: Fit | None = None
@@ -139,7 +143,7 @@ class Recipe:
         masses = None if masses is None else self.views.repeat(masses)
         head: LinearHead | EstimatorHead
         if self.estimator in GRAM:
-            options = {"estimator": self.estimator, **self.linear}
+            options = {"estimator": self.estimator, "start": self.start, **self.linear}
             if like is not None:
                 options |= {"estimator": like.estimator, "C": like.fitted["C"]}
                 options["normalize"] = normalization_of(like.fitted)
@@ -161,6 +165,7 @@ class Recipe:
                 groups=groups,
                 masses=masses,
                 parameters=self.sgd,
+                start=self.start,
                 on_epoch=self.on_epoch,
                 progress=self.progress,
             )

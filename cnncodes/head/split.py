@@ -49,6 +49,7 @@ def split_by_class(
     per_class: int | None = None,
     seed: int = 0,
     groups: NDArray[np.intp] | None = None,
+    trained: NDArray[np.bool_] | None = None,
 ) -> Split:
     """Split labelled images into a training and a test part, class by class.
 
@@ -70,6 +71,9 @@ def split_by_class(
     groups : ndarray of int, shape (n_images,), optional
         Images with equal numbers stay on one side; by default each image is its own group. A
         class of one group is in the training part only.
+    trained : ndarray of bool, shape (n_images,), optional
+        Images that are in the training part, as are those of their groups. The others are added
+        to it up to `train_fraction` of the class.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def split_by_class(
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
     if method == "stratified":
         classes = [generator.permutation(members) for members in classes]
-    trains = _trains(classes, groups, train_fraction, in_order=method == "first")
+    trains = _trains(classes, groups, train_fraction, trained, in_order=method == "first")
     none = np.empty(0, np.intp)
     train = [members[trains[members]][:per_class] for members in classes]
     test = [members[~trains[members]] for members in classes]
@@ -182,6 +186,7 @@ def _trains(
     classes: list[NDArray[np.intp]],
     groups: NDArray[np.intp],
     train_fraction: float,
+    trained: NDArray[np.bool_] | None = None,
     *,
     in_order: bool,
 ) -> NDArray[np.bool_]:
@@ -207,6 +212,8 @@ def _trains(
         counts[number].append((each, n))
     sides = _Sides(counts, [len(members) for members in classes], train_fraction)
     order = np.argsort(rank[labelled[first]], kind="stable").tolist()
+    if trained is not None:
+        sides.keep_training(np.unique(group[trained[labelled]]).tolist())
     sides.keep_undivided_classes()
     if in_order:
         sides.fill_in_order(order)
@@ -248,6 +255,13 @@ class _Sides:
             for label, _ in cells:
                 self._members[label].append(group)
         self._n_training = [0] * len(sizes)
+        self._kept: set[int] = set()
+
+    def keep_training(self, groups: list[int]) -> None:
+        """Train on groups, whatever the share of their classes."""
+        self._kept = set(groups)
+        for group in groups:
+            self._move(group)
 
     def keep_undivided_classes(self) -> None:
         """Train on the classes of one group."""
@@ -302,7 +316,9 @@ class _Sides:
         )
 
     def _spares(self, group: int) -> bool:
-        """Return whether each class of a group has another group on the same side."""
+        """Return whether a group may move: each of its classes has another on the same side."""
+        if group in self._kept:
+            return False
         n_others = (
             self._n_training[label] if self.trains[group] else self._n_testing(label)
             for label, _ in self._counts[group]

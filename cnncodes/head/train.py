@@ -24,10 +24,12 @@ from cnncodes.bounds import (
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.chosen import GRAM, WAYS
+from cnncodes.head.earlier import EarlierHead, Growth
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed, labelled_classes
+from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.memory import check_memory
 from cnncodes.head.recipe import Recipe, Score
@@ -38,6 +40,7 @@ from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
 from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
 from cnncodes.head.views import ImageViews
 from cnncodes.head.weighting import Weighting
+from cnncodes.images.class_maps import ENTRY, ClassMap
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo
@@ -86,6 +89,8 @@ class Training:
         Of the score of "none of these", if there is one: the ``share`` refused by its threshold,
         ``n_images`` and ``n_components`` of its fit, ``test_refused``, and of images of `none`
         what `describe_unknown` returns.
+    growth : Growth or None
+        What became of the earlier head that the training went on from, if any.
     """
 
     path: Path
@@ -99,6 +104,7 @@ class Training:
     fitted: dict[str, Any]
     notes: list[str]
     unknown: dict[str, Any] | None = None
+    growth: Growth | None = None
 
 
 def train_head(
@@ -121,6 +127,8 @@ def train_head(
     tta: bool = False,
     unknown: float | None = None,
     none: str | None = None,
+    earlier: str | Path | None = None,
+    classes: str | Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Training:
@@ -182,6 +190,12 @@ def train_head(
     none : str, optional
         With `unknown`, a class whose images are of none of the classes: they do not train, and
         the score is measured on them.
+    earlier : str or Path, optional
+        A logistic, ridge or sgd head of the same network, from whose weights the fit starts, and
+        whose kind, normalisation and C (or parameters of SGD) are kept. Its training images train;
+        it is compared with the new head on the test images.
+    classes : str or Path, optional
+        A table of new names of classes, as for `ClassMap`; it is recorded in the head.
     on_epoch : callable, optional
         Called with each `Epoch` of SGD when it ends.
     progress : Progress, optional
@@ -207,7 +221,12 @@ def train_head(
         The head cannot be written.
     """
     progress = progress or NoProgress()
+    class_map = None if classes is None else ClassMap.read(classes)
     paths, output = one_or_more_paths(codes, "codes"), as_path(output, "output")
+    grown = None if earlier is None else EarlierHead(as_path(earlier, "earlier"))
+    if grown is not None:
+        _check_grown(train_fraction, per_class)
+        estimator, normalize, C, sgd = grown.choices(estimator, normalize, C, sgd)
     _check_parameters(estimator, normalize, C, class_weight, sgd)
     split = check_choice(split, METHODS, "split")
     train_fraction = TRAIN_SHARE.check(train_fraction, "train_fraction")
@@ -218,38 +237,47 @@ def train_head(
     unknown = None if unknown is None else REFUSED_SHARE.check(unknown, "unknown")
     if none is not None and unknown is None:
         raise ParameterError(f"none={none!r} is for the score of none of these; pass unknown too")
-    check_output(output, overwrite=overwrite, inputs=paths, endings=MODEL)
+    inputs = paths if grown is None else [*paths, grown.path]
+    check_output(output, overwrite=overwrite, inputs=inputs, endings=MODEL)
     excluded = None if exclude is None else PathList(exclude, "exclude")
     together = None if keep_together is None else PathList(keep_together, "keep_together")
     with open_codes(paths) as store, few_images_allowed():
         progress.print_line("reading the codes and training …")
         views = ImageViews(store, tta=tta)
-        classes, y, notes = labelled_classes(store, excluded, none)
-        notes += store.notes
+        if grown is not None:
+            grown.check(store)
+            class_map = grown.class_map(class_map)
+        renames = [] if class_map is None else class_map.apply(store)
+        numbers, y, notes = labelled_classes(store, excluded, none)
+        names = [store.class_names[number] for number in numbers]
+        notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
             notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
         if train_fraction == 1:
             parts = whole_split(y, per_class, method=split, seed=seed)
-            notes += notes_on_labelled(store, y, [store.class_names[each] for each in classes])
+            notes += notes_on_labelled(store, y, names)
+        elif grown is not None:
+            parts = grown.split(store, y, train_fraction, method=split, seed=seed, groups=groups)
+            notes += grown.notes(store, y, parts, names)
         else:
             parts = split_by_class(
                 y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
             )
-            notes += notes_on_split(store, classes, y, parts, train_fraction, per_class)
+            notes += notes_on_split(store, numbers, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
-        weighting = Weighting.of(store, y, [store.class_names[each] for each in classes])
+        weighting = Weighting.of(store, y, names)
         notes += weighting.notes(parts.train)
         # Those of the head that is written, whose other images are measured on before.
         trained = weighting.trained(np.flatnonzero(y >= 0) if refit else parts.train)
         rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(trained), len(classes), linear=estimator in LINEAR)
+        _check_head(store, rows, len(trained), len(names), linear=estimator in LINEAR)
         check_memory(store.path, estimator, len(rows), rows.n_features)
-        names = store.class_names
         store.release()  # paths, digests and the like of all images
         started = time.monotonic()
         linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
+        start = None if grown is None else grown.start(names)
         recipe = Recipe(
             store,
             views,
@@ -262,6 +290,7 @@ def train_head(
             seed,
             on_epoch,
             progress,
+            start,
         )
 
         def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
@@ -279,6 +308,9 @@ def train_head(
         score = score_none(parts.train)
         described = None if score is None else describe_unknown(score, store, parts.test, none)
         scores = [recipe.score(part, fit.head) for part in (parts.train, parts.test)]
+        growth = None
+        if grown is not None and isinstance(fit.head, LinearHead):
+            growth = grown.compare(recipe, fit.head, parts.test, names)
         if validated is not None:
             scores[1] = validated
             notes += _notes_on_validation(validated, len(parts.train))
@@ -300,7 +332,7 @@ def train_head(
             path=output,
             estimator=fit.estimator,
             weights=store.backbone.weights,
-            labels=[names[number] for number in classes],
+            labels=names,
             train=scores[0],
             test=scores[1],
             majority=majority_accuracy(y, parts),
@@ -308,6 +340,7 @@ def train_head(
             fitted=fit.fitted,
             notes=notes,
             unknown=described,
+            growth=growth,
         )
         converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
         measured = parts.test if refit else parts.test[:0]
@@ -330,6 +363,8 @@ def train_head(
                 **({"measured_by": "cross-validation"} if validated is not None else {}),
                 **({"refit": {"n_images": len(trained)}} if refit else {}),
                 **({} if score is None else {"unknown": training.unknown}),
+                **({} if growth is None else {"from": growth.entry}),
+                **({} if class_map is None else {ENTRY: dict(class_map.names)}),
             },
             backbone=store.backbone,
             backbone_sha256=store.backbone_sha256,
@@ -381,6 +416,19 @@ def _check_refit(estimator: Any, train_fraction: float) -> None:
     if estimator == "sgd":
         raise ParameterError(
             "refit is not for the estimator sgd, whose epochs need images held out; use logistic"
+        )
+
+
+def _check_grown(train_fraction: float, per_class: int | None) -> None:
+    """Refuse parameters by which there is nothing to compare, or training images are left out."""
+    if train_fraction == 1:
+        raise ParameterError(
+            "with train_fraction=1 no image is left to compare the earlier head on; leave it out, "
+            "and pass refit=True to train on all images in the end"
+        )
+    if per_class is not None:
+        raise ParameterError(
+            "per_class would leave out images that the earlier head was trained on; leave it out"
         )
 
 

@@ -4,6 +4,7 @@
 - `folders`: images in class folders or in one flat folder
 - `tables`: images listed in a CSV file
 - `weighting`: the columns weight and probability of a CSV file
+- `class_maps`: new names of classes, which may merge them
 - `path_lists`: images to leave out, or to keep together
 - `decoding`: one image file decoded, and many in threads
 - `jpeg`: the segments and scans of a JPEG file, to find truncated ones

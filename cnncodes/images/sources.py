@@ -218,3 +218,24 @@ def _refuse_case_twins(source: Path, class_names: list[str]) -> None:
                 f"{source}: the classes {' and '.join(names)} differ only in case or in the "
                 "form of letters; merge or rename them"
             )
+
+
+def check_labels(images: Source) -> None:
+    """Refuse images without two classes before anything is computed from them.
+
+    Raises
+    ------
+    SourceError
+        None has a label, or all have the same.
+    """
+    labels = {label for label in images.labels if label >= 0}
+    if not labels:
+        raise SourceError(
+            f"{images.root}: none of its images has a label; name a folder of class folders or a "
+            "CSV file with the columns path and label"
+        )
+    if len(labels) == 1:
+        raise SourceError(
+            f"{images.root}: all its images are of one class, {images.class_names[labels.pop()]}; "
+            "a classifier needs two or more"
+        )

@@ -43,12 +43,22 @@ def match_networks(
             f"{path}: was trained on codes of {count} ({names}); name one file for each, not "
             f"{len(others)}"
         )
+    # The very file of a network first: with `allow_mixed` another may do for it too.
+    exact = {
+        part.sha256: index
+        for part in parts
+        for index, (_, _, sha256) in reversed(list(enumerate(others)))
+        if sha256 == part.sha256
+    }
     matched: list[int] = []
     for part in parts:
+        if part.sha256 in exact and exact[part.sha256] not in matched:
+            matched.append(exact[part.sha256])
+            continue
         own = replace(head, backbone=part.backbone, backbone_sha256=part.sha256)
         failure: FileFormatError | None = None
         for index, other in enumerate(others):
-            if index in matched:
+            if index in matched or index in exact.values():
                 continue
             try:
                 check_same_network(path, own, *other, allow_mixed=allow_mixed)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnncodes.evaluate.unknown import UnknownMetrics
     from cnncodes.experiment.experiment import Planned
     from cnncodes.experiment.result import Experiment, NetworkResult
+    from cnncodes.head.earlier import Growth
     from cnncodes.head.recipe import Score
     from cnncodes.head.sgd.softmax import Epoch
     from cnncodes.head.train import Training
@@ -56,6 +57,8 @@ def print_training(training: Training) -> None:
         _print_majority(training.majority)
     if training.test.accuracy is not None:
         _print_doubts(training.test.accuracy, training.test.n_images, training.majority)
+    if training.growth is not None:
+        _print_growth(training.growth)
     if training.unknown is not None:
         click.echo(f"  none of these: {shown(unknown_text(training.unknown))}")
     fitted = fitted_text(training.fitted)
@@ -65,10 +68,11 @@ def print_training(training: Training) -> None:
 
 
 def training_to_json(training: Training) -> dict[str, Any]:
-    """Return a training as JSON types, without an entry for the score it has not."""
+    """Return a training as JSON types, without entries for what it has not."""
     described = asdict(training)
-    if training.unknown is None:
-        del described["unknown"]
+    for name in ("unknown", "growth"):
+        if described[name] is None:
+            del described[name]
     return described
 
 
@@ -223,6 +227,20 @@ def _print_unknown(metrics: UnknownMetrics) -> None:
             f"    {shown(label):{width}}  AUROC {auroc:.3f}  refused {refused:6.1%}  "
             f"images {n_images}"
         )
+
+
+def _print_growth(growth: Growth) -> None:
+    """Print the accuracies of the earlier and the new head, class by class."""
+    if not growth.classes:
+        return
+    click.echo(f"  accuracy before, of {shown(growth.head)}, and after, on the same test images:")
+    rows = [(each.label, each.before, each.after, each.n_images) for each in growth.classes]
+    if growth.after is not None:
+        rows.append(("the classes of both", growth.before, growth.after, growth.n_images))
+    width = max(len(shown(label)) for label, *_ in rows)
+    for label, before, after, n_images in rows:
+        was = "-" if before is None else f"{before:.1%}"
+        click.echo(f"    {shown(label):{width}}  {was:>6}  {after:6.1%}  images {n_images}")
 
 
 def _print_score(part: str, score: Score, width: int) -> None:

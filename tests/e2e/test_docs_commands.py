@@ -20,7 +20,7 @@ from tests.helpers import BACKBONE_INFO, run_command, write_backbone, write_colo
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = (
     *("datasets", "experiment", "faces", "features", "finetune", "heads", "pollution"),
-    *("scale", "solar-cells", "unknown"),
+    *("growing", "scale", "solar-cells", "unknown"),
 )
 
 
@@ -105,6 +105,7 @@ def _make_foreign_images() -> None:
 # What pages go on from.
 EARLIER: dict[str, Callable[[], object]] = {
     "features": lambda: shutil.copytree("photos", "cells"),
+    "growing": lambda: Path("classes.csv").write_text("from,to\nb,cold\ng,cold\n", "utf-8"),
     "heads": lambda: run_command("extract", "vgg16.onnx", "photos", "-o", "codes.h5"),
     "pollution": _make_app,
     "unknown": _make_foreign_images,

@@ -183,7 +183,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(photos, networks, tm
         run_experiment(photos, [networks[0], other], folder)
     with pytest.raises(ParameterError, match="name one or more"):
         run_experiment(photos, [], folder)
-    with pytest.raises(SourceError, match="two or more classes"):
+    with pytest.raises(SourceError, match="none of its images has a label"):
         run_experiment(photos / "red", networks, folder)
     with pytest.raises(FileFormatError):
         run_experiment(photos, [networks[0], photos / "red" / "0.png"], folder)

@@ -295,3 +295,13 @@ def test_of_two_networks_side_by_side(folder, tmp_path):
     foreign, known = images_of(folder)
     classifier = Classifier(app)
     assert classifier.predict(foreign)[0].unknown > 0.5 > classifier.predict(known)[0].unknown
+
+
+def test_codes_behind_the_option_are_not_its_share(tmp_path):
+    result = run_command(
+        *("train", "-o", tmp_path / "head.onnx", "--unknown", "codes.h5"), exit_code=2
+    )
+    assert (
+        "'codes.h5' is no number; put --unknown at the end of the line, or write --unknown=0.05"
+        in " ".join(result.stderr.split())
+    )

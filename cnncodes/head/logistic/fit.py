@@ -35,6 +35,7 @@ from cnncodes.head.logistic.solve import (
     open_end,
     solve,
 )
+from cnncodes.head.logistic.start import Point, Start
 from cnncodes.head.ridge import DualSquares, PrimalSquares, RidgeFit, Squares, fit_ridge
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
@@ -73,6 +74,7 @@ def fit_candidates(
     groups: NDArray[np.intp] | None = None,
     masses: NDArray[np.float64] | None = None,
     seed: int = 0,
+    start: Start | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Candidate]:
     """Fit linear heads of several kinds on the same codes, which are read once.
@@ -85,6 +87,8 @@ def fit_candidates(
         The kinds.
     temperature : float, optional
         Of ridge, as for `fit_ridge`.
+    start : Start, optional
+        Where the fit of ``"logistic"`` starts; by default at zero.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def fit_candidates(
         As for `fit_logistic`; or a given C is too weak a penalty for ridge.
     """
 
-    def logistic(points: NDArray[Any]) -> Solution:
+    def logistic(points: NDArray[Any], at: Point | None = None) -> Solution:
         model = new_solver(class_weight=class_weight)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the notes
@@ -109,8 +113,12 @@ def fit_candidates(
                 random_state=seed,
                 groups=groups,
                 masses=masses,
+                start=at,
                 progress=progress,
             )
+
+    def logistic_on_gram(points: NDArray[Any]) -> Solution:
+        return logistic(points, None if start is None else start.rotated(rows, points))
 
     def counted() -> NDArray[np.float64]:
         each = masses_of(y, int(y.max()) + 1) if masses is None else masses
@@ -135,7 +143,8 @@ def fit_candidates(
             folded = partial(_fold, scaling, least.solution)
             candidates["ridge"] = _candidate(least.solution, folded, least)
         if "logistic" in estimators:
-            solution = logistic(X)
+            at = None if start is None else start.standardised(scaling)
+            solution = logistic(X, at)
             fitted = (solution.weights.astype(np.float64), solution.intercept.astype(np.float64))
             weights, intercept, _ = minimise(X, counted(), solution.C, fitted)
             solution = replace(solution, weights=weights, intercept=intercept)
@@ -151,7 +160,7 @@ def fit_candidates(
             least_squares = ridge(DualSquares(K, y, masses))
 
     if "logistic" in estimators:
-        fit = solve_gram(K, logistic, before=before, refine=exactly)
+        fit = solve_gram(K, logistic_on_gram, before=before, refine=exactly)
         length = fit.squared_length
         finish = _combiner(rows, fit.alpha, length, fit.solution)
         candidates["logistic"] = _candidate(fit.solution, finish)

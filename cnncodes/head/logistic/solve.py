@@ -37,6 +37,9 @@ SOLVER_TOLERANCE = 1e-5
 # Beyond either end of the grid, for the default one down to 0.001 and up to 10,000. Heads of
 # weaker penalties are no better (docs/benchmarks.md), and float32 no longer solves them exactly.
 MAX_STEPS = 4
+# Of a fit that starts near its end: it would stop at the first weights that are good enough,
+# where one from zero takes a whole step of Newton's method beyond.
+STARTED_TOLERANCE = 1e-6
 TOLERANCE = 1e-3  # nats: a lower log loss is worth a weaker penalty if it is lower by more
 
 
@@ -109,6 +112,7 @@ def solve(
     random_state: Any = None,
     groups: ArrayLike | None = None,
     masses: NDArray[np.float64] | None = None,
+    start: tuple[NDArray[Any], NDArray[Any]] | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Fit a logistic regression, and choose the strength of its penalty for ``"auto"``.
@@ -138,6 +142,8 @@ def solve(
         How much each image counts for each class, in the order of the classes in `y`, where it is
         trained on; none counts for nothing. By default it counts 1 for its own. Where an image is
         tested it has its class, and counts 1.
+    start : tuple of two ndarray, optional
+        Weights and intercept, as in `Solution`, that the fit on all points starts from.
     progress : Progress, optional
         Counts the fits of the cross-validation.
 
@@ -164,7 +170,9 @@ def solve(
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
     # As in the cross-validation, each fit starts where the one before ended: with a weak penalty
     # and few images a fit from zero ends elsewhere, and the scores would be those of another fit.
-    model = clone(estimator).set_params(warm_start=bool(scores))
+    model = clone(estimator).set_params(warm_start=bool(scores) or start is not None)
+    if start is not None:
+        _start(model, *start)
     for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
         model.set_params(C=each).fit(points, y if masses is None else masses)
     weights, intercept = model.coef_.T, model.intercept_
@@ -193,6 +201,14 @@ def _with_masses(
             number: by_name.get(name, 1) for number, name in enumerate(names.tolist())
         }
     return SoftLogisticRegression(**parameters), numbers
+
+
+def _start(model: LogisticRegression, weights: NDArray[Any], intercept: NDArray[Any]) -> None:
+    """Let the fit of a model with a warm start begin at these weights."""
+    if weights.shape[1] == 2:  # scikit-learn has the second one's logit only
+        weights, intercept = weights[:, 1:] - weights[:, :1], intercept[1:] - intercept[:1]
+    model.coef_, model.intercept_ = weights.T, intercept
+    model.set_params(tol=min(model.tol, STARTED_TOLERANCE))
 
 
 def choose(scores: dict[float, float]) -> float:

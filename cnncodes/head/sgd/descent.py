@@ -40,7 +40,15 @@ def in_all_threads() -> Iterator[Run]:
         yield workers.map
 
 
-class Nesterov:
+class _AtRate:
+    """An optimizer whose steps have the rate that is asked for."""
+
+    def begin(self, rate: float, number: int) -> None:
+        """Begin step `number`, from 1 on, before `update` for each stretch."""
+        self._rate = np.float32(rate)
+
+
+class Nesterov(_AtRate):
     """Gradient descent with Nesterov momentum; the weights are those at the look-ahead point.
 
     Like `Adam` it keeps `n_slots` numbers for each parameter.
@@ -50,10 +58,6 @@ class Nesterov:
 
     def __init__(self, momentum: float) -> None:
         self._momentum = np.float32(momentum)
-
-    def begin(self, rate: float, number: int) -> None:
-        """Begin step `number`, from 1 on, before `update` for each stretch."""
-        self._rate = np.float32(rate)
 
     def update(
         self,
@@ -101,14 +105,10 @@ class Adam:
         parameters -= gradient
 
 
-class Adadelta:
+class Adadelta(_AtRate):
     """Adadelta, with the constants of Keras 2.0."""
 
     n_slots = 2
-
-    def begin(self, rate: float, number: int) -> None:
-        """Begin step `number`, from 1 on, before `update` for each stretch."""
-        self._rate = np.float32(rate)
 
     def update(
         self,

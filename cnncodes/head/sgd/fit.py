@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import ParameterError, TrainingError
+from cnncodes.head.logistic.start import Start
 from cnncodes.head.rows import CodeRows, read_ahead
 from cnncodes.head.scaling import Scaling, notes_on_spread
 from cnncodes.head.sgd.softmax import Epoch, SGDSoftmax
@@ -75,6 +76,7 @@ def fit_sgd(
     groups: NDArray[np.intp] | None = None,
     masses: NDArray[np.float64] | None = None,
     parameters: dict[str, Any] | None = None,
+    start: Start | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
@@ -94,6 +96,8 @@ def fit_sgd(
         How much each image counts for each class, as for `SGDSoftmax.train`.
     parameters : dict, optional
         Parameters of `SGDSoftmax`.
+    start : Start, optional
+        Weights to start from; by default zeros.
     on_epoch : callable, optional
         Called with each `Epoch` when it ends.
     progress : Progress, optional
@@ -118,9 +122,9 @@ def fit_sgd(
     images = StandardisedRows(rows, measured(rows), progress)
     try:
         progress.begin(len(rows) * model.epochs)
-        epochs = model.train(
-            images, y.astype(np.intp), int(y.max()) + 1, groups=groups, masses=masses
-        )
+        at = None if start is None else start.standardised(images.scaling)
+        targets, n_classes = y.astype(np.intp), int(y.max()) + 1
+        epochs = model.train(images, targets, n_classes, groups=groups, masses=masses, start=at)
         for epoch in epochs:
             if on_epoch is not None:
                 on_epoch(epoch)

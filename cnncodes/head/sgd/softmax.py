@@ -276,6 +276,7 @@ class SGDSoftmax(LinearSoftmax):
         *,
         groups: NDArray[np.intp] | None = None,
         masses: NDArray[np.float64] | None = None,
+        start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> Iterator[Epoch]:
         """Train on images from any source, and yield each epoch when it ends.
 
@@ -294,6 +295,8 @@ class SGDSoftmax(LinearSoftmax):
         masses : ndarray of float64, shape (n_images, n_classes), optional
             How much each image counts for each class when it is trained on; by default 1 for its
             own. Held-out images count 1.
+        start : tuple of two ndarray of float32, optional
+            Weights, of shape (n_features, n_classes), and bias to start from; by default zeros.
 
         Yields
         ------
@@ -309,6 +312,8 @@ class SGDSoftmax(LinearSoftmax):
         random = check_random_state(self.random_state)
         train, held_out = self._hold_out(targets, random, groups)
         descent = self._start(images.n_features, n_classes)
+        if start is not None:
+            descent.weights[...], descent.bias[...] = start
         self.history_: list[Epoch] = []
         self.best_epoch_ = 0
         for number in range(1, self.epochs + 1):
