@@ -159,12 +159,8 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
     """Count what differs between the images of a codes file and those of a source."""
     skipped = {path for path, _ in store.skipped}
     own = slice(None, None, store.n_views)  # the rows of the images themselves
-    stored = _labels_and_groups(
-        store.paths[own], store.labels[own].tolist(), store.class_names, store.groups[own], ()
-    )
-    current = _labels_and_groups(
-        images.paths, images.labels, images.class_names, images.groups, skipped
-    )
+    stored = _labels_and_groups(store.paths[own], store.label_texts, store.groups[own], ())
+    current = _labels_and_groups(images.paths, images.label_texts, images.groups, skipped)
     new = {*images.paths} - {*store.paths} - skipped
     gone = ({*store.paths} | skipped) - {*images.paths}
     counts = {"new": len(new), "gone": len(gone)}
@@ -188,16 +184,14 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
 
 def _labels_and_groups(
     paths: Sequence[str],
-    labels: Sequence[int],
-    names: Sequence[str],
+    labels: Sequence[str],
     groups: Sequence[str],
     left_out: Container[str],
 ) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
     """Count the labels of each path, and its groups; a CSV file may repeat a path."""
-    with_none = (*names, "")  # label -1 means none
     by_label, by_group = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for path, label, group in zip(paths, labels, groups or [""] * len(paths), strict=True):
         if path not in left_out:
-            by_label[path, with_none[label]] += 1
+            by_label[path, label] += 1
             by_group[path, group] += 1
     return by_label, by_group

@@ -31,6 +31,7 @@ from cnncodes.extract.store import (
 )
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
+from cnncodes.images.multilabel import label_numbers
 from cnncodes.output import foreign_object, open_unfinished, replacing
 from cnncodes.text import counted
 
@@ -157,6 +158,8 @@ class Journal:
             The disk refuses it; earlier batches are kept.
         """
         description = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
+        if not rows.flags:  # as in journals of releases with one label per image
+            del description["flags"]
         try:
             self._write(b"\n".join([json.dumps(description).encode(), b"".join(rows.chunks)]))
             self._count(rows)
@@ -287,7 +290,7 @@ class Journal:
 
     def _count(self, rows: Rows) -> None:
         self.n_images += len(rows.labels)
-        self.label_counts.update(rows.labels)
+        self.label_counts.update(label_numbers(rows.flags) if rows.flags else rows.labels)
         self.remarks.update(rows.remarks)
         self.skipped += rows.skipped
 

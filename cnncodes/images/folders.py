@@ -73,11 +73,17 @@ class ListedImage:
     group : str
         Images of one group belong together, such as photographs of one object; empty if the
         image has none.
+    flags : str
+        Of a table with a column for each label: a character for each, as in `multilabel`.
+    flag_names : tuple of str
+        These labels, in the order of the columns.
     """
 
     path: str
     label: str
     group: str = ""
+    flags: str = ""
+    flag_names: tuple[str, ...] = ()
 
 
 @dataclass

@@ -98,7 +98,10 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
 
     with CodeStore.open(path) as store:
         names, labels = store.class_names, store.labels[:: store.n_views]
+        matrix = store.label_matrix
         n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+        if matrix is not None:
+            n_images = (store.of_images(matrix) == 1).sum(axis=0).tolist()
         counts = dict(zip(names, n_images, strict=True))
         return {
             "what": kind.noun,
@@ -107,6 +110,7 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "images": store.n_images,
             **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
+            **({} if matrix is None else {"labels_per_image": _labels_per_image(store)}),
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             "images_skipped": len(store.skipped),
             **({"skipped": dict(store.skipped)} if store.skipped else {}),
@@ -118,6 +122,16 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "backbone_sha256": store.backbone_sha256,
             "created_with": store.created_with,
         }
+
+
+def _labels_per_image(store: Any) -> dict[str, Any]:
+    """Describe how many labels the images have, and how many of these are unknown."""
+    matrix = store.of_images(store.label_matrix)
+    return {
+        "mean": round(float((matrix == 1).sum() / len(matrix)), 2),
+        "most": int((matrix == 1).sum(axis=1).max()),
+        "unknown": int((matrix > 1).sum()),
+    }
 
 
 def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:

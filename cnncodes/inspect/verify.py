@@ -213,10 +213,10 @@ def _network_faults(
 
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     """Compare the images of a source with their records in the codes file."""
-    current = _labels_by_path(images.paths, images.labels, images.class_names)
+    current = _labels_by_path(images.paths, images.label_texts)
     own = slice(None, None, store.n_views)  # the rows of the images themselves
     paths, digests = store.paths[own], store.digests[own]
-    recorded = _labels_by_path(paths, store.labels[own], store.class_names)
+    recorded = _labels_by_path(paths, store.label_texts)
     compared = set()
     for path, digest in zip(paths, digests, strict=True):
         file = images.root / path
@@ -238,14 +238,11 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
             yield Fault(path, "is in the source only")
 
 
-def _labels_by_path(
-    paths: Sequence[str], labels: Iterable[int], names: Sequence[str]
-) -> dict[str, Counter[str]]:
+def _labels_by_path(paths: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:
     """Count the labels of each path, which a CSV file may repeat."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    with_none = (*names, "")  # label -1 means none
     for path, label in zip(paths, labels, strict=True):
-        counts[path][with_none[label]] += 1
+        counts[path][label] += 1
     return counts
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncodes.images.sources import UNLABELLED
 from cnncodes.printing.emit import shape_text
 from cnncodes.text import counted, shown, views_text
 
@@ -40,7 +39,7 @@ def print_source(path: Path, source: Source) -> None:
             f"{len(counts)} classes of {counts[smallest]} ({shown(smallest)}) to "
             f"{counts[largest]} ({shown(largest)}) images"
         )
-    n_unlabelled = source.labels.count(UNLABELLED) if counts else 0
+    n_unlabelled = source.n_unlabelled if counts else 0
     without = f", {n_unlabelled} without a label" if n_unlabelled else ""
     listed = f"{counted(n_images, 'image file')}, {classes}{without}"
     click.echo(f"{shown(str(path))}: {listed}", err=True)
