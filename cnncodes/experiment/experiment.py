@@ -113,6 +113,11 @@ def run_experiment(
     for path in paths.values():
         Backbone(path)  # refused before hours of work
     images = find_images(source)
+    if images.flags:
+        raise SourceError(
+            f"{source}: its images have more than one label each, and an experiment is for one; "
+            "cnncodes extract and train make a head of several"
+        )
     if len(images.class_counts()) < 2:
         raise SourceError(f"{source}: an experiment needs images of two or more classes")
     if on_plan is not None:

@@ -75,6 +75,11 @@ def check_labels(images: Source) -> None:
     SourceError
         None has a label, or all have the same.
     """
+    if images.flags:
+        raise SourceError(
+            f"{images.root}: its images have more than one label each, and finetune is for one; "
+            "cnncodes train makes a head of several"
+        )
     labels = {label for label in images.labels if label >= 0}
     if not labels:
         raise SourceError(

@@ -30,6 +30,7 @@ from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.logistic.solve import check_strength
+from cnncodes.head.multilabel.train import LabelSettings, check_settings, train_labels
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
@@ -72,7 +73,7 @@ class Training:
     labels : list of str
         The classes.
     train, test : Score
-        On the training and the test images.
+        On the training and the test images; `LabelScore` where images may have several labels.
     majority : float or None
         Test accuracy of always predicting the class most common in training.
     seconds : float
@@ -222,6 +223,22 @@ def train_head(
     together = None if keep_together is None else PathList(keep_together, "keep_together")
     with open_codes(paths) as store, few_images_allowed():
         progress.print_line("reading the codes and training …")
+        if store.label_matrix is not None:
+            settings = LabelSettings(
+                normalize, train_fraction, split, per_class, seed, tta, C, class_weight, refit
+            )
+            check_settings(estimator, settings, unknown)
+            return Training(
+                **train_labels(
+                    store,
+                    output,
+                    settings,
+                    excluded=excluded,
+                    together=together,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            )
         views = ImageViews(store, tta=tta)
         classes, y, notes = labelled_classes(store, excluded, none)
         notes += store.notes

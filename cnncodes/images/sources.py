@@ -111,9 +111,7 @@ class Source:
         """Return the number of images of each class."""
         if self.flags:
             columns = zip(*self.flags, strict=True)
-            return dict(
-                zip(self.class_names, (each.count(HAS) for each in columns), strict=True)
-            )
+            return dict(zip(self.class_names, (each.count(HAS) for each in columns), strict=True))
         counts = Counter(self.labels)
         return {name: counts[number] for number, name in enumerate(self.class_names)}
 
@@ -192,7 +190,9 @@ def _source(
     return Source(
         root=root,
         paths=tuple(image.path for image in images),
-        labels=tuple(UNLABELLED if flags else index.get(image.label, UNLABELLED) for image in images),
+        labels=tuple(
+            UNLABELLED if flags else index.get(image.label, UNLABELLED) for image in images
+        ),
         class_names=tuple(class_names),
         groups=groups if any(groups) else (),
         notes=(*doubts, *notes, *several, *_notes_on_labels(class_names)),

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
+from cnncodes.images.multilabel import several_text
 from cnncodes.images.sources import find_images
 from cnncodes.models.description import (
     card_rows,
@@ -20,10 +21,10 @@ from cnncodes.models.description import (
     weights_text,
 )
 from cnncodes.models.kinds import KINDS, Kind, is_report, kind_of_file
-from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, is_read
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import counted, first_line, shown
+from cnncodes.text import counted, first_line, listed, shown
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def _describe_source(path: Path, kind: Kind) -> dict[str, Any]:
         "use": kind.use,
         "images": len(images.paths),
         "images_by_class": images.class_counts() or "no labels",
+        **({"labels": several_text(images.flags, len(images.class_names))} if images.flags else {}),
         **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
         **({"notes": list(images.notes)} if images.notes else {}),
     }
@@ -168,9 +170,9 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
     if kind.name == "onnx":
         return {"what": kind.noun, "use": kind.use, **shapes}
     check_model(path)
-    if metadata[PREFIX + "format"] != FORMAT:
+    if not is_read(metadata):
         return {"what": f"{kind.noun} of another format", **shapes}
-    described = {"what": kind.noun, "use": kind.use, "format": FORMAT}
+    described = {"what": kind.noun, "use": kind.use, "format": metadata[PREFIX + "format"]}
     if kind.name in ("backbone", "int8"):
         info = BackboneInfo.from_metadata(metadata, path)
         return {
@@ -184,6 +186,7 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
         **described,
         **({"card": head.card} if head.card else {}),
         "labels": list(head.labels),
+        **({"thresholds": list(head.thresholds)} if head.has_several_labels else {}),
         "training": head.training,
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
@@ -277,6 +280,12 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return precision_rows(value, described["parity_images"], described.get("quantization", {}))
     if key == "card":
         return card_rows(value)
+    if key == "thresholds":
+        texts = [
+            f"{shown(label)} from {threshold:.1%}"
+            for label, threshold in zip(described["labels"], value, strict=True)
+        ]
+        return [("several labels", f"an image may have any of them: {listed(texts)}")]
     if key == "training":
         return training_rows(value)
     if key == "backbone_sha256":

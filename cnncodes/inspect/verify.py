@@ -308,7 +308,10 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     except FileFormatError as error:
         faults.append(Fault(str(file), str(error).removeprefix(f"{file}: ")))
     else:
-        problem = _problem_of_codes if kind == "backbone" else _problem_of_probabilities
+        problem = _problem_of_codes
+        if kind != "backbone":
+            several = HeadInfo.from_metadata(metadata, file).has_several_labels
+            problem = partial(_problem_of_probabilities, several=several)
         faults += [Fault(str(file), text) for text in [problem(output, shape)] if text]
     if network is not None and kind != "backbone":
         checked.append(f"that it is of {network.path}")
@@ -344,10 +347,14 @@ def _problem_of_codes(codes: NDArray[np.float32], shape: tuple[int, ...]) -> str
     return "" if np.isfinite(codes).all() else "computes codes that are not finite"
 
 
-def _problem_of_probabilities(values: NDArray[np.float32], shape: tuple[int, ...]) -> str:
+def _problem_of_probabilities(
+    values: NDArray[np.float32], shape: tuple[int, ...], *, several: bool = False
+) -> str:
     if values.shape != shape:
         return f"has {shape[1]} labels, computes probabilities of shape {values.shape[1:]}"
-    total = values.sum()
+    if several and ((values >= 0) & (values <= 1)).all():
+        return ""
+    total = 0.0 if several else values.sum()
     if np.isfinite(total) and values.min() >= 0 and abs(total - 1) < 1e-3:
         return ""
     return "computes numbers that are not probabilities"

@@ -59,8 +59,7 @@ class Labels:
     def trainable(self, images: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which labels some of the images have, and others have not."""
         targets, known = self.targets[images], self.known[images]
-        trainable: NDArray[np.bool_] = targets.any(axis=0) & (known & ~targets).any(axis=0)
-        return trainable
+        return np.asarray(targets.any(axis=0) & (known & ~targets).any(axis=0))
 
 
 def split_strata(

@@ -142,12 +142,14 @@ def fit_labels(
         strengths = validation.choose(C)  # type: ignore[arg-type]
         probabilities = validation.probabilities(strengths)
         thresholds = [
-            best_threshold(*columns) for columns in zip(probabilities.T, targets.T, known.T)
+            best_threshold(*columns) for columns in zip(probabilities.T, targets.T, known.T, strict=True)
         ]
     else:
         strengths = np.broadcast_to(np.asarray(C, float), len(names))
     sample_weights = _sample_weights(targets, known, class_weight)
-    solved_weights, solved_bias, n_steps = _solve(single, points, targets, sample_weights, strengths)
+    solved_weights, solved_bias, n_steps = _solve(
+        single, points, targets, sample_weights, strengths
+    )
     if by_gram:
         alpha = rotate_back(points, solved_weights) / points.dtype.type(length)
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
@@ -341,7 +343,7 @@ class _Validation:
 
 
 def _tripled(C: float) -> float:
-    """Return the strength after one of 0.1, 0.3, 1, 3 …"""
+    """Return the strength that follows one of 0.1, 0.3, 1, 3 and so on."""
     return float(f"{C * (3 if f'{C:e}'.startswith('1') else 10 / 3):.6g}")
 
 

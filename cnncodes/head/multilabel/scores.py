@@ -122,7 +122,9 @@ def measure_labels(
     ]
     present = [each for each in labels if each.average_precision is not None]
     n_known = known.sum(axis=0)
-    of_label = np.divide((losses * known).sum(axis=0), n_known, where=n_known > 0, out=n_known * 0.0)
+    of_label = np.divide(
+        (losses * known).sum(axis=0), n_known, where=n_known > 0, out=n_known * 0.0
+    )
     return MultiLabelMetrics(
         n_images=len(targets),
         mean_average_precision=_mean([each.average_precision for each in present]),
@@ -145,26 +147,24 @@ def _measure_label(
     precision = recall = f1 = average = None
     if n_with:
         average = float(average_precision_score(targets, probabilities))
-        precision, recall, f1, _ = map(
-            float,
-            precision_recall_fscore_support(
-                targets, predicted, average="binary", zero_division=0.0
-            )[:3]
-            + (0,),
-        )
-    if not n_predicted:
-        precision = None
-    elif not n_with:
-        precision = 0.0
+        recall, f1 = (float(each) for each in _prf(targets, predicted)[1:])
+    if n_predicted:
+        precision = float(_prf(targets, predicted)[0])
     return LabelMetrics(
         name, len(targets), n_with, n_predicted, threshold, average, precision, recall, f1
     )
 
 
 def _f1(targets: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float | None:
-    if not targets.any():
-        return None
-    return float(precision_recall_fscore_support(targets, predicted, average="binary", zero_division=0.0)[2])
+    return float(_prf(targets, predicted)[2]) if targets.any() else None
+
+
+def _prf(targets: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Return precision, recall and F1."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        targets, predicted, average="binary", zero_division=0.0
+    )
+    return precision, recall, f1
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
