@@ -103,8 +103,9 @@ def print_csv(
         score = [] if not has_unknown else [f"{image.unknown:.6f}" if image.predictions else ""]
         if image.problem:
             n_unusable += 1
-            cells = [path, "", "", "", csv_cell(image.problem)]
-            writer.writerow([*cells, *score, *[""] * has_several])
+            writer.writerow(
+                [path, "", "", "", csv_cell(image.problem), *score, *[""] * has_several]
+            )
         for rank, each in enumerate(image.predictions, start=1):
             cells = [path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""]
             present = [int(each.is_present)] if hasattr(each, "is_present") else []

@@ -135,15 +135,14 @@ def fit_labels(
         scaling = Scaling.of(X for _, X in rows.blocks())
         X = read_all(rows)
         scaling.apply(X)
-        points = X.astype(dtype, copy=False)
+        points = np.asarray(X, dtype)
     single = points.astype(np.float32, copy=False)
     if thresholds is None:
         validation = _Validation(single, targets, known, class_weight, groups, seed, progress)
         strengths = validation.choose(C)  # type: ignore[arg-type]
         probabilities = validation.probabilities(strengths)
-        thresholds = [
-            best_threshold(*columns) for columns in zip(probabilities.T, targets.T, known.T, strict=True)
-        ]
+        columns = zip(probabilities.T, targets.T, known.T, strict=True)
+        thresholds = [best_threshold(*each) for each in columns]
     else:
         strengths = np.broadcast_to(np.asarray(C, float), len(names))
     sample_weights = _sample_weights(targets, known, class_weight)
@@ -155,13 +154,14 @@ def fit_labels(
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
             weights, mean = combine(rows.blocks(), alpha)
         spread = math.sqrt(length)
-        bias = solved_bias - mean @ weights.astype(np.float64)
+        weights = weights.astype(np.float32)
+        bias = (solved_bias - mean @ weights.astype(np.float64)).astype(np.float32)
     else:
         weights, bias = scaling.fold(solved_weights, solved_bias)
         mean, spread = scaling.mean.astype(np.float64), scaling.spread
     return LabelFit(
-        weights.astype(np.float32),
-        bias.astype(np.float32),
+        weights,
+        bias,
         tuple(float(f"{each:.6g}") for each in thresholds),
         {"C": [float(each) for each in strengths], "n_iterations": n_steps},
         notes_on_spread(mean, spread) + _notes_on_steps(n_steps, names),
@@ -306,7 +306,9 @@ class _Validation:
     def _best(self) -> NDArray[np.float64]:
         table, Cs = self.losses(), np.array(sorted(self.held_out))
         table[np.isnan(table)] = np.inf
-        best = Cs[(table <= table.min(axis=0) * (1 + TOLERANCE)).argmax(axis=0)]
+        best: NDArray[np.float64] = Cs[
+            (table <= table.min(axis=0) * (1 + TOLERANCE)).argmax(axis=0)
+        ]
         best[np.isinf(table).all(axis=0)] = FALLBACK_C
         return best
 

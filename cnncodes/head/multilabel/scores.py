@@ -79,6 +79,11 @@ class MultiLabelMetrics:
     log_loss: float
     labels: list[LabelMetrics]
 
+    @property
+    def guessing(self) -> float | None:
+        """The mean average precision of guessing: the mean share of images with a label."""
+        return _mean([each.n_with / each.n_images for each in self.labels if each.n_with])
+
     def worst_labels(self) -> list[LabelMetrics]:
         """Return the labels that some image has, the lowest F1 first."""
         present = [each for each in self.labels if each.n_with]

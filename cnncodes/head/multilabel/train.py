@@ -202,7 +202,6 @@ class LabelTrainer:
         logits = np.concatenate(outputs)
         probabilities = expit(logits.reshape(len(images), -1, logits.shape[1]).mean(axis=1))
         metrics = measure_labels(probabilities, targets, known, fit.thresholds, self.labels.names)
-        shares = [each.n_with / each.n_images for each in metrics.labels if each.n_with]
         return LabelScore(
             len(images),
             metrics.log_loss,
@@ -210,12 +209,12 @@ class LabelTrainer:
             metrics.mean_average_precision,
             metrics.micro_f1,
             metrics.macro_f1,
-            float(np.mean(shares)) if shares else None,
+            metrics.guessing,
         )
 
     def _of_rows(self, values: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return what is known of each image for each of its training rows."""
-        return values[self.views.repeat(np.arange(len(values)))]
+        return np.asarray(values[self.views.repeat(np.arange(len(values)))])
 
     def _check_size(self) -> None:
         n_features = int(np.prod(self._store.codes.shape[1:]))
