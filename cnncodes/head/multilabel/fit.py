@@ -149,6 +149,7 @@ def fit_labels(
     solved_weights, solved_bias, n_steps = _solve(
         single, points, targets, sample_weights, strengths
     )
+    is_open = np.flatnonzero(n_steps[-1] >= MAX_STEPS)
     if by_gram:
         alpha = rotate_back(points, solved_weights) / points.dtype.type(length)
         with threadpool_limits(1, "blas"):  # the other threads are better used for reading
@@ -163,8 +164,8 @@ def fit_labels(
         weights,
         bias,
         tuple(float(f"{each:.6g}") for each in thresholds),
-        {"C": [float(each) for each in strengths], "n_iterations": n_steps},
-        notes_on_spread(mean, spread) + _notes_on_steps(n_steps, names),
+        {"C": [float(each) for each in strengths], "n_iterations": int(n_steps.sum(axis=0).max())},
+        notes_on_spread(mean, spread) + _notes_on_steps([names[label] for label in is_open]),
     )
 
 
@@ -174,23 +175,32 @@ def _solve(
     targets: NDArray[np.bool_],
     sample_weights: NDArray[np.float64],
     strengths: NDArray[np.float64],
-) -> tuple[NDArray[Any], NDArray[Any], int]:
-    """Solve the problems of all labels on points in float32, then on the same in float64."""
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
+    """Solve the problems of all labels on points in float32, then on the same in float64.
 
-    def solve(which: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], int]:
+    Also returns the number of steps of each label in either, of shape (2, n_labels).
+    """
+
+    def solve(which: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
         problems = Problems.of(single, targets[:, which], sample_weights[:, which])
-        n_steps = problems.solve(strengths[which], tolerance=VALIDATED)
+        n_steps = [problems.solve(strengths[which], tolerance=VALIDATED)] * 2
         if points.dtype == np.float64:
             problems = problems.on(points)
-            n_steps += problems.solve(strengths[which], tolerance=EXACT)
-        return problems.weights, problems.bias, n_steps
+            n_steps[1] = problems.solve(strengths[which], tolerance=EXACT)
+        else:
+            n_steps[0] = 0
+        return problems.weights, problems.bias, np.repeat([n_steps], len(which), axis=0).T
 
     threads = available_threads()
     some = [each for each in np.array_split(np.arange(len(strengths)), threads) if len(each)]
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
         parts = list(workers.map(solve, some))
     weights, bias, n_steps = zip(*parts, strict=True)
-    return np.concatenate(weights, axis=1), np.concatenate(bias), max(n_steps)
+    return (
+        np.concatenate(weights, axis=1),
+        np.concatenate(bias),
+        np.concatenate(n_steps, axis=1),
+    )
 
 
 def best_threshold(
@@ -297,10 +307,11 @@ class _Validation:
         """Return the mean log loss, (n_strengths, n_labels), by increasing C; NaN without any."""
         table = []
         for _, logits in sorted(self.held_out.items()):
-            losses = np.logaddexp(0, np.where(self._targets, -logits, logits), dtype=np.float64)
             weights = np.where(np.isfinite(logits), self._weights, 0)
-            with np.errstate(invalid="ignore"):
-                table.append((np.nan_to_num(losses) * weights).sum(axis=0) / weights.sum(axis=0))
+            signed = np.nan_to_num(np.where(self._targets, -logits, logits))
+            losses = np.logaddexp(0, signed, dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # 0 / 0 where nothing was held out
+                table.append((losses * weights).sum(axis=0) / weights.sum(axis=0))
         return np.stack(table)
 
     def _best(self) -> NDArray[np.float64]:
@@ -366,10 +377,10 @@ def _fold_of(
     return fold_of
 
 
-def _notes_on_steps(n_steps: int, names: Sequence[str]) -> list[str]:
-    if n_steps < MAX_STEPS:
+def _notes_on_steps(names: Sequence[str]) -> list[str]:
+    if not names:
         return []
     return [
-        f"the fit of some of {listed([shown(name) for name in names])} did not converge in "
-        f"{MAX_STEPS} steps: a smaller C will"
+        f"the fit of {listed([shown(name) for name in names])} did not converge in {MAX_STEPS} "
+        "steps: C is so weak a penalty that rounding gets in the way; a smaller one will"
     ]

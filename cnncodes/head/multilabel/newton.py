@@ -200,7 +200,9 @@ class _Part:
         square = np.square(direction).sum(axis=0, dtype=np.float64)
         before = self._loss(self._logits)
         length = np.ones(len(change), self._points.dtype)
-        waiting = promised < 0
+        size = before + np.square(self._weights).sum(axis=0, dtype=np.float64) / 2
+        # A smaller decrease is lost in the rounding of the logits.
+        waiting = promised < -np.finfo(promised.dtype).eps * size
         length[~waiting] = 0
         for _ in range(MAX_HALVINGS):
             loss = self._loss(self._logits + length * moved)
