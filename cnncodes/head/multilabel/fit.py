@@ -165,7 +165,8 @@ def fit_labels(
         bias,
         tuple(float(f"{each:.6g}") for each in thresholds),
         {"C": [float(each) for each in strengths], "n_iterations": int(n_steps.sum(axis=0).max())},
-        notes_on_spread(mean, spread) + _notes_on_steps([names[label] for label in is_open]),
+        notes_on_spread(mean, spread)
+        + _notes_on_steps([names[label] for label in is_open.tolist()]),
     )
 
 
