@@ -85,7 +85,7 @@ class LabelColumns:
         if not indices:
             return None
         if "" in names or len(set(names)) < len(names):
-            raise SourceError(f"{source}: two columns are of one label, or one of a label without")
+            raise SourceError(f"{source}: two columns of labels have one name, or one has none")
         return cls(tuple(indices), tuple(names), notes)
 
     def read(self, values: Sequence[str], line: str) -> str:
