@@ -3,9 +3,10 @@
 Usage: python benchmarks/labels.py [IMAGES [CODES]]
 
 Both are fitted to the same random codes of IMAGES images (by default 1000) with CODES numbers each
-(4096): the classes by one multinomial logistic regression, the labels by one of two classes each,
-with C given and with C chosen by cross-validation. Prints ratios of their times, and how far the
-weights are from those of scikit-learn's OneVsRestClassifier, relative to the largest.
+(4096): the classes by one multinomial logistic regression, the labels by one of two classes each:
+with C given, with C given and thresholds chosen by cross-validation, and with both chosen by it.
+Prints ratios of the processor time, and how far the weights are from those of scikit-learn's
+OneVsRestClassifier, relative to the largest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from cnncodes.head.rows import CodeRows
 
 N_LABELS, N_COMPARED, N_HIDDEN = 40, 4, 20
 SHARE = 0.08  # of the images with a label
-STRENGTHS: tuple[float | str, ...] = (1.0, 30.0, "auto")
+# C, and whether thresholds are given.
+CASES: tuple[tuple[float | str, bool], ...] = (
+    *((1.0, True), (1.0, False), (30.0, True), (30.0, False)),
+    ("auto", False),
+)
 
 
 class ArrayRows(CodeRows):
@@ -40,9 +45,9 @@ class ArrayRows(CodeRows):
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """Return a result and the seconds it took."""
-    started = time.perf_counter()
-    return function(), time.perf_counter() - started
+    """Return a result and the seconds of processor time it took."""
+    started = time.process_time()
+    return function(), time.process_time() - started
 
 
 def main() -> None:
@@ -60,10 +65,13 @@ def main() -> None:
     spread = float(np.sqrt(np.square(centred).sum(axis=1).mean()))
     centred /= spread
     names, lines = [str(label) for label in range(N_LABELS)], []
-    for C in STRENGTHS:
+    for C, is_given in CASES:
+        thresholds = [0.5] * N_LABELS if is_given else None
         _, of_classes = timed(lambda C=C: fit_logistic(rows, y, C=C))  # type: ignore[misc]
         fit, of_labels = timed(
-            lambda C=C: fit_labels(rows, targets, known, names, C=C)  # type: ignore[misc]
+            lambda C=C, thresholds=thresholds: fit_labels(  # type: ignore[misc]
+                rows, targets, known, names, C=C, thresholds=thresholds
+            )
         )
         worst = 0.0
         for label in range(N_COMPARED):
@@ -72,8 +80,14 @@ def main() -> None:
             ).fit(centred, targets[:, label])
             difference = np.abs(fit.weights[:, label] * spread - one.coef_[0]).max()
             worst = max(worst, float(difference / np.abs(one.coef_).max()))
-        lines.append([C, f"{of_labels / of_classes:.2f}", f"{worst:.0e}"])
-    header = ["C", "time of 40 labels / of 40 classes", "largest difference of a weight"]
+        chosen = "given" if is_given else "chosen"
+        lines.append([C, chosen, f"{of_labels / of_classes:.2f}", f"{worst:.0e}"])
+    header = [
+        "C",
+        "thresholds",
+        "time of 40 labels / of 40 classes",
+        "largest difference of a weight",
+    ]
     sys.stdout.write(table(header, lines) + "\n")
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
-from tests.helpers import error_of, run_command, write_pooling_backbone
+from tests.helpers import error_of, run_command, write_backbone, write_pooling_backbone
 
 NAMES = ("blue", "green", "red")
 N_IMAGES = 60
@@ -234,3 +237,93 @@ def test_refit_trains_on_all(folder: Path, tmp_path: Path) -> None:
     text = run_command("train", folder / "joined.h5", "-o", head, "--refit").stdout
     assert f"trained on all {N_IMAGES} images" in text
     assert "no image left" in error_of("evaluate", head, folder / "joined.h5")
+
+
+def test_views_of_images_train_and_are_averaged(folder: Path, tmp_path: Path) -> None:
+    table, codes, head = (
+        folder / "photos/columns.csv",
+        tmp_path / "codes.h5",
+        tmp_path / "head.onnx",
+    )
+    network = folder / "bb.onnx"
+    run_command("extract", network, table, "-o", codes, "--augment", "hflip")
+    text = run_command("train", codes, "-o", head, "--tta", "--normalize", "sqrt").stdout
+    assert "images × 2 views (hflip) train" in text
+    run_command("bundle", network, head, "-o", tmp_path / "app.onnx", "--tta")
+    figures = [
+        json.loads(run_command("evaluate", *arguments, "--json").stdout)["figures"]
+        for arguments in (
+            (head, codes, "--tta"),
+            (head, table, "--backbone", network, "--tta"),
+            (tmp_path / "app.onnx", table),
+        )
+    ]
+    for each in figures[1:]:
+        assert each["log_loss"] == pytest.approx(figures[0]["log_loss"], abs=1e-3)
+        assert each["micro_f1"] == figures[0]["micro_f1"]
+
+
+def test_codes_of_two_networks_go_side_by_side(folder: Path, tmp_path: Path) -> None:
+    table, codes = folder / "photos/columns.csv", tmp_path / "other.h5"
+    other = write_backbone(tmp_path / "other.onnx")
+    error = error_of(
+        "train",
+        folder / "columns.h5",
+        _one_label(folder, other, tmp_path),
+        "-o",
+        tmp_path / "x.onnx",
+    )
+    assert "have several labels, and not the same ones in all files" in error
+    run_command("extract", other, table, "-o", codes)
+    head = tmp_path / "head.onnx"
+    run_command("train", folder / "columns.h5", codes, "-o", head)
+    text = run_command("evaluate", head, codes, folder / "columns.h5").stdout
+    assert "mean average precision  100.0%" in text
+
+
+def _one_label(folder: Path, network: Path, output: Path) -> Path:
+    table = folder / "photos/first.csv"
+    table.write_text("path,label\n000.png,red\n001.png,blue\n")
+    run_command("extract", network, table, "-o", output / "first.h5")
+    return output / "first.h5"
+
+
+def test_codes_files_of_one_label_have_nothing_of_several(folder: Path, tmp_path: Path) -> None:
+    with h5py.File(_one_label(folder, folder / "bb.onnx", tmp_path)) as file:
+        assert "label_matrix" not in file
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.full((N_IMAGES, 3), 2, np.uint8),
+        np.zeros((N_IMAGES, 2), np.uint8),
+        np.zeros((N_IMAGES - 1, 3), np.uint8),
+        np.zeros((N_IMAGES, 3), np.int8),
+        np.zeros(N_IMAGES, np.uint8),
+    ],
+)
+def test_codes_file_with_a_damaged_matrix_is_refused(
+    folder: Path, tmp_path: Path, matrix: np.ndarray
+) -> None:
+    codes = tmp_path / "codes.h5"
+    shutil.copy(folder / "joined.h5", codes)
+    with h5py.File(codes, "r+") as file:
+        del file["label_matrix"]
+        file["label_matrix"] = matrix
+    assert "extract it again" in error_of("train", codes, "-o", tmp_path / "head.onnx")
+
+
+@pytest.mark.parametrize(
+    "thresholds", ["[0.5]", "[0.5, 0.5, 2]", "0.5", '["a", 1, 1]', "[1, 1, NaN]"]
+)
+def test_head_with_foreign_thresholds_is_refused(
+    folder: Path, tmp_path: Path, thresholds: str
+) -> None:
+    head = tmp_path / "head.onnx"
+    model = onnx.load(folder / "head.onnx")
+    for entry in model.metadata_props:
+        if entry.key == "cnncodes.thresholds":
+            entry.value = thresholds
+    onnx.save(model, head)
+    assert "threshold" in error_of("info", head)

@@ -82,7 +82,7 @@ def test_folder_with_a_semicolon_is_one_class(tmp_path: Path) -> None:
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, lines: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(SourceError, match="list.csv") as caught:
+    with pytest.raises(SourceError, match=r"list\.csv") as caught:
         read(tmp_path, *lines)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
