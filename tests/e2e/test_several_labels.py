@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore
+from cnncodes.app.classifier import LabelPrediction
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
 from tests.helpers import error_of, run_command, write_backbone, write_pooling_backbone
+from tests.serve.servers import form_of, running
 
 NAMES = ("blue", "green", "red")
 N_IMAGES = 60
@@ -327,3 +329,17 @@ def test_head_with_foreign_thresholds_is_refused(
             entry.value = thresholds
     onnx.save(model, head)
     assert "threshold" in error_of("info", head)
+
+
+def test_server_marks_the_labels_that_an_image_has(folder: Path) -> None:
+    image = folder / "photos/000.png"
+    wanted = {
+        each.label: each.is_present
+        for each in Classifier(folder / "app.onnx").predict(image)
+        if isinstance(each, LabelPrediction)
+    }
+    with running(folder / "app.onnx") as server:
+        answer = server.client.post("/api/predict?top=1", files=form_of(image.read_bytes())).json()
+    predictions = answer["results"][0]["predictions"]
+    assert len(predictions) == max(1, sum(wanted.values()))
+    assert {each["label"]: each["present"] for each in predictions}.items() <= wanted.items()
