@@ -30,6 +30,7 @@ NORMALIZATIONS = ("none", "sqrt", "length", "sqrt+length")  # of codes, by a hea
 SMALLEST_LENGTH = 1e-12  # of codes, when these are divided by it: zeros stay zeros
 LARGE_ENTRIES = {
     "labels": MAX_LABELS_BYTES,
+    "thresholds": MAX_LABELS_BYTES,
     "training_images": 8 * MAX_TRAINING_IMAGES + 8,
     "measured_images": 8 * MAX_TRAINING_IMAGES + 8,
 }
@@ -62,6 +63,29 @@ def fault_of_labels(labels: Sequence[str]) -> str:
             f"all labels together take {n_bytes / 1e6:.1f} MB, and at most "
             f"{MAX_LABELS_BYTES / 1e6:.0f} MB can be used"
         )
+    return ""
+
+
+def fault_of_thresholds(thresholds: Any, n_labels: int) -> str:
+    """Return why the thresholds of a head, of any JSON type, cannot be used, or an empty string.
+
+    Parameters
+    ----------
+    thresholds : JSON type
+        Probabilities; an empty list for a head whose images have one class.
+    n_labels : int
+        Number of labels, each of which has a threshold.
+
+    Returns
+    -------
+    str
+        The reason.
+    """
+    if not isinstance(thresholds, list) or len(thresholds) not in (0, n_labels):
+        return "the thresholds are not a list of a number for each label"
+    for each in thresholds:
+        if isinstance(each, bool) or not isinstance(each, int | float) or not 0 <= each <= 1:
+            return f"a threshold is no probability: {each!r:.40}"
     return ""
 
 

@@ -137,6 +137,15 @@ class PlainFile:
             raise ValueError(f"{name!r} has another type than it should have")
         return self._read(name, dataset, np.dtype(dtype))
 
+    def matrix(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """Read a dataset of two dimensions, of the dtype it must have, as `vector`."""
+        dataset = self._find(name)
+        if dataset.rank != 2 or dataset.dtype != dtype:
+            raise ValueError(f"{name!r} has another type or shape than it should have")
+        n_rows, n_columns = dataset.shape
+        numbers = self._read(name, dataset, np.dtype(dtype), n=n_rows * n_columns)
+        return numbers.reshape(n_rows, n_columns)
+
     def texts(self, name: str, *, filled: bool = True) -> list[str]:
         """Read a dataset of texts of one dimension.
 

@@ -145,7 +145,7 @@ def bundle(
                 Part(each.info, each.sha256, part.n_columns)
                 for each, part in zip(networks, info.parts, strict=False)  # none for one network
             ),
-            card=card | _change(joined, network.info.input_size, half=half, batch=batch),
+            card=card | _change(joined, info, network.info.input_size, half=half, batch=batch),
         )
         helper.set_model_props(joined, info.to_metadata("app"))
         save_checked(joined, temporary)
@@ -155,7 +155,7 @@ def bundle(
 
 
 def _change(
-    app: onnx.ModelProto, input_size: int, *, half: bool, batch: int | None
+    app: onnx.ModelProto, info: HeadInfo, input_size: int, *, half: bool, batch: int | None
 ) -> dict[str, Any]:
     """Change an app as asked for, in place; return what its card has of that."""
     card: dict[str, Any] = {}
@@ -164,7 +164,10 @@ def _change(
         before.CopyFrom(app)
         n_tensors = halve_weights(app)
         images = [draw_image(number, input_size, input_size) for number in range(N_COMPARED)]
-        card["half"] = {"n_tensors": n_tensors, **compare_answers(before, app, images)}
+        card["half"] = {
+            "n_tensors": n_tensors,
+            **compare_answers(before, app, images, info.thresholds),
+        }
     if batch is not None:
         fix_batch(app, batch)
         card["batch"] = batch

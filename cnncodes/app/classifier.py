@@ -88,6 +88,28 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class LabelPrediction(Prediction):
+    """A label of an image that may have several, and its probability.
+
+    Attributes
+    ----------
+    label : str
+        The label.
+    probability : float
+        Between 0 and 1; those of other labels do not depend on it.
+    threshold : float
+        Probability from which the image has the label, as it was chosen in training.
+    """
+
+    threshold: float = 0.5
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the image has the label."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True)
 class FilePrediction:
     """The result for one image file.
 
@@ -112,6 +134,17 @@ class FilePrediction:
     def unknown(self) -> float | None:
         """How unlike the training images the image is, as in `Prediction`."""
         return self.predictions[0].unknown if self.predictions else None
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class; of an app of several labels all that the image has, maybe none.
+
+        `predictions` must not be cut by ``top`` for that.
+        """
+        several = [each for each in self.predictions if isinstance(each, LabelPrediction)]
+        if several:
+            return [each.label for each in several if each.is_present]
+        return [each.label for each in self.predictions[:1]]
 
     @property
     def is_known(self) -> bool:
@@ -357,7 +390,8 @@ class Classifier:
         Returns
         -------
         ndarray of float32, shape (n_images, n_classes)
-            Each row adds up to 1; columns in the order of `labels`.
+            Each row adds up to 1, unless an image may have several labels; columns in the order
+            of `labels`.
 
         Raises
         ------
@@ -475,7 +509,8 @@ class Classifier:
                 f"(this head: {estimator})"
             )
         pool, normalize = self.info.backbone.pool, self.info.normalize
-        return LinearHead(self._opened_as[0], self.labels, pool, normalize)
+        several = self.info.has_several_labels
+        return LinearHead(self._opened_as[0], self.labels, pool, normalize, sigmoid=several)
 
     def _run(self, images: NDArray[np.uint8], *outputs: str) -> list[NDArray[np.float32]]:
         check_pixels(images, self.input_size)
@@ -498,9 +533,21 @@ class Classifier:
         Returns
         -------
         list of Prediction
-            The most probable first.
+            The most probable first; `LabelPrediction` where an image may have several labels.
         """
         order = np.argsort(-row, kind="stable")[:top]
+        if self.info.has_several_labels:
+            thresholds = self.info.thresholds
+            return [
+                # A threshold is compared in the precision of the probabilities.
+                LabelPrediction(
+                    self.labels[index],
+                    float(row[index]),
+                    unknown,
+                    float(np.float32(thresholds[index])),
+                )
+                for index in order
+            ]
         return [Prediction(self.labels[index], float(row[index]), unknown) for index in order]
 
 

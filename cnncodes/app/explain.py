@@ -46,7 +46,8 @@ class Explanation:
     probability : float
         Its probability.
     logit : float
-        ``bias + contributions.sum()``; the probabilities are the softmax of the logits.
+        ``bias + contributions.sum()``; the probabilities are the softmax of the logits, or where
+        an image may have several labels the sigmoid of each.
     bias : float
         The bias of the class.
     contributions : ndarray of float32, shape (h, w)
@@ -98,6 +99,9 @@ class LinearHead:
         The pooling of the backbone.
     normalize : str
         What the head does to codes first, one of `NORMALIZATIONS`.
+    sigmoid : bool
+        Whether probabilities are the sigmoid of each logit, for several labels per image, and not
+        the softmax of all.
 
     Raises
     ------
@@ -106,8 +110,15 @@ class LinearHead:
     """
 
     def __init__(
-        self, path: Path, labels: tuple[str, ...], pool: str, normalize: str = "none"
+        self,
+        path: Path,
+        labels: tuple[str, ...],
+        pool: str,
+        normalize: str = "none",
+        *,
+        sigmoid: bool = False,
     ) -> None:
+        self._activation = _sigmoid if sigmoid else _softmax
         self._path, self._labels, self._pool = path, labels, pool
         self._normalize = normalize
         parameters = read_weights(path, len(labels))
@@ -156,7 +167,7 @@ class LinearHead:
         # [cells, 1, c] · [cells or 1, c, K]
         contributions = np.matmul(cells[:, np.newaxis], weights)[:, 0]
         logits = contributions.sum(axis=0, dtype=np.float64) + self._bias
-        if np.abs(_softmax(logits) - probabilities).max() > _TOLERANCE:
+        if np.abs(self._activation(logits) - probabilities).max() > _TOLERANCE:
             raise self._foreign()
         index = int(probabilities.argmax()) if label is None else self._labels.index(label)
         return Explanation(
@@ -192,6 +203,10 @@ def _factors(codes: NDArray[np.float32], normalize: str) -> NDArray[np.float32]:
     if "length" in normalize:
         normal = normal / np.maximum(np.sqrt(np.square(normal).sum()), SMALLEST_LENGTH)
     return np.divide(normal, codes, out=np.zeros_like(codes), where=codes != 0)
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnncodes.app.classifier import Classifier
+from cnncodes.app.classifier import Classifier, LabelPrediction
 from cnncodes.files import sha256_of
 from cnncodes.output import check_folder, filled_folder, replacing
 
@@ -87,6 +87,7 @@ def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
             height, width = (round(factor * size) for factor in factors)
             Image.fromarray(draw_image(number, height, width)).save(file, "PNG")
             predictions = classifier.predict(file)
+            several = [each for each in predictions if isinstance(each, LabelPrediction)]
             probabilities = {each.label: each.probability for each in predictions}
             unknown = predictions[0].unknown
             written.append(
@@ -96,6 +97,11 @@ def write_golden(app: Path, folder: Path, *, overwrite: bool) -> None:
                     "height": height,
                     "width": width,
                     "label": next(iter(probabilities)),
+                    **(
+                        {"has": [each.label for each in several if each.is_present]}
+                        if several
+                        else {}
+                    ),
                     "probabilities": [probabilities[label] for label in classifier.labels],
                     **({} if unknown is None else {"unknown": unknown}),
                 }

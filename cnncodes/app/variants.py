@@ -77,7 +77,10 @@ def fix_batch(model: onnx.ModelProto, n_images: int) -> None:
 
 
 def compare_answers(
-    first: onnx.ModelProto, second: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]
+    first: onnx.ModelProto,
+    second: onnx.ModelProto,
+    images: Sequence[NDArray[np.uint8]],
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Compare the probabilities of two apps.
 
@@ -87,6 +90,8 @@ def compare_answers(
         The apps, both of any number of images.
     images : sequence of ndarray of uint8, shape (input_size, input_size, 3)
         What they are compared on.
+    thresholds : sequence of float
+        Of apps of several labels per image, the probability from which it has each.
 
     Returns
     -------
@@ -104,9 +109,12 @@ def compare_answers(
         )
         rows = [session.run(["probabilities"], {"images": each[np.newaxis]})[0] for each in images]
         answers.append(np.concatenate(rows))
-    labels = [each.argmax(axis=1) for each in answers]
+    if thresholds:
+        labels = [each >= np.array(thresholds, np.float32) for each in answers]
+    else:
+        labels = [each.argmax(axis=1, keepdims=True) for each in answers]
     return {
         "n_images": len(images),
-        "n_same_label": int((labels[0] == labels[1]).sum()),
+        "n_same_label": int((labels[0] == labels[1]).all(axis=1).sum()),
         "largest_difference": float(f"{np.abs(answers[0] - answers[1]).max():.3g}"),
     }

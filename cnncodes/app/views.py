@@ -73,9 +73,11 @@ def _make_views(graph: onnx.GraphProto, augment: str, output: str) -> list[onnx.
 def _average(graph: onnx.GraphProto, n_views: int) -> None:
     """Put the mean over the views before the softmax of the app's output."""
     (last,) = (node for node in graph.node if "probabilities" in node.output)
+    operator = "Sigmoid" if last.op_type == "Sigmoid" else "Softmax"
+    attributes = {"axis": -1} if operator == "Softmax" else {}
     linear = {WEIGHTS, BIAS} <= {each.name for each in graph.initializer}
     nodes = []
-    if linear and last.op_type == "Softmax":
+    if linear and last.op_type == operator:
         logits = last.input[0]
         graph.node.remove(last)
     else:
@@ -94,7 +96,7 @@ def _average(graph: onnx.GraphProto, n_views: int) -> None:
     nodes += [
         split,
         _node("Mean", parts, f"{_PREFIX}mean"),
-        _node("Softmax", [f"{_PREFIX}mean"], "probabilities", axis=-1),
+        _node(operator, [f"{_PREFIX}mean"], "probabilities", **attributes),
     ]
     graph.node.extend(nodes)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cnncodes.cli_options import (
     FOLDER,
@@ -93,11 +94,15 @@ def predict(
             max_pixels=max_pixels,
         )
     classifier = Classifier(app, provider=provider, n_images=len(files))
+    several, typed = classifier.info.has_several_labels, click.get_current_context()
+    is_default = typed.get_parameter_source("top") is not ParameterSource.COMMANDLINE
     print_top(top, classifier)
     print_as: dict[str, Callable[[Iterable[FilePrediction]], int]]
     print_as = {
         "table": lambda each: print_table(each, files, classifier.labels),
-        "csv": lambda each: print_csv(each, has_unknown=classifier.has_unknown),
+        "csv": lambda each: print_csv(
+            each, has_unknown=classifier.has_unknown, has_several=several
+        ),
         "json": print_list,
     }
     with Progress("predict", "images") as progress:
@@ -105,7 +110,7 @@ def predict(
             classifier,
             files,
             sys.stdin.buffer,
-            top,
+            None if several and is_default else top,  # all labels that an image has
             max_pixels=max_pixels,
             explain=explain is not None,
             progress=progress,

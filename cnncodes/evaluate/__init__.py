@@ -5,6 +5,7 @@
 - `metrics`: accuracy, F1, calibration and the confusion matrix
 - `unknown`: how well images of none of the classes are recognised
 - `evaluation`: the result, as dataclasses and as JSON
+- `multilabel`: the same for several labels per image
 - `report`: the result as an HTML page (extra ``report``)
 - `page`: templates and pictures of HTML pages
 - `charts`: figures of learning curve, reliability diagram and confusion matrix

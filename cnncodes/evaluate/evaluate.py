@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.evaluate.evaluation import EvaluatedData, EvaluatedModel, Evaluation, Predictions
 from cnncodes.evaluate.metrics import measure
+from cnncodes.evaluate.multilabel import evaluate_labels
 from cnncodes.evaluate.selection import Selection
 from cnncodes.evaluate.unknown import (
     ForeignImages,
@@ -40,10 +41,11 @@ from cnncodes.head.groups import groups_of, number_groups
 from cnncodes.head.joined import open_codes_of
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.stacked import joint_path
-from cnncodes.head.views import ImageViews, average_probabilities
+from cnncodes.head.views import ImageViews, average_probabilities, average_sigmoids
 from cnncodes.images.class_maps import ClassMap
 from cnncodes.images.decoding import LoadedImage, digest_images, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.multilabel import to_matrix
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import GROUPINGS, Source, find_images
 from cnncodes.machine import available_threads
@@ -213,7 +215,7 @@ class _ModelSession:
             "probabilities",
             [n_classes],
         )
-        if not is_ours or n_classes < 2:
+        if not is_ours or (n_classes < 2 and not self.info.has_several_labels):
             raise FileFormatError(
                 f"{path}: its input or output is not that of {with_article(self.kind)}; "
                 "make it again"
@@ -233,7 +235,12 @@ class _ModelSession:
         """
         names = ["probabilities", *[UNKNOWN] * self.has_unknown]
         output, *scores = run_session(self._session, self.path, names, self._input, batch)
-        if not (np.abs(output.sum(axis=1) - 1) < 1e-3).all() or output.min(initial=0) < 0:
+        if self.info.has_several_labels:
+            are_probabilities = bool(((output >= 0) & (output <= 1)).all())
+        else:
+            adds_up = (np.abs(output.sum(axis=1) - 1) < 1e-3).all()
+            are_probabilities = bool(adds_up and output.min(initial=0) >= 0)
+        if not are_probabilities:
             raise FileFormatError(f"{self.path}: gives no probabilities; train it again")
         answers: NDArray[np.float32] = np.column_stack([output, *scores])
         return answers
@@ -268,6 +275,8 @@ class _ModelSession:
         n_views = VIEWS[augment]
         if n_views == 1:
             return answers
+        if self.info.has_several_labels:
+            return average_sigmoids(answers, n_views)
         least = np.finfo(np.float32).tiny if self._is_linear else np.finfo(np.float32).eps
         n_classes = len(self.info.labels)
         probabilities = answers[:, :n_classes]
@@ -337,7 +346,14 @@ def _evaluate_codes(
         paths, digests = store.of_images(store.paths), store.of_images(store.digests)
         if on_images is not None:
             on_images(store.files)
-        known = selection.known(store.of_images(store.labels), store.class_names, paths)
+        known, truth = _known(
+            selection,
+            model.info,
+            store.of_images(store.labels),
+            None if store.label_matrix is None else store.of_images(store.label_matrix),
+            store.class_names,
+            paths,
+        )
         chosen = np.array(
             [row for row in np.flatnonzero(known >= 0) if selection.unseen(digests[row])], np.intp
         )
@@ -345,13 +361,30 @@ def _evaluate_codes(
             chosen = selection.unrelated(chosen, digests, groups_of(store))
         y = known[chosen]
         images = [(paths[row], digests[row]) for row in chosen]
-        notes = [*store.notes, *selection.notes(y, store.skipped, images)]
+        texts = None if truth is None else [store.label_texts[row] for row in chosen]
+        notes = [*store.notes, *selection.notes(y, store.skipped, images, texts)]
         augment = store.augment if tta else "none"
         rows = CodeRows(store, views.tested_rows(chosen))
         answers = _run_codes(model, rows, augment, progress)
+        if truth is not None:
+            y = truth[chosen]
         return _evaluation(
             model, selection, store.sources, y, answers, foreign, images, notes, augment
         )
+
+
+def _known(
+    selection: Selection,
+    info: HeadInfo,
+    labels: NDArray[np.int32],
+    matrix: NDArray[np.uint8] | None,
+    names: Sequence[str],
+    paths: Sequence[str],
+) -> tuple[NDArray[np.intp], NDArray[Any] | None]:
+    """Return the class of each image, −1 for none, and where it may have several labels all."""
+    if matrix is None and not info.has_several_labels:
+        return selection.known(labels, names, paths), None
+    return selection.known_labels(matrix, names, paths)
 
 
 def _run_codes(
@@ -378,7 +411,9 @@ def _evaluate_images(
     progress: Progress,
     augment: str,
 ) -> Evaluation:
-    known = selection.known(np.array(source.labels, np.int32), source.class_names, source.paths)
+    matrix = to_matrix(source.flags, len(source.class_names)) if source.flags else None
+    labels = np.array(source.labels, np.int32)
+    known, truth = _known(selection, model.info, labels, matrix, source.class_names, source.paths)
     wanted = np.flatnonzero(known >= 0)
     files = source.files()
     batches = _run_images(
@@ -404,7 +439,11 @@ def _evaluate_images(
     if source.groups:
         chosen = selection.unrelated(chosen, digests, number_groups(digests, source.groups))
     images, targets = [(source.paths[row], digests[row]) for row in chosen], known[chosen]
-    notes = [*source.notes, *selection.notes(targets, skipped, images), *notes_on_remarks(remarks)]
+    texts = None if truth is None else [source.label_texts[row] for row in chosen]
+    notes = [*source.notes, *selection.notes(targets, skipped, images, texts)]
+    notes += notes_on_remarks(remarks)
+    if truth is not None:
+        targets = truth[chosen]
     answers = np.concatenate(outputs)[np.isin(rows, chosen)]
     origin = [str(selection.data)]
     return _evaluation(model, selection, origin, targets, answers, foreign, images, notes, augment)
@@ -516,7 +555,7 @@ def _evaluation(
     model: _ModelSession,
     selection: Selection,
     sources: Sequence[str],
-    y: NDArray[np.intp],
+    y: NDArray[Any],
     answers: NDArray[np.float32],
     foreign: ForeignImages | None,
     images: Sequence[tuple[str, str]],
@@ -527,6 +566,16 @@ def _evaluation(
     of_app = model.info.card.get("tta")
     if isinstance(of_app, str) and of_app in VIEWS:
         augment = of_app
+    data = EvaluatedData(
+        path=str(selection.data),
+        source=sources[0],
+        include_training=selection.include_training,
+        images_sha256=digest_images([digest for _, digest in images]),
+        augment=augment,
+        other_sources=tuple(sources[1:]),
+    )
+    if model.info.has_several_labels:
+        return evaluate_labels(model.describe(), model.info, data, images, y, answers, notes)
     probabilities, unknown = answers[:, : len(labels)], None
     if model.has_unknown:
         unknown = measure_unknown(answers[:, -1], foreign)
@@ -540,14 +589,7 @@ def _evaluation(
     )
     return Evaluation(
         model=model.describe(),
-        data=EvaluatedData(
-            path=str(selection.data),
-            source=sources[0],
-            include_training=selection.include_training,
-            images_sha256=digest_images(predictions.digests),
-            augment=augment,
-            other_sources=tuple(sources[1:]),
-        ),
+        data=data,
         metrics=measure(probabilities, y, labels),
         notes=notes + ([] if foreign is None else foreign.notes),
         predictions=predictions,

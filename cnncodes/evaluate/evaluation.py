@@ -245,6 +245,11 @@ def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = F
         The file cannot be written.
     """
     check_ending(path, TABLE)
+    from cnncodes.evaluate.multilabel import LabelEvaluation, write_label_predictions
+
+    if isinstance(evaluation, LabelEvaluation):
+        write_label_predictions(evaluation, path, overwrite=overwrite)
+        return
     with (
         replacing(path, overwrite=overwrite) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,

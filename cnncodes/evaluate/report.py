@@ -25,6 +25,7 @@ from cnncodes.evaluate.charts import (
 from cnncodes.evaluate.curve import Curve, read_curves
 from cnncodes.evaluate.evaluation import EvaluatedImage, Evaluation, evaluation_to_json
 from cnncodes.evaluate.metrics import drawn_bins
+from cnncodes.evaluate.multilabel import LabelEvaluation
 from cnncodes.evaluate.page import ABSENT, Picture, draw_picture, page_template
 from cnncodes.files import exists, is_folder, readable_sha256
 from cnncodes.images.folders import images_below
@@ -37,7 +38,7 @@ from cnncodes.parameters import as_path
 from cnncodes.text import counted, listed
 
 PAGE, RESULT = "index.html", "evaluation.json"
-PAGE_SOURCE = "report.html"
+PAGE_SOURCE, LABEL_PAGE_SOURCE = "report.html", "label_report.html"
 N_CONFUSIONS = 10
 _MAX_WRITTEN = 12  # classes up to which the confusion matrix is a table of numbers
 
@@ -144,12 +145,18 @@ class Report:
         ):
             first.write_text(result + "\n", "utf-8")
             second.write_text(page, "utf-8")
+        notes = []
+        if self._curves and isinstance(evaluation, LabelEvaluation):
+            notes.append(
+                "the curve is of accuracies, which a model of several labels has not: left out"
+            )
         n_absent = sum(each.picture.problem == ABSENT for each in shown_mistakes)
         if not n_absent:
-            return []
+            return notes
         return [
+            *notes,
             f"no picture of {counted(n_absent, 'mistake')} in the report, since the files are not "
-            f"in {' or '.join(map(str, sources[:3]))}; images='FOLDER' names where they are now"
+            f"in {' or '.join(map(str, sources[:3]))}; images='FOLDER' names where they are now",
         ]
 
 
@@ -175,6 +182,8 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
     str
         HTML without scripts or external resources. All text from files is escaped.
     """
+    if isinstance(evaluation, LabelEvaluation):
+        return _render_labels(evaluation, mistakes)
     from markupsafe import Markup
 
     metrics = evaluation.metrics
@@ -225,13 +234,38 @@ def render(evaluation: Evaluation, curves: Sequence[Curve], mistakes: Sequence[T
         mistakes=mistakes,
         n_wrong=round(metrics.n_images * (1 - metrics.accuracy)),
         facts=_facts(evaluation),
-        details=json.dumps(
-            {"model": asdict(evaluation.model), "data": evaluation.data.as_dict()},
-            indent=2,
-            ensure_ascii=False,
-        ),
+        details=_details(evaluation),
         uniform_loss=np.log(len(labels)),
         version=__version__,
+    )
+
+
+def _render_labels(evaluation: LabelEvaluation, mistakes: Sequence[Thumbnail]) -> str:
+    """Return the page of a model of several labels per image."""
+    metrics = evaluation.metrics
+    present = [each for each in metrics.labels if each.n_with]
+    return page_template("cnncodes.evaluate", LABEL_PAGE_SOURCE).render(
+        evaluation=evaluation,
+        notes=evaluation.notes,
+        metrics=metrics,
+        model_name=Path(evaluation.model.path).name,
+        data_name=Path(evaluation.data.path).name,
+        is_random=is_random(evaluation.model.backbone.weights),
+        guessing=metrics.guessing,
+        worst=metrics.worst_labels(),
+        absent=[each for each in metrics.labels if each not in present],
+        mistakes=mistakes,
+        facts=_facts(evaluation),
+        details=_details(evaluation),
+        version=__version__,
+    )
+
+
+def _details(evaluation: Evaluation) -> str:
+    return json.dumps(
+        {"model": asdict(evaluation.model), "data": evaluation.data.as_dict()},
+        indent=2,
+        ensure_ascii=False,
     )
 
 

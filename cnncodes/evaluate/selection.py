@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import SourceError
+from cnncodes.evaluate.multilabel import align_labels
 from cnncodes.head.groups import notes_on_copies
 from cnncodes.images.class_maps import ClassMap, recorded_names
+from cnncodes.images.multilabel import UNKNOWN_VALUE
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.description import training_rows
 from cnncodes.models.metadata import HeadInfo, image_key
@@ -107,6 +109,43 @@ class Selection:
             self._notes.append(self._excluded.note(len(rows)))
         return y
 
+    def known_labels(
+        self, matrix: NDArray[np.uint8] | None, names: Sequence[str], paths: Sequence[str]
+    ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+        """Return which images are used, and which labels of the model they have.
+
+        Parameters
+        ----------
+        matrix : ndarray of uint8, shape (n_images, n_names), or None
+            As for `align_labels`.
+        names : sequence of str
+            The labels of the images.
+        paths : sequence of str
+            Their paths.
+
+        Returns
+        -------
+        ndarray of intp, shape (n_images,)
+            0 for an image that is used, −1 for one that is excluded or has no known label.
+        ndarray of uint8, shape (n_images, n_labels)
+            1, 0, or 255 where it is unknown.
+
+        Raises
+        ------
+        SourceError
+            As for `align_labels`, or no label of any image is known.
+        """
+        truth, notes = align_labels(self.data, self._info, matrix, names)
+        self._notes += notes
+        used = np.where((truth != UNKNOWN_VALUE).any(axis=1), 0, -1).astype(np.intp)
+        if n_without := int((used < 0).sum()):
+            self._leave_out(n_without, "of which no label is known")
+        if self._excluded is not None:
+            rows = self._excluded.among(paths)
+            used[rows] = -1
+            self._notes.append(self._excluded.note(len(rows)))
+        return used, truth
+
     def __contains__(self, digest: object) -> bool:
         """Return whether an image is left out as one of the training, so need not be decoded."""
         trained = image_key(str(digest)) in self._info.training_images
@@ -149,6 +188,7 @@ class Selection:
         y: NDArray[np.intp],
         skipped: Sequence[tuple[str, str]],
         images: Sequence[tuple[str, str]],
+        texts: Sequence[str] | None = None,
     ) -> list[str]:
         """Describe what was left out and what is missing.
 
@@ -160,6 +200,8 @@ class Selection:
             Path and reason of each image that could not be used.
         images : sequence of (str, str)
             Path and digest of each chosen image.
+        texts : sequence of str, optional
+            All labels of each chosen image, where it may have several; `y` is not used then.
 
         Returns
         -------
@@ -196,11 +238,11 @@ class Selection:
             self._notes.append(measured)
         present = set(y.tolist())
         absent = [name for index, name in enumerate(self._info.labels) if index not in present]
-        if absent:
+        if absent and texts is None:
             classes = counted(len(absent), "class", "classes")
             self._notes.append(f"no image of {classes} of the model: {listed(absent)}")
         paths, digests = zip(*images, strict=True)
-        labels = [self._info.labels[number] for number in y]
+        labels = texts or [self._info.labels[number] for number in y]
         return self._notes + notes_on_copies(paths, digests, labels, "each of them counts")
 
     def _measured(self) -> str:

@@ -158,6 +158,11 @@ class _Table:
         self.views = [str(row % n_views) for row in range(len(store))] if n_views > 1 else []
         names = [*self.class_names, ""]
         self.labels = [names[label] for label in store.labels.tolist()]
+        if store.label_matrix is not None:
+            raise ParameterError(
+                f"{store.path}: its images have more than one label each, for which other "
+                "formats have no place; h5py reads them as label_matrix"
+            )
 
     @property
     def n_columns(self) -> int:

@@ -168,7 +168,7 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
     stored = _counted(
         store.paths[own],
         (),
-        label=_names(store.labels[own].tolist(), store.class_names),
+        label=store.label_texts,
         group=store.groups[own],
         weight=store.weights[own].tolist(),
         probability=store.probabilities[own].tolist(),
@@ -176,7 +176,7 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
     current = _counted(
         images.paths,
         skipped,
-        label=_names(images.labels, images.class_names),
+        label=images.label_texts,
         group=images.groups,
         weight=images.weights,
         probability=images.probabilities,
@@ -204,12 +204,6 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
     if store.part != info.part and not changes:
         changes = ["in other parts of the source"]
     return changes
-
-
-def _names(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Return the name of each label, empty for none."""
-    with_none = (*class_names, "")  # label -1 means none
-    return [with_none[label] for label in labels]
 
 
 def _counted(

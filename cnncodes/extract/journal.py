@@ -32,6 +32,7 @@ from cnncodes.extract.store import (
 )
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
+from cnncodes.images.multilabel import label_numbers
 from cnncodes.output import foreign_object, open_unfinished, replacing
 from cnncodes.text import counted
 
@@ -158,7 +159,7 @@ class Journal:
             The disk refuses it; earlier batches are kept.
         """
         description = {**vars(rows), "chunks": [len(chunk) for chunk in rows.chunks]}
-        for name in WEIGHTING:
+        for name in (*WEIGHTING, "flags"):
             if not description[name]:  # as in journals of sources without
                 del description[name]
         try:
@@ -291,7 +292,7 @@ class Journal:
 
     def _count(self, rows: Rows) -> None:
         self.n_images += len(rows.labels)
-        self.label_counts.update(rows.labels)
+        self.label_counts.update(label_numbers(rows.flags) if rows.flags else rows.labels)
         self.remarks.update(rows.remarks)
         self.skipped += rows.skipped
 

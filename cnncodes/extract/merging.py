@@ -17,6 +17,7 @@ from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.extract.store import CodesInfo, CodeStore
 from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.multilabel import from_matrix
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
 from cnncodes.text import counted, listed, shown
@@ -61,6 +62,11 @@ def _encode_labels(labels: list[str], info: CodesInfo) -> list[int]:
     return [index[label] for label in labels]
 
 
+def _read_flags(store: CodeStore) -> list[str]:
+    matrix = store.label_matrix
+    return [] if matrix is None else from_matrix(store.of_images(matrix))
+
+
 COLUMNS = (
     Column("labels", "label", "labelled", "", _read_labels, _encode_labels),
     Column(
@@ -77,6 +83,11 @@ COLUMNS = (
         *("probabilities", "probability", "of probability", 1.0),
         read=lambda store: store.of_images(store.probabilities).tolist(),
         encode=lambda probabilities, _: probabilities,
+    ),
+    Column(
+        *("flags", "labels", "labelled", ""),
+        read=_read_flags,
+        encode=lambda flags, _: flags,
     ),
 )
 
@@ -246,6 +257,17 @@ def check_alike(files: Sequence[Input]) -> None:
             raise FileFormatError(
                 f"{first.path} and {file.path}: are of different networks ({networks}); only codes "
                 "of one network are merged"
+            )
+        is_one = first.n_images > 0 and file.n_images > 0
+        if is_one and ("flags" in first.columns) != ("flags" in file.columns):
+            raise FileFormatError(
+                f"{first.path} and {file.path}: have several labels for an image in one of them, "
+                "and one in the other; extract one of them again"
+            )
+        if "flags" in first.columns and old.class_names != new.class_names:
+            raise FileFormatError(
+                f"{first.path} and {file.path}: have different labels, several for an image; only "
+                "files with the same labels are merged"
             )
         settings = ["dtype", "code_shape", "augment", "white"]
         settings += [] if old.part is None else ["max_pixels", "class_names"]

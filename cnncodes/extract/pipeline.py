@@ -357,7 +357,11 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
     return Extraction(
         path=store.path,
         n_images=store.n_images,
-        n_unlabelled=int((store.labels[:: store.n_views] == UNLABELLED).sum()),
+        n_unlabelled=(
+            images.n_unlabelled
+            if images.flags
+            else int((store.labels[:: store.n_views] == UNLABELLED).sum())
+        ),
         n_resumed=0,
         n_reused=store.n_images,
         skipped=store.skipped,
@@ -400,6 +404,7 @@ def _identify(images: Source, provider: str) -> str:
         except (OSError, ValueError):
             state = (-1, -1)
         digest.update(json.dumps([path, label, group, *own, *state]).encode())
+    digest.update("".join(images.flags).encode())
     return digest.hexdigest()
 
 
@@ -434,6 +439,7 @@ def _rows(
         rows.groups.extend(images.groups[index : index + 1])
         rows.weights.extend(images.weights[index : index + 1])
         rows.probabilities.extend(images.probabilities[index : index + 1])
+        rows.flags.extend(images.flags[index : index + 1])
         if image.remark:
             rows.remarks.append(image.remark)
     return rows

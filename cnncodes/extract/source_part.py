@@ -37,7 +37,7 @@ class SourcePart:
         """Return a part of a source."""
         digest = hashlib.sha256(json.dumps(images.class_names).encode())
         groups = images.groups or [""] * len(images.paths)
-        others = [each for each in (images.weights, images.probabilities) if each]
+        others = [each for each in (images.weights, images.probabilities, images.flags) if each]
         for each in zip(images.paths, images.labels, groups, *others, strict=True):
             digest.update(json.dumps(each).encode())
         return cls(*part, digest.hexdigest())
@@ -103,6 +103,7 @@ def divide(
         groups=images.groups[start:stop],
         weights=images.weights[start:stop],
         probabilities=images.probabilities[start:stop],
+        flags=images.flags[start:stop],
         notes=(*images.notes, f"part {number} of {count}: images {start + 1} to {stop} of them"),
     )
     return SourcePart.of(images, part), of_part

@@ -26,6 +26,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.extract.source_part import SourcePart
 from cnncodes.files import check_filled, exists, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
+from cnncodes.images.multilabel import UNKNOWN_VALUE, from_matrix, label_texts, to_matrix
 from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
@@ -121,6 +122,8 @@ class Rows:
         Path and reason of each image of the batch that could not be used.
     remarks : list of str
         What was assumed or mended of some of the images.
+    flags : list of str
+        Their labels as in `images.multilabel`; no items if images have one label at most.
     """
 
     chunks: list[bytes] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Rows:
     probabilities: list[float] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
 
 
 def compress(content: bytes) -> bytes:
@@ -195,6 +199,7 @@ def write_codes(
                 stored.groups.extend(rows.groups)
                 stored.weights.extend(rows.weights)
                 stored.probabilities.extend(rows.probabilities)
+                stored.flags.extend(rows.flags)
                 stored.skipped.extend(rows.skipped)
             file.create_dataset("labels", data=of_rows(stored.labels), dtype="int32")
             file.create_dataset("checksums", data=checksums, dtype="uint32")
@@ -206,6 +211,9 @@ def write_codes(
             for name in WEIGHTING:
                 if numbers := of_rows(getattr(stored, name)):
                     file.create_dataset(name, data=numbers, dtype="float64")
+            if stored.flags:
+                matrix = to_matrix(of_rows(stored.flags), len(info.class_names))
+                file.create_dataset("label_matrix", data=matrix)
             for name, values in (
                 ("paths", of_rows(stored.paths)),
                 ("skipped/paths", [path for path, _ in stored.skipped]),
@@ -337,6 +345,16 @@ class CodeStore:
     def labels(self) -> NDArray[np.int32]:
         """For each row its index in `class_names`, −1 where it has none; shape (n_rows,)."""
         return self._file.vector("labels", np.int32)
+
+    @cached_property
+    def label_matrix(self) -> NDArray[np.uint8] | None:
+        """Which rows have each label, where images may have several; None where they have one.
+
+        It is of shape (n_rows, n_labels): 1, 0, or 255 where it is unknown.
+        """
+        if "label_matrix" not in self._file:
+            return None
+        return self._file.matrix("label_matrix", np.uint8)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -580,6 +598,7 @@ class CodeStore:
         return (
             described
             and self._has_whole_images()
+            and self._has_whole_matrix()
             and self._file.has_attribute("source")
             and isinstance(names, list)
             and len(names) <= MAX_LABELS
@@ -603,6 +622,27 @@ class CodeStore:
             len(values) % n_views == 0
             and all(values[view::n_views] == values[::n_views] for view in range(1, n_views))
             for values in columns
+        )
+
+    @property
+    def label_texts(self) -> list[str]:
+        """For each image its label, or all of them, as one text."""
+        matrix = self.label_matrix
+        flags = [] if matrix is None else from_matrix(self.of_images(matrix))
+        return label_texts(self.of_images(self.labels).tolist(), self.class_names, flags)
+
+    def _has_whole_matrix(self) -> bool:
+        """Whether the labels of a file with several per image are such, and alike in all views."""
+        matrix = self.label_matrix
+        if matrix is None:
+            return True
+        if matrix.shape != (len(self), len(self.class_names)) or not matrix.size:
+            return False
+        views = matrix.reshape(-1, self.n_views, matrix.shape[1])
+        return bool(
+            np.isin(matrix, (0, 1, UNKNOWN_VALUE)).all()
+            and (views == views[:, :1]).all()
+            and (self.labels < 0).all()
         )
 
     def _holds_codes(self) -> bool:

@@ -241,11 +241,11 @@ def _train_epoch(
             total += loss * len(part)
             progress.advance(len(part))
     top.use_averages()
-    loss, accuracy = _validate(top, activations, task, recipe)
+    validated = _validate(top, activations, task, recipe)
     averages = top.variables
     top.use_weights()
     seconds = time.monotonic() - started
-    return Epoch(number, total / len(images), loss, accuracy, seconds), averages
+    return Epoch(number, total / len(images), *validated, seconds), averages
 
 
 def _views(n_views: int, n_images: int, number: int, seed: int) -> Rows:

@@ -23,7 +23,8 @@
 - `head_onnx`: the graph of a head
 - `unknown`: how unlike the training images an image is, "none of these"
 
-The folders `logistic` and `sgd` have the two linear heads.
+The folders `logistic` and `sgd` have the two linear heads, `multilabel` those of several labels
+per image.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ def build_head(
 ) -> onnx.ModelProto:
     """Build a linear head: probabilities = softmax(codes · weights + bias).
 
+    It is a sigmoid of each logit where `info` has thresholds, for several labels per image.
+
     Parameters
     ----------
     weights : ndarray of float32, shape (n_features, n_classes)
@@ -57,7 +59,9 @@ def build_head(
     nodes = [
         *normalization,
         helper.make_node("Gemm", [name, "weights", "bias"], ["logits"], name="gemm"),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=-1),
+        helper.make_node("Sigmoid", ["logits"], ["probabilities"], name="sigmoid")
+        if info.has_several_labels
+        else helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=-1),
     ]
     parameters = [
         numpy_helper.from_array(weights, "weights"),

@@ -136,7 +136,10 @@ class JoinedStore(CodeStore):
             )
         self._rows = [np.array([each[key] for key in common], np.intp) for each in numbered]
         # Refused where they contradict each other.
-        for name in ("augment", "white", "labels", "groups", "weights", "probabilities"):
+        for name in (
+            *("augment", "white", "labels", "label_matrix", "groups"),
+            *("weights", "probabilities"),
+        ):
             getattr(self, name)
         self.notes = _notes(stores, numbered, len(common), self.n_views)
 
@@ -215,6 +218,24 @@ class JoinedStore(CodeStore):
                 )
             labels = np.where(labels < 0, own, labels)
         return labels
+
+    @cached_property
+    def label_matrix(self) -> NDArray[np.uint8] | None:
+        """Which images have each label, where they may have several; all files agree on it."""
+        first, *others = (
+            None if store.label_matrix is None else store.label_matrix[rows]
+            for store, rows in zip(self._stores, self._rows, strict=True)
+        )
+        for store, other in zip(self._stores[1:], others, strict=True):
+            if first is None and other is None:
+                continue
+            same_names = store.class_names == self._stores[0].class_names
+            if first is None or other is None or not same_names or (first != other).any():
+                raise FileFormatError(
+                    f"{self.path}: their images have several labels, and not the same ones in all "
+                    "files; extract them again from one table"
+                )
+        return first
 
     @cached_property
     def class_names(self) -> list[str]:

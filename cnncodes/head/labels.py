@@ -47,6 +47,11 @@ def labelled_classes(
     ParameterError
         There is no class `none`.
     """
+    if store.label_matrix is not None:
+        raise TrainingError(
+            f"{store.path}: its images have more than one label each, for which there is cnncodes "
+            "train with a logistic head alone"
+        )
     labels, notes = store.of_images(store.labels).copy(), []
     n_without = int((labels < 0).sum())
     if none is not None:

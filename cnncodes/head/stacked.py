@@ -202,6 +202,12 @@ class StackedStore(CodeStore):
                     "correct one and extract it again"
                 )
             numbers[file][image] = twin_number if number == 1.0 else number
+        if one.label_matrix is not None and two.label_matrix is not None:
+            pair = one.label_matrix[image * one.n_views], two.label_matrix[twin * two.n_views]
+            if not np.array_equal(*pair):
+                raise FileFormatError(
+                    f"{both} has other labels in each; correct one and extract it again"
+                )
         group = self._groups[other][twin] if self._groups[other] else ""
         if not group:
             return
@@ -280,6 +286,23 @@ class StackedStore(CodeStore):
             return np.zeros(0)
         pairs = zip(self._weighting[name], self._kept, strict=True)
         return np.repeat(np.concatenate([numbers[kept] for numbers, kept in pairs]), self.n_views)
+
+    @cached_property
+    def label_matrix(self) -> NDArray[np.uint8] | None:
+        """For each row which labels it has, as in a file; None where images have one label."""
+        matrices = [store.label_matrix for store in self._stores]
+        if all(each is None for each in matrices):
+            return None
+        first = self._stores[0]
+        for store, each in zip(self._stores, matrices, strict=True):
+            if each is None or matrices[0] is None or store.class_names != first.class_names:
+                raise FileFormatError(
+                    f"{first.path} and {store.path}: have other labels, or several for an image in "
+                    "one of them only; extract one of them again"
+                )
+        pairs = zip(self._stores, matrices, self._kept, strict=True)
+        kept = [store.of_images(each)[images] for store, each, images in pairs if each is not None]
+        return np.repeat(np.concatenate(kept), self.n_views, axis=0)
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:

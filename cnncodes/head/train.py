@@ -32,6 +32,7 @@ from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.memory import check_memory
+from cnncodes.head.multilabel.train import LabelSettings, check_settings, train_labels
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
@@ -76,7 +77,7 @@ class Training:
     labels : list of str
         The classes.
     train, test : Score
-        On the training and the test images.
+        On the training and the test images; `LabelScore` where images may have several labels.
     majority : float or None
         Test accuracy of always predicting the class most common in training.
     seconds : float
@@ -243,6 +244,28 @@ def train_head(
     together = None if keep_together is None else PathList(keep_together, "keep_together")
     with open_codes(paths) as store, few_images_allowed():
         progress.print_line("reading the codes and training …")
+        if store.label_matrix is not None:
+            settings = LabelSettings(
+                normalize, train_fraction, split, per_class, seed, tta, C, class_weight, refit
+            )
+            check_settings(estimator, settings, unknown)
+            if grown is not None or class_map is not None or len(store.weights):
+                what = "weights" if len(store.weights) else "classes" if class_map else "earlier"
+                raise ParameterError(
+                    f"{store.path}: {what} cannot be used with more than one label per image; "
+                    "leave them out"
+                )
+            return Training(
+                **train_labels(
+                    store,
+                    output,
+                    settings,
+                    excluded=excluded,
+                    together=together,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            )
         views = ImageViews(store, tta=tta)
         if grown is not None:
             grown.check(store)

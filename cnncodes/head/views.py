@@ -112,6 +112,16 @@ def average_views(logarithms: NDArray[np.float32], n_views: int) -> NDArray[np.f
     return log_softmax(logarithms.reshape(-1, n_views, n_classes).mean(axis=1))
 
 
+def average_sigmoids(probabilities: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
+    """Return the sigmoid of the mean of the logits over views, as `average_probabilities`."""
+    p = probabilities.astype(np.float64)
+    least, most = float(np.finfo(np.float32).tiny), 1 - float(np.finfo(np.float32).epsneg) / 2
+    logits = np.log(p.clip(least)) - np.log1p(-p.clip(max=most))
+    averaged = logits.reshape(-1, n_views, p.shape[1]).mean(axis=1)
+    sigmoids: NDArray[np.float32] = (1 / (1 + np.exp(-averaged))).astype(np.float32)
+    return sigmoids
+
+
 def average_probabilities(
     probabilities: NDArray[np.float32], n_views: int, *, least: float
 ) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 - `sources`: a folder or a CSV file as a list of images with labels and groups
 - `folders`: images in class folders or in one flat folder
+- `multilabel`: images with more than one label
 - `tables`: images listed in a CSV file
 - `weighting`: the columns weight and probability of a CSV file
 - `class_maps`: new names of classes, which may merge them

@@ -77,6 +77,10 @@ class ListedImage:
         How much it counts in training; None if it has none, which counts as 1.
     probability : float or None
         How probable its label is; None if it has none, which counts as 1.
+    flags : str
+        Of a table with a column for each label: a character for each, as in `multilabel`.
+    flag_names : tuple of str
+        These labels, in the order of the columns.
     """
 
     path: str
@@ -84,6 +88,8 @@ class ListedImage:
     group: str = ""
     weight: float | None = None
     probability: float | None = None
+    flags: str = ""
+    flag_names: tuple[str, ...] = ()
 
 
 @dataclass

@@ -25,12 +25,20 @@ from cnncodes.errors import ParameterError, SourceError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
+from cnncodes.images.multilabel import (
+    HAS,
+    flags_of,
+    label_numbers,
+    label_texts,
+    several_text,
+    split_label,
+)
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.tables import read_table
 from cnncodes.images.weighting import filled
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
-from cnncodes.text import listed, shown
+from cnncodes.text import counted, listed, shown
 
 T = TypeVar("T")
 UNLABELLED = -1
@@ -63,6 +71,9 @@ class Source:
         What was left out, merged or assumed.
     doubts : tuple of str
         Those of `notes` by which the folders are hardly classes.
+    flags : tuple of str
+        For each image which of `class_names` it has, as in `multilabel`, where images have more
+        than one; then all `labels` are `UNLABELLED`. Else no items.
     """
 
     root: Path
@@ -74,6 +85,7 @@ class Source:
     probabilities: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     def files(self) -> list[Path]:
         """Return the path of each image file."""
@@ -94,11 +106,26 @@ class Source:
             groups=of_kept(self.groups),
             weights=of_kept(self.weights),
             probabilities=of_kept(self.probabilities),
+            flags=of_kept(self.flags),
             notes=(*self.notes, excluded.note(len(rows))),
         )
 
+    @property
+    def label_texts(self) -> list[str]:
+        """For each image its label, or all of them, as one text."""
+        return label_texts(self.labels, self.class_names, self.flags)
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Number of images of which no label is known."""
+        numbers = label_numbers(self.flags) if self.flags else iter(self.labels)
+        return sum(number == UNLABELLED for number in numbers)
+
     def class_counts(self) -> dict[str, int]:
         """Return the number of images of each class."""
+        if self.flags:
+            columns = zip(*self.flags, strict=True)
+            return dict(zip(self.class_names, (each.count(HAS) for each in columns), strict=True))
         counts = Counter(self.labels)
         return {name: counts[number] for number, name in enumerate(self.class_names)}
 
@@ -162,7 +189,9 @@ def _source(
     notes: list[str],
     doubts: list[str],
 ) -> Source:
-    class_names = sorted({image.label for image in images if image.label})
+    class_names, flags, several = _several_labels(images if root != source else [])
+    if not flags:
+        class_names = sorted({image.label for image in images if image.label})
     fault = fault_of_labels(class_names) or fault_of_text(str(source), "its path", MAX_PATH_LENGTH)
     for image in images:
         fault = fault or fault_of_text(image.path, "a path", MAX_PATH_LENGTH)
@@ -175,14 +204,39 @@ def _source(
     return Source(
         root=root,
         paths=tuple(image.path for image in images),
-        labels=tuple(index.get(image.label, UNLABELLED) for image in images),
+        labels=tuple(
+            UNLABELLED if flags else index.get(image.label, UNLABELLED) for image in images
+        ),
         class_names=tuple(class_names),
         groups=groups if any(groups) else (),
         weights=filled(image.weight for image in images),
         probabilities=filled(image.probability for image in images),
-        notes=(*doubts, *notes, *_notes_on_labels(class_names)),
+        notes=(*doubts, *notes, *several, *_notes_on_labels(class_names)),
         doubts=tuple(doubts),
+        flags=flags,
     )
+
+
+def _several_labels(
+    images: Sequence[ListedImage],
+) -> tuple[list[str], tuple[str, ...], list[str]]:
+    """Return names, `Source.flags` and notes of a table whose images have several labels."""
+    notes = []
+    if images and images[0].flags:
+        columns = images[0].flag_names
+        order = sorted(range(len(columns)), key=lambda column: columns[column])
+        names = [columns[column] for column in order]
+        flags = tuple("".join(image.flags[column] for column in order) for image in images)
+    elif several := [each.label for each in images if len(split_label(each.label)) > 1]:
+        names = sorted({name for image in images for name in split_label(image.label)})
+        flags = tuple(flags_of(image.label, names) for image in images)
+        notes = [
+            f"the label of {counted(len(several), 'image')} joins several with ;, such as "
+            f"{shown(several[0])}: where that is the name of one class, write it without ;"
+        ]
+    else:
+        return [], (), []
+    return names, flags, [several_text(flags, len(names)), *notes]
 
 
 def _notes_on_labels(class_names: Sequence[str]) -> list[str]:
@@ -228,6 +282,11 @@ def check_labels(images: Source) -> None:
     SourceError
         None has a label, or all have the same.
     """
+    if images.flags:
+        raise SourceError(
+            f"{images.root}: its images have more than one label each, and this is for one; "
+            "cnncodes extract and train make a head of several"
+        )
     labels = {label for label in images.labels if label >= 0}
     if not labels:
         raise SourceError(

@@ -1,7 +1,7 @@
 r"""List the images of a CSV file, as spreadsheets of any locale and system write it.
 
 The columns are ``path``, ``label`` and perhaps ``group``, ``weight`` and ``probability``; others
-are ignored. Names of columns may
+are ignored, but for those of `multilabel`, one for each of several labels. Names of columns may
 be in capitals; blanks around values, empty rows, and ``;`` or a tab between values are accepted.
 The text is UTF-8, UTF-16 or, by default, Windows code page 1252. Paths are relative to the file's
 folder; one that is not found as it is written is looked for with ``/`` for ``\``, and with names
@@ -23,6 +23,7 @@ from cnncodes.errors import SourceError
 from cnncodes.files import check_filled, exists
 from cnncodes.image_formats import SIGNATURE_LENGTH, is_image
 from cnncodes.images.folders import ListedImage
+from cnncodes.images.multilabel import LabelColumns
 from cnncodes.images.weighting import COLUMNS, parse_value
 from cnncodes.text import counted, listed, normalized, shown
 
@@ -107,18 +108,22 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
     declared = _SEPARATOR_LINE.match(text)  # Excel's own first line
     rest = text[declared.end() :] if declared else text
     delimiters = declared[1] if declared else DELIMITERS
-    reader, columns, delimiter = max(
-        ((*_opened(rest, delimiter), delimiter) for delimiter in delimiters),
-        key=lambda opened: (len({*REQUIRED} & {*opened[1]}), len(opened[1])),
+    delimiter, (reader, columns, header) = max(
+        ((delimiter, _opened(rest, delimiter)) for delimiter in delimiters),
+        key=lambda opened: (len({*REQUIRED} & {*opened[1][1]}), len(opened[1][1])),
     )
-    _check_columns(source, columns)
-    notes += _notes_on_columns(columns)
+    of_labels = LabelColumns.of(source, header, lambda: _opened(rest, delimiter)[0])
+    required = REQUIRED if of_labels is None else (PATH,)
+    _check_columns(source, columns, required)
+    if of_labels is not None:
+        notes += of_labels.notes
+    notes += _notes_on_columns(columns, () if of_labels is None else of_labels.indices)
     finder, n_long = _Finder(source.parent), 0
     for values in reader:
         if not any(value.strip() for value in values):
             continue
         row, line = dict(zip(columns, values, strict=False)), f"{source}, line {reader.line_num}"
-        for name in REQUIRED:
+        for name in required:
             if name not in row or (name == PATH and not row[name].strip()):
                 raise SourceError(f"{line}: has no {name}")
             if len(row[name].splitlines()) > 1:
@@ -132,25 +137,28 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
         n_long += any(value.strip() for value in values[len(columns) :])
         yield ListedImage(
             path=finder.find(row[PATH]),
-            label=normalized(row["label"]),
+            label="" if of_labels else normalized(row["label"]),
             group=normalized(row.get(GROUP, "")),
             weight=weight,
             probability=probability,
+            flags=of_labels.read(values, line) if of_labels else "",
+            flag_names=of_labels.names if of_labels else (),
         )
     if n_long:
         notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")
 
 
-def _opened(text: str, delimiter: str) -> tuple[Any, list[str]]:
-    """Return a reader positioned after the header, and the names of the columns."""
+def _opened(text: str, delimiter: str) -> tuple[Any, list[str], list[str]]:
+    """Return a reader positioned after the header, and the columns, in lower case and as named."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     header = next((values for values in reader if any(value.strip() for value in values)), [])
-    return reader, [name.strip().casefold() for name in header]
+    names = [name.strip() for name in header]
+    return reader, [name.casefold() for name in names], names
 
 
-def _check_columns(source: Path, columns: Sequence[str]) -> None:
+def _check_columns(source: Path, columns: Sequence[str], required: Sequence[str]) -> None:
     """Refuse a table without the columns that are needed, or with one of them twice."""
-    missing = [name for name in REQUIRED if name not in columns]
+    missing = [name for name in required if name not in columns]
     if missing:
         there = listed([shown(name) for name in columns])
         raise SourceError(
@@ -162,9 +170,10 @@ def _check_columns(source: Path, columns: Sequence[str]) -> None:
             raise SourceError(f"{source}: has {columns.count(name)} columns {name}; leave one")
 
 
-def _notes_on_columns(columns: Sequence[str]) -> list[str]:
+def _notes_on_columns(columns: Sequence[str], of_labels: Sequence[int] = ()) -> list[str]:
     """Name the columns that are not used."""
-    others = [shown(name) for name in columns if name and name not in KNOWN]
+    used = {*KNOWN, *(columns[index] for index in of_labels)}
+    others = [shown(name) for name in columns if name and name not in used]
     if not others:
         return []
     hint = "" if GROUP in columns else "; images that belong together are named in a column group"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
+from cnncodes.images.multilabel import several_text
 from cnncodes.images.sources import find_images
 from cnncodes.models.description import (
     card_rows,
@@ -20,10 +21,10 @@ from cnncodes.models.description import (
     weights_text,
 )
 from cnncodes.models.kinds import KINDS, Kind, is_report, kind_of_file
-from cnncodes.models.metadata import FORMAT, PREFIX, BackboneInfo, HeadInfo
+from cnncodes.models.metadata import PREFIX, BackboneInfo, HeadInfo, is_read
 from cnncodes.models.safety import check_model, read_header
 from cnncodes.parameters import as_path
-from cnncodes.text import counted, first_line, shown
+from cnncodes.text import counted, first_line, listed, shown
 
 if TYPE_CHECKING:
     from cnncodes.extract.store import CodeStore
@@ -75,6 +76,7 @@ def _describe_source(path: Path, kind: Kind) -> dict[str, Any]:
         "use": kind.use,
         "images": len(images.paths),
         "images_by_class": images.class_counts() or "no labels",
+        **({"labels": several_text(images.flags, len(images.class_names))} if images.flags else {}),
         **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
         **({"notes": list(images.notes)} if images.notes else {}),
     }
@@ -111,7 +113,10 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
 
     with CodeStore.open(path) as store:
         names, labels = store.class_names, store.labels[:: store.n_views]
+        matrix = store.label_matrix
         n_images = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+        if matrix is not None:
+            n_images = (store.of_images(matrix) == 1).sum(axis=0).tolist()
         counts = dict(zip(names, n_images, strict=True))
         return {
             "what": kind.noun,
@@ -120,6 +125,7 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "images": store.n_images,
             **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
+            **({} if matrix is None else {"labels_per_image": _labels_per_image(store)}),
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             **_describe_weighting(store),
             "images_skipped": len(store.skipped),
@@ -133,6 +139,16 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "backbone_sha256": store.backbone_sha256,
             "created_with": store.created_with,
         }
+
+
+def _labels_per_image(store: Any) -> dict[str, Any]:
+    """Describe how many labels the images have, and how many of these are unknown."""
+    matrix = store.of_images(store.label_matrix)
+    return {
+        "mean": round(float((matrix == 1).sum() / len(matrix)), 2),
+        "most": int((matrix == 1).sum(axis=1).max()),
+        "unknown": int((matrix > 1).sum()),
+    }
 
 
 def _describe_curve(path: Path, kind: Kind) -> dict[str, Any]:
@@ -169,9 +185,9 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
     if kind.name == "onnx":
         return {"what": kind.noun, "use": kind.use, **shapes}
     check_model(path)
-    if metadata[PREFIX + "format"] != FORMAT:
+    if not is_read(metadata):
         return {"what": f"{kind.noun} of another format", **shapes}
-    described = {"what": kind.noun, "use": kind.use, "format": FORMAT}
+    described = {"what": kind.noun, "use": kind.use, "format": metadata[PREFIX + "format"]}
     if kind.name in ("backbone", "int8"):
         info = BackboneInfo.from_metadata(metadata, path)
         return {
@@ -185,6 +201,7 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
         **described,
         **({"card": head.card} if head.card else {}),
         "labels": list(head.labels),
+        **({"thresholds": list(head.thresholds)} if head.has_several_labels else {}),
         "training": head.training,
         **_describe_backbone(head.backbone),
         "backbone_sha256": head.backbone_sha256,
@@ -280,6 +297,12 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return precision_rows(value, described["parity_images"], described.get("quantization", {}))
     if key == "card":
         return card_rows(value)
+    if key == "thresholds":
+        texts = [
+            f"{shown(label)} from {threshold:.1%}"
+            for label, threshold in zip(described["labels"], value, strict=True)
+        ]
+        return [("several labels", f"an image may have any of them: {listed(texts)}")]
     if key == "training":
         return training_rows(value)
     if key == "backbone_sha256":

@@ -216,10 +216,10 @@ def _network_faults(
 
 def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
     """Compare the images of a source with their records in the codes file."""
-    current = _labels_by_path(images.paths, images.labels, images.class_names)
+    current = _labels_by_path(images.paths, images.label_texts)
     own = slice(None, None, store.n_views)  # the rows of the images themselves
     paths, digests = store.paths[own], store.digests[own]
-    recorded = _labels_by_path(paths, store.labels[own], store.class_names)
+    recorded = _labels_by_path(paths, store.label_texts)
     numbers = {
         "weight": _numbers_by_path((images.paths, images.weights), (paths, store.weights[own])),
         "probability": _numbers_by_path(
@@ -257,14 +257,11 @@ def _image_faults(store: CodeStore, images: Source) -> Iterator[Fault | None]:
             yield Fault(path, "is in the source only")
 
 
-def _labels_by_path(
-    paths: Sequence[str], labels: Iterable[int], names: Sequence[str]
-) -> dict[str, Counter[str]]:
+def _labels_by_path(paths: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:
     """Count the labels of each path, which a CSV file may repeat."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    with_none = (*names, "")  # label -1 means none
     for path, label in zip(paths, labels, strict=True):
-        counts[path][with_none[label]] += 1
+        counts[path][label] += 1
     return counts
 
 
@@ -344,7 +341,10 @@ def _verify_model(file: Path, network: Backbone | None) -> Verification:
     except FileFormatError as error:
         faults.append(Fault(str(file), str(error).removeprefix(f"{file}: ")))
     else:
-        problem = _problem_of_codes if kind == "backbone" else _problem_of_probabilities
+        problem = _problem_of_codes
+        if kind != "backbone":
+            several = HeadInfo.from_metadata(metadata, file).has_several_labels
+            problem = partial(_problem_of_probabilities, several=several)
         faults += [Fault(str(file), text) for text in [problem(output, shape)] if text]
     if network is not None and kind != "backbone":
         checked.append(f"that it is of {network.path}")
@@ -380,10 +380,14 @@ def _problem_of_codes(codes: NDArray[np.float32], shape: tuple[int, ...]) -> str
     return "" if np.isfinite(codes).all() else "computes codes that are not finite"
 
 
-def _problem_of_probabilities(values: NDArray[np.float32], shape: tuple[int, ...]) -> str:
+def _problem_of_probabilities(
+    values: NDArray[np.float32], shape: tuple[int, ...], *, several: bool = False
+) -> str:
     if values.shape != shape:
         return f"has {shape[1]} labels, computes probabilities of shape {values.shape[1:]}"
-    total = values.sum()
+    if several and ((values >= 0) & (values <= 1)).all():
+        return ""
+    total = 0.0 if several else values.sum()
     if np.isfinite(total) and values.min() >= 0 and abs(total - 1) < 1e-3:
         return ""
     return "computes numbers that are not probabilities"

@@ -145,9 +145,18 @@ def training_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def fitted_text(fitted: Mapping[str, Any]) -> str:
     """Describe the result of a fit, from `Training.fitted`, without the ``parameters``."""
-    hidden = ("C_scores", "parameters", "compared", "temperature", "calibration_error")
+    hidden = (
+        "C_scores",
+        "parameters",
+        "compared",
+        "temperature",
+        "calibration_error",
+        "thresholds",
+    )
     rest = {key: each for key, each in fitted.items() if key not in hidden}
     n_iterations = rest.pop("n_iterations", None)
+    if isinstance(fitted.get("C"), list):
+        rest["C"] = _strengths_text(fitted["C"])
     if "C_scores" in fitted:
         n_tried = len(fitted["C_scores"])
         rest["C"] = f"{value_text(rest['C'])} (best of {n_tried} in cross-validation)"
@@ -161,6 +170,12 @@ def fitted_text(fitted: Mapping[str, Any]) -> str:
         names = shown(", ".join(fitted["compared"]))
         parts.append(f"chosen by cross-validation among {names}")
     return ", ".join(filter(None, parts))
+
+
+def _strengths_text(strengths: list[float]) -> str:
+    """Describe the strengths of the labels of a head of several."""
+    least, most = value_text(min(strengths)), value_text(max(strengths))
+    return least if least == most else f"{least} to {most} (one for each label)"
 
 
 def _temperature_text(temperature: Any, error: Any) -> str:
@@ -183,9 +198,19 @@ def _split_rows(split: Any) -> list[tuple[str, str]]:
 
 def _score_rows(part: str, score: Any) -> list[tuple[str, str]]:
     text = counted(score["n_images"], "image")
-    if score["accuracy"] is not None:
+    if score.get("mean_average_precision") is not None:
+        text += f", {label_score_text(score)}, log loss {score['loss']:.4f}"
+    elif score["accuracy"] is not None:
         text += f", accuracy {score['accuracy']:.1%}, log loss {score['loss']:.4f}"
     return [(part, text)]
+
+
+def label_score_text(score: Mapping[str, Any]) -> str:
+    """Describe the metrics of a head of several labels, from `LabelScore` or its JSON."""
+    return (
+        f"mean average precision {score['mean_average_precision']:.1%}, micro F1 "
+        f"{score['micro_f1']:.1%}, macro F1 {score['macro_f1']:.1%}"
+    )
 
 
 def unknown_text(unknown: Mapping[str, Any]) -> str:

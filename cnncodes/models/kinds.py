@@ -18,7 +18,7 @@ from pathlib import Path
 from cnncodes.errors import CnncodesError, FileFormatError
 from cnncodes.files import JOURNAL_SIGNATURE, check_filled, is_folder, is_hdf5
 from cnncodes.image_formats import SIGNATURE_LENGTH, SUFFIXES, is_image
-from cnncodes.models.metadata import FORMAT, PREFIX, REMEDIES, later_format, with_article
+from cnncodes.models.metadata import PREFIX, REMEDIES, is_read, later_format, with_article
 from cnncodes.models.safety import read_header
 
 GENERATOR = '<meta name="generator" content="cnncodes">'  # in the head of a report
@@ -250,7 +250,7 @@ def check_kind(metadata: Mapping[str, str], path: Path, *kinds: str) -> None:
         The model is of none of `kinds`.
     """
     kind = model_kind(metadata)
-    if kind.name != "onnx" and metadata[PREFIX + "format"] != FORMAT:
+    if kind.name != "onnx" and not is_read(metadata):
         created_with = metadata.get(PREFIX + "created_with", "")
         raise later_format(path, metadata[PREFIX + "format"], created_with)
     if metadata.get(PREFIX + "kind") not in kinds or kind.name == "onnx":

@@ -19,12 +19,19 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cnncodes.bounds import MAX_DEPTH, fault_of_labels, fault_of_metadata, is_nested_deeply
+from cnncodes.bounds import (
+    MAX_DEPTH,
+    fault_of_labels,
+    fault_of_metadata,
+    fault_of_thresholds,
+    is_nested_deeply,
+)
 from cnncodes.errors import FileFormatError, OutputError, ParameterError
 from cnncodes.models.description import weights_name
 from cnncodes.parameters import COUNT, VIEWS, WHITE
 
 FORMAT = "1"
+LABELS_FORMAT = "2"  # of heads and apps with thresholds, which releases without them must refuse
 PREFIX = "cnncodes."
 KEY_BYTES = 6
 UNKNOWN = "unknown"  # the output of a head or app: how unlike the training images an image is
@@ -187,6 +194,9 @@ class HeadInfo:
     measured_images : frozenset of str
         Of a head that was fitted again on all images: the `image_key` of each image that was kept
         out of the head that was measured. Else empty.
+    thresholds : tuple of float
+        Of a head of several labels per image: for each the probability from which an image has
+        it. Else empty: an image is of one class.
     """
 
     labels: tuple[str, ...]
@@ -199,6 +209,12 @@ class HeadInfo:
     card: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     measured_images: frozenset[str] = frozenset()
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether an image may have several labels or none: probabilities need not add up to 1."""
+        return bool(self.thresholds)
 
     @property
     def normalize(self) -> str:
@@ -246,7 +262,7 @@ class HeadInfo:
             They exceed what `from_metadata` reads.
         """
         metadata = {
-            PREFIX + "format": FORMAT,
+            PREFIX + "format": LABELS_FORMAT if self.thresholds else FORMAT,
             PREFIX + "kind": kind,
             PREFIX + "labels": json.dumps(self.labels),
             PREFIX + "training": json.dumps(self.training),
@@ -259,6 +275,7 @@ class HeadInfo:
                 if self.measured_images
                 else {}
             ),
+            **({PREFIX + "thresholds": json.dumps(self.thresholds)} if self.thresholds else {}),
             **({} if self.white is None else {PREFIX + "white": str(self.white)}),
             **({PREFIX + "card": json.dumps(self.card)} if self.card else {}),
             **(
@@ -299,6 +316,9 @@ class HeadInfo:
             parts = json.loads(metadata.get(PREFIX + "parts", "[]"))
             if not isinstance(parts, list):
                 raise ValueError("the parts are not a list")
+            thresholds = json.loads(metadata.get(PREFIX + "thresholds", "[]"))
+            if fault := fault_of_thresholds(thresholds, len(labels)):
+                raise ValueError(fault)
             return cls(
                 labels=tuple(labels),
                 training=training,
@@ -312,6 +332,7 @@ class HeadInfo:
                 card=card,
                 parts=tuple(Part.from_json(each, path) for each in parts),
                 measured_images=_decoded_keys(metadata.get(PREFIX + "measured_images", "")),
+                thresholds=tuple(map(float, thresholds)),
             )
 
 
@@ -344,6 +365,12 @@ def _check_object(value: Any, name: str) -> None:
         raise ValueError(f"the {name} is not an object")
     if is_nested_deeply(value):
         raise ValueError(f"the {name} is nested deeper than {MAX_DEPTH} times")
+
+
+def is_read(metadata: Mapping[str, str]) -> bool:
+    """Return whether this release reads the format of a model of ours."""
+    has_thresholds = PREFIX + "thresholds" in metadata
+    return metadata[PREFIX + "format"] == (LABELS_FORMAT if has_thresholds else FORMAT)
 
 
 def unknown_entries(unknown: float | None) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cnncodes.app.explain import FEATURES, read_weights
 from cnncodes.errors import FileFormatError, MissingDependencyError, OutputError
@@ -129,6 +131,7 @@ def write_page(
             "caution": "random weights, for trying out" if is_random(info.backbone.weights) else "",
             "input_size": info.backbone.input_size,
             "pool": info.backbone.pool,
+            **({"thresholds": _rounded(info.thresholds)} if info.has_several_labels else {}),
             **({} if info.normalize == "none" else {"normalize": info.normalize}),
             "model": _write_parts(app, "model", folder),
             "runtime": _write_parts(dist / _BINARY, "runtime", folder),
@@ -150,6 +153,11 @@ def _head(app: Path, n_classes: int) -> dict[str, object]:
     weights, bias = parameters
     encoded = base64.b64encode(weights.astype("<f4").tobytes()).decode()
     return {"weights": encoded, "bias": bias.tolist()}
+
+
+def _rounded(thresholds: Sequence[float]) -> list[float]:
+    """Return thresholds in the precision of probabilities, so that both compare as elsewhere."""
+    return [float(np.float32(each)) for each in thresholds]
 
 
 def _without_server(page: str) -> str:

@@ -12,6 +12,7 @@ import click
 from cnncodes.models.description import fitted_text, unknown_text, weights_text
 from cnncodes.printing.emit import caution
 from cnncodes.printing.images import print_source
+from cnncodes.printing.labels import print_label_metrics, print_label_training
 from cnncodes.text import counted, shown
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def print_epoch(epoch: Epoch, progress: Progress) -> None:
 
 def print_training(training: Training) -> None:
     """Print the scores of a head and how it was fitted."""
+    if "thresholds" in training.fitted:
+        print_label_training(training)
+        return
     click.echo(
         f"{shown(str(training.path))}: {len(training.labels)} classes, {training.estimator}"
         f"{caution(training.weights)}"
@@ -78,6 +82,21 @@ def training_to_json(training: Training) -> dict[str, Any]:
 
 def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: Path | None) -> None:
     """Print the metrics, the worst classes, the commonest confusions and the files written."""
+    from cnncodes.evaluate.multilabel import LabelEvaluation
+
+    if isinstance(evaluation, LabelEvaluation):
+        print_label_metrics(evaluation)
+    else:
+        _print_metrics(evaluation)
+    for note in evaluation.notes:
+        click.echo(f"  note: {shown(note)}")
+    if report is not None:
+        click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
+    if predictions is not None:
+        click.echo(f"{shown(str(predictions))}: the prediction for each image")
+
+
+def _print_metrics(evaluation: Evaluation) -> None:
     figures, model = evaluation.metrics, evaluation.model
     click.echo(
         f"{shown(model.path)}: evaluated on {counted(figures.n_images, 'image')} of "
@@ -107,12 +126,6 @@ def print_evaluation(evaluation: Evaluation, report: Path | None, predictions: P
     n_wrong = figures.n_images - round(figures.accuracy * figures.n_images)
     if n_others := n_wrong - sum(each.n_images for each in confusions):
         click.echo(f"  and {counted(n_others, 'more mistake')}, {n_wrong} in all")
-    for note in evaluation.notes:
-        click.echo(f"  note: {shown(note)}")
-    if report is not None:
-        click.echo(f"{shown(str(report / 'index.html'))}: the report, for a browser")
-    if predictions is not None:
-        click.echo(f"{shown(str(predictions))}: the prediction for each image")
 
 
 def print_curves(curves: Sequence[Curve], path: Path, plot: Path | None) -> None:

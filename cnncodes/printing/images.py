@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncodes.images.sources import UNLABELLED
 from cnncodes.printing.emit import shape_text
 from cnncodes.text import counted, shown, views_text
 
@@ -30,18 +29,19 @@ def print_source(path: Path, source: Source) -> None:
     """Print the classes and notes of a source on standard error, before the extraction."""
     n_images = len(source.paths)
     counts = source.class_counts()
+    nouns = ("label", "labels") if source.flags else ("class", "classes")
     if not counts:
         classes = "no labels"
     elif len(counts) <= CLASSES_SHOWN:
         each = ", ".join(f"{shown(name)} {count}" for name, count in counts.items())
-        classes = f"{counted(len(counts), 'class', 'classes')}: {each}"
+        classes = f"{counted(len(counts), *nouns)}: {each}"
     else:
         smallest, *_, largest = sorted(counts, key=lambda name: counts[name])
         classes = (
-            f"{len(counts)} classes of {counts[smallest]} ({shown(smallest)}) to "
+            f"{len(counts)} {nouns[1]} of {counts[smallest]} ({shown(smallest)}) to "
             f"{counts[largest]} ({shown(largest)}) images"
         )
-    n_unlabelled = source.labels.count(UNLABELLED) if counts else 0
+    n_unlabelled = source.n_unlabelled if counts else 0
     without = f", {n_unlabelled} without a label" if n_unlabelled else ""
     listed = f"{counted(n_images, 'image file')}, {classes}{without}"
     click.echo(f"{shown(str(path))}: {listed}", err=True)
@@ -57,7 +57,7 @@ def print_source(path: Path, source: Source) -> None:
     for note in source.notes:
         if note not in source.doubts:  # which are warnings
             click.echo(f"  note: {shown(note)}", err=True)
-    if len(counts) < 2 and not source.doubts:
+    if len(counts) < 2 and not source.doubts and not source.flags:
         click.echo(
             "  note: to train on them, make a folder for each class, or list them in a CSV file "
             "with the columns path and label",

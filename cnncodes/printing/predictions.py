@@ -59,6 +59,8 @@ def print_table(
             f"{shown(each.label):{label_width}} {each.probability:{percent_width}.1%}"
             for each in image.predictions
         )
+        if any(hasattr(each, "is_present") for each in image.predictions):
+            named = _present_text(image)
         if not image.is_known:
             nearest = ", ".join(
                 f"{shown(each.label)} {each.probability:.1%}" for each in image.predictions
@@ -68,7 +70,18 @@ def print_table(
     return n_unusable
 
 
-def print_csv(predictions: Iterable[FilePrediction], *, has_unknown: bool = False) -> int:
+def _present_text(image: FilePrediction) -> str:
+    """Return the labels that an image has, or the likeliest that it has not."""
+    present = [each for each in image.predictions if each.label in image.labels]
+    if present:
+        return ", ".join(f"{shown(each.label)} {each.probability:.1%}" for each in present)
+    nearest = image.predictions[0]
+    return f"no label (nearest: {shown(nearest.label)} {nearest.probability:.1%})"
+
+
+def print_csv(
+    predictions: Iterable[FilePrediction], *, has_unknown: bool = False, has_several: bool = False
+) -> int:
     """Print a row per image and class as results arrive; return the number of unusable images.
 
     Parameters
@@ -77,21 +90,26 @@ def print_csv(predictions: Iterable[FilePrediction], *, has_unknown: bool = Fals
         The results.
     has_unknown : bool
         Whether they have a score of "none of these", for a column of it.
+    has_several : bool
+        Whether an image may have several labels, for a column with 1 for those it has.
     """
     n_unusable = 0
     write_as_utf8()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     header = ["path", "rank", "label", "probability", "problem"]
-    writer.writerow([*header, *["unknown"] * has_unknown])
+    writer.writerow([*header, *["unknown"] * has_unknown, *["present"] * has_several])
     for image in predictions:
         path = csv_cell(str(image.path))
         score = [] if not has_unknown else [f"{image.unknown:.6f}" if image.predictions else ""]
         if image.problem:
             n_unusable += 1
-            writer.writerow([path, "", "", "", csv_cell(image.problem), *score])
+            writer.writerow(
+                [path, "", "", "", csv_cell(image.problem), *score, *[""] * has_several]
+            )
         for rank, each in enumerate(image.predictions, start=1):
             cells = [path, rank, csv_cell(each.label), f"{each.probability:.6f}", ""]
-            writer.writerow([*cells, *score])
+            present = [int(each.is_present)] if hasattr(each, "is_present") else []
+            writer.writerow([*cells, *score, *map(str, present)])
         sys.stdout.flush()
     return n_unusable
 
@@ -106,8 +124,10 @@ def print_list(predictions: Iterable[FilePrediction]) -> int:
 def _as_json(image: FilePrediction) -> dict[str, Any]:
     described = asdict(replace(image, explanation=None))
     del described["explanation"]
-    for each in described["predictions"]:
+    for each, prediction in zip(described["predictions"], image.predictions, strict=True):
         del each["unknown"]
+        if hasattr(prediction, "is_present"):
+            each["present"] = prediction.is_present
     described |= unknown_entries(image.unknown)
     if image.explanation is not None:
         contributions = image.explanation.contributions.tolist()

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from cnncodes._version import __version__
-from cnncodes.app.classifier import Classifier
+from cnncodes.app.classifier import Classifier, LabelPrediction, Prediction
 from cnncodes.app.explain import Explanation
 from cnncodes.errors import CnncodesError
 from cnncodes.models.metadata import unknown_entries
@@ -96,13 +96,22 @@ class Api:
             raise busy(f"not computed within {seconds:g} seconds; try again later") from None
 
     def _as_json(self, upload: Upload, answer: Answer, top: int) -> dict[str, Any]:
-        predictions = []
+        predictions: list[Prediction] = []
         if answer.probabilities is not None:
-            predictions = self._classifier.ranked(answer.probabilities, top)
+            predictions = self._classifier.ranked(answer.probabilities)
+            # All labels that an image has, before others.
+            predictions.sort(key=lambda each: not getattr(each, "is_present", False))
+            n_present = sum(getattr(each, "is_present", False) for each in predictions)
+            predictions = predictions[: max(top, n_present)]
         return {
             "name": upload.name,
             "predictions": [
-                {"label": each.label, "probability": each.probability} for each in predictions
+                {
+                    "label": each.label,
+                    "probability": each.probability,
+                    **({"present": each.is_present} if isinstance(each, LabelPrediction) else {}),
+                }
+                for each in predictions
             ],
             "problem": answer.problem,
             **unknown_entries(answer.unknown),

@@ -19,8 +19,8 @@ from tests.helpers import BACKBONE_INFO, run_command, write_backbone, write_colo
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = (
-    *("datasets", "experiment", "faces", "features", "finetune", "heads", "pollution"),
-    *("growing", "scale", "solar-cells", "unknown"),
+    *("datasets", "experiment", "faces", "features", "finetune", "growing", "heads", "labels"),
+    *("pollution", "scale", "solar-cells", "unknown"),
 )
 
 
@@ -102,11 +102,23 @@ def _make_foreign_images() -> None:
         run_command("extract", "inception_v3.onnx", source, "-o", codes)
 
 
+def _make_doors() -> None:
+    """Photographs, of which some have two labels, some none, and some an unknown one."""
+    labels = {"b": "rust;dent", "g": "dent", "red": ";"}
+    lines = [
+        f"{path.as_posix()},{labels[path.parent.name]}\n"
+        for path in sorted(Path("photos").rglob("[0-9].png"))
+    ]
+    Path("doors.csv").write_text("".join(["path,label\n", *lines, "new.jpg,\n"]), "utf-8")
+    shutil.copy("photos/b/0.png", "door.jpg")
+
+
 # What pages go on from.
 EARLIER: dict[str, Callable[[], object]] = {
     "features": lambda: shutil.copytree("photos", "cells"),
     "growing": lambda: Path("classes.csv").write_text("from,to\nb,cold\ng,cold\n", "utf-8"),
     "heads": lambda: run_command("extract", "vgg16.onnx", "photos", "-o", "codes.h5"),
+    "labels": _make_doors,
     "pollution": _make_app,
     "unknown": _make_foreign_images,
 }

@@ -9,6 +9,9 @@
   let nDone = 0;
 
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  /** Whether an image may have several labels; then each of its predictions is present or not. */
+  const hasSeveral = (result) => result?.predictions[0]?.present !== undefined;
+  const present = (result) => result.predictions.filter((each) => each.present);
   const isRefused = (result) => result?.is_known === false; // absent where the app has no such score
   const images = (n) => (n === 1 ? "1 image" : `${n} images`);
   const clone = (id) => $(id).content.firstElementChild.cloneNode(true);
@@ -47,17 +50,19 @@
     finish(result) {
       this.result = result;
       const problem = this.part(".problem");
-      const note = isRefused(result) ? "None of these; the nearest:" : result.problem;
+      const hasNone = hasSeveral(result) && !present(result).length;
+      const none = isRefused(result) ? "None of these; the nearest:" : hasNone && "No label; the nearest:";
+      const note = none || result.problem;
       problem.hidden = !note;
       problem.textContent = note;
       this.part(".classes").replaceChildren(...result.predictions.map((each) => this.bar(each)));
     }
 
-    bar({ label, probability }) {
+    bar({ label, probability, present: isPresent }) {
       const item = clone("class");
       const button = item.querySelector("button");
       button.dataset.label = label;
-      item.querySelector(".label").textContent = label;
+      item.querySelector(".label").textContent = isPresent ? `✓ ${label}` : label;
       item.querySelector(".share").textContent = percent(probability);
       button.style.setProperty("--share", probability);
       button.onfocus = () => button.matches(":focus-visible") && this.show(label);
@@ -144,8 +149,11 @@
     if (n && nDone === n) text = `${images(n - nUnusable)} classified.`;
     if (n && nDone === n && nUnusable) text += ` ${images(nUnusable)} cannot be used.`;
     if (only) {
-      const best = `${only.label}, ${percent(only.probability)}`;
-      const answer = isRefused(cards[0].result) ? `none of these (nearest: ${best})` : best;
+      const { result } = cards[0];
+      const named = ({ label, probability }) => `${label}, ${percent(probability)}`;
+      const all = hasSeveral(result) ? present(result).map(named).join("; ") : named(only);
+      const nearest = `(nearest: ${named(only)})`;
+      const answer = isRefused(result) ? `none of these ${nearest}` : all || `no label ${nearest}`;
       text = `${cards[0].file.name}: ${answer}`;
     }
     $("status").textContent = text;
@@ -173,12 +181,16 @@
     const hasUnknown = cards.some(({ result }) => "unknown" in result);
     const rows = [["path", "rank", "label", "probability", "problem"]];
     if (hasUnknown) rows[0].push("unknown");
+    const severalLabels = cards.some(({ result }) => hasSeveral(result));
+    if (severalLabels) rows[0].push("present");
     for (const { file, result } of cards) {
       const name = cell(file.name);
       const score = hasUnknown ? [result.unknown?.toFixed(6) ?? ""] : [];
-      if (result.problem) rows.push([name, "", "", "", cell(result.problem), ...score]);
-      result.predictions.forEach(({ label, probability }, index) => {
-        rows.push([name, index + 1, cell(label), probability.toFixed(6), "", ...score]);
+      const absent = severalLabels ? [""] : [];
+      if (result.problem) rows.push([name, "", "", "", cell(result.problem), ...score, ...absent]);
+      result.predictions.forEach(({ label, probability, present: isPresent }, index) => {
+        const own = severalLabels ? [Number(isPresent)] : [];
+        rows.push([name, index + 1, cell(label), probability.toFixed(6), "", ...score, ...own]);
       });
     }
     return rows.map((row) => `${row.join(",")}\n`).join("");

@@ -3,7 +3,8 @@
 
    info()                → {name, labels, caution, privacy}
    predict(files)        yields {predictions: [{label, probability}], problem} for each, in order; with unknown
-                         (0 to 1) and is_known where the app's head was trained with such a score
+                         (0 to 1) and is_known where the app's head was trained with such a score;
+                         each prediction has present where an image may have several labels
    explain(file, label)  → {label, logit, bias, contributions: rows of numbers}; throws an Error
 
    Here they ask the server that the page comes from. */

@@ -128,10 +128,14 @@
       for (const file of files) {
         try {
           const { probabilities, unknown } = await inTurn(() => run(file));
-          const predictions = [...probabilities.data]
-            .map((probability, index) => ({ label: app.labels[index], probability }))
-            .sort((a, b) => b.probability - a.probability)
-            .slice(0, TOP);
+          const isPresent = (probability, index) =>
+            app.thresholds && { present: probability >= app.thresholds[index] };
+          const all = [...probabilities.data]
+            .map((probability, index) => (
+              { label: app.labels[index], probability, ...isPresent(probability, index) }
+            ))
+            .sort((a, b) => (b.present ?? 0) - (a.present ?? 0) || b.probability - a.probability);
+          const predictions = all.slice(0, Math.max(TOP, all.filter((each) => each.present).length));
           const score = unknown && { unknown: unknown.data[0], is_known: unknown.data[0] < REFUSED_FROM };
           yield { predictions, problem: "", ...score };
         } catch (error) {
