@@ -15,8 +15,10 @@ from pathlib import Path
 ROOT = Path("/")
 _MMAP_THRESHOLD = -3  # glibc's malloc.h
 _LARGE_BLOCK = 2**20
-_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
-_INSTRUCTION_SETS += ("asimddp", "i8mm")  # of ARM
+_INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"),
+    *("asimddp", "i8mm"),  # of ARM
+)
 
 
 def available_threads(root: Path = ROOT) -> int:
