@@ -27,6 +27,8 @@ from cnncodes.text import first_line
 
 LOCAL = "local"
 SECONDS_TO_CONNECT = 8.0
+# A terminal's Ctrl-C goes to the workers too, which this process ends.
+_IGNORING_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _ADDRESS = re.compile(r"local|((tcp|tls|ucx|wss?)://)?[^\s/]+:\d+|inproc://\S+")
 
 
@@ -221,6 +223,7 @@ def _connected(scheduler: str, n_local: int) -> Iterator[Any]:
                     host="127.0.0.1",
                     dashboard_address=":0",  # any free port: another cluster may have the usual one
                     silence_logs=logging.CRITICAL + 1,
+                    preload=[_IGNORING_INTERRUPTS],
                 )
             client = Client(cluster or scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
         except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,13 @@ from cnncodes.text import counted, first_line
 if TYPE_CHECKING:
     from cnncodes.extract.cluster import Cluster
 
-TASK_SECONDS = 2.0
+TASK_SECONDS = 3.0
 TASKS_PER_THREAD = 3
 MOST_IMAGES = 2048  # in a task
 MOST_HELD = 256 * 2**20  # bytes of results that wait for earlier ones
 SECONDS_BETWEEN_LOOKS = 2.0  # at the cluster
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_REACH = 1.0
 SECONDS_UNTIL_COPIED = 60.0
 SECONDS_AVOIDED = 60.0  # of a worker that could not read an image
 SECONDS_AVOIDED_HANGING = 600.0
@@ -48,6 +50,16 @@ MOST_TRIES = 3  # of workers to read an image that this machine can read
 _GOES_ON = "the same command goes on from there"
 
 Batch = tuple[list[LoadedImage], list[bytes]]
+
+
+def _is_reachable(address: str) -> bool:
+    """Return whether this machine can connect to a worker, as firewalls may not let it."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_REACH).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @dataclass
@@ -98,6 +110,7 @@ class Dispatch:
         self._tries: dict[int, int] = {}  # how often an image could not be read
         self._threads: dict[str, int] = {}  # of each worker
         self._avoided: dict[str, float] = {}  # workers, and until when
+        self._is_direct = False  # whether results come from the workers, not by the scheduler
         self._rate = 0.0  # images per second of one thread
         self._looked = self._printed = -math.inf
         self._sent: list[str] = []  # names of files that were sent to the workers
@@ -217,6 +230,7 @@ class Dispatch:
             self._cluster.progress.print_line(f"note: {note}")
         if lacks or self._digests:
             self._send()
+        self._is_direct = all(map(_is_reachable, answers))
 
     def _send(self) -> None:
         """Send the backbone and the known digests to the workers, now and when they join."""
@@ -306,7 +320,8 @@ class Dispatch:
                 self._failed(task)
         try:
             with self._reporting():
-                outcomes = self._client.gather([task.future for task in finished])
+                futures = [task.future for task in finished]
+                outcomes = self._client.gather(futures, direct=self._is_direct)
         except KilledWorker:  # results were lost and computed again, which did not go well
             for task in finished:
                 self._await(task)
