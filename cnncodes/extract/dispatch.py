@@ -46,6 +46,7 @@ SECONDS_TO_REACH = 1.0
 SECONDS_UNTIL_COPIED = 60.0
 SECONDS_AVOIDED = 60.0  # of a worker that could not read an image
 SECONDS_AVOIDED_HANGING = 600.0
+SECONDS_BETWEEN_TRIES = 10.0
 MOST_TRIES = 3  # of workers to read an image that this machine can read
 _GOES_ON = "the same command goes on from there"
 
@@ -419,10 +420,12 @@ class Dispatch:
             tries = self._tries[task.start + row] = self._tries.get(task.start + row, 0) + 1
             if tries >= MOST_TRIES:
                 raise ClusterError(
-                    f"{path}: {reason} by {counted(tries, 'worker')}, the last {outcome.worker}; "
-                    f"codes until now are kept, and {_GOES_ON} once they can"
+                    f"{path}: {reason} ({tries} tries, the last by {outcome.worker}); codes until "
+                    f"now are kept, and {_GOES_ON} once workers can read it"
                 )
             self._avoid(outcome.worker, SECONDS_AVOIDED)
+            if own.problem:  # a server that may come back
+                time.sleep(SECONDS_BETWEEN_TRIES * tries)
             return None
         return images
 

@@ -189,6 +189,59 @@ def test_update_computes_what_is_new(
     assert many.read_bytes() == one.read_bytes()
 
 
+def test_urls_of_fsspec(dask: Dask, backbone: Path, photos: Path, tmp_path: Path) -> None:
+    """And the same command again has nothing to do."""
+    table = tmp_path / "list.csv"
+    lines = [f"{path.absolute().as_uri()},{path.parent.name}" for path in photos.rglob("*.png")]
+    table.write_text("\n".join(["path,label", *sorted(lines)]))
+    words = ["extract", backbone, table, "-o", tmp_path / "c.h5", "--scheduler", dask.address]
+    done = json.loads(run_command(*words, "--json").stdout)
+    assert (done["n_images"], len(done["skipped"])) == (30, 2)
+    assert "nothing to do" in run_command(*words).stdout
+    one = tmp_path / "one.h5"
+    extract(backbone, photos, one)
+    with CodeStore.open(one) as local, CodeStore.open(tmp_path / "c.h5") as store:
+        local_rows, rows = (
+            {*zip(each.digests, each.checksums, strict=True)} for each in (local, store)
+        )
+        assert rows == local_rows
+
+
+def test_image_that_one_worker_cannot_read_is_read_by_another(
+    backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Where none can it is reported, and so is a scheduler that is gone."""
+    blind = tmp_path / "blind.py"
+    blind.write_text("""
+import cnncodes.extract.remote as remote
+from cnncodes.images.decoding import LoadedImage
+problem = "cannot be read: Stale file handle"
+remote.load_location = lambda index, *a, **k: (LoadedImage(index, None, "", problem), True)
+""")
+    output = tmp_path / "codes.h5"
+    words = ["extract", backbone, photos, "-o", output, "--scheduler"]
+    with running(tmp_path / "dask") as dask:
+        dask.add("--preload", str(blind))
+        message = error_of(*words, dask.address)
+        assert "b/0.png: cannot be read: Stale file handle (3 tries, the last by tcp:" in message
+        dask.add()
+        log = tmp_path / "dask" / "2.log"
+        wait_for(lambda: b"Registered" in log.read_bytes())
+        run_command(*words, dask.address)
+        (photos / "b" / "new.png").write_bytes((photos / "b" / "0.png").read_bytes())
+        for worker in dask.workers:
+            worker.kill()
+        command = [sys.executable, "-m", "cnncodes", *map(str, [*words, dask.address, "--update"])]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as client:
+            assert client.stderr is not None
+            assert any("no workers; waiting for one" in line for line in client.stderr)
+            dask.stop()
+            assert "the Dask scheduler is gone" in client.stderr.read()
+    (photos / "b" / "new.png").unlink()
+    extract(backbone, photos, tmp_path / "one.h5")
+    assert output.read_bytes() == (tmp_path / "one.h5").read_bytes()
+
+
 def test_killed_client_goes_on(
     dask: Dask, backbone: Path, served: FileServer, tmp_path: Path
 ) -> None:
