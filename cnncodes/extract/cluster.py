@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+import socket
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from cnncodes.errors import ClusterError, MissingDependencyError, ParameterError
 from cnncodes.extract.backbone import Backbone
 from cnncodes.extract.dispatch import Batch, Dispatch
-from cnncodes.extract.remote import Job, environment
+from cnncodes.extract.remote import Inspection, Job, environment
 from cnncodes.extract.workers import default_batch_size
-from cnncodes.machine import available_threads
+from cnncodes.machine import available_threads, instruction_sets
 from cnncodes.models.session import FULL_WEIGHTS
 from cnncodes.parameters import NETWORK_BATCH, THREADS
 from cnncodes.progress import Progress
@@ -27,6 +28,7 @@ from cnncodes.text import first_line
 
 LOCAL = "local"
 SECONDS_TO_CONNECT = 8.0
+SECONDS_TO_REACH = 1.0
 # A terminal's Ctrl-C goes to the workers too, which this process ends.
 _IGNORING_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _ADDRESS = re.compile(r"local|((tcp|tls|ucx|wss?)://)?[^\s/]+:\d+|inproc://\S+")
@@ -174,6 +176,8 @@ class Cluster:
             No scheduler answers, it is gone, workers would compute other codes, or none of them
             reads what this machine can.
         """
+        if not files:
+            return
         info = self.network.info
         int8_sums = json.loads(info.quantization or "{}").get("weight_limit") == FULL_WEIGHTS
         digests = b"".join(map(bytes.fromhex, sorted(known)))
@@ -196,6 +200,54 @@ class Cluster:
                 yield from dispatch.results()
             finally:
                 dispatch.end()
+
+    def check(self, answers: Mapping[str, Any]) -> None:
+        """Compare workers with this machine.
+
+        Parameters
+        ----------
+        answers : mapping of str to Inspection
+            What each worker answered; an exception where it failed.
+
+        Raises
+        ------
+        ClusterError
+            One of them would compute other codes, or does not see the images.
+        """
+        for address, answer in answers.items():
+            if not isinstance(answer, Inspection):
+                raise ClusterError(
+                    f"{address}: this worker does not run cnncodes ({first_line(answer)}); install "
+                    "the same release there"
+                )
+            if answer.fault:
+                raise ClusterError(
+                    f"{address}: this worker has {answer.fault}, so codes would differ; install "
+                    "the same versions on all machines, and quantize for the oldest processor"
+                )
+            if answer.unseen:
+                raise ClusterError(
+                    f"{address}: this worker does not see {answer.unseen}; mount the images under "
+                    "the same path there, or list them by URLs in a CSV file"
+                )
+        own = instruction_sets()
+        others = sorted({answer.processor for answer in answers.values()} - {own})
+        if others:
+            note = (
+                f"workers have other processors ({'; '.join(others)}) than this machine ({own}), "
+                "which may round codes differently"
+            )
+            self.notes.append(note)
+            self.progress.print_line(f"note: {note}")
+
+    def reaches(self, worker: str) -> bool:
+        """Return whether this machine can connect to a worker, as firewalls may not let it."""
+        host, _, port = worker.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_REACH).close()
+        except (OSError, ValueError):
+            return False
+        return True
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,11 +25,10 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import ClusterError
-from cnncodes.extract.remote import Inspection, Job, Outcome, compute, inspect, sent_name
+from cnncodes.extract.remote import Job, Outcome, compute, inspect, sent_name
 from cnncodes.files import is_file, is_url
 from cnncodes.images.decoding import LoadedImage
 from cnncodes.images.urls import load_location
-from cnncodes.machine import instruction_sets
 from cnncodes.text import counted, first_line
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ MOST_IMAGES = 2048  # in a task
 MOST_HELD = 256 * 2**20  # bytes of results that wait for earlier ones
 SECONDS_BETWEEN_LOOKS = 2.0  # at the cluster
 SECONDS_BETWEEN_LINES = 30.0
-SECONDS_TO_REACH = 1.0
 SECONDS_UNTIL_COPIED = 60.0
 SECONDS_AVOIDED = 60.0  # of a worker that could not read an image
 SECONDS_AVOIDED_HANGING = 600.0
@@ -51,16 +48,6 @@ MOST_TRIES = 3  # of workers to read an image that this machine can read
 _GOES_ON = "the same command goes on from there"
 
 Batch = tuple[list[LoadedImage], list[bytes]]
-
-
-def _is_reachable(address: str) -> bool:
-    """Return whether this machine can connect to a worker, as firewalls may not let it."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_REACH).close()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 @dataclass
@@ -118,8 +105,6 @@ class Dispatch:
 
     def results(self) -> Iterator[Batch]:
         """Yield the images in order."""
-        if not self._files:
-            return
         self._wait()
         self._inspect()
         while self._next < len(self._files):
@@ -201,37 +186,11 @@ class Dispatch:
         sample = [path for path in paths if is_file(Path(path))][:3]
         with self._reporting():
             answers = self._client.run(inspect, self._job, sample, on_error="return")
-        processors = set()
-        lacks = False
-        for address, answer in answers.items():
-            if not isinstance(answer, Inspection):
-                raise ClusterError(
-                    f"{address}: this worker does not run cnncodes ({first_line(answer)}); install "
-                    "the same release there"
-                )
-            if answer.fault:
-                raise ClusterError(
-                    f"{address}: this worker has {answer.fault}, so codes would differ; install "
-                    "the same versions on all machines, and quantize for the oldest processor"
-                )
-            if answer.unseen:
-                raise ClusterError(
-                    f"{address}: this worker does not see {answer.unseen}; mount the images under "
-                    "the same path there, or list them by URLs in a CSV file"
-                )
-            processors.add(answer.processor)
-            lacks = lacks or not answer.has_backbone
-        others = sorted(processors - {instruction_sets()})
-        if others:
-            note = (
-                f"workers have other processors ({'; '.join(others)}) than this machine "
-                f"({instruction_sets()}), which may round codes differently"
-            )
-            self._cluster.notes.append(note)
-            self._cluster.progress.print_line(f"note: {note}")
+        self._cluster.check(answers)
+        lacks = not all(answer.has_backbone for answer in answers.values())
         if lacks or self._digests:
             self._send()
-        self._is_direct = all(map(_is_reachable, answers))
+        self._is_direct = all(map(self._cluster.reaches, answers))
 
     def _send(self) -> None:
         """Send the backbone and the known digests to the workers, now and when they join."""

@@ -279,7 +279,9 @@ def test_images_of_a_killed_worker_are_computed_elsewhere(
     local = tmp_path / "local.h5"
     extract(backbone, tmp_path / "photos", local)
     assert content_of(output) == content_of(local)
-    assert max(Counter(served.read).values()) <= 2
+    n_read = Counter(served.read)
+    del n_read["red/lost.png"]  # which the client looks for too
+    assert max(n_read.values()) <= 2
 
 
 def test_worker_of_another_version_is_refused(backbone: Path, photos: Path, tmp_path: Path) -> None:
