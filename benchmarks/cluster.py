@@ -46,8 +46,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def started(commands: list[list[str]]) -> Iterator[tuple[str, int]]:
-    """Start a scheduler and what is to join it; yield its address and its process id."""
+def started(commands: list[list[str]]) -> Iterator[tuple[str, list[int]]]:
+    """Start a scheduler and what is to join it; yield its address and the process ids."""
     processes = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -61,14 +61,14 @@ def started(commands: list[list[str]]) -> Iterator[tuple[str, int]]:
             for each in commands:
                 words = [word.replace("ADDRESS", match[0]) for word in each]
                 processes.append(subprocess.Popen(words, stderr=subprocess.DEVNULL))
-            yield match[0], processes[0].pid
+            yield match[0], [process.pid for process in processes]
         finally:
             for process in processes[::-1]:
                 process.kill()
                 process.wait()
 
 
-def cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int | str) -> float:
     """Return the processor time of a process, of user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
@@ -77,30 +77,32 @@ def cpu_seconds(pid: int) -> float:
 def measure_efficiency(backbone: Path, source: Path, n: int, rounds: int) -> dict[str, Any]:
     """Extract in turn by threads and by workers of a cluster."""
     worker = [sys.executable, "-m", "dask", "worker", "ADDRESS", "--nthreads", "1", "--no-nanny"]
-    ratios, rates = [], {"threads": [], "cluster": []}
+    ratios, shares, rates = [], [], {"threads": [], "cluster": []}
     with (
-        started([[*worker, "--no-dashboard"]] * n) as (address, _),
+        started([[*worker, "--no-dashboard"]] * n) as (address, pids),
         tempfile.TemporaryDirectory(dir=".") as folder,
     ):
         for number in range(rounds + 1):
             options = {"threads": {"threads": n}, "cluster": {"scheduler": address}}
             names = ("threads", "cluster") if number % 2 else ("cluster", "threads")
-            done = {
-                name: extract(
-                    backbone, source, Path(folder) / f"{name}{number}.h5", **options[name]
-                )
-                for name in names
-            }
+            done, cpu = {}, {}
+            for name in names:
+                before = sum(map(cpu_seconds, ["self", *pids]))
+                output = Path(folder) / f"{name}.h5"
+                done[name] = extract(backbone, source, output, overwrite=True, **options[name])
+                cpu[name] = sum(map(cpu_seconds, ["self", *pids])) - before
             if not number:  # the workers open the backbone, and the images come into the cache
                 continue
             for name, result in done.items():
                 rates[name].append(round(result.images_per_second, 2))
+            shares.append(cpu["threads"] / cpu["cluster"])
             ratios.append(rates["cluster"][-1] / rates["threads"][-1])
     return {
         "images": done["cluster"].n_images,
         "load": os.getloadavg(),
         "images per second": rates,
         "ratios": [round(each, 3) for each in ratios],
+        "processor time, threads' by the cluster's": [round(each, 3) for each in shares],
         "median ratio": round(float(np.median(ratios)), 3),
     }
 
@@ -148,7 +150,7 @@ def host(address: str, n: int, seconds: float) -> None:
 def simulate(n_workers: int, n_images: int, seconds: float) -> dict[str, Any]:
     """Take the codes of many names from workers that sleep, and drop them."""
     each = [sys.executable, __file__, "host", "ADDRESS", str(n_workers // HOSTS), str(seconds)]
-    with started([each] * HOSTS) as (address, pid), tempfile.TemporaryDirectory() as folder:
+    with started([each] * HOSTS) as (address, (pid, *_)), tempfile.TemporaryDirectory() as folder:
         from distributed import Client
 
         with Client(address, set_as_default=False) as client:

@@ -400,6 +400,7 @@ class Dispatch:
             key: task
             for key, task in self._tasks.items()
             if now - task.submitted > SECONDS_UNTIL_COPIED * (3 if task.is_copied else 1)
+            and not task.future.done()
         }
         if not overdue:
             return
@@ -412,11 +413,12 @@ class Dispatch:
                 self._tasks.pop(key).future.cancel()
                 self._repeat(task, (task.start, task.stop))
             elif task.is_copied or now - task.submitted > 3 * SECONDS_UNTIL_COPIED:
+                n_after = task.stop - task.start - 1
+                among = f" or one of {counted(n_after, 'image')} after it" if n_after else ""
                 raise ClusterError(
-                    f"{worker}: does not come to an end with {self._files[task.start]} or one of "
-                    f"the {task.stop - task.start - 1} images after it, nor does another worker; "
-                    f"codes until now are kept, and {_GOES_ON} when workers that hang are "
-                    "started again, or that image is removed"
+                    f"{worker}: does not come to an end with {self._files[task.start]}{among}, nor "
+                    f"does another worker; codes until now are kept, and {_GOES_ON} when workers "
+                    "that hang are started again, or that image is removed"
                 )
             elif len(self._threads) > 1:
                 task.is_copied, task.submitted = True, now

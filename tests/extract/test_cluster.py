@@ -340,7 +340,7 @@ remote.load_location = load_or_die
 def test_worker_that_hangs_is_not_waited_for(
     backbone: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "SECONDS_UNTIL_COPIED", 1.0)
+    monkeypatch.setattr(dispatch, "SECONDS_UNTIL_COPIED", 5.0)
     hanging = tmp_path / "hanging.py"
     hanging.write_text("""
 import time
