@@ -36,5 +36,5 @@ clean:
 .venv/complete: .venv/installed
 	@echo "Installing in .venv for the tests: TensorFlow and others, 640 MB of packages, 2.4 GB"
 	@echo "more when unpacked; three minutes or so."
-	$(INSTALL) -e '.[export,report,estimators,heic,parquet,serve,dev]'
+	$(INSTALL) -e '.[export,report,estimators,heic,parquet,serve,cluster,dev]'
 	touch $@

@@ -11,6 +11,7 @@
     ├── OutputError              a result cannot be written where it was asked for
     ├── SourceError              the images, as a collection, cannot be used
     ├── ImageError               one image cannot be used
+    ├── ClusterError             a Dask cluster is absent, or does not compute the same codes
     └── TrainingError            these codes cannot train or fit this head
 
 The command line prints the message and exits with 1.
@@ -53,6 +54,10 @@ class SourceError(CnncodesError):
 
 class ImageError(CnncodesError):
     """One image cannot be decoded or is too large."""
+
+
+class ClusterError(CnncodesError):
+    """A Dask cluster cannot be reached, or its workers would not compute the same codes."""
 
 
 class TrainingError(CnncodesError):

@@ -96,6 +96,11 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
+def is_url(location: str) -> bool:
+    """Return whether a location is a URL of any scheme; a drive has one letter, and is none."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", location, re.IGNORECASE) is not None
+
+
 def remedy_for_absent(path: Path) -> str:
     """Return what to do about an absent file whose path is a web address or a pattern; else "".
 

@@ -15,6 +15,10 @@ from pathlib import Path
 ROOT = Path("/")
 _MMAP_THRESHOLD = -3  # glibc's malloc.h
 _LARGE_BLOCK = 2**20
+_INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"),
+    *("asimddp", "i8mm"),  # of ARM
+)
 
 
 def available_threads(root: Path = ROOT) -> int:
@@ -81,6 +85,26 @@ def available_memory(root: Path = ROOT) -> int | None:
 def max_open_files() -> int | None:
     """Return how many files this process may have open at once; None where it is unknown."""
     return _soft_limit("RLIMIT_NOFILE")
+
+
+def instruction_sets(root: Path = ROOT) -> str:
+    """Return the processor's architecture and what it has of instructions that networks use.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` is; elsewhere than on Linux only the architecture is known.
+
+    Returns
+    -------
+    str
+        Such as "x86_64 with avx2, avx512f".
+    """
+    import platform  # only clusters ask
+
+    words = set(_text(root / "proc/cpuinfo").split())
+    sets = sorted(words.intersection(_INSTRUCTION_SETS))
+    return " with ".join(filter(None, [platform.machine(), ", ".join(sets)]))
 
 
 def give_memory_back() -> None:

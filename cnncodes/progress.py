@@ -10,6 +10,8 @@ from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 
+from cnncodes.text import counted
+
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_REDRAWS = 0.1
 BAR_WIDTH = 24
@@ -26,6 +28,11 @@ class Progress:
     unit : str
         The unit of the count, in the plural.
 
+    Attributes
+    ----------
+    workers : int
+        How many workers of a cluster take part; 0 without one.
+
     Notes
     -----
     Use as a context manager. Nothing is shown before `begin`: the total is often known only
@@ -35,6 +42,7 @@ class Progress:
     def __init__(self, description: str, unit: str) -> None:
         self.description = description
         self.unit = unit
+        self.workers = 0
         self._on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._lock = Lock()
         self._total = self._done = self._done_before = 0
@@ -102,9 +110,10 @@ class Progress:
     def _state(self, now: float) -> str:
         rate = (self._done - self._done_before) / max(now - self._started, 1e-9)
         minutes, seconds = divmod(round((self._total - self._done) / rate) if rate else 0, 60)
+        workers = f" on {counted(self.workers, 'worker')}" if self.workers else ""
         return (
             f"{self.description}: {self._done} of {self._total} {self.unit}, "
-            f"{rate:.1f} per second, {minutes}:{seconds:02} left"
+            f"{rate:.1f} per second{workers}, {minutes}:{seconds:02} left"
         )
 
     def _write(self, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("click", "h5py", "jinja2", "keras", "matplotlib", "numpy", "onnx", "onnxruntime", "PIL")
-HEAVY += ("scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
+HEAVY += ("dask", "distributed", "fsspec", "scipy", "skl2onnx", "sklearn", "tensorflow", "tf2onnx")
 
 # What importing a module may bring in, of the packages above.
 ALLOWED = {
@@ -49,6 +49,10 @@ ALLOWED = {
     "cnncodes.extract.store": {"numpy", "h5py"},
     "cnncodes.extract.convert": {"numpy", "h5py"},
     "cnncodes.extract.workers": {"numpy", "PIL"},
+    "cnncodes.extract.cluster": {"numpy", "PIL"},
+    "cnncodes.extract.dispatch": {"numpy", "PIL"},
+    "cnncodes.extract.remote": {"numpy", "PIL"},
+    "cnncodes.images.urls": {"numpy", "PIL"},
     "cnncodes.extract.pipeline": {"numpy", "PIL", "h5py"},
     "cnncodes.finetune": set(),
     "cnncodes.finetune.cuts": set(),
@@ -259,6 +263,7 @@ for words in (
     main.main(words, standalone_mode=False)
 """
     unneeded = {"jinja2", "keras", "matplotlib", "skl2onnx", "tensorflow", "tf2onnx"}
+    unneeded |= {"dask", "distributed", "fsspec"}
     assert imported_by(code, small_backbone, photos) == set(HEAVY) - unneeded
 
 

@@ -61,6 +61,16 @@ def test_writes_a_line_every_half_minute(clock: Clock, capfd: pytest.CaptureFixt
     ]
 
 
+def test_names_the_number_of_workers(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress("extract", "images") as bar:
+        bar.begin(200)
+        bar.workers = 4
+        clock.now += 30
+        bar.advance(60)
+    line = "extract: 60 of 200 images, 2.0 per second on 4 workers, 1:10 left\n"
+    assert capfd.readouterr().err == line
+
+
 def test_counts_only_this_run_in_the_rate(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     work(clock, total=200, done=100, seconds_each=0.5)
     assert capfd.readouterr().err == "extract: 160 of 200 images, 2.0 per second, 0:20 left\n"

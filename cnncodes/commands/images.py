@@ -145,6 +145,12 @@ def fetch(
     is_flag=True,
     help="Bring the output file up to date with SOURCE; only what is new is computed.",
 )
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on a Dask cluster, such as tcp://host:8786, or on one that is started here, "
+    "local; needs the extra cluster.",
+)
 @overwrite_option
 @json_option
 def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options: Any) -> None:

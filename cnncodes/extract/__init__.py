@@ -2,6 +2,9 @@
 
 - `pipeline`: `extract`, the whole extraction
 - `workers`: threads that each take a batch from files to codes
+- `cluster`: the same on the workers of a Dask cluster
+- `dispatch`: which images are where on a cluster
+- `remote`: what such a worker does
 - `earlier`: a codes file that is there already, to be updated or kept
 - `backbone`: the network in an onnxruntime session
 - `journal`: codes on disk until the extraction ends

@@ -10,9 +10,9 @@ from typing import Any
 
 from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.extract.store import WEIGHTING, CodesInfo, CodeStore
-from cnncodes.files import exists, is_folder, readable_sha256
-from cnncodes.images.decoding import load_image
+from cnncodes.files import exists, is_folder, is_url, readable_sha256
 from cnncodes.images.sources import Source
+from cnncodes.images.urls import load_location
 from cnncodes.models.kinds import find_kind
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
@@ -193,11 +193,12 @@ def _changes(store: CodeStore, info: CodesInfo, images: Source, progress: Progre
         progress.begin(len(digests) + len(skipped), unit="images compared")
         counts["changed"] = counts["skipped before and usable now"] = 0
         for path, digest in digests.items():
-            counts["changed"] += readable_sha256(images.root / path) != digest
+            counts["changed"] += _digest(images.root, path, digest, info) != digest
             progress.advance(1)
         size = info.backbone.input_size
         for path in skipped:
-            image = load_image(0, images.root / path, size, info.max_pixels, white=info.white)
+            location = path if is_url(path) else str(images.root / path)
+            image, _ = load_location(0, location, size, info.max_pixels, white=info.white)
             counts["skipped before and usable now"] += not image.problem
             progress.advance(1)
     changes = [f"{counted(n, 'image')} {what}" for what, n in counts.items() if n]
@@ -219,3 +220,11 @@ def _counted(
         pairs = zip(paths, values or [default] * len(paths), strict=True)
         counts[name] = Counter((path, value) for path, value in pairs if path not in left_out)
     return counts
+
+
+def _digest(root: Path, path: str, expected: str, info: CodesInfo) -> str:
+    """Return the SHA-256 of an image; "" where it cannot be read."""
+    if not is_url(path):
+        return readable_sha256(root / path)
+    size = info.backbone.input_size
+    return load_location(0, path, size, info.max_pixels, (expected,), white=info.white)[0].digest

@@ -27,7 +27,7 @@ from cnncodes.extract.store import (
     WEIGHTING,
     CodesInfo,
     Rows,
-    compress,
+    encode_codes,
     write_codes,
 )
 from cnncodes.files import JOURNAL_SIGNATURE
@@ -136,19 +136,7 @@ class Journal:
         OutputError
             The codes are too large or too small for the stored dtype.
         """
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite: refused below
-            stored = codes.astype(self.info.dtype)
-        if not np.isfinite(stored).all() and np.isfinite(codes).all():
-            raise OutputError(
-                f"codes up to {np.abs(codes).max():.0f} do not fit float16; store them with "
-                "dtype='float32'"
-            )
-        if codes.any() and not stored.any():
-            raise OutputError(
-                f"codes of at most {np.abs(codes).max():.1e} all become 0 in float16; store them "
-                "with dtype='float32'"
-            )
-        return [compress(each.tobytes()) for each in stored]
+        return encode_codes(codes, self.info.dtype)
 
     def append(self, rows: Rows) -> None:
         """Append a batch of images, with chunks by `encode`.

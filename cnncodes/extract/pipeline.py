@@ -6,6 +6,7 @@ the end.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from cnncodes.errors import FileFormatError, ImageError, SourceError, SourceWarn
 from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.source_part import divide
-from cnncodes.extract.store import CodesInfo, CodeStore, Rows
+from cnncodes.extract.store import CodesInfo, CodeStore, Rows, encode_codes
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.extract.workers import Workers
 from cnncodes.images.decoding import LoadedImage, notes_on_remarks
@@ -147,6 +148,7 @@ def extract(
     provider: str = DEFAULT_PROVIDER,
     update: bool = False,
     overwrite: bool = False,
+    scheduler: str | None = None,
     on_source: Callable[[Source], None] | None = None,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -191,6 +193,9 @@ def extract(
         Whether a file at `output` may be replaced, and codes of another extraction that was
         interrupted be discarded. Without this and `update`, codes of the same
         images, settings and network are kept, and nothing is computed.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://host:8786``, whose workers compute, or
+        ``"local"`` to start `threads` of them here. Needs the extra ``cluster``.
     on_source : callable, optional
         Called with the `Source` before the first image is read.
     progress : Progress, optional
@@ -214,6 +219,10 @@ def extract(
     OutputError
         The codes cannot be written, those to update are of another kind, or a file at `output`,
         or of its interrupted extraction, is not of these images, settings and network.
+    ClusterError
+        The Dask scheduler cannot be reached, or its workers would compute other codes.
+    MissingDependencyError
+        `scheduler` is given, and the extra ``cluster`` is not installed.
     KeyboardInterrupt
         With a message about what is kept.
 
@@ -253,8 +262,15 @@ def extract(
     images = computed
     for doubt in images.doubts:
         warnings.warn(doubt, SourceWarning, stacklevel=2)
-    workers = Workers.open(  # as for the whole source
-        backbone, n_in_source, threads=threads, batch_size=batch_size, provider=provider
+    workers, files = _open_workers(
+        images,
+        n_in_source,  # batches are those of the whole source
+        backbone,
+        scheduler,
+        progress,
+        threads=threads,
+        batch_size=batch_size,
+        provider=provider,
     )
     _check_row(backbone, workers.network.code_shape, dtype)
     info = CodesInfo(
@@ -288,8 +304,8 @@ def extract(
                 _refuse(journal.skipped)
             progress.begin(len(images.paths), n_resumed)
             batches = workers.run(
-                images.files()[n_resumed:],
-                journal.encode,
+                files[n_resumed:],
+                functools.partial(encode_codes, dtype=dtype),
                 max_pixels=max_pixels,
                 white=white,
                 known=earlier.rows,
@@ -301,7 +317,9 @@ def extract(
                     if on_error == "fail":
                         _refuse(rows.skipped)
                     journal.append(rows)
-                    n_reused = sum(image.pixels is None and not image.problem for image in batch)
+                    n_reused = sum(
+                        image.digest in earlier.rows and not image.problem for image in batch
+                    )
                     progress.skip(n_reused)
                     progress.advance(len(batch) - n_reused)
             if journal.n_images == 0 and part is None:
@@ -332,7 +350,7 @@ def extract(
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
         source_notes=list(images.notes),
-        notes=[*_notes(images, journal), *_notes_on_columns(images, earlier)],
+        notes=[*_notes(images, journal), *_notes_on_columns(images, earlier), *workers.notes],
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.n_workers,
@@ -346,6 +364,23 @@ def extract(
 def _is_kept(journal: Journal) -> bool:
     """Whether a journal is worth keeping: a part of a source may have no usable image."""
     return journal.n_images > 0 or (journal.info.part is not None and journal.n_seen > 0)
+
+
+def _open_workers(
+    images: Source,
+    n_images: int,
+    backbone: Path,
+    scheduler: str | None,
+    progress: Progress,
+    **options: Any,
+) -> tuple[Any, Sequence[Any]]:
+    """Return the workers of this machine or of a cluster, and the images as they take them."""
+    if scheduler is None:
+        return Workers.open(backbone, n_images, **options), images.files()
+    from cnncodes.extract.cluster import Cluster  # Dask is an extra
+
+    options |= {"scheduler": scheduler, "progress": progress}
+    return Cluster.open(backbone, n_images, **options), images.locations()
 
 
 def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float) -> Extraction:
@@ -430,7 +465,7 @@ def _rows(
         if image.problem:
             rows.skipped.append((path, image.problem))
             continue
-        is_reused = image.pixels is None
+        is_reused = image.digest in earlier.rows
         views = earlier.chunks(image.digest) if is_reused else islice(computed, n_views)
         rows.chunks.extend(views)
         rows.labels.append(images.labels[index])

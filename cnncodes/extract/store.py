@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_LABELS, MAX_WEIGHT
-from cnncodes.errors import FileFormatError
+from cnncodes.errors import FileFormatError, OutputError
 from cnncodes.extract.source_part import SourcePart
 from cnncodes.files import check_filled, exists, is_journal
 from cnncodes.hdf5 import UNREADABLE, PlainFile, errno_of, reason_of
@@ -142,6 +142,41 @@ def compress(content: bytes) -> bytes:
     """Compress with deflate's run-length strategy: quick, and codes are mostly zeros."""
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return deflate.compress(content) + deflate.flush()
+
+
+def encode_codes(codes: NDArray[np.float32], dtype: str) -> list[bytes]:
+    """Return codes as they are stored.
+
+    Parameters
+    ----------
+    codes : ndarray of float32, shape (n_rows, *code_shape)
+        The codes.
+    dtype : {"float16", "float32"}
+        How they are stored.
+
+    Returns
+    -------
+    list of bytes
+        The compressed chunk of each row.
+
+    Raises
+    ------
+    OutputError
+        The codes are too large or too small for `dtype`.
+    """
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite: refused below
+        stored = codes.astype(dtype)
+    if not np.isfinite(stored).all() and np.isfinite(codes).all():
+        raise OutputError(
+            f"codes up to {np.abs(codes).max():.0f} do not fit float16; store them with "
+            "dtype='float32'"
+        )
+    if codes.any() and not stored.any():
+        raise OutputError(
+            f"codes of at most {np.abs(codes).max():.1e} all become 0 in float16; store them "
+            "with dtype='float32'"
+        )
+    return [compress(each.tobytes()) for each in stored]
 
 
 def write_codes(

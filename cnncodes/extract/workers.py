@@ -54,11 +54,14 @@ class Workers:
         Number of batches processed at a time.
     batch_size : int
         Images per batch.
+    notes : tuple of str
+        For the user; those of `cluster.Cluster`.
     """
 
     network: Backbone
     n_workers: int
     batch_size: int
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(

@@ -8,6 +8,7 @@
 - `class_maps`: new names of classes, which may merge them
 - `path_lists`: images to leave out, or to keep together
 - `decoding`: one image file decoded, and many in threads
+- `urls`: an image at a URL
 - `jpeg`: the segments and scans of a JPEG file, to find truncated ones
 - `pixels`: turns a decoded image into RGB of the wanted size
 - `views`: mirrored and turned views of an image

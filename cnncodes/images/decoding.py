@@ -363,7 +363,20 @@ def _read_and_decode(
     white: int | None,
 ) -> LoadedImage:
     """Read, hash and decode one file; separate, so that its bytes are freed on return."""
-    content = path.read_bytes()
+    return load_content(index, path.read_bytes(), path, size, max_pixels, known, white=white)
+
+
+def load_content(
+    index: int,
+    content: bytes,
+    path: Path,
+    size: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    known: Container[str] = (),
+    *,
+    white: int | None = None,
+) -> LoadedImage:
+    """Hash and decode the bytes of a file as `load_image` does; `path` names it in reasons."""
     digest = hashlib.sha256(content).hexdigest()
     if digest in known:
         return LoadedImage(index, None, digest, "")

@@ -28,11 +28,16 @@ def check_size(n_bytes: int, max_pixels: int) -> None:
     ImageError
         It is larger.
     """
-    limit = BYTES_PER_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
+    limit = largest_file(max_pixels)
     if n_bytes > limit:
         raise ImageError(
             f"larger than the {limit / 1e6:,.0f} MB that an image of max_pixels can need"
         )
+
+
+def largest_file(max_pixels: int) -> int:
+    """Return the largest number of bytes that an image of `max_pixels` can need."""
+    return BYTES_PER_PIXEL * max(max_pixels, DEFAULT_MAX_PIXELS) + LARGE_FILE
 
 
 def check_area(width: int, height: int, max_pixels: int) -> None:

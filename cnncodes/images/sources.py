@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from cnncodes.bounds import MAX_GROUP_LENGTH, MAX_PATH_LENGTH, fault_of_labels, fault_of_text
 from cnncodes.errors import ParameterError, SourceError
-from cnncodes.files import check_regular, is_folder
+from cnncodes.files import check_regular, is_folder, is_url
 from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
 from cnncodes.images.multilabel import (
@@ -90,6 +90,10 @@ class Source:
     def files(self) -> list[Path]:
         """Return the path of each image file."""
         return [self.root / path for path in self.paths]
+
+    def locations(self) -> list[str]:
+        """Return the path of each image file, or its URL where a CSV file has one."""
+        return [path if is_url(path) else str(self.root / path) for path in self.paths]
 
     def without(self, excluded: PathList) -> Source:
         """Return the source without the images of a list, which must name some of them."""

@@ -130,7 +130,7 @@ def fit_labels(
         K = gram_matrix(rows.read, len(rows), block=block, dtype=dtype, progress=progress)
         centre(K)
         length = scale(K) or 1.0
-        points = rotate(K)
+        points, _ = rotate(K)
     else:
         scaling = Scaling.of(X for _, X in rows.blocks())
         X = read_all(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.views import ImageViews
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo, image_key
+from cnncodes.models.metadata import HeadInfo
 from cnncodes.output import replacing
 from cnncodes.progress import Progress
 from cnncodes.text import counted
@@ -285,12 +285,12 @@ def train_labels(
         )
     if settings.normalize != "none":
         fit.fitted["normalize"] = settings.normalize
-    measured = CodeRows(store, views.first_rows(parts.test)).digests() if settings.refit else []
+    measured = parts.test if settings.refit else parts.test[:0]
     chosen = {name: getattr(settings, name) for name in ("train_fraction", "per_class", "seed")}
     info = HeadInfo(
         labels=tuple(trainer.labels.names),
         training={
-            "data": PureWindowsPath(store.source).name,
+            "data": store.source_name,
             "estimator": ESTIMATOR,
             "fitted": fit.fitted,
             "split": {"method": settings.split, **chosen},
@@ -301,13 +301,11 @@ def train_labels(
         },
         backbone=store.backbone,
         backbone_sha256=store.backbone_sha256,
-        training_images=frozenset(
-            map(image_key, CodeRows(store, views.first_rows(trained)).digests())
-        ),
+        training_images=CodeRows(store, views.first_rows(trained)).image_keys(),
         created_with=created_with("sklearn"),
         white=store.white,
         parts=store.parts if isinstance(store, JoinedStore) else (),
-        measured_images=frozenset(map(image_key, measured)),
+        measured_images=CodeRows(store, views.first_rows(measured)).image_keys(),
         thresholds=written.thresholds,
     )
     code_shape = store.codes.shape[1:]
