@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.errors import ParameterError
 from cnncodes.text import similar
 
@@ -293,6 +294,9 @@ SHARE = Real(0, 1, most_open=True)
 SIMILARITY = Real(0, 1, least_open=True)  # a cosine
 REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
+STANDARDIZE = "standardize"
+# What a head may do to codes; the last is not in its graph, but in its weights.
+WAYS = (*NORMALIZATIONS, STANDARDIZE)
 VALIDATION_FRACTION = Real(0, 0.5)
 TRAIN_SHARE = Real(0, 1, least_open=True)  # 1 where cross-validation measures
 DRAWS = Whole(1, 1000)

@@ -37,7 +37,6 @@ from cnncodes.cli_options import (
     with_option_names,
 )
 from cnncodes.experiment.published import PER_CLASS
-from cnncodes.head.chosen import WAYS
 from cnncodes.output import check_output
 from cnncodes.parameters import (
     COUNT,
@@ -48,6 +47,7 @@ from cnncodes.parameters import (
     LEARNING_RATE,
     REFUSED_SHARE,
     TRAIN_SHARE,
+    WAYS,
 )
 from cnncodes.printing.emit import emit, print_note
 from cnncodes.printing.heads import (

@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncodes.bounds import NORMALIZATIONS
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.fit import Candidate, fit_candidates
 from cnncodes.head.logistic.start import Start
 from cnncodes.head.normalize import NormalizedRows, StandardizedRows
 from cnncodes.head.rows import CodeRows
+from cnncodes.parameters import STANDARDIZE, WAYS
 from cnncodes.progress import Progress
 
 AUTO = "auto"
 ESTIMATORS = ("logistic", "ridge")
 GRAM = (AUTO, *ESTIMATORS)  # the names of `fit_linear`
-STANDARDIZE = "standardize"
-WAYS = (*NORMALIZATIONS, STANDARDIZE)  # the last is not of the head's graph, but in its weights
 
 
 def fit_linear(

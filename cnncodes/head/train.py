@@ -23,7 +23,7 @@ from cnncodes.bounds import (
 )
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.chosen import GRAM, WAYS
+from cnncodes.head.chosen import GRAM
 from cnncodes.head.earlier import EarlierHead, Growth
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
 from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
@@ -51,6 +51,7 @@ from cnncodes.parameters import (
     REFUSED_SHARE,
     SEED,
     TRAIN_SHARE,
+    WAYS,
     as_path,
     check_choice,
     check_class_weight,

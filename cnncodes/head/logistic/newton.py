@@ -36,6 +36,7 @@ _MAX_PRODUCTS = 200  # of one step
 _FORCING = 0.03  # what is left of the residual of Newton's equations
 _MAX_HALVINGS = 30
 _MAX_REFINEMENTS = 5
+_ROUNDING = 1e-9  # of the objective: a step that lowers it by less may be rounding alone
 _SUFFICIENT = 1e-4  # of the decrease that the gradient promises
 Float64 = NDArray[np.float64]
 
@@ -161,6 +162,7 @@ def minimise(
     C: float,
     start: tuple[Float64, Float64] | None = None,
     tolerance: float = TOLERANCE,
+    flat: float = 0.0,
 ) -> tuple[Float64, Float64, int]:
     """Fit a logistic regression.
 
@@ -176,6 +178,9 @@ def minimise(
         Weights and intercept to start from; by default zeros.
     tolerance : float
         Largest error of the weights, relative to their length.
+    flat : float
+        Largest derivative of the mean loss at which the fit ends as well, as ``tol`` of
+        scikit-learn's solvers; 0 for the tolerance alone.
 
     Returns
     -------
@@ -184,16 +189,24 @@ def minimise(
     intercept : ndarray of float64, shape (n_classes,)
         Bias of the logits.
     n_steps : int
-        Steps that were made, `MAX_STEPS` where rounding keeps the gradient from the tolerance.
+        Steps that were made, fewer than the tolerance wants where rounding hides their effect.
     """
     problem, n_classes = _problem(points, masses, C), masses.shape[1]
     weights, intercept = start or (np.zeros((points.shape[1], n_classes)), np.zeros(n_classes))
     logits = problem.times(weights, intercept)
+    least, fell = problem.c * float(masses.sum()) * flat, np.inf
+    length = np.inf
     for n_steps in range(MAX_STEPS):
         probabilities, coefficients = problem.coefficients(logits)
         right = problem.transposed(coefficients) - weights
         right_intercept = coefficients.sum(axis=0)
         if problem.is_solved(right, right_intercept, weights, tolerance):
+            return weights, intercept, n_steps
+        if max(np.abs(right).max(), np.abs(right_intercept).max()) <= least:
+            return weights, intercept, n_steps
+        # Near the optimum a step leaves a small part of the gradient, unless that is rounding.
+        length, previous = float(np.hypot(*map(np.linalg.norm, (right, right_intercept)))), length
+        if fell <= _ROUNDING and length > previous / 2:
             return weights, intercept, n_steps
         step, shift = problem.step(probabilities, right, right_intercept)
         change = problem.times(step, shift)
@@ -206,6 +219,7 @@ def minimise(
             if after <= before - _SUFFICIENT * size * promised + 1e-12 * abs(before):
                 break
             size /= 2
+        fell = (before - after) / max(abs(before), 1e-300)
         weights, intercept = weights + size * step, intercept + size * shift
         logits = problem.times(weights, intercept)
     return weights, intercept, MAX_STEPS
@@ -265,7 +279,8 @@ def refine(
 class SoftLogisticRegression(LogisticRegression):  # type: ignore[misc]
     """Logistic regression on the masses of images, with the parameters C, class_weight and tol.
 
-    The latter is ten times the largest error of the weights, relative to their length.
+    The latter is the largest derivative of the mean loss, as in scikit-learn, or ten times the
+    largest error of the weights, relative to their length.
     """
 
     coef_: NDArray[Any]
@@ -279,7 +294,7 @@ class SoftLogisticRegression(LogisticRegression):  # type: ignore[misc]
             start = (self.coef_.T, self.intercept_)
         kept = weighted_by_class(masses, self.class_weight)[:, classes]
         weights, self.intercept_, n_steps = minimise(
-            X, kept, float(self.C), start, tolerance=self.tol / 10
+            X, kept, float(self.C), start, tolerance=self.tol / 10, flat=self.tol
         )
         self.classes_, self.coef_ = classes, weights.T
         self.n_iter_, self.n_features_in_ = np.array([n_steps]), X.shape[1]

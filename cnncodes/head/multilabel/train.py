@@ -15,7 +15,6 @@ from cnncodes._version import created_with
 from cnncodes.bounds import MAX_ENTRIES_BYTES, MAX_MODEL_BYTES, MAX_TRAINING_IMAGES
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
-from cnncodes.head.chosen import STANDARDIZE
 from cnncodes.head.groups import groups_of
 from cnncodes.head.head_onnx import build_head
 from cnncodes.head.joined import JoinedStore
@@ -32,6 +31,7 @@ from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.output import replacing
+from cnncodes.parameters import STANDARDIZE
 from cnncodes.progress import Progress
 from cnncodes.text import counted
 
