@@ -14,7 +14,8 @@ demo: .venv/installed
 	$(BIN)/cnncodes demo cnncodes-demo
 
 test: lint
-	$(BIN)/python -m pytest
+	@# Two processes, each with files of its own; more take a gigabyte each.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/complete
 	$(BIN)/ruff check
