@@ -23,7 +23,9 @@ def test_paths_of_any_kind_are_paths() -> None:
     assert os.fsencode(as_path(BytesPath(), "path")) == b"f\xff"
 
 
-@pytest.mark.parametrize("value", [None, 3, b"a", ["a"], object()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "value", [None, 3, b"a", ["a"], object()], ids=lambda each: type(each).__name__
+)
 def test_what_is_no_path_is_refused(value: object) -> None:
     with pytest.raises(ParameterError, match=r"^path must be a str or a Path, not "):
         as_path(value, "path")
