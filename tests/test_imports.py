@@ -55,7 +55,7 @@ ALLOWED = {
     "cnncodes.images.urls": {"numpy", "PIL"},
     "cnncodes.extract.pipeline": {"numpy", "PIL", "h5py"},
     "cnncodes.finetune": set(),
-    "cnncodes.finetune.cuts": set(),
+    "cnncodes.finetune.cuts": {"numpy"},
     "cnncodes.finetune.recipe": set(),
     "cnncodes.head": set(),
     "cnncodes.app.classifier": {"numpy", "PIL"},

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from cnncodes.errors import SourceError
 from cnncodes.text import listed, normalized, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HAS, LACKS, UNKNOWN = "1", "0", "?"
 UNKNOWN_VALUE = 255  # in the matrix of a codes file
@@ -158,12 +160,16 @@ def label_numbers(flags: Iterable[str]) -> Iterator[int]:
 
 def to_matrix(flags: Sequence[str], n_labels: int) -> NDArray[np.uint8]:
     """Return labels as numbers, (n_images, n_labels): 1, 0, or `UNKNOWN_VALUE`."""
+    import numpy as np  # a table is listed without it
+
     text = np.frombuffer("".join(flags).encode("ascii"), np.uint8).reshape(-1, n_labels)
     return np.where(text == ord(UNKNOWN), UNKNOWN_VALUE, text - ord(LACKS)).astype(np.uint8)
 
 
 def from_matrix(matrix: NDArray[np.uint8]) -> list[str]:
     """Return what `to_matrix` was made from."""
+    import numpy as np
+
     text = np.where(matrix == UNKNOWN_VALUE, ord(UNKNOWN), matrix + ord(LACKS)).astype(np.uint8)
     return [row.tobytes().decode("ascii") for row in text]
 
