@@ -102,13 +102,19 @@ class EarlierHead:
     FileFormatError
         It is no head, or damaged.
     ParameterError
-        It is of a kind without weights to start from, or of several networks.
+        It is of several labels per image, of a kind without weights to start from, or of several
+        networks.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         _, metadata = open_session(path, "head")
         self.info = HeadInfo.from_metadata(metadata, path)
+        if self.info.has_several_labels:
+            raise ParameterError(
+                f"{path}: is a head of several labels per image, and training goes on from one of "
+                "classes only; train without it"
+            )
         kind = self.info.training.get("estimator")
         if kind not in KINDS:
             raise ParameterError(

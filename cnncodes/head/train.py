@@ -32,7 +32,12 @@ from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.memory import check_memory
-from cnncodes.head.multilabel.train import LabelSettings, check_settings, train_labels
+from cnncodes.head.multilabel.train import (
+    LabelSettings,
+    check_plain,
+    check_settings,
+    train_labels,
+)
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
@@ -250,12 +255,7 @@ def train_head(
                 normalize, train_fraction, split, per_class, seed, tta, C, class_weight, refit
             )
             check_settings(estimator, settings, unknown)
-            if grown is not None or class_map is not None or len(store.weights):
-                what = "weights" if len(store.weights) else "classes" if class_map else "earlier"
-                raise ParameterError(
-                    f"{store.path}: {what} cannot be used with more than one label per image; "
-                    "leave them out"
-                )
+            check_plain(store, earlier=earlier is not None, classes=classes is not None)
             return Training(
                 **train_labels(
                     store,
