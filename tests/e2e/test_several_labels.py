@@ -260,6 +260,12 @@ def test_models_and_images_of_different_kinds_are_refused(folder: Path, tmp_path
     assert "one label per image" in error
     error = error_of("evaluate", tmp_path / "one.onnx", folder / "joined.h5")
     assert "several labels per image" in error
+    classes = tmp_path / "classes.csv"
+    classes.write_text("from,to\nred,warm\n")
+    error = error_of(
+        "evaluate", folder / "head.onnx", folder / "joined.h5", "--classes", classes
+    )
+    assert "is of several labels per image; leave out --classes MAP" in error
 
 
 def test_refit_trains_on_all(folder: Path, tmp_path: Path) -> None:

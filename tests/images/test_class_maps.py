@@ -41,6 +41,8 @@ def test_head_is_evaluated_on_the_old_names(codes, table, tmp_path):
     assert f"evaluated on {result['test']['n_images']} images" in lines
     assert f"accuracy           {result['test']['accuracy']:.1%}" in lines
     assert "that the model does not know: 2" in lines
+    renamed = "classes renamed as in the model's training: 0 to round, 1 to one, 3 to round"
+    assert f"  note: {renamed}" in lines.splitlines()
 
 
 def test_evaluate_renames_the_classes_of_the_images(codes, table, tmp_path):
