@@ -87,7 +87,9 @@ class Selection:
             names, labels, notes = self._class_map.renamed(names, labels)
             self._notes += notes
         names, own_names = recorded_names(self._info, names), names
-        renamed = [f"{own} to {new}" for own, new in zip(own_names, names, strict=True) if own != new]
+        renamed = [
+            f"{own} to {new}" for own, new in zip(own_names, names, strict=True) if own != new
+        ]
         if renamed:
             self._notes.append(f"classes renamed as in the model's training: {listed(renamed)}")
         indices = {name: index for index, name in enumerate(self._info.labels)}

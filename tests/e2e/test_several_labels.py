@@ -262,9 +262,7 @@ def test_models_and_images_of_different_kinds_are_refused(folder: Path, tmp_path
     assert "several labels per image" in error
     classes = tmp_path / "classes.csv"
     classes.write_text("from,to\nred,warm\n")
-    error = error_of(
-        "evaluate", folder / "head.onnx", folder / "joined.h5", "--classes", classes
-    )
+    error = error_of("evaluate", folder / "head.onnx", folder / "joined.h5", "--classes", classes)
     assert "is of several labels per image; leave out --classes MAP" in error
 
 
@@ -285,7 +283,8 @@ def test_views_of_images_train_and_are_averaged(folder: Path, tmp_path: Path) ->
     run_command("extract", network, table, "-o", codes, "--augment", "hflip")
     text = run_command("train", codes, "-o", head, "--tta", "--normalize", "sqrt").stdout
     assert "images × 2 views (hflip) train" in text
-    run_command("bundle", network, head, "-o", tmp_path / "app.onnx", "--tta")
+    text = run_command("bundle", network, head, "-o", tmp_path / "app.onnx", "--tta").stdout
+    assert ": 3 labels, " in text
     figures = [
         json.loads(run_command("evaluate", *arguments, "--json").stdout)["figures"]
         for arguments in (

@@ -316,6 +316,19 @@ def test_curve_trains_with_them(tmp_path: Path) -> None:
         (tmp_path / "codes.h5").unlink()
 
 
+@pytest.mark.parametrize("split", ["stratified", "first"])
+def test_curve_draws_from_images_that_count(tmp_path: Path, split: str) -> None:
+    images = Images(60, 20, 3)
+    images.weights[np.arange(60) % 3 > 0] = 0
+    codes = images.write(tmp_path / "codes.h5", "weights")
+    options = ("--C", "1", "--per-class", "1,2", "--split", split)
+    run_command("curve", codes, "-o", tmp_path / "curve.json", *options)
+    (curve,) = json.loads((tmp_path / "curve.json").read_text())["curves"]
+    assert [point["n_train"] for point in curve["points"]] == [3, 6]
+    trained = train_head(codes, tmp_path / "head.onnx", C=1, split=split)
+    assert curve["n_test"] == trained.test.n_images
+
+
 def test_views_of_an_image_count_alike(tmp_path: Path) -> None:
     images = Images(40, 200, 2)
     columns = {"weights": images.weights.tolist(), "probabilities": images.probabilities.tolist()}
