@@ -270,7 +270,7 @@ def train_head(
         views = ImageViews(store, tta=tta)
         if grown is not None:
             grown.check(store)
-            class_map = grown.class_map(class_map)
+            class_map = grown.class_map(class_map, store.class_names)
         renames = [] if class_map is None else class_map.apply(store)
         numbers, y, notes = labelled_classes(store, excluded, none)
         names = [store.class_names[number] for number in numbers]

@@ -63,6 +63,17 @@ def test_curve_is_of_the_new_classes(codes, table, tmp_path):
     assert "classes merged by map.csv: 2 and 3 to 3" in lines
 
 
+def test_names_of_an_earlier_head_stay_beside_new_ones(codes, table, tmp_path):
+    old, new = tmp_path / "old.onnx", tmp_path / "new.onnx"
+    run_command("train", codes, "-o", old, "--C", 1, "--classes", table("0,round", "3,round"))
+    arguments = (codes, "-o", new, "--from", old, "--classes", table("1,one"))
+    result = train_json(run_command, *arguments)
+    assert result["labels"] == ["round", "one", "2"]
+    assert "classes merged by map.csv and old.onnx: 0 and 3 to round" in result["notes"]
+    assert info_of(new).training["classes"] == {"0": "round", "3": "round", "1": "one"}
+    assert not any(note.startswith("new: ") for note in result["notes"])
+
+
 def test_training_from_a_head_keeps_its_names(codes, table, tmp_path):
     run_command(
         *("train", codes, "-o", tmp_path / "old.onnx", "--C", 1, "--classes", table("0,round"))
