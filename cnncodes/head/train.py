@@ -254,8 +254,8 @@ def train_head(
             settings = LabelSettings(
                 normalize, train_fraction, split, per_class, seed, tta, C, class_weight, refit
             )
-            check_settings(estimator, settings, unknown)
             check_plain(store, earlier=earlier is not None, classes=classes is not None)
+            check_settings(estimator, settings, unknown)
             return Training(
                 **train_labels(
                     store,
@@ -291,7 +291,7 @@ def train_head(
             notes += notes_on_split(store, numbers, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
         weighting = Weighting.of(store, y, names)
-        notes += weighting.notes(parts.train)
+        notes += weighting.notes(parts.train, are_soft=estimator in LINEAR)
         # Those of the head that is written, whose other images are measured on before.
         trained = weighting.trained(np.flatnonzero(y >= 0) if refit else parts.train)
         rows = CodeRows(store, views.training_rows(trained))

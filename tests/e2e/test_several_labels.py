@@ -223,7 +223,8 @@ def test_train_refuses_what_is_for_one_label(
     (folder / "classes.csv").write_text("from,to\nred,warm\n")
     if "one.onnx" in options:
         codes = write_codes(tmp_path / "one.h5", np.eye(75), np.arange(75) % 2)
-        run_command("train", codes, "-o", folder / "one.onnx", "--C", 1, "--overwrite")
+        kept = ("--C", 1, "--normalize", "standardize")  # choices that labels do not have
+        run_command("train", codes, "-o", folder / "one.onnx", *kept, "--overwrite")
     files = [folder / each if (folder / each).is_file() else each for each in options]
     assert reason in error_of("train", folder / "joined.h5", "-o", output, *files)
     assert not output.exists()

@@ -295,6 +295,7 @@ def test_estimators_of_scikit_learn(tmp_path: Path) -> None:
         notes = train_head(codes, head, estimator=estimator).notes
         (note,) = [each for each in notes if " does not use " in each]
         assert note.endswith(f" does not use {unused}; logistic, ridge and sgd do")
+        assert not any(each.startswith("labels are soft") for each in notes)
         heads[name] = head
     plain = images.write(tmp_path / "plain.h5")
     notes = train_head(plain, tmp_path / "plain.onnx", estimator="knn").notes
