@@ -146,9 +146,14 @@ class ClassMap:
         ]
         merged = [f"{' and '.join(old)} to {new}" for new, old in members.items() if len(old) > 1]
         notes = []
-        for what, which in (("renamed", renamed), ("merged", merged), ("left out", left_out)):
+        for what, which in (("renamed", renamed), ("merged", merged)):
             if which:
                 notes.append(f"classes {what} by {self.path.name}: {listed(which)}")
+        if left_out:
+            notes.append(
+                f"classes left out by {self.path.name}, whose images count as without a label: "
+                f"{listed(left_out)}"
+            )
         return notes
 
 
