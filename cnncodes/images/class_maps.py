@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from cnncodes.errors import SourceError
@@ -19,8 +19,6 @@ from cnncodes.text import listed, shown
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from cnncodes.extract.store import CodeStore
 
 MAX_BYTES = 2**24
 COLUMNS = ["from", "to"]
@@ -131,9 +129,10 @@ class ClassMap:
         columns = np.array([*(numbers.get(name, -1) for name in new_names), -1], np.int32)
         return kept, columns[labels], self._notes(names, new_names)
 
-    def apply(self, store: CodeStore) -> list[str]:
-        """Give the classes of an open codes file their new names; return the notes."""
-        store.class_names, store.labels, notes = self.renamed(store.class_names, store.labels)
+    def apply(self, store: Any) -> list[str]:
+        """Give the classes of an open `CodeStore` their new names; return the notes."""
+        names, labels, notes = self.renamed(store.class_names, store.labels)
+        store.class_names, store.labels = names, labels
         return notes
 
     def _notes(self, names: Sequence[str], new_names: list[str]) -> list[str]:
