@@ -149,7 +149,8 @@ def plan_curve(
         notes += notes_on_split(store, classes, y, parts, train_fraction)
         weighting = Weighting.of(store, y, names)
         notes += weighting.notes(parts.train)
-    available = np.bincount(y[parts.train])
+    trained = weighting.trained(parts.train)
+    available = np.bincount(y[trained])
     most = int(available.max())
     if sizes is None:
         sizes = default_sizes(most)
@@ -159,7 +160,7 @@ def plan_curve(
         )
     notes += _notes_on_sizes(sizes, available, names)
     sizes = [size for size in sizes if size <= most]
-    parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups)
+    parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups, trained)
     majority = majority_accuracy(y, parts)
     return Plan(
         path,
@@ -186,6 +187,7 @@ def draw_images(
     seeds: int,
     seed: int,
     groups: NDArray[np.intp] | None = None,
+    trained: NDArray[np.intp] | None = None,
 ) -> tuple[Split, dict[int, list[NDArray[np.intp]]]]:
     """Split the images once, and draw from the training part for each size and seed.
 
@@ -200,6 +202,9 @@ def draw_images(
     seeds : int
         Number of draws. The first is that of `split_by_class`; in each, a larger size has all
         the images of a smaller one. A size that takes all images has only the first.
+    trained : ndarray of intp, optional
+        Those of the training part that are drawn from, increasing and some of each class; by
+        default all.
 
     Returns
     -------
@@ -214,17 +219,25 @@ def draw_images(
         The fraction or the split is out of range.
     """
     parts = split_by_class(y, train_fraction, method=split, seed=seed, groups=groups)
+    trained = parts.train if trained is None else trained
+    are_all = len(trained) == len(parts.train)
     orders = [
-        np.random.default_rng((seed, number)).permutation(parts.train) for number in range(1, seeds)
+        np.random.default_rng((seed, number)).permutation(trained)
+        for number in range(are_all, seeds)
     ]
-    most = np.bincount(y[parts.train]).max()
+    if not are_all and split == "first":
+        orders[0] = trained
+    most = np.bincount(y[trained]).max()
     draws = {}
     for size in sizes:
-        first = split_by_class(
-            y, train_fraction, method=split, per_class=size, seed=seed, groups=groups
-        )
-        others = [_leading(order, y, size) for order in orders] if size < most else []
-        draws[size] = [first.train, *others]
+        first: list[NDArray[np.intp]] = []
+        if are_all:
+            whole = split_by_class(
+                y, train_fraction, method=split, per_class=size, seed=seed, groups=groups
+            )
+            first = [whole.train]
+        n_draws = seeds if size < most else 1
+        draws[size] = [*first, *(_leading(order, y, size) for order in orders)][:n_draws]
     return parts, draws
 
 

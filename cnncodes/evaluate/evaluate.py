@@ -161,6 +161,8 @@ def evaluate(
     # Each worker computes an image in its own thread.
     opened = _ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
     excluded = None if exclude is None else PathList(exclude, "exclude")
+    if classes is not None and opened.info.has_several_labels:
+        raise ParameterError(f"{model}: is of several labels per image; leave out classes='MAP'")
     class_map = None if classes is None else ClassMap.read(classes)
     selection = Selection(
         *(data, opened.info),

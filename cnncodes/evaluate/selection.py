@@ -86,7 +86,12 @@ class Selection:
         if self._class_map is not None:
             names, labels, notes = self._class_map.renamed(names, labels)
             self._notes += notes
-        names = recorded_names(self._info, names)
+        names, own_names = recorded_names(self._info, names), names
+        renamed = [
+            f"{own} to {new}" for own, new in zip(own_names, names, strict=True) if own != new
+        ]
+        if renamed:
+            self._notes.append(f"classes renamed as in the model's training: {listed(renamed)}")
         indices = {name: index for index, name in enumerate(self._info.labels)}
         columns = np.array([indices.get(name, -1) for name in names] + [-1])  # label -1 is the last
         y: NDArray[np.intp] = columns[labels]

@@ -102,13 +102,19 @@ class EarlierHead:
     FileFormatError
         It is no head, or damaged.
     ParameterError
-        It is of a kind without weights to start from, or of several networks.
+        It is of several labels per image, of a kind without weights to start from, or of several
+        networks.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         _, metadata = open_session(path, "head")
         self.info = HeadInfo.from_metadata(metadata, path)
+        if self.info.has_several_labels:
+            raise ParameterError(
+                f"{path}: is a head of several labels per image, and training goes on from one of "
+                "classes only; train without it"
+            )
         kind = self.info.training.get("estimator")
         if kind not in KINDS:
             raise ParameterError(
@@ -123,6 +129,7 @@ class EarlierHead:
         self.kind = str(kind)
         fitted = self.info.training.get("fitted")
         self._fitted: dict[str, Any] = fitted if isinstance(fitted, dict) else {}
+        self._keeps_C = True
         self.normalize = normalization_of(self._fitted)
         tensors = read_tensors(path, ("weights", "bias"))
         self.labels = list(self.info.labels)
@@ -159,7 +166,8 @@ class EarlierHead:
             known = SGDSoftmax().get_params().keys() - {"random_state"}
             kept = {name: each for name, each in fitted.items() if name in known}
             return self.kind, normalize, C, sgd if estimator == "sgd" and sgd else kept
-        kept_C = fitted.get("C", "auto") if C == "auto" else C
+        self._keeps_C = C == "auto"
+        kept_C = fitted.get("C", "auto") if self._keeps_C else C
         return self.kind, self.normalize, kept_C, sgd
 
     def check(self, store: CodeStore) -> None:
@@ -193,12 +201,24 @@ class EarlierHead:
                 "the earlier head"
             )
 
-    def class_map(self, class_map: ClassMap | None) -> ClassMap | None:
-        """Rename the classes of this head; without new names return those of its training."""
+    def class_map(self, class_map: ClassMap | None, classes: list[str]) -> ClassMap | None:
+        """Rename the classes of this head, and return the new names of those of the codes.
+
+        Of a class that is not listed it is the one that the training of this head gave to it.
+        """
+        recorded = ClassMap.of_head(self.path, self.info)
         if class_map is None:
-            return ClassMap.of_head(self.path, self.info)
+            return recorded
         self.labels = [class_map.names.get(name, name) for name in self.labels]
-        return class_map
+        unlisted = {
+            name: class_map.names.get(new, new)
+            for name, new in ({} if recorded is None else recorded.names).items()
+            if name in classes and name not in class_map.names
+        }
+        if not unlisted:
+            return class_map
+        path = class_map.path.with_name(f"{class_map.path.name} and {self.path.name}")
+        return ClassMap(path, unlisted | dict(class_map.names))
 
     @property
     def trained_on_all(self) -> bool:
@@ -291,7 +311,7 @@ class EarlierHead:
 
     def _kept_text(self) -> str:
         C = self._fitted.get("C")
-        text = "" if C is None else f", C = {C:g}"
+        text = "" if C is None or not self._keeps_C else f", C = {C:g}"
         return text + ("" if self.normalize == "none" else f", {self.normalize}")
 
     def start(self, names: list[str]) -> Start:

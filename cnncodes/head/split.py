@@ -194,7 +194,7 @@ def _trains(
     trains = np.zeros(len(groups), bool)
     if not classes:
         return trains
-    if are_distinct(groups[np.concatenate(classes)]):
+    if trained is None and are_distinct(groups[np.concatenate(classes)]):
         for members in classes:  # the same as below, in less memory
             trains[members[: _n_wanted(len(members), train_fraction)]] = True
         return trains

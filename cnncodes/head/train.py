@@ -32,7 +32,12 @@ from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.memory import check_memory
-from cnncodes.head.multilabel.train import LabelSettings, check_settings, train_labels
+from cnncodes.head.multilabel.train import (
+    LabelSettings,
+    check_plain,
+    check_settings,
+    train_labels,
+)
 from cnncodes.head.recipe import Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
@@ -249,13 +254,8 @@ def train_head(
             settings = LabelSettings(
                 normalize, train_fraction, split, per_class, seed, tta, C, class_weight, refit
             )
+            check_plain(store, earlier=earlier is not None, classes=classes is not None)
             check_settings(estimator, settings, unknown)
-            if grown is not None or class_map is not None or len(store.weights):
-                what = "weights" if len(store.weights) else "classes" if class_map else "earlier"
-                raise ParameterError(
-                    f"{store.path}: {what} cannot be used with more than one label per image; "
-                    "leave them out"
-                )
             return Training(
                 **train_labels(
                     store,
@@ -270,7 +270,7 @@ def train_head(
         views = ImageViews(store, tta=tta)
         if grown is not None:
             grown.check(store)
-            class_map = grown.class_map(class_map)
+            class_map = grown.class_map(class_map, store.class_names)
         renames = [] if class_map is None else class_map.apply(store)
         numbers, y, notes = labelled_classes(store, excluded, none)
         names = [store.class_names[number] for number in numbers]
@@ -291,7 +291,7 @@ def train_head(
             notes += notes_on_split(store, numbers, y, parts, train_fraction, per_class)
         notes += views.notes(len(parts.train))
         weighting = Weighting.of(store, y, names)
-        notes += weighting.notes(parts.train)
+        notes += weighting.notes(parts.train, are_soft=estimator in LINEAR)
         # Those of the head that is written, whose other images are measured on before.
         trained = weighting.trained(np.flatnonzero(y >= 0) if refit else parts.train)
         rows = CodeRows(store, views.training_rows(trained))

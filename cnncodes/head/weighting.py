@@ -80,8 +80,16 @@ class Weighting:
         )
         return masses_of(self.y[images], len(self.labels), weights, probabilities)
 
-    def notes(self, images: NDArray[np.intp]) -> list[str]:
-        """Report what is used of training images; they may have a weight of 0."""
+    def notes(self, images: NDArray[np.intp], *, are_soft: bool = True) -> list[str]:
+        """Report what is used of training images; they may have a weight of 0.
+
+        Parameters
+        ----------
+        images : ndarray of intp
+            The images.
+        are_soft : bool
+            Whether the estimator makes use of probabilities.
+        """
         notes, n = [], len(images)
         if self.weights is not None:
             weights = self.weights[images]
@@ -91,7 +99,7 @@ class Weighting:
                 do = "does" if n_zero == 1 else "do"
                 note += f", and {counted(n_zero, 'image')} of weight 0 {do} not train"
             notes.append(note)
-        if self.probabilities is not None:
+        if self.probabilities is not None and are_soft:
             sure = self.probabilities[images]
             rest = "the rest is of the other class"
             if len(self.labels) > 2:

@@ -130,8 +130,9 @@ class ClassMap:
         return kept, columns[labels], self._notes(names, new_names)
 
     def apply(self, store: Any) -> list[str]:
-        """Give the classes of an open codes file, a `CodeStore`, new names; return the notes."""
-        store.class_names, store.labels, notes = self.renamed(store.class_names, store.labels)
+        """Give the classes of an open `CodeStore` their new names; return the notes."""
+        names, labels, notes = self.renamed(store.class_names, store.labels)
+        store.class_names, store.labels = names, labels
         return notes
 
     def _notes(self, names: Sequence[str], new_names: list[str]) -> list[str]:
@@ -144,9 +145,14 @@ class ClassMap:
         ]
         merged = [f"{' and '.join(old)} to {new}" for new, old in members.items() if len(old) > 1]
         notes = []
-        for what, which in (("renamed", renamed), ("merged", merged), ("left out", left_out)):
+        for what, which in (("renamed", renamed), ("merged", merged)):
             if which:
                 notes.append(f"classes {what} by {self.path.name}: {listed(which)}")
+        if left_out:
+            notes.append(
+                f"classes left out by {self.path.name}, whose images count as without a label: "
+                f"{listed(left_out)}"
+            )
         return notes
 
 

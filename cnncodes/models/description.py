@@ -167,7 +167,9 @@ def fitted_text(fitted: Mapping[str, Any]) -> str:
     if "temperature" in fitted:
         parts.append(_temperature_text(fitted["temperature"], fitted.get("calibration_error")))
     if "compared" in fitted:
-        names = shown(", ".join(fitted["compared"]))
+        # Some names are a kind with its normalisation, as "ridge, sqrt".
+        pairs = [name.partition(", ") for name in fitted["compared"]]
+        names = shown(", ".join(f"{kind} ({how})" if how else kind for kind, _, how in pairs))
         parts.append(f"chosen by cross-validation among {names}")
     return ", ".join(filter(None, parts))
 

@@ -84,7 +84,8 @@ def print_quantization(quantized: Quantization) -> None:
 def print_bundle(path: Path, info: HeadInfo, golden: Path | None) -> None:
     """Print which files were made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
-    click.echo(f"{shown(str(path))}: {len(info.labels)} classes, {megabytes:.0f} MB")
+    what = "labels" if info.has_several_labels else "classes"
+    click.echo(f"{shown(str(path))}: {len(info.labels)} {what}, {megabytes:.0f} MB")
     measured = {key: value for key, value in info.card.items() if key == "half"}
     for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")

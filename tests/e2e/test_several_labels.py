@@ -17,7 +17,13 @@ from cnncodes import Classifier, CodeStore
 from cnncodes.app.classifier import LabelPrediction
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
-from tests.helpers import error_of, run_command, write_backbone, write_pooling_backbone
+from tests.helpers import (
+    error_of,
+    run_command,
+    write_backbone,
+    write_codes,
+    write_pooling_backbone,
+)
 from tests.serve.servers import form_of, running
 
 NAMES = ("blue", "green", "red")
@@ -202,17 +208,40 @@ def test_half_and_golden_apps_compare_labels(folder: Path, tmp_path: Path) -> No
         (("--estimator", "ridge"), "the estimator is logistic alone"),
         (("--estimator", "sgd"), "the estimator is logistic alone"),
         (("--normalize", "auto"), "--normalize auto is not for"),
+        (("--normalize", "standardize"), "--normalize standardize is not for"),
         (("--train-fraction", "1"), "--train-fraction"),
-        (("--unknown",), "--unknown is not for"),
+        (("--unknown",), "--unknown SHARE is not for"),
+        (("--classes", "classes.csv"), "--classes MAP is not for"),
+        (("--from", "one.onnx"), "--from HEAD is not for"),
+        (("--from", "head.onnx"), "is a head of several labels per image"),
     ],
 )
 def test_train_refuses_what_is_for_one_label(
     folder: Path, tmp_path: Path, options: tuple[str, ...], reason: str
 ) -> None:
-    output = tmp_path / "head.onnx"
-    error = error_of("train", folder / "joined.h5", "-o", output, *options)
-    assert reason.removeprefix("--") in error.replace("--", "")
+    output = tmp_path / "new.onnx"
+    (folder / "classes.csv").write_text("from,to\nred,warm\n")
+    if "one.onnx" in options:
+        codes = write_codes(tmp_path / "one.h5", np.eye(75), np.arange(75) % 2)
+        kept = ("--C", 1, "--normalize", "standardize")  # choices that labels do not have
+        run_command("train", codes, "-o", folder / "one.onnx", *kept, "--overwrite")
+    files = [folder / each if (folder / each).is_file() else each for each in options]
+    assert reason in error_of("train", folder / "joined.h5", "-o", output, *files)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("column", ["weight", "probability"])
+def test_train_refuses_what_its_loss_would_leave_out(
+    folder: Path, tmp_path: Path, column: str
+) -> None:
+    rows = (folder / "photos/joined.csv").read_text().splitlines()
+    (folder / "photos/counted.csv").write_text(
+        "\n".join([f"{rows[0]},{column}", *[f"{row},0.5" for row in rows[1:]]])
+    )
+    codes = tmp_path / "codes.h5"
+    run_command("extract", folder / "bb.onnx", folder / "photos/counted.csv", "-o", codes)
+    error = error_of("train", codes, "-o", tmp_path / "head.onnx")
+    assert f"{codes}: has {'weights' if column == 'weight' else 'probabilities'}, which" in error
 
 
 def test_other_commands_refuse_several_labels(folder: Path, tmp_path: Path) -> None:
@@ -232,6 +261,10 @@ def test_models_and_images_of_different_kinds_are_refused(folder: Path, tmp_path
     assert "one label per image" in error
     error = error_of("evaluate", tmp_path / "one.onnx", folder / "joined.h5")
     assert "several labels per image" in error
+    classes = tmp_path / "classes.csv"
+    classes.write_text("from,to\nred,warm\n")
+    error = error_of("evaluate", folder / "head.onnx", folder / "joined.h5", "--classes", classes)
+    assert "is of several labels per image; leave out --classes MAP" in error
 
 
 def test_refit_trains_on_all(folder: Path, tmp_path: Path) -> None:
@@ -251,7 +284,8 @@ def test_views_of_images_train_and_are_averaged(folder: Path, tmp_path: Path) ->
     run_command("extract", network, table, "-o", codes, "--augment", "hflip")
     text = run_command("train", codes, "-o", head, "--tta", "--normalize", "sqrt").stdout
     assert "images × 2 views (hflip) train" in text
-    run_command("bundle", network, head, "-o", tmp_path / "app.onnx", "--tta")
+    text = run_command("bundle", network, head, "-o", tmp_path / "app.onnx", "--tta").stdout
+    assert ": 3 labels, " in text
     figures = [
         json.loads(run_command("evaluate", *arguments, "--json").stdout)["figures"]
         for arguments in (

@@ -250,6 +250,13 @@ def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
     assert set(compared) == {"logistic", "ridge"}
 
 
+def test_kinds_and_normalisations_that_were_compared_are_told_apart(problem, tmp_path: Path):
+    file, _, _ = problem
+    head = tmp_path / "head.onnx"
+    output = run_command("train", file, "-o", head, "--normalize", "auto").stdout
+    assert "among logistic (none), ridge (none), logistic (sqrt), ridge (sqrt), " in output
+
+
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [

@@ -126,6 +126,13 @@ def test_table_has_a_dash_for_a_new_class(old, tmp_path):
     assert any("C = 3; " in line for line in lines)
 
 
+def test_choices_that_are_replaced_are_not_reported_as_kept(old, tmp_path):
+    arguments = (tmp_path / "old.h5", "-o", tmp_path / "new.onnx", "--from", old, "--C", 1)
+    result = train_json(run_command, *arguments)
+    assert result["fitted"]["C"] == 1
+    assert any("with its choices: logistic; " in note for note in result["notes"])
+
+
 def test_images_of_a_refitted_head_all_train(tmp_path):
     old_codes = write_digits(tmp_path / "old.h5", 100, 3)
     run_command("train", old_codes, "-o", tmp_path / "old.onnx", "--C", 3, "--refit")

@@ -295,6 +295,7 @@ def test_estimators_of_scikit_learn(tmp_path: Path) -> None:
         notes = train_head(codes, head, estimator=estimator).notes
         (note,) = [each for each in notes if " does not use " in each]
         assert note.endswith(f" does not use {unused}; logistic, ridge and sgd do")
+        assert not any(each.startswith("labels are soft") for each in notes)
         heads[name] = head
     plain = images.write(tmp_path / "plain.h5")
     notes = train_head(plain, tmp_path / "plain.onnx", estimator="knn").notes
@@ -314,6 +315,19 @@ def test_curve_trains_with_them(tmp_path: Path) -> None:
         assert curve["points"][-1]["accuracies"] == [pytest.approx(trained.test.accuracy)]
         assert any(note.startswith("labels are soft") for note in curve["notes"])
         (tmp_path / "codes.h5").unlink()
+
+
+@pytest.mark.parametrize("split", ["stratified", "first"])
+def test_curve_draws_from_images_that_count(tmp_path: Path, split: str) -> None:
+    images = Images(60, 20, 3)
+    images.weights[np.arange(60) % 3 > 0] = 0
+    codes = images.write(tmp_path / "codes.h5", "weights")
+    options = ("--C", "1", "--per-class", "1,2", "--split", split)
+    run_command("curve", codes, "-o", tmp_path / "curve.json", *options)
+    (curve,) = json.loads((tmp_path / "curve.json").read_text())["curves"]
+    assert [point["n_train"] for point in curve["points"]] == [3, 6]
+    trained = train_head(codes, tmp_path / "head.onnx", C=1, split=split)
+    assert curve["n_test"] == trained.test.n_images
 
 
 def test_views_of_an_image_count_alike(tmp_path: Path) -> None:

@@ -35,12 +35,15 @@ def test_head_is_evaluated_on_the_old_names(codes, table, tmp_path):
     assert result["labels"] == ["round", "one"]
     assert "classes merged by map.csv: 0 and 3 to round" in result["notes"]
     assert "classes renamed by map.csv: 1 to one" in result["notes"]
-    assert "classes left out by map.csv: 2" in result["notes"]
+    left_out = "classes left out by map.csv, whose images count as without a label: 2"
+    assert left_out in result["notes"]
     assert info_of(head).training["classes"] == {"0": "round", "3": "round", "1": "one", "2": ""}
     lines = run_command("evaluate", head, codes).stdout
     assert f"evaluated on {result['test']['n_images']} images" in lines
     assert f"accuracy           {result['test']['accuracy']:.1%}" in lines
     assert "that the model does not know: 2" in lines
+    renamed = "classes renamed as in the model's training: 0 to round, 1 to one, 3 to round"
+    assert f"  note: {renamed}" in lines.splitlines()
 
 
 def test_evaluate_renames_the_classes_of_the_images(codes, table, tmp_path):
@@ -59,6 +62,17 @@ def test_curve_is_of_the_new_classes(codes, table, tmp_path):
     lines = run_command(*arguments, "--classes", table("2,3")).stdout
     assert "3 classes" in lines
     assert "classes merged by map.csv: 2 and 3 to 3" in lines
+
+
+def test_names_of_an_earlier_head_stay_beside_new_ones(codes, table, tmp_path):
+    old, new = tmp_path / "old.onnx", tmp_path / "new.onnx"
+    run_command("train", codes, "-o", old, "--C", 1, "--classes", table("0,round", "3,round"))
+    arguments = (codes, "-o", new, "--from", old, "--classes", table("1,one"))
+    result = train_json(run_command, *arguments)
+    assert result["labels"] == ["round", "one", "2"]
+    assert "classes merged by map.csv and old.onnx: 0 and 3 to round" in result["notes"]
+    assert info_of(new).training["classes"] == {"0": "round", "3": "round", "1": "one"}
+    assert not any(note.startswith("new: ") for note in result["notes"])
 
 
 def test_training_from_a_head_keeps_its_names(codes, table, tmp_path):

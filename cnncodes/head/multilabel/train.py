@@ -14,7 +14,7 @@ from scipy.special import expit
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_ENTRIES_BYTES, MAX_MODEL_BYTES, MAX_TRAINING_IMAGES
 from cnncodes.errors import ParameterError, TrainingError
-from cnncodes.extract.store import CodeStore
+from cnncodes.extract.store import WEIGHTING, CodeStore
 from cnncodes.head.groups import groups_of
 from cnncodes.head.head_onnx import build_head
 from cnncodes.head.joined import JoinedStore
@@ -36,6 +36,7 @@ from cnncodes.progress import Progress
 from cnncodes.text import counted
 
 ESTIMATOR = "logistic"
+SEVERAL = "images with more than one label each"
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ def check_settings(estimator: Any, settings: LabelSettings, unknown: float | Non
     ParameterError
         It names the parameter.
     """
-    several = "images with more than one label each"
+    several = SEVERAL
     if estimator not in ("auto", ESTIMATOR):
         raise ParameterError(f"for {several} the estimator is logistic alone; leave it at that")
     if settings.normalize in ("auto", STANDARDIZE):
         raise ParameterError(
-            f"normalize {settings.normalize} is not for {several}; name another, such as sqrt"
+            f"normalize={settings.normalize!r} is not for {several}; name another, such as sqrt"
         )
     if settings.train_fraction == 1:
         raise ParameterError(
@@ -102,8 +103,27 @@ def check_settings(estimator: Any, settings: LabelSettings, unknown: float | Non
         )
     if unknown is not None:
         raise ParameterError(
-            f"unknown is not for {several}, which may have none of the labels; leave it out"
+            f"unknown='SHARE' is not for {several}, which may have none of the labels; leave it out"
         )
+
+
+def check_plain(store: CodeStore, *, earlier: bool, classes: bool) -> None:
+    """Refuse an earlier head, new names of classes, and weights of images.
+
+    Raises
+    ------
+    ParameterError
+        There is one of these.
+    """
+    for parameter, is_used in (("earlier='HEAD'", earlier), ("classes='MAP'", classes)):
+        if is_used:
+            raise ParameterError(f"{parameter} is not for {SEVERAL}; leave it out")
+    for name in WEIGHTING:
+        if (getattr(store, name) != 1).any():
+            raise ParameterError(
+                f"{store.path}: has {name}, which are not for {SEVERAL}; leave the columns weight "
+                "and probability out of their table, and run cnncodes extract --update again"
+            )
 
 
 class LabelTrainer:
