@@ -17,7 +17,7 @@ from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.extract.store import CodesInfo, CodeStore
 from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
-from cnncodes.images.multilabel import from_matrix
+from cnncodes.images.multilabel import UNKNOWN, from_matrix
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
 from cnncodes.text import counted, listed, shown
@@ -64,7 +64,12 @@ def _encode_labels(labels: list[str], info: CodesInfo) -> list[int]:
 
 def _read_flags(store: CodeStore) -> list[str]:
     matrix = store.label_matrix
-    return [] if matrix is None else from_matrix(store.of_images(matrix))
+    flags = [] if matrix is None else from_matrix(store.of_images(matrix))
+    return ["" if each == UNKNOWN * len(each) else each for each in flags]
+
+
+def _encode_flags(flags: list[str], info: CodesInfo) -> list[str]:
+    return [each or UNKNOWN * len(info.class_names) for each in flags]
 
 
 COLUMNS = (
@@ -87,7 +92,7 @@ COLUMNS = (
     Column(
         *("flags", "labels", "labelled", ""),
         read=_read_flags,
-        encode=lambda flags, _: flags,
+        encode=_encode_flags,
     ),
 )
 
@@ -296,7 +301,7 @@ def united_classes(files: Sequence[Input]) -> tuple[tuple[str, ...], list[str]]:
         They are too many, or two differ in case only.
     """
     lists = [file.info.class_names for file in files]
-    if files[0].info.part is not None:
+    if files[0].info.part is not None or "flags" in files[0].columns:  # alike, in one order
         return lists[0], []
     names = tuple(sorted({name for each in lists for name in each}))
     if fault := fault_of_labels(names):
