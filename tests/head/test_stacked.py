@@ -351,3 +351,21 @@ def test_other_lists_of_several_labels_are_refused(photos: list[str]) -> None:
         assert "have other labels, or several for an image in one of them only" in message
         assert message.startswith("Error: ")
         assert error_of("merge", *files, "-o", "all.h5").startswith(f"Error: {' and '.join(files)}")
+
+
+def test_other_labels_of_an_image_are_refused(photos: list[str]) -> None:
+    for name, label in (("one", "b"), ("two", "b;g")):
+        lines = [f"{photos[0]},{label}", f"{photos[1]},g;b"]
+        run_command(
+            "extract",
+            "mean.onnx",
+            write_lines(f"{name}.csv", "path,label", lines),
+            "-o",
+            f"{name}.h5",
+        )
+    assert error_of("merge", "one.h5", "two.h5", "-o", "all.h5") == (
+        f"Error: one.h5 and two.h5: {photos[0]} is labelled b in one and b; g in the other; correct "
+        "one and extract it again"
+    )
+    message = error_of("train", "one.h5", "two.h5", "-o", "head.onnx")
+    assert f"{photos[0]} has other labels in each; correct one and" in message
