@@ -379,10 +379,11 @@ def _divided(stores: Sequence[CodeStore]) -> tuple[bool, str]:
     """
     numbers = list(map(_part_number, stores))
     parts = [store.part for store in stores]
-    if not all(numbers) or len(set(numbers)) < len(numbers):
-        return False, ""
-    if len({(part.count, part.part_of) for part in parts if part is not None}) > 1:
-        return False, ""
+    sources = {(part.count, part.part_of) for part in parts if part is not None}
+    if not all(numbers) or len(set(numbers)) < len(numbers) or len(sources) > 1:
+        n_parts = sum(number > 0 for number in numbers)
+        verb = "is a part" if n_parts == 1 else "are parts"
+        return False, f", of which {n_parts} {verb} of a source" if n_parts else ""
     count = max(part.count for part in parts if part is not None)
     return True, f", of {count} parts of their source" if len(numbers) < count else ""
 

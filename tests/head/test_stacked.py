@@ -337,6 +337,14 @@ def test_head_of_collections_is_that_of_their_merged_file(
     assert texts[photos[18]] == "g"
 
 
+def test_parts_among_other_files_are_noted(photos: list[str]) -> None:
+    """Files of which each is whole, or a part, may go together; the other parts may be missing."""
+    for name, options in (("part", ["--part", "1/2"]), ("whole", [])):
+        run_command("extract", "mean.onnx", "photos", "-o", f"{name}.h5", *options)
+    notes = train_head(["whole.h5", "part.h5"], "head.onnx", C=1).notes
+    assert "the images of 2 codes files are stacked, of which 1 is a part of a source" in notes
+
+
 def test_other_lists_of_several_labels_are_refused(photos: list[str]) -> None:
     """Also where an image of both files is the first thing to differ."""
     for name, lines in (
