@@ -372,8 +372,8 @@ def test_other_labels_of_an_image_are_refused(photos: list[str]) -> None:
             f"{name}.h5",
         )
     assert error_of("merge", "one.h5", "two.h5", "-o", "all.h5") == (
-        f"Error: one.h5 and two.h5: {photos[0]} is labelled b in one and b; g in the other; correct "
-        "one and extract it again"
+        f"Error: one.h5 and two.h5: {photos[0]} is labelled b in one and b; g in the other; "
+        "correct one and extract it again"
     )
     message = error_of("train", "one.h5", "two.h5", "-o", "head.onnx")
     assert f"{photos[0]} has other labels in each; correct one and" in message
