@@ -26,6 +26,7 @@ from cnncodes.extract.merging import (
 )
 from cnncodes.extract.store import SOURCES, CodesInfo, Rows, write_codes
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
+from cnncodes.images.multilabel import label_numbers
 from cnncodes.output import CODES, check_output, replacing
 from cnncodes.parameters import VIEWS, as_path, one_or_more_paths
 from cnncodes.progress import NoProgress, Progress
@@ -153,7 +154,7 @@ def merge_codes(
         progress.begin(n_images, unit="images")
         for number in range(len(files)):
             for rows in _rows_of(number, comparison, info, rename=rename):
-                label_counts.update(rows.labels)
+                label_counts.update(label_numbers(rows.flags) if rows.flags else rows.labels)
                 progress.advance(len(rows.paths))
                 yield rows
         yield Rows(skipped=skipped)

@@ -17,7 +17,7 @@ from cnncodes.errors import FileFormatError, ParameterError, SourceError
 from cnncodes.extract.store import CodesInfo, CodeStore
 from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
-from cnncodes.images.multilabel import from_matrix
+from cnncodes.images.multilabel import UNKNOWN, from_matrix, names_in
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
 from cnncodes.text import counted, listed, shown
@@ -42,6 +42,8 @@ class Column:
         Returns the value of each image of a codes file; no items where the file has none.
     encode : callable
         Returns values as `Rows` has them.
+    show : callable
+        Returns a value as messages have it.
     """
 
     field: str
@@ -50,6 +52,7 @@ class Column:
     missing: Hashable
     read: Callable[[CodeStore], list[Any]]
     encode: Callable[[list[Any], CodesInfo], list[Any]]
+    show: Callable[[Any, CodesInfo], str] = lambda value, _: str(value)
 
 
 def _read_labels(store: CodeStore) -> list[str]:
@@ -64,7 +67,12 @@ def _encode_labels(labels: list[str], info: CodesInfo) -> list[int]:
 
 def _read_flags(store: CodeStore) -> list[str]:
     matrix = store.label_matrix
-    return [] if matrix is None else from_matrix(store.of_images(matrix))
+    flags = [] if matrix is None else from_matrix(store.of_images(matrix))
+    return ["" if each == UNKNOWN * len(each) else each for each in flags]
+
+
+def _encode_flags(flags: list[str], info: CodesInfo) -> list[str]:
+    return [each or UNKNOWN * len(info.class_names) for each in flags]
 
 
 COLUMNS = (
@@ -87,7 +95,8 @@ COLUMNS = (
     Column(
         *("flags", "labels", "labelled", ""),
         read=_read_flags,
-        encode=lambda flags, _: flags,
+        encode=_encode_flags,
+        show=lambda flags, info: names_in(flags, info.class_names) or "nothing",
     ),
 )
 
@@ -296,7 +305,7 @@ def united_classes(files: Sequence[Input]) -> tuple[tuple[str, ...], list[str]]:
         They are too many, or two differ in case only.
     """
     lists = [file.info.class_names for file in files]
-    if files[0].info.part is not None:
+    if files[0].info.part is not None or "flags" in files[0].columns:  # alike, in one order
         return lists[0], []
     names = tuple(sorted({name for each in lists for name in each}))
     if fault := fault_of_labels(names):
@@ -412,7 +421,11 @@ class Comparison:
             if one == two:
                 continue
             if (one and two) or len(two) > 1:
-                texts = [" and ".join(sorted(map(str, each))) or "nothing" for each in (one, two)]
+                info = self.files[number].info
+                texts = [
+                    " and ".join(sorted(column.show(value, info) for value in each)) or "nothing"
+                    for each in (one, two)
+                ]
                 raise SourceError(
                     f"{self.files[earlier].path} and {self.files[number].path}: {path} is "
                     f"{column.state} {shown(texts[0])} in one and {shown(texts[1])} in the other; "

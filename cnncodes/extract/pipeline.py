@@ -31,6 +31,7 @@ from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.extract.workers import Workers
 from cnncodes.images.decoding import LoadedImage, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
+from cnncodes.images.multilabel import label_numbers
 from cnncodes.images.pixels import ASSUMED_WHITE
 from cnncodes.images.sources import UNLABELLED, Source, find_images
 from cnncodes.models.session import DEFAULT_PROVIDER, find_provider
@@ -508,5 +509,6 @@ def _notes(images: Source, journal: Journal) -> list[str]:
             "images of 16 bits are scaled by different whites: pass the white of their camera, "
             "such as 4095 for 12 bits, to scale all alike"
         )
-    labels = range(len(images.class_names)) if part is None else {*images.labels}
+    of_part = label_numbers(images.flags) if images.flags else images.labels
+    labels = range(len(images.class_names)) if part is None else {*of_part}
     return notes + notes_on_classes(images.class_names, labels, journal.label_counts)

@@ -196,7 +196,14 @@ def finetune(
     )
     run = _Run(request, on_note or (lambda line: None), on_epoch, progress or NoProgress())
     with filled_folder(request.work):
-        return run.run()
+        try:
+            return run.run()
+        except KeyboardInterrupt as interrupt:
+            if str(interrupt) or not exists(request.frozen):
+                raise
+            raise KeyboardInterrupt(
+                f"{request.work} keeps what is done; the same command goes on from there"
+            ) from None
 
 
 class _Run:

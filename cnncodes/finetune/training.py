@@ -185,14 +185,14 @@ def train_top(
                 top, activations, task, recipe, len(state.epochs), progress
             )
             is_best = best_of([*state.epochs, epoch]) is epoch
-            state = Checkpoint(
+            after = Checkpoint(
                 [*state.epochs, epoch],
                 top.read_variables(),
                 top.read_variables(of_optimizer=True),
                 averages if is_best else state.best,
             )
-            state.save(checkpoint, request)
-            state = replace(state, variables=[], optimizer=[])  # which the file has
+            after.save(checkpoint, request)  # an interrupt may come before its end
+            state = replace(after, variables=[], optimizer=[])  # which the file has
             on_epoch(epoch)
     except KeyboardInterrupt:
         n_done, number = len(state.epochs) - 1, state.best_epoch.number

@@ -64,12 +64,12 @@ def labelled_classes(
     if len(classes) == 0:
         raise TrainingError(
             f"{store.path}: none of its images has a label; extract a folder of class folders or "
-            "a CSV file with the columns path and label"
+            f"a CSV file with the columns path and label{_on_images(store)}"
         )
     if len(classes) == 1:
         raise TrainingError(
             f"{store.path}: all its images are of one class, {store.class_names[classes[0]]}; "
-            "a classifier needs two or more"
+            f"a classifier needs two or more{_on_images(store)}"
         )
     names = store.class_names
     if fault := fault_of_labels([names[number] for number in classes]):
@@ -83,6 +83,11 @@ def labelled_classes(
         are = "is" if empty == 1 else "are"
         notes.append(f"{counted(empty, 'class', 'classes')} without a usable image {are} left out")
     return classes, targets, notes
+
+
+def _on_images(store: CodeStore) -> str:
+    """Return what an error adds: that the images are a part of a source, or of several files."""
+    return "".join(f" ({note})" for note in store.notes)
 
 
 @contextmanager

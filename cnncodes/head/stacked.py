@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.store import SOURCES, WEIGHTING, CodeStore
+from cnncodes.images.multilabel import UNKNOWN_VALUE
 from cnncodes.machine import max_open_files
 from cnncodes.text import counted, listed
 
@@ -107,7 +108,10 @@ class StackedStore(CodeStore):
         self.path = joint_path([store.path for store in self._stores])
         self._check_alike()
         self._is_divided, note = _divided(self._stores)
-        self.class_names = _united_classes(self._stores)
+        self._matrices = _matrices(self._stores)
+        # Columns of a matrix are in the order of the names of all files.
+        alike = self._matrices and self._stores[0].class_names
+        self.class_names = alike or _united_classes(self._stores)
         self._labels = [_renumbered(store, self.class_names) for store in self._stores]
         self._groups = [list(store.of_images(store.groups)) for store in self._stores]
         self._weighting = {
@@ -202,9 +206,11 @@ class StackedStore(CodeStore):
                     "correct one and extract it again"
                 )
             numbers[file][image] = twin_number if number == 1.0 else number
-        if one.label_matrix is not None and two.label_matrix is not None:
-            pair = one.label_matrix[image * one.n_views], two.label_matrix[twin * two.n_views]
-            if not np.array_equal(*pair):
+        if self._matrices:
+            flags, twin_flags = self._matrices[file][image], self._matrices[other][twin]
+            if (flags == UNKNOWN_VALUE).all():
+                flags[:] = twin_flags
+            elif not ((twin_flags == UNKNOWN_VALUE).all() or np.array_equal(flags, twin_flags)):
                 raise FileFormatError(
                     f"{both} has other labels in each; correct one and extract it again"
                 )
@@ -290,19 +296,10 @@ class StackedStore(CodeStore):
     @cached_property
     def label_matrix(self) -> NDArray[np.uint8] | None:
         """For each row which labels it has, as in a file; None where images have one label."""
-        matrices = [store.label_matrix for store in self._stores]
-        if all(each is None for each in matrices):
+        if not self._matrices:
             return None
-        first = self._stores[0]
-        for store, each in zip(self._stores, matrices, strict=True):
-            if each is None or matrices[0] is None or store.class_names != first.class_names:
-                raise FileFormatError(
-                    f"{first.path} and {store.path}: have other labels, or several for an image in "
-                    "one of them only; extract one of them again"
-                )
-        pairs = zip(self._stores, matrices, self._kept, strict=True)
-        kept = [store.of_images(each)[images] for store, each, images in pairs if each is not None]
-        return np.repeat(np.concatenate(kept), self.n_views, axis=0)
+        pairs = zip(self._matrices, self._kept, strict=True)
+        return np.repeat(np.concatenate([each[kept] for each, kept in pairs]), self.n_views, axis=0)
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
@@ -382,10 +379,11 @@ def _divided(stores: Sequence[CodeStore]) -> tuple[bool, str]:
     """
     numbers = list(map(_part_number, stores))
     parts = [store.part for store in stores]
-    if not all(numbers) or len(set(numbers)) < len(numbers):
-        return False, ""
-    if len({(part.count, part.part_of) for part in parts if part is not None}) > 1:
-        return False, ""
+    sources = {(part.count, part.part_of) for part in parts if part is not None}
+    if not all(numbers) or len(set(numbers)) < len(numbers) or len(sources) > 1:
+        n_parts = sum(number > 0 for number in numbers)
+        verb = "is a part" if n_parts == 1 else "are parts"
+        return False, f", of which {n_parts} {verb} of a source" if n_parts else ""
     count = max(part.count for part in parts if part is not None)
     return True, f", of {count} parts of their source" if len(numbers) < count else ""
 
@@ -408,6 +406,29 @@ def _united_classes(stores: Sequence[CodeStore]) -> list[str]:
                     "and extract it again"
                 )
     return sorted(files)
+
+
+def _matrices(stores: Sequence[CodeStore]) -> list[NDArray[np.uint8]]:
+    """Return which labels the images of each file have; empty where they have one each.
+
+    A part without a usable image has no such dataset.
+    """
+    filled = [store for store in stores if store.n_images]
+    first = next((store for store in filled if store.label_matrix is not None), None)
+    if first is None:
+        return []
+    for store in filled:
+        if store.label_matrix is None or store.class_names != first.class_names:
+            raise FileFormatError(
+                f"{first.path} and {store.path}: have other labels, or several for an image in one "
+                "of them only; extract one of them again"
+            )
+    none = np.zeros((0, len(first.class_names)), np.uint8)
+    matrices = [store.label_matrix for store in stores]
+    return [
+        none if each is None else store.of_images(each).copy()
+        for store, each in zip(stores, matrices, strict=True)
+    ]
 
 
 def _renumbered(store: CodeStore, names: Sequence[str]) -> NDArray[np.int32]:

@@ -18,11 +18,12 @@ from threading import Thread
 
 import pytest
 
-from cnncodes import CodeStore
+from cnncodes import CodeStore, merge_codes
 from cnncodes.errors import ImageError
 from cnncodes.extract import cluster, dispatch
 from cnncodes.extract.pipeline import extract
 from cnncodes.images.sources import find_images
+from cnncodes.progress import Progress
 from tests.helpers import error_of, run_command, write_backbone, write_colours
 
 pytest.importorskip("distributed")
@@ -187,6 +188,34 @@ def test_update_computes_what_is_new(
     result = extract(backbone, photos, many, scheduler=dask.address, **options)
     assert result.n_reused == own.n_reused == 30
     assert many.read_bytes() == one.read_bytes()
+
+
+def test_parts_of_weighted_images_of_several_labels(
+    dask: Dask, backbone: Path, photos: Path, tmp_path: Path
+) -> None:
+    """One of them interrupted on the cluster, and finished on one machine."""
+    table, whole = tmp_path / "list.csv", tmp_path / "whole.h5"
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in photos.rglob("*.*"))
+    rows = [f"{path},{path[7]};{at % 2},{at % 3 or ''},{at // 4}" for at, path in enumerate(paths)]
+    table.write_text("\n".join(["path,label,weight,group", *rows]))
+    parts = [tmp_path / "1.h5", tmp_path / "2.h5"]
+    extract(backbone, table, parts[0], part=(1, 2), scheduler=dask.address)
+
+    class Interruption(Progress):
+        def advance(self, amount: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
+        extract(
+            *(backbone, table, parts[1]),
+            part=(2, 2),
+            scheduler=dask.address,
+            progress=Interruption("", ""),
+        )
+    assert extract(backbone, table, parts[1], part=(2, 2)).n_resumed > 0
+    merge_codes(parts, tmp_path / "merged.h5")
+    extract(backbone, table, whole)
+    assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()
 
 
 def test_urls_of_fsspec(dask: Dask, backbone: Path, photos: Path, tmp_path: Path) -> None:

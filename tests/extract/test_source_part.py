@@ -48,6 +48,25 @@ def write_csv() -> str:
     return "list.csv"
 
 
+def write_labels() -> str:
+    """A list of images of several labels, some of them unknown."""
+    lines = ["path,label:odd,label:b,group"]
+    for number, path in enumerate(sorted(Path("photos").rglob("*.png"))):
+        lines.append(f"{path.as_posix()},{number % 2},{['', 0, 1][number % 3]},{number // 4}")
+    Path("labels.csv").write_text("\n".join(lines), "utf-8")
+    return "labels.csv"
+
+
+def write_weights() -> str:
+    """A list with weights and probabilities of some of the images."""
+    lines = ["path,label,weight,probability"]
+    for number, path in enumerate(sorted(Path("photos").rglob("*.png"))):
+        numbers = f"{number % 3 or ''},{'' if number % 5 else 0.75}"
+        lines.append(f"{path.as_posix()},{path.parent.name},{numbers}")
+    Path("weights.csv").write_text("\n".join(lines), "utf-8")
+    return "weights.csv"
+
+
 def make_groups() -> str:
     """Put the images of each class into two folders."""
     for path in sorted(Path("photos").rglob("*.png")):
@@ -63,10 +82,12 @@ def make_groups() -> str:
         (8, lambda: "photos", []),
         (3, lambda: "photos", ["--augment", "d4", "--dtype", "float32", "--white", 4095]),
         (5, write_csv, ["--augment", "hflip"]),
+        (4, write_labels, ["--augment", "hflip"]),
+        (4, write_weights, ["--augment", "hflip"]),
         (2, make_groups, ["--group-by", "folder"]),
         (2, lambda: "photos/red", ["--max-pixels", 5000]),
     ],
-    ids=["folder", "views", "csv", "groups", "flat"],
+    ids=["folder", "views", "csv", "labels", "weights", "groups", "flat"],
 )
 def test_merged_parts_are_the_file_of_one_extraction(
     folder: Path, count: int, make_source: Callable[[], str], options: list[object]
@@ -149,6 +170,11 @@ def test_info_training_and_verify_name_the_part(folder: Path) -> None:
     assert "2 of 2" in run_command("info", "a.h5").stdout
     trained = run_command("train", "a.h5", "-o", "head.onnx", "--C", 1).output
     assert "a.h5 is part 2 of 2: cnncodes merge joins all parts" in trained
+    run_command("extract", "mean.onnx", "photos", "-o", "b.h5", "--part", "1/3")
+    assert error_of("train", "b.h5", "-o", "other.onnx", "--C", 1) == (
+        "Error: b.h5: all its images are of one class, b; a classifier needs two or more (b.h5 is "
+        "part 1 of 3: cnncodes merge joins all parts into the codes of all images)"
+    )
     verified = run_command("verify", "a.h5", "--source", "photos", "--backbone", "mean.onnx")
     assert "nothing is wrong" in verified.stdout
 

@@ -14,10 +14,12 @@ from onnx import numpy_helper
 
 from cnncodes import Classifier, CodeStore
 from cnncodes.errors import OutputError
+from cnncodes.finetune.finetune import finetune
 from cnncodes.finetune.plan import check_disk
+from cnncodes.progress import Progress
 from tests.export.keras_process import KerasProcess, command, run_with_keras
 from tests.finetune.process import NETWORK, OPTIONS, check_top, tune
-from tests.helpers import error_of, run_command
+from tests.helpers import error_of, names_in, run_command
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,26 @@ def test_interrupted_training_goes_on_to_the_same_app(tuned: Path, results: dict
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name])
+
+
+def test_interrupt_before_the_training_keeps_what_is_done(
+    tuned: Path, photos: Path, tmp_path: Path
+) -> None:
+    class Interruption(Progress):
+        def begin(self, *_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+    work = tmp_path / "app.finetune"
+    work.mkdir()
+    shutil.copy(tuned / "whole.finetune" / "frozen-block5_conv2.onnx", work)
+    with pytest.raises(KeyboardInterrupt, match=r"app\.finetune keeps what is done; the same com"):
+        finetune(
+            *(photos, NETWORK, tmp_path / "app.onnx"),
+            frozen_int8=True,
+            progress=Interruption("", ""),
+            **OPTIONS,
+        )
+    assert names_in(work) == ["frozen-block5_conv2.onnx"]
 
 
 def test_time_memory_and_disk_are_reported_before_it_starts(results: dict[str, Any]) -> None:

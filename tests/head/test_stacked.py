@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.helpers import (
     error_of,
     run_command,
     write_backbone,
+    write_colours,
 )
 
 N_IMAGES, N_VIEWS = 60, 2
@@ -247,3 +248,132 @@ def test_report_has_pictures_from_each_source(tmp_path: Path) -> None:
     assert wrong == {"one", "two"}
     assert page.count("data:image/") >= len(result["mistakes"])
     assert "no picture of" not in printed.stderr
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of photos in the working folder, beside a network; one class of them is damaged."""
+    monkeypatch.chdir(tmp_path)
+    write_backbone(tmp_path / "mean.onnx")
+    paths = sorted(path.as_posix() for path in write_colours(Path("photos")).rglob("*.png"))
+    for name in paths[14:18]:
+        Path(name).write_bytes(b"")
+    return paths
+
+
+def write_lines(name: str, header: str, lines: Sequence[str]) -> str:
+    Path(name).write_text("\n".join([header, *lines]), "utf-8")
+    return name
+
+
+def weighted(path: str, number: int) -> str:
+    label = Path(path).parent.name if number % 7 else ""
+    weight = "" if number % 4 else 0.5 + number % 3
+    return f"{path},{label},s{number // 3},{weight},{'' if number % 5 else 0.75}"
+
+
+def several(path: str, number: int) -> str:
+    label = f"{Path(path).parent.name}{';odd' * (number % 2)}" if number % 7 else ""
+    return f"{path},{label},s{number // 3}"
+
+
+TABLES = [
+    ("path,label,group,weight,probability", weighted),
+    ("path,label,group", several),
+]
+
+
+def check_against_merge(files: Sequence[str]) -> None:
+    """Train and evaluate on files and on what merge makes of them."""
+    run_command("merge", *files, "-o", "merged.h5")
+    results = []
+    for head, codes in (("one.onnx", ["merged.h5"]), ("several.onnx", files)):
+        run_command("train", *codes, "-o", head, "--C", 1)
+        printed = run_command("evaluate", head, *codes, "--include-training", "--json").stdout
+        results.append(json.loads(printed))
+        del results[-1]["data"], results[-1]["notes"], results[-1]["model"]["path"]
+    assert Path("several.onnx").read_bytes() == Path("one.onnx").read_bytes()
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("header", "line"), TABLES, ids=["weights", "labels"])
+@pytest.mark.filterwarnings("ignore::cnncodes.errors.SourceWarning")
+def test_head_of_parts_is_that_of_their_merged_file(
+    header: str, line: Callable[[str, int], str], photos: list[str]
+) -> None:
+    """The fifth of the eight parts has no usable image."""
+    write_lines("list.csv", header, [line(path, at) for at, path in enumerate(photos)])
+    files = [f"part-{number}.h5" for number in range(8, 0, -1)]
+    for file in files:
+        part = f"{file[5]}/8"
+        run_command("extract", "mean.onnx", "list.csv", "-o", file, "--part", part)
+    with CodeStore.open("part-5.h5") as store:
+        assert len(store) == 0
+    check_against_merge(files)
+    run_command("extract", "mean.onnx", "list.csv", "-o", "whole.h5")
+    assert Path("merged.h5").read_bytes() == Path("whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize(("header", "line"), TABLES, ids=["weights", "labels"])
+@pytest.mark.filterwarnings("ignore::cnncodes.errors.SourceWarning")
+def test_head_of_collections_is_that_of_their_merged_file(
+    header: str, line: Callable[[str, int], str], photos: list[str]
+) -> None:
+    """They share images, of which only one of them has the label."""
+    lines = [line(path, at) for at, path in enumerate(photos)]
+    n_columns = header.count(",")
+    first = [*lines[:18], f"{photos[18]}{',' * n_columns}", *lines[25:]]
+    second = [f"{photos[5]}{',' * n_columns}", *lines[6:]]
+    for name, own in (("one", first), ("two", second)):
+        table = write_lines(f"{name}.csv", header, own)
+        run_command("extract", "mean.onnx", table, "-o", f"{name}.h5")
+    check_against_merge(["two.h5", "one.h5"])
+    with CodeStore.open("merged.h5") as store, open_codes([Path("one.h5"), Path("two.h5")]) as both:
+        assert store.paths == both.paths
+        for each in ("labels", "weights", "probabilities", "label_matrix"):
+            np.testing.assert_array_equal(getattr(store, each), getattr(both, each), each)
+        texts = dict(zip(store.paths, store.label_texts, strict=True))
+    assert texts[photos[5]] == f"b{'; odd' * (line is several)}"
+    assert texts[photos[18]] == "g"
+
+
+def test_parts_among_other_files_are_noted(photos: list[str]) -> None:
+    """Files of which each is whole, or a part, may go together; the other parts may be missing."""
+    for name, options in (("part", ["--part", "1/2"]), ("whole", [])):
+        run_command("extract", "mean.onnx", "photos", "-o", f"{name}.h5", *options)
+    notes = train_head(["whole.h5", "part.h5"], "head.onnx", C=1).notes
+    assert "the images of 2 codes files are stacked, of which 1 is a part of a source" in notes
+
+
+def test_other_lists_of_several_labels_are_refused(photos: list[str]) -> None:
+    """Also where an image of both files is the first thing to differ."""
+    for name, lines in (
+        ("one", [several(path, at) for at, path in enumerate(photos[:10], start=1)]),
+        ("two", [several(path, at) for at, path in enumerate(photos, start=1) if at != 7]),
+        ("single", [f"{path},b,s" for path in photos[:3]] + [f"{photos[-1]},g,s"]),
+    ):
+        table = write_lines(f"{name}.csv", "path,label,group", lines)
+        run_command("extract", "mean.onnx", table, "-o", f"{name}.h5")
+    for files in (("one.h5", "two.h5"), ("one.h5", "single.h5"), ("single.h5", "two.h5")):
+        message = error_of("train", *files, "-o", "head.onnx")
+        assert "have other labels, or several for an image in one of them only" in message
+        assert message.startswith("Error: ")
+        assert error_of("merge", *files, "-o", "all.h5").startswith(f"Error: {' and '.join(files)}")
+
+
+def test_other_labels_of_an_image_are_refused(photos: list[str]) -> None:
+    for name, label in (("one", "b"), ("two", "b;g")):
+        lines = [f"{photos[0]},{label}", f"{photos[1]},g;b"]
+        run_command(
+            "extract",
+            "mean.onnx",
+            write_lines(f"{name}.csv", "path,label", lines),
+            "-o",
+            f"{name}.h5",
+        )
+    assert error_of("merge", "one.h5", "two.h5", "-o", "all.h5") == (
+        f"Error: one.h5 and two.h5: {photos[0]} is labelled b in one and b; g in the other; "
+        "correct one and extract it again"
+    )
+    message = error_of("train", "one.h5", "two.h5", "-o", "head.onnx")
+    assert f"{photos[0]} has other labels in each; correct one and" in message

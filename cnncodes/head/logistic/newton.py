@@ -205,8 +205,8 @@ def minimise(
         if max(np.abs(right).max(), np.abs(right_intercept).max()) <= least:
             return weights, intercept, n_steps
         # Near the optimum a step leaves a small part of the gradient, unless that is rounding.
-        previous = length
-        length = float(np.hypot(np.linalg.norm(right), np.linalg.norm(right_intercept)))
+        norms = np.linalg.norm(right), np.linalg.norm(right_intercept)
+        length, previous = float(np.hypot(*norms)), length
         if fell <= _ROUNDING and length > previous / 2:
             return weights, intercept, n_steps
         step, shift = problem.step(probabilities, right, right_intercept)
