@@ -22,25 +22,6 @@ SMALLEST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True)
-class Block:
-    """The codes of one layer, pooled in one way.
-
-    Attributes
-    ----------
-    layer : str
-        The layer.
-    pool : {"avg", "max", "grid2"}
-        The pooling.
-    width : int
-        Number of codes.
-    """
-
-    layer: str
-    pool: str
-    width: int
-
-
-@dataclass(frozen=True)
 class Codes:
     """The codes of an image, as an exported network has them.
 
@@ -50,30 +31,28 @@ class Codes:
         The layers, in the order of their codes.
     pool : {"avg", "max", "avg+max", "grid2"}
         How each is pooled.
-    blocks : tuple of Block
-        Layer by layer, and of each pool by pool.
+    widths : tuple of int
+        Number of codes of each layer and pool: layer by layer, and of each pool by pool.
     """
 
     layers: tuple[str, ...]
     pool: str
-    blocks: tuple[Block, ...]
+    widths: tuple[int, ...]
 
     @classmethod
     def of(cls, layers: Sequence[Layer], outputs: Sequence[str], pool: str) -> Codes:
         """Describe the codes of some layers of a network."""
         shapes = {layer.name: layer.shape for layer in layers}
-        blocks = [
-            Block(name, each, pooled_shape(shapes[name], each)[0])
-            for name in outputs
-            for each in pool.split("+")
+        widths = [
+            pooled_shape(shapes[name], each)[0] for name in outputs for each in pool.split("+")
         ]
-        return cls(tuple(outputs), pool, tuple(blocks))
+        return cls(tuple(outputs), pool, tuple(widths))
 
     def scaling(self, X: Floats) -> Scaling | Standardizing:
         """Return centring and scaling of training codes (n_rows, n_codes)."""
-        if len(self.blocks) == 1:
+        if len(self.widths) == 1:
             return Scaling.of([X])
-        return Standardizing.of(X, [block.width for block in self.blocks])
+        return Standardizing.of(X, self.widths)
 
 
 @dataclass(frozen=True)
