@@ -24,7 +24,7 @@ from cnncodes.extract.merging import (
     in_order,
     united_classes,
 )
-from cnncodes.extract.store import SOURCES, CodesInfo, Rows, write_codes
+from cnncodes.extract.store import SOURCES, CodesInfo, Rows, joint_source, write_codes
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.images.multilabel import label_numbers
 from cnncodes.output import CODES, check_output, replacing
@@ -34,7 +34,6 @@ from cnncodes.text import counted, listed
 
 # Of codes that are read before they are written: their size decompressed, and their number.
 BLOCK_BYTES, BLOCK_IMAGES = 4 << 20, 1024
-SOURCES_NAMED = 10
 SECONDS_BETWEEN_SYNCS = 0.1
 
 
@@ -217,9 +216,7 @@ def _united_info(files: Sequence[Input]) -> tuple[CodesInfo, list[str]]:
         if len({info.source for info in infos}) > 1:
             notes.append("the source was named in different ways; recorded is that of part 1")
     else:
-        source = SOURCES.join(sources[:SOURCES_NAMED])
-        if len(sources) > SOURCES_NAMED:
-            source += f"{SOURCES}{len(sources) - SOURCES_NAMED} more"
+        source = joint_source(sources)
     most = max(info.max_pixels for info in infos)
     if any(info.max_pixels != most for info in infos):
         notes.append(f"max_pixels differs between the files; recorded is the largest, {most}")

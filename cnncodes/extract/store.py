@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -39,6 +39,7 @@ UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with i
 # Every HDF5 library reads gzip.
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 SOURCES = " + "  # between the sources of a merged file
+SOURCES_NAMED = 10  # of them, at most
 LARGEST_RATIO = 1100  # beyond what deflate can compress
 CHECKSUM_BYTES = 4  # at the end of a zlib stream: the Adler-32 of what was compressed
 WEIGHTING = ("weights", "probabilities")  # datasets of a number for each row
@@ -136,6 +137,12 @@ class Rows:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+
+
+def joint_source(sources: Sequence[str]) -> str:
+    """Return the source of codes of several sources, of which the first ten are named."""
+    more = [f"{len(sources) - SOURCES_NAMED} more"] if len(sources) > SOURCES_NAMED else []
+    return SOURCES.join([*sources[:SOURCES_NAMED], *more])
 
 
 def compress(content: bytes) -> bytes:

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
-from cnncodes.extract.store import SOURCES, WEIGHTING, CodeStore
+from cnncodes.extract.store import WEIGHTING, CodeStore, joint_source
 from cnncodes.images.multilabel import UNKNOWN_VALUE
 from cnncodes.machine import max_open_files
 from cnncodes.text import counted, listed
 
-SOURCES_NAMED = 10
 _SHOWN = 3  # paths in messages
 _HANDLES = 2  # of each codes file
 _OTHER_HANDLES = 64  # of the process, such as those of libraries
@@ -330,10 +329,8 @@ class StackedStore(CodeStore):
 
     @property
     def source(self) -> str:
-        """The sources of the images, at most `SOURCES_NAMED` of them."""
-        sources = self.sources
-        more = [f"{len(sources) - SOURCES_NAMED} more"] if len(sources) > SOURCES_NAMED else []
-        return SOURCES.join([*sources[:SOURCES_NAMED], *more])
+        """The sources of the images, as a merged file names them."""
+        return joint_source(self.sources)
 
     @property
     def backbone(self) -> Any:
