@@ -421,7 +421,7 @@ def _evaluate_images(
     batches = _run_images(
         model, [files[index] for index in wanted], classify, max_pixels, known=selection
     )
-    progress.begin(len(wanted))
+    progress.begin(len(wanted), unit="images")
     rows, outputs, skipped, remarks = [], [], [], Counter[str]()
     digests = list(source.paths)  # replaced where the file can be read; else all differ
     with closing(batches):
@@ -511,7 +511,7 @@ def _score_foreign(
     batches = _run_images(
         model, [files[index] for index in wanted], classify, max_pixels, TrainingImages(model.info)
     )
-    progress.begin(len(wanted))
+    progress.begin(len(wanted), unit="images")
     usable: list[int] = []
     outputs, n_unusable = [], 0
     with closing(batches):
