@@ -43,7 +43,9 @@ N_FOLDS = 5
 N_BEYOND = 4  # strengths beyond either end of the grid
 TOLERANCE = 0.01  # of a log loss: a lower one is worth a weaker penalty if it is lower by more
 DEFAULT_THRESHOLD = 0.5  # where cross-validation has no image with the label
-VALIDATED, EXACT = 1e-3, 1e-7  # relative errors of weights, in cross-validation and in the end
+# Relative errors of weights: where only a threshold depends on them, in the choice of C, and in
+# the end.
+NEAR, VALIDATED, EXACT = 1e-2, 1e-3, 1e-7
 EXACT_BYTES = 2**29  # of points in float64; more are fitted in float32
 
 
@@ -137,18 +139,24 @@ def fit_labels(
         scaling.apply(X)
         points = np.asarray(X, dtype)
     single = points.astype(np.float32, copy=False)
+    validation = None
     if thresholds is None:
         validation = _Validation(single, targets, known, class_weight, groups, seed, progress)
-        strengths = validation.choose(C)  # type: ignore[arg-type]
-        probabilities = validation.probabilities(strengths)
-        columns = zip(probabilities.T, targets.T, known.T, strict=True)
-        thresholds = [best_threshold(*each) for each in columns]
+    if validation is not None and C == "auto":
+        strengths = validation.choose()
     else:
         strengths = np.broadcast_to(np.asarray(C, float), len(names))
     sample_weights = _sample_weights(targets, known, class_weight)
     solved_weights, solved_bias, n_steps = _solve(
         single, points, targets, sample_weights, strengths
     )
+    taken = list(thresholds or ())
+    if validation is not None:
+        if C != "auto":
+            validation.score_near(solved_weights, solved_bias, float(strengths[0]))
+        probabilities = validation.probabilities(strengths)
+        columns = zip(probabilities.T, targets.T, known.T, strict=True)
+        taken = [best_threshold(*each) for each in columns]
     is_open = np.flatnonzero(n_steps[-1] >= MAX_STEPS)
     if by_gram:
         alpha = rotate_back(points, solved_weights) / points.dtype.type(length)
@@ -163,7 +171,7 @@ def fit_labels(
     return LabelFit(
         weights,
         bias,
-        tuple(float(f"{each:.6g}") for each in thresholds),
+        tuple(float(f"{each:.6g}") for each in taken),
         {"C": [float(each) for each in strengths], "n_iterations": int(n_steps.sum(axis=0).max())},
         notes_on_spread(mean, spread)
         + _notes_on_steps([names[label] for label in is_open.tolist()]),
@@ -282,12 +290,9 @@ class _Validation:
         ]
         self.held_out: dict[float, NDArray[np.float32]] = {}
 
-    def choose(self, C: float | str) -> NDArray[np.float64]:
+    def choose(self) -> NDArray[np.float64]:
         """Return the C of each label, and score all that were tried."""
         problems = self._from_zero()
-        if C != "auto":
-            self._score([float(C)], problems)
-            return np.full(self._targets.shape[1], float(C))
         self._score(DEFAULT_CS, problems)
         for _ in range(N_BEYOND):
             end = max(self.held_out)
@@ -297,6 +302,16 @@ class _Validation:
             below = float(f"{1 / _tripled(1 / end):.6g}")
             self._score([below], self._from_zero(), np.flatnonzero(self._best() == end))
         return self._best()
+
+    def score_near(self, weights: NDArray[Any], bias: NDArray[Any], C: float) -> None:
+        """Score one C by fits that start from that of all images.
+
+        They are not far from it, and end where they would from zero.
+        """
+        problems = self._from_zero()
+        for each in problems:
+            each.weights[:], each.bias[:] = weights, bias
+        self._score([C], problems, tolerance=NEAR)
 
     def probabilities(self, strengths: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the held-out probabilities of each label at its C; NaN where there is none."""
@@ -332,6 +347,8 @@ class _Validation:
         Cs: Sequence[float],
         problems: Sequence[Problems],
         which: NDArray[np.intp] | None = None,
+        *,
+        tolerance: float = VALIDATED,
     ) -> None:
         """Score strengths, which increase: each fit starts where the one before ended."""
         if which is not None and not len(which):
@@ -345,7 +362,7 @@ class _Validation:
         def fit(fold: int) -> None:
             for C in Cs:
                 strengths = np.full(self._targets.shape[1], C)
-                problems[fold].solve(strengths, tolerance=VALIDATED, which=which)
+                problems[fold].solve(strengths, tolerance=tolerance, which=which)
                 in_fold = (self._fold_of == fold) & scored
                 np.copyto(held_out[C], problems[fold].logits(), where=in_fold)
 
