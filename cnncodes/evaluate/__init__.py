@@ -1,6 +1,7 @@
 """Metrics of a head or an app on images it was not trained on, and learning curves.
 
-- `evaluate`: runs the model on a codes file or on images
+- `evaluate`: measures a model on a codes file or on images
+- `model_session`: the model itself, run on codes or on pixels
 - `selection`: the images that are used, and notes on those left out
 - `metrics`: accuracy, F1, calibration and the confusion matrix
 - `unknown`: how well images of none of the classes are recognised
