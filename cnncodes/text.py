@@ -48,6 +48,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def class_nouns(*, several: bool) -> tuple[str, str]:
+    """Return the noun of a class, which is a label where images may have several; and its plural.
+
+    For `counted`.
+    """
+    return ("label", "labels") if several else ("class", "classes")
+
+
 def views_text(n_images: int, n_views: int) -> str:
     """Return a number of images, and of the views of each where there are several."""
     images = counted(n_images, "image")

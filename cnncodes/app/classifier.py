@@ -34,7 +34,7 @@ from cnncodes.models.session import (
     warn_of_saturation,
 )
 from cnncodes.parameters import COUNT, MAX_PIXELS, THREADS, as_path, as_paths
-from cnncodes.text import counted, listed, shown
+from cnncodes.text import class_nouns, counted, listed, shown
 
 # From this number of images on, a session of one thread that all workers share is worth the time
 # to open it: 0.1 to 0.5 s, and 6 (MobileNetV2) to 27 ms (InceptionV3) of processor time less
@@ -252,7 +252,8 @@ class Classifier:
         return other
 
     def __repr__(self) -> str:
-        classes = counted(len(self.labels), "class", "classes")
+        nouns = class_nouns(several=self.info.has_several_labels)
+        classes = counted(len(self.labels), *nouns)
         network = " + ".join(f"{each.backbone} {each.precision}" for each in self.info.networks)
         return (
             f"<Classifier {str(self.path)!r}: {classes} ({shown(listed(self.labels))}), {network}>"

@@ -61,6 +61,8 @@ class Merge:
         The sources of the images.
     notes : list of str
         What was left out, united or changed.
+    has_several_labels : bool
+        Whether an image may have several of the classes.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class Merge:
     augment: str
     source: str
     notes: list[str]
+    has_several_labels: bool = False
 
     @property
     def n_views(self) -> int:
@@ -162,8 +165,10 @@ def merge_codes(
     with replacing(output, overwrite=overwrite) as temporary, _written_meanwhile(temporary):
         write_codes(temporary, info, batches(), n_images, made_with="; ".join(made_with))
     warn_of_skipped(skipped, n_images + len(skipped), progress)
+    several = "flags" in files[0].columns
     if is_divided:
-        notes += notes_on_classes(info.class_names, range(len(info.class_names)), label_counts)
+        every = range(len(info.class_names))
+        notes += notes_on_classes(info.class_names, every, label_counts, several=several)
     return Merge(
         path=output,
         files=[file.path for file in files],
@@ -174,6 +179,7 @@ def merge_codes(
         augment=info.augment,
         source=info.source,
         notes=[*comparison.notes(), *notes],
+        has_several_labels=several,
     )
 
 

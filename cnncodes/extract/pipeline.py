@@ -90,6 +90,8 @@ class Extraction:
         Which views of each image have codes.
     part : tuple of int, optional
         Which part of the source the images are, and of how many.
+    has_several_labels : bool
+        Whether an image may have several of the classes.
     """
 
     path: Path
@@ -108,6 +110,7 @@ class Extraction:
     is_unchanged: bool = False
     augment: str = "none"
     part: tuple[int, int] | None = None
+    has_several_labels: bool = False
 
     @property
     def n_views(self) -> int:
@@ -359,6 +362,7 @@ def extract(
         seconds=time.monotonic() - started,
         augment=augment,
         part=part,
+        has_several_labels=bool(images.flags),
     )
 
 
@@ -411,6 +415,7 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
         is_unchanged=True,
         augment=store.augment,
         part=None if store.part is None else (store.part.number, store.part.count),
+        has_several_labels=bool(images.flags),
     )
 
 
@@ -511,4 +516,7 @@ def _notes(images: Source, journal: Journal) -> list[str]:
         )
     of_part = label_numbers(images.flags) if images.flags else images.labels
     labels = range(len(images.class_names)) if part is None else {*of_part}
-    return notes + notes_on_classes(images.class_names, labels, journal.label_counts)
+    several = bool(images.flags)
+    return notes + notes_on_classes(
+        images.class_names, labels, journal.label_counts, several=several
+    )

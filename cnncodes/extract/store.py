@@ -31,7 +31,7 @@ from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import VIEWS, WHITE, as_path
-from cnncodes.text import counted, views_text
+from cnncodes.text import class_nouns, counted, views_text
 
 FORMAT = "1"
 _REMEDY = "make one with: cnncodes extract"
@@ -579,7 +579,8 @@ class CodeStore:
     def __repr__(self) -> str:
         if not self.codes:  # HDF5 has closed it
             return f"<CodeStore {str(self.path)!r}: closed>"
-        classes = counted(len(self.class_names), "class", "classes")
+        nouns = class_nouns(several=self.label_matrix is not None)
+        classes = counted(len(self.class_names), *nouns)
         return (
             f"<CodeStore {str(self.path)!r}: {views_text(self.n_images, self.n_views)}, {classes}, "
             f"codes {self.codes.shape[1:]} {self.codes.dtype} of {self.backbone.backbone}>"

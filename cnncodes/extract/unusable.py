@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cnncodes.errors import SourceWarning
 from cnncodes.progress import Progress
-from cnncodes.text import listed, shown
+from cnncodes.text import class_nouns, listed, shown
 
 MANY_SKIPPED = 0.2  # of the images: more of them are worth a warning
 
@@ -38,7 +38,11 @@ def warn_of_skipped(skipped: Sequence[tuple[str, str]], n_images: int, progress:
 
 
 def notes_on_classes(
-    names: Sequence[str], labels: Collection[int], counts: Mapping[int, int]
+    names: Sequence[str],
+    labels: Collection[int],
+    counts: Mapping[int, int],
+    *,
+    several: bool,
 ) -> list[str]:
     """Return a note on the classes without codes.
 
@@ -50,6 +54,8 @@ def notes_on_classes(
         Those of which there are images.
     counts : mapping of int to int
         Number of images with codes of each.
+    several : bool
+        Whether an image may have several of them.
     """
     unusable = [
         shown(name)
@@ -58,4 +64,5 @@ def notes_on_classes(
     ]
     if not unusable:
         return []
-    return [f"no usable image in {len(unusable)} of the classes: {listed(unusable)}"]
+    _, nouns = class_nouns(several=several)
+    return [f"no usable image in {len(unusable)} of the {nouns}: {listed(unusable)}"]

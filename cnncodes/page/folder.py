@@ -62,11 +62,14 @@ class PageFolder:
         The classes.
     n_bytes : int
         Size of all files.
+    has_several_labels : bool
+        Whether an image may have several of the classes.
     """
 
     path: Path
     labels: tuple[str, ...]
     n_bytes: int
+    has_several_labels: bool = False
 
 
 def write_page(
@@ -142,7 +145,7 @@ def write_page(
             f'"use strict";\nglobalThis.cnncodes = {{ app: {json.dumps(described)} }};\n', "utf-8"
         )
     n_bytes = sum(each.stat().st_size for each in output.iterdir())
-    return PageFolder(output, info.labels, n_bytes)
+    return PageFolder(output, info.labels, n_bytes, info.has_several_labels)
 
 
 def _head(app: Path, n_classes: int) -> dict[str, object]:

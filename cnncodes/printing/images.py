@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncodes.printing.emit import shape_text
-from cnncodes.text import counted, shown, views_text
+from cnncodes.text import class_nouns, counted, shown, views_text
 
 if TYPE_CHECKING:
     from cnncodes.datasets.fetch import Fetched
@@ -29,7 +29,7 @@ def print_source(path: Path, source: Source) -> None:
     """Print the classes and notes of a source on standard error, before the extraction."""
     n_images = len(source.paths)
     counts = source.class_counts()
-    nouns = ("label", "labels") if source.flags else ("class", "classes")
+    nouns = class_nouns(several=bool(source.flags))
     if not counts:
         classes = "no labels"
     elif len(counts) <= CLASSES_SHOWN:
@@ -110,7 +110,7 @@ def print_fetched(fetched: Fetched) -> None:
 
 def print_extraction(extraction: Extraction) -> None:
     """Print what was extracted, how fast, and what was skipped."""
-    n_classes, rate = len(extraction.class_names), extraction.images_per_second
+    rate = extraction.images_per_second
     if extraction.is_unchanged:
         click.echo(
             f"{shown(str(extraction.path))}: complete already, with the same "
@@ -121,7 +121,7 @@ def print_extraction(extraction: Extraction) -> None:
         return
     click.echo(
         f"{shown(str(extraction.path))}: {views_text(extraction.n_images, extraction.n_views)}, "
-        f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
+        f"{_classes_text(extraction)}, codes "
         f"{shape_text(extraction.code_shape)}{f'; {rate:.1f} images per second' if rate else ''}"
     )
     if rate:  # else there was nothing to compute
@@ -143,16 +143,19 @@ def print_extraction(extraction: Extraction) -> None:
 
 def print_merge(merge: Merge) -> None:
     """Print which file was made of others, and what was decided about their images."""
-    n_classes = len(merge.class_names)
     skipped = f", {counted(merge.n_skipped, 'image')} skipped before" if merge.n_skipped else ""
     click.echo(
         f"{shown(str(merge.path))}: {views_text(merge.n_images, merge.n_views)} of "
-        f"{counted(len(merge.files), 'file')}, "
-        f"{counted(n_classes, 'class', 'classes') if n_classes else 'no labels'}, codes "
+        f"{counted(len(merge.files), 'file')}, {_classes_text(merge)}, codes "
         f"{shape_text(merge.code_shape)}{skipped}"
     )
     for note in merge.notes:
         click.echo(f"  note: {shown(note)}")
+
+
+def _classes_text(made: Extraction | Merge) -> str:
+    nouns = class_nouns(several=made.has_several_labels)
+    return counted(len(made.class_names), *nouns) if made.class_names else "no labels"
 
 
 def print_conversion(conversion: Conversion) -> None:

@@ -14,7 +14,7 @@ import click
 from cnncodes.export.backbones import DEFAULT_INPUT_SIZE
 from cnncodes.models.description import card_rows, precision_rows, weights_text
 from cnncodes.printing.emit import shape_text
-from cnncodes.text import shown
+from cnncodes.text import class_nouns, counted, shown
 
 if TYPE_CHECKING:
     from cnncodes.export.backbones import BackboneSpec
@@ -84,8 +84,8 @@ def print_quantization(quantized: Quantization) -> None:
 def print_bundle(path: Path, info: HeadInfo, golden: Path | None) -> None:
     """Print which files were made, and what float16 weights change."""
     megabytes = path.stat().st_size / 1e6
-    what = "labels" if info.has_several_labels else "classes"
-    click.echo(f"{shown(str(path))}: {len(info.labels)} {what}, {megabytes:.0f} MB")
+    classes = counted(len(info.labels), *class_nouns(several=info.has_several_labels))
+    click.echo(f"{shown(str(path))}: {classes}, {megabytes:.0f} MB")
     measured = {key: value for key, value in info.card.items() if key == "half"}
     for name, text in card_rows(measured):
         click.echo(f"  {name}  {text}")

@@ -14,7 +14,7 @@ import click
 from cnncodes.models.metadata import unknown_entries
 from cnncodes.printing.emit import print_json
 from cnncodes.streams import write_as_utf8
-from cnncodes.text import counted, csv_cell, shown
+from cnncodes.text import class_nouns, counted, csv_cell, shown
 
 if TYPE_CHECKING:
     from cnncodes.app.classifier import Classifier, FilePrediction
@@ -143,7 +143,7 @@ def print_address(url: str) -> None:
 
 def print_page(page: PageFolder) -> None:
     """Print where a page was written."""
-    classes = counted(len(page.labels), "class", "classes")
+    classes = counted(len(page.labels), *class_nouns(several=page.has_several_labels))
     click.echo(
         f"{page.path}: {classes}, {page.n_bytes / 1e6:.0f} MB; open {page.path / 'index.html'}"
     )

@@ -89,9 +89,32 @@ def test_extract_names_what_it_read(folder: Path, tmp_path: Path) -> None:
     result = run_command("extract", folder / "bb.onnx", table, "-o", tmp_path / "codes.h5")
     assert "more than one label per image: 3 labels, 1." in result.stderr
     assert "joins several with ;" in result.stderr
+    assert ": 60 images, 3 labels, codes 5 × 5 × 3" in result.stdout
     again = run_command("extract", folder / "bb.onnx", table, "-o", tmp_path / "codes.h5")
     assert "nothing to do" in again.stdout
     run_command("verify", tmp_path / "codes.h5", "--source", table)
+
+
+def test_merge_and_page_call_them_labels(folder: Path, tmp_path: Path) -> None:
+    header, *lines = (folder / "photos/columns.csv").read_text().splitlines(keepends=True)
+    files = []
+    for number in range(2):
+        table = folder / f"photos/half-{number}.csv"
+        table.write_text("".join([header, *lines[number::2]]))
+        files.append(tmp_path / f"{number}.h5")
+        run_command("extract", folder / "bb.onnx", table, "-o", files[-1])
+    merged = run_command("merge", *files, "-o", tmp_path / "codes.h5").stdout
+    assert ": 60 images of 2 files, 3 labels, codes 5 × 5 × 3\n" in merged
+    with CodeStore.open(tmp_path / "codes.h5") as store:
+        assert ": 60 images, 3 labels, codes" in repr(store)
+    runtime = tmp_path / "onnxruntime-web"
+    for name in ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
+        (runtime / "dist").mkdir(parents=True, exist_ok=True)
+        (runtime / "dist" / name).write_text("no browser reads it here")
+    page = tmp_path / "page"
+    made = run_command("page", folder / "app.onnx", "-o", page, "--runtime", runtime).stdout
+    assert made.startswith(f"{page}: 3 labels, ")
+    assert ": 3 labels (blue, green, red), " in repr(Classifier(folder / "app.onnx"))
 
 
 def test_train_reports_average_precision_and_thresholds(folder: Path, tmp_path: Path) -> None:
