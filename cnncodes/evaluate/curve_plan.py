@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.head.groups import groups_of, notes_on_split
 from cnncodes.head.joined import open_codes
 from cnncodes.head.labels import labelled_classes
+from cnncodes.head.memory import OF_FEWER, check_memory, needed_by_curve
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.train import majority_accuracy
 from cnncodes.head.weighting import Weighting
@@ -23,6 +24,7 @@ from cnncodes.text import listed
 
 SMALLEST_SIZE = 5  # of those that are chosen, where there are images for larger ones
 N_SIZES = 3  # at least, where there are not
+HEADS_AT_ONCE = 2  # of one size
 SIZES_LISTED = 10  # in a note
 
 
@@ -124,7 +126,8 @@ def plan_curve(
     FileFormatError
         The file is not a codes file.
     TrainingError
-        The codes have fewer than two classes, or no image is left for the test part.
+        The codes have fewer than two classes, no image is left for the test part, or the heads
+        take more memory than there is.
     ParameterError
         A parameter is out of range, or no class has as many images as the smallest size.
     """
@@ -149,6 +152,7 @@ def plan_curve(
         notes += notes_on_split(store, classes, y, parts, train_fraction)
         weighting = Weighting.of(store, y, names)
         notes += weighting.notes(parts.train)
+        n_views, n_features = store.n_views, int(np.prod(store.codes.shape[1:]))
     trained = weighting.trained(parts.train)
     available = np.bincount(y[trained])
     most = int(available.max())
@@ -161,6 +165,7 @@ def plan_curve(
     notes += _notes_on_sizes(sizes, available, names)
     sizes = [size for size in sizes if size <= most]
     parts, draws = draw_images(y, sizes, train_fraction, split, seeds, seed, groups, trained)
+    _check_memory(path, draws, len(parts.test), n_views, n_features)
     majority = majority_accuracy(y, parts)
     return Plan(
         path,
@@ -239,6 +244,28 @@ def draw_images(
         n_draws = seeds if size < most else 1
         draws[size] = [*first, *(_leading(order, y, size) for order in orders)][:n_draws]
     return parts, draws
+
+
+def images_of(draws: dict[int, list[NDArray[np.intp]]]) -> NDArray[np.intp]:
+    """Return the images that train any head, increasing."""
+    return np.unique(np.concatenate([*chain.from_iterable(draws.values())]))
+
+
+def _check_memory(
+    path: Path,
+    draws: dict[int, list[NDArray[np.intp]]],
+    n_test: int,
+    n_views: int,
+    n_features: int,
+) -> None:
+    n_rows = n_views * len(images_of(draws))
+    # The first head of a size is fitted alone.
+    together = [
+        (n_views * len(each[0]), min(HEADS_AT_ONCE, max(1, len(each) - 1)))
+        for each in draws.values()
+    ]
+    needed = needed_by_curve(n_rows, n_test, together, n_features)
+    check_memory(path, "curve", needed, n_rows + n_test, n_features, remedy=OF_FEWER)
 
 
 def _leading(order: NDArray[np.intp], y: NDArray[np.int32], size: int) -> NDArray[np.intp]:

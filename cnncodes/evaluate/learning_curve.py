@@ -25,7 +25,7 @@ from cnncodes._version import created_with
 from cnncodes.errors import ParameterError
 from cnncodes.evaluate.charts import check_figure, learning_curve_figure, save_figure
 from cnncodes.evaluate.curve import MAX_HEADS, Curve, CurvePoint, save_curves
-from cnncodes.evaluate.curve_plan import Plan, compare_plans, plan_curve
+from cnncodes.evaluate.curve_plan import HEADS_AT_ONCE, Plan, compare_plans, images_of, plan_curve
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed
@@ -132,7 +132,8 @@ def learning_curves(
     FileFormatError
         A file is not a codes file.
     TrainingError
-        Codes have fewer than two classes, or nothing to test on, or are not finite.
+        Codes have fewer than two classes, or nothing to test on, or are not finite; or the heads
+        take more memory than there is.
     ParameterError
         A parameter is out of range, no class has as many images as the smallest number of
         `per_class`, or a codes file is named twice.
@@ -184,7 +185,7 @@ def learning_curves(
 
 def _measure(plan: Plan, C: float | str, class_weight: str | None, progress: Progress) -> Curve:
     """Fit and test every head of a curve."""
-    trained = np.unique(np.concatenate([*chain.from_iterable(plan.train.values())]))
+    trained = images_of(plan.train)
     with open_codes(plan.files) as store, few_images_allowed():
         views, digests = ImageViews(store), store.of_images(store.digests)
         rows = views.training_rows(trained)
@@ -289,7 +290,7 @@ def _points(
     """Measure the heads of each size."""
     points = []
     threads = available_threads()
-    workers = min(2, threads)
+    workers = min(HEADS_AT_ONCE, threads)
     for size, draws in plan.train.items():
         first = measure(draws[0], C)
         strength, accuracies = first[1], []

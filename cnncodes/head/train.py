@@ -31,7 +31,7 @@ from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
-from cnncodes.head.memory import check_memory
+from cnncodes.head.memory import BY_SGD, check_memory, needed_memory
 from cnncodes.head.multilabel.train import (
     LabelSettings,
     check_plain,
@@ -297,7 +297,9 @@ def train_head(
         rows = CodeRows(store, views.training_rows(trained))
         code_shape = store.codes.shape[1:]
         _check_head(store, rows, len(trained), len(names), linear=estimator in LINEAR)
-        check_memory(store.path, estimator, len(rows), rows.n_features)
+        shape = (len(rows), rows.n_features)
+        needed = needed_memory(estimator, *shape)
+        check_memory(store.path, name_of(estimator), needed, *shape, remedy=BY_SGD)
         store.release()  # paths, digests and the like of all images
         started = time.monotonic()
         linear = {"normalize": normalize, "C": C, "class_weight": class_weight}

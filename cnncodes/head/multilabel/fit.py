@@ -125,8 +125,7 @@ def fit_labels(
     """
     progress = progress or NoProgress()
     by_gram = len(rows) < rows.n_features
-    n_bytes = 8 * len(rows) * min(len(rows), rows.n_features)
-    dtype = np.float64 if n_bytes <= EXACT_BYTES else np.float32
+    dtype = dtype_of_points(len(rows), rows.n_features)
     if by_gram:
         block = rows_that_stay(rows.n_features)
         K = gram_matrix(rows.read, len(rows), block=block, dtype=dtype, progress=progress)
@@ -176,6 +175,12 @@ def fit_labels(
         notes_on_spread(mean, spread)
         + _notes_on_steps([names[label] for label in is_open.tolist()]),
     )
+
+
+def dtype_of_points(n_rows: int, n_features: int) -> np.dtype[Any]:
+    """Return the dtype of the points: float64, unless they would take too much memory in it."""
+    n_bytes = 8 * n_rows * min(n_rows, n_features)
+    return np.dtype(np.float64 if n_bytes <= EXACT_BYTES else np.float32)
 
 
 def _solve(

@@ -19,6 +19,7 @@ from cnncodes.head.groups import groups_of
 from cnncodes.head.head_onnx import build_head
 from cnncodes.head.joined import JoinedStore
 from cnncodes.head.linear import check_logits
+from cnncodes.head.memory import OF_FEWER, check_memory, needed_by_labels
 from cnncodes.head.multilabel.data import Labels, note_on_left_out, split_strata
 from cnncodes.head.multilabel.fit import LabelFit, fit_labels
 from cnncodes.head.multilabel.scores import measure_labels
@@ -188,6 +189,7 @@ class LabelTrainer:
             )
         self.notes += self.views.notes(len(self.parts.train))
         self._check_size()
+        self._check_memory()
 
     def fit(self, images: NDArray[np.intp], like: LabelFit | None = None) -> LabelFit:
         """Fit a head to some images, with C and thresholds of another fit if there is one."""
@@ -249,6 +251,13 @@ class LabelTrainer:
                 "exported with pool avg, or use fewer labels or images"
             )
 
+    def _check_memory(self) -> None:
+        refit = self._settings.refit
+        trained = self.views.training_rows(self.usable if refit else self.parts.train)
+        shape = (len(trained), int(np.prod(self._store.codes.shape[1:])))
+        remedy = f"{OF_FEWER}, without refit=True" if refit else OF_FEWER
+        check_memory(self._store.path, ESTIMATOR, needed_by_labels(*shape), *shape, remedy=remedy)
+
 
 def train_labels(
     store: CodeStore,
@@ -281,7 +290,8 @@ def train_labels(
     Raises
     ------
     TrainingError
-        No label can be trained, codes are not finite, or the head would be too large.
+        No label can be trained, codes are not finite, the head would be too large, or training
+        takes more memory than there is.
     OutputError
         The head cannot be written.
     """
