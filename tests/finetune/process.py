@@ -16,6 +16,7 @@ OPTIONS: dict[str, Any] = {
     "from_layer": "block5_conv2",
     "epochs": 3,
     "learning_rate": 1e-4,
+    "batch_size": 4,  # so that an epoch takes a while
 }
 
 

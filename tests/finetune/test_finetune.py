@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +78,58 @@ def test_interrupted_training_goes_on_to_the_same_app(tuned: Path, results: dict
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other groups of processes")
+def test_ctrl_c_in_the_middle_of_an_epoch(tuned: Path, photos: Path, tmp_path: Path) -> None:
+    """A terminal sends it to all processes of the command, that of TensorFlow too."""
+    app, work = tmp_path / "whole.onnx", tmp_path / "whole.finetune"
+    work.mkdir()
+    for path in (tuned / "whole.finetune").glob("*-block5_conv2*"):
+        shutil.copy(path, work)
+    words = ["finetune", photos, NETWORK, "-o", app]
+    for name, value in OPTIONS.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    command = [sys.executable, "-m", "cnncodes", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as interrupted:
+        lines = []
+        for line in interrupted.stderr:
+            lines.append(line)
+            if line.startswith("  epoch   1 "):
+                os.killpg(interrupted.pid, signal.SIGINT)
+        assert interrupted.stdout.read() == ""
+    assert interrupted.returncode == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(interrupted.pid, 0)
+    *lines, kept, error = lines
+    (checkpoint,) = work.glob("*/checkpoint.npz")
+    n_kept = int(kept.split()[1])  # 1, unless others came while the signal did
+    assert n_kept < OPTIONS["epochs"]
+    assert error.startswith(f"Error: interrupted; {checkpoint} keeps {n_kept} of 3 epochs, ")
+    assert error.endswith("; the same command goes on from there\n")
+    assert not app.exists()
+    assert names_in(checkpoint.parent) == ["checkpoint.npz"]
+    epochs, _ = _state_in(checkpoint)
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = tuned / "whole.finetune" / checkpoint.parent.name
+    all_epochs, arrays = _state_in(checkpoint)
+    # With the time that they took: they are not trained again.
+    assert all_epochs[: len(epochs)] == epochs
+    assert arrays == _state_in(whole / checkpoint.name)[1]
+    assert app.read_bytes() == (tuned / "whole.onnx").read_bytes()
+    for name in set(names_in(checkpoint.parent)) - {checkpoint.name}:
+        assert (checkpoint.parent / name).read_bytes() == (whole / name).read_bytes()
+
+
+def _state_in(checkpoint: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Return the epochs of a checkpoint, and its arrays."""
+    with np.load(checkpoint) as file:
+        arrays = {name: file[name].tobytes() for name in file.files}
+        described = json.loads(str(file["described"]))
+    del arrays["described"]
+    return described["epochs"], arrays
 
 
 def test_interrupt_before_the_training_keeps_what_is_done(
