@@ -30,7 +30,7 @@ def joined_shape(networks: Sequence[Backbone]) -> tuple[int, ...]:
         )
         raise ParameterError(
             f"an app takes images of one size, and {named} pixels take different ones; export "
-            "them with the same input size"
+            "them with one input size, and with a network size where one is to see them in another"
         )
     return (sum(math.prod(each.code_shape) for each in networks),)
 

@@ -73,6 +73,12 @@ from cnncodes.printing.networks import (
     show_default=True,
     help="Height and width of the input image, in pixels.",
 )
+@click.option(
+    "--network-size",
+    type=whole(INPUT_SIZE),
+    help="Height and width to which the graph resizes images, by default none: for an app of "
+    "networks that see them in several sizes.",
+)
 @pool_option
 @click.option(
     "--layer",

@@ -4,8 +4,9 @@ Layer by layer, each becomes the operators that tf2onnx and `simplify` leave of 
 
 1. Keras's ``preprocess_input`` comes first, on 8-bit RGB. All but it is in NCHW, and the codes are
    put into NHWC again.
-2. Batch normalization is folded into the convolution before it, zero padding into the one after.
-3. What does nothing to a trained network, dropout or a reshape to 1 × 1, becomes no operator.
+2. Images of another size than the network's are resized in between, by two products of matrices.
+3. Batch normalization is folded into the convolution before it, zero padding into the one after.
+4. What does nothing to a trained network, dropout or a reshape to 1 × 1, becomes no operator.
 
 A tensor has the name of the layer it is the output of.
 """
@@ -40,6 +41,7 @@ def build_graph(
     preprocessing: str,
     pool: str,
     outputs: Sequence[str] = (),
+    input_size: int | None = None,
 ) -> Graph:
     """Build the graph of a network.
 
@@ -56,6 +58,8 @@ def build_graph(
     outputs : sequence of str
         The layers whose outputs are the codes, by default the last of `layers`; of several the
         pooled outputs side by side.
+    input_size : int, optional
+        Height and width S of the images, by default those of the network's input.
 
     Returns
     -------
@@ -68,9 +72,34 @@ def build_graph(
         A weight is not a finite number.
     """
     outputs = outputs or [layers[-1].name]
-    graph = Graph(_template(layers[0].shape, code_shape(layers, outputs, pool)))
-    _GraphWriter(graph, layers, weights, outputs).write(preprocessing, pool)
+    size, *_ = layers[0].shape
+    input_size = input_size or size
+    graph = Graph(_template((input_size, input_size, 3), code_shape(layers, outputs, pool)))
+    resampling = None if input_size == size else resampling_matrix(input_size, size)
+    _GraphWriter(graph, layers, weights, outputs, resampling).write(preprocessing, pool)
     return graph
+
+
+def resampling_matrix(size_before: int, size_after: int) -> NDArray[np.float32]:
+    """Return the matrix that resizes a row of pixels, as Pillow's bilinear filter does.
+
+    Each pixel is a mean weighted by a triangle, as wide as two pixels of the coarser of both rows.
+
+    Parameters
+    ----------
+    size_before, size_after : int
+        Length of the row before and after.
+
+    Returns
+    -------
+    ndarray of float32, shape (size_after, size_before)
+        Its rows add up to 1.
+    """
+    scale = size_before / size_after
+    centres = (np.arange(size_after)[:, np.newaxis] + 0.5) * scale
+    distances = np.abs(np.arange(size_before) + 0.5 - centres) / max(scale, 1.0)
+    weights = np.maximum(1 - distances, 0)
+    return as_float32(weights / weights.sum(axis=1, keepdims=True))
 
 
 def code_shape(layers: Sequence[Layer], outputs: Sequence[str], pool: str) -> tuple[int, ...]:
@@ -106,15 +135,23 @@ class _GraphWriter:
         Of its layers.
     outputs : sequence of str
         The layers whose outputs are the codes.
+    resampling : ndarray of float32, shape (S', S), optional
+        Resizes the images to those of the network.
     """
 
     def __init__(
-        self, graph: Graph, layers: Sequence[Layer], weights: Weights, outputs: Sequence[str]
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        weights: Weights,
+        outputs: Sequence[str],
+        resampling: NDArray[np.float32] | None,
     ) -> None:
         self._graph = graph
         self._layers = layers
         self._weights = weights
         self._outputs = outputs
+        self._resampling = resampling
         readers = Counter([*outputs, *(name for layer in layers for name in layer.inputs)])
         # The layers that are the only one to read another, by the name of that other.
         self._only_reader = {
@@ -195,6 +232,8 @@ class _GraphWriter:
     def _preprocess(self, preprocessing: str) -> str:
         """Compute what Keras's ``preprocess_input`` does, in NHWC."""
         numbers = self._node("Cast", "pixels", "images", to=TensorProto.FLOAT)
+        if self._resampling is not None:
+            numbers = self._resized(numbers, self._resampling)
         if preprocessing == "scaled":
             return self._scaled("preprocessed", numbers, (1 / 127.5,), (-1.0,))
         if preprocessing == "caffe":
@@ -206,6 +245,15 @@ class _GraphWriter:
             numbers = self._node("Concat", "pixels/reversed", *channels, axis=3)
             return self._scaled("preprocessed", numbers, (1.0,), tuple(-m for m in CAFFE_MEANS))
         return numbers
+
+    def _resized(self, source: str, matrix: NDArray[np.float32]) -> str:
+        """Resize images in NHWC, first along columns and then along rows."""
+        nchw = self._node("Transpose", "resized/nchw", source, perm=TO_NCHW)
+        # (S', S) @ (N, 3, S, S) @ (S, S')
+        left, right = self._constant("resized/left", matrix), matrix.T
+        columns = self._node("MatMul", "resized/columns", left, nchw)
+        both = self._node("MatMul", "resized", columns, self._constant("resized/right", right))
+        return self._node("Transpose", "resized/nhwc", both, perm=TO_NHWC)
 
     def _scaled(
         self, name: str, source: str, scale: tuple[float, ...], shift: tuple[float, ...]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ def export_backbone(
     *,
     weights: str = "imagenet",
     input_size: int = DEFAULT_INPUT_SIZE,
+    network_size: int | None = None,
     pool: str = "none",
     layer: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -106,6 +107,10 @@ def export_backbone(
         network, with or without its top, or of a model around it.
     input_size : int
         Height and width of the input, in pixels.
+    network_size : int, optional
+        Height and width to which the graph resizes images for the network, by default
+        `input_size`. So networks that see an image at several sizes take it in one: see
+        `cnncodes.bundle`.
     pool : {"none", "avg", "max", "avg+max", "grid2"}
         Pooling of the codes over height and width: ``avg+max`` is the means and then the maxima,
         ``grid2`` the means of the four quarters, as `cnncodes.models.pooling` describes.
@@ -153,8 +158,9 @@ def export_backbone(
     from cnncodes.export.direct import build_graph, code_shape
     from cnncodes.export.winograd import use_winograd
 
-    spec = _check_request(name, input_size, pool, converter)
-    whole = layers_of(name, input_size)
+    size = input_size if network_size is None else network_size
+    spec = _check_request(name, input_size, size, pool, converter)
+    whole = layers_of(name, size)
     outputs = named_layers(layer, whole, spec, pool)
     layers = layers_before(whole, *outputs)
     output = as_path(output, "output")
@@ -164,7 +170,7 @@ def export_backbone(
     origin = describe_weights(spec, weights, seed)
     _check_temporary_folder()
     values = load_weights(
-        spec, whole, weights, input_size=input_size, seed=seed, progress=progress, on_note=on_note
+        spec, whole, weights, input_size=size, seed=seed, progress=progress, on_note=on_note
     )
     if converter == "tf2onnx":
         _note(on_note, f"converting {name} with TensorFlow, half a minute or so and up to 2 GB")
@@ -176,9 +182,10 @@ def export_backbone(
     else:
         expected = None
         if compare:
-            expected = _expected_codes(spec, whole, values, outputs, pool, on_note)
+            images = _resized(parity_images(input_size), size)
+            expected = _expected_codes(spec, whole, values, outputs, pool, images, on_note)
         try:
-            graph = build_graph(layers, values, spec.preprocessing, pool, outputs)
+            graph = build_graph(layers, values, spec.preprocessing, pool, outputs, input_size)
         except WeightsError as error:  # it knows layers, not files
             raise WeightsError(f"{weights}: {error}") from error
         if winograd:
@@ -194,6 +201,7 @@ def export_backbone(
             backbone=spec.name,
             weights=origin,
             input_size=input_size,
+            network_size=0 if size == input_size else size,
             layer=",".join(outputs),
             pool=pool,
             precision="float32",
@@ -212,10 +220,16 @@ def export_backbone(
     return Export(path=output, info=info, code_shape=code_shape(layers, outputs, pool))
 
 
-def _check_request(name: str, input_size: int, pool: str, converter: str) -> BackboneSpec:
+def _check_request(
+    name: str, input_size: int, network_size: int, pool: str, converter: str
+) -> BackboneSpec:
     spec = BACKBONES[check_choice(name, list(BACKBONES), "name")]
-    if INPUT_SIZE.check(input_size, "input_size") < spec.min_input_size:
-        raise ParameterError(f"{name} needs an input_size of {spec.min_input_size} pixels or more")
+    INPUT_SIZE.check(input_size, "input_size")
+    if INPUT_SIZE.check(network_size, "network_size") < spec.min_input_size:
+        which = "an input_size" if network_size == input_size else "a network_size"
+        raise ParameterError(f"{name} needs {which} of {spec.min_input_size} pixels or more")
+    if network_size != input_size and converter == "tf2onnx":
+        raise ParameterError("network_size needs converter='direct'")
     check_choice(pool, CODE_POOLS, "pool")
     if check_choice(converter, CONVERTERS, "converter") == "tf2onnx":
         missing = [package for package in ("tensorflow", "tf2onnx") if find_spec(package) is None]
@@ -303,12 +317,25 @@ def parity_images(input_size: int) -> Images:
     return np.concatenate([np.stack([np.asarray(image) for image in resized]), noise])
 
 
+def _resized(images: Images, size: int) -> NDArray[Any]:
+    """Return images as the graph resizes them to another size."""
+    from cnncodes.export.direct import resampling_matrix
+
+    before = images.shape[1]
+    if size == before:
+        return images
+    matrix = resampling_matrix(before, size)
+    resized: NDArray[Any] = np.einsum("ph,qw,nhwc->npqc", matrix, matrix, images, optimize=True)
+    return resized
+
+
 def _expected_codes(
     spec: BackboneSpec,
     layers: Sequence[Layer],
     weights: Weights,
     outputs: Sequence[str],
     pool: str,
+    images: NDArray[Any],
     on_note: Callable[[str], None] | None,
 ) -> Codes | None:
     """Compute the codes with Keras; None where it is not installed or cannot be used."""
@@ -318,7 +345,7 @@ def _expected_codes(
     try:
         with own_keras() as keras:
             network = keras_network(keras, spec, layers, weights, outputs, pool)
-            return keras_codes(network, spec, parity_images(layers[0].shape[0]))
+            return keras_codes(network, spec, images)
     except MissingDependencyError as error:
         _note(on_note, f"not compared with Keras: {error}")
         return None

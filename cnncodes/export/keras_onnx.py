@@ -170,7 +170,7 @@ def _convert(network: Any, spec: BackboneSpec, input_size: int) -> Any:
     return model
 
 
-def keras_codes(network: Any, spec: BackboneSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def keras_codes(network: Any, spec: BackboneSpec, images: NDArray[Any]) -> NDArray[np.float32]:
     """Compute codes with Keras, preprocessed in numpy rather than in the graph.
 
     Parameters
@@ -179,8 +179,8 @@ def keras_codes(network: Any, spec: BackboneSpec, images: NDArray[np.uint8]) -> 
         From `keras_network`.
     spec : BackboneSpec
         Its row in the table.
-    images : ndarray of uint8, shape (n, input_size, input_size, 3)
-        The images.
+    images : ndarray of uint8 or float32, shape (n, size, size, 3)
+        The images, in the size of the network, with values from 0 to 255.
 
     Returns
     -------

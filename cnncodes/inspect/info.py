@@ -233,6 +233,7 @@ def _describe_backbone(info: BackboneInfo) -> dict[str, Any]:
         **({"weights_file": info.weights_file} if info.weights_file else {}),
         **({"finetuned": json.loads(info.finetuned)} if info.finetuned else {}),
         "input_size": info.input_size,
+        **({"network_size": info.network_size} if info.network_size else {}),
         "layer": info.layer,
         "pool": info.pool,
         "precision": info.precision,

@@ -79,6 +79,8 @@ class BackboneInfo:
     finetuned : str
         Of a fine-tuned network: the weights it was made from, the last layer that was left as it
         is, and a digest of the images, as JSON; else empty.
+    network_size : int
+        Height and width to which the graph resizes images for the network; 0 if it does not.
     """
 
     backbone: str
@@ -95,6 +97,7 @@ class BackboneInfo:
     converter: str = "tf2onnx"
     weights_file: str = ""
     finetuned: str = ""
+    network_size: int = 0
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of a backbone file."""
@@ -124,7 +127,11 @@ class BackboneInfo:
                 raise ValueError("an entry is not a string")
             if fault := fault_of_metadata(text, PREFIX):
                 raise ValueError(fault)
-            numbers = {"input_size": int(text["input_size"]), "parity": float(text["parity"])}
+            numbers = {
+                "input_size": int(text["input_size"]),
+                "parity": float(text["parity"]),
+                "network_size": int(text.get("network_size", "0")),
+            }
             for name in ("quantization", "finetuned"):
                 _check_object(json.loads(text.get(name) or "{}"), name)
         return cls(**{**text, **numbers})  # type: ignore[arg-type]
@@ -455,7 +462,7 @@ def networks_text(old: BackboneInfo, old_sha256: str, new: BackboneInfo, new_sha
 
 def is_same_function(first: BackboneInfo, second: BackboneInfo) -> bool:
     """Return whether two files compute the same codes but for rounding and precision."""
-    compared = ["backbone", "weights", "input_size", "layer", "pool"]
+    compared = ["backbone", "weights", "input_size", "network_size", "layer", "pool"]
     if first.weights.startswith("random:"):  # Keras drew those of earlier files
         compared.append("converter")
     return all(getattr(first, name) == getattr(second, name) for name in compared)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnncodes.errors import WeightsError
 from cnncodes.export.architectures import layers_before, layers_of
 from cnncodes.export.backbones import BACKBONES
-from cnncodes.export.direct import build_graph
+from cnncodes.export.direct import build_graph, resampling_matrix
 from cnncodes.export.export import DIRECT_PARITY, parity_images
 from cnncodes.export.keras_weights import read_weights
 from cnncodes.export.weights import random_weights
@@ -78,6 +79,25 @@ def test_pooling_is_that_of_the_codes(pool: str, last: str) -> None:
     pooled = codes_of(build_graph(layers, random_weights(layers, 0), "none", pool), images)
     expected = maps.mean(axis=(1, 2)) if pool == "avg" else maps.max(axis=(1, 2))
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-6 * np.abs(maps).max())
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 40), (33, 48), (50, 25)])
+def test_graph_resizes_images_as_pillow_does(before: int, after: int) -> None:
+    layers = layers_before(layers_of("mobilenet_v2", after), "Conv1_relu")
+    images = parity_images(before)
+    pillow = np.stack(
+        [Image.fromarray(each).resize((after, after), Image.Resampling.BILINEAR) for each in images]
+    )
+    matrix = resampling_matrix(before, after)
+    exact = np.einsum("ph,qw,nhwc->npqc", matrix, matrix, images, optimize=True)
+    # Pillow rounds the rows, and then the columns.
+    assert np.abs(exact - pillow).max() <= 1
+    assert np.abs(exact - pillow).mean() <= 0.4
+    resizing = build_graph(layers, random_weights(layers, 0), "none", "none", (), before)
+    codes = codes_of(resizing, images)
+    expected = codes_of(build_graph(layers, random_weights(layers, 0), "none", "none"), pillow)
+    assert codes.shape == expected.shape
+    assert np.abs(codes - expected).mean() <= 0.01 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from cnncodes import Backbone
 from cnncodes.errors import MissingDependencyError, ParameterError
@@ -35,7 +36,7 @@ from tests.export.keras_process import (
     save_codes,
 )
 from tests.export.networks import codes_of, operators
-from tests.helpers import run_process
+from tests.helpers import run_command, run_process
 
 CODE_SHAPES = {
     "inception_v3": (5, 5, 2048),
@@ -209,6 +210,27 @@ def test_earlier_layer_and_pooling(exports: Exports) -> None:
     )
 
 
+def test_network_of_another_size_than_the_images(exports: Exports, tmp_path: Path) -> None:
+    """In float32, and quantized: the resized pixels are not bytes any more."""
+    path = exports.get("vgg16", "--input-size", "64", "--network-size", "40", "--pool", "avg")
+    backbone = Backbone(path)
+    assert backbone.info.input_size == 64
+    assert backbone.info.network_size == 40
+    assert backbone.info.parity <= 1e-5  # to Keras's codes of the images in 40 pixels
+    assert json.loads(run_command("info", path, "--json").stdout)["network_size"] == 40
+    images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(photos / f"{number}.png")
+    int8 = tmp_path / "int8.onnx"
+    run_command("quantize", path, "--images", photos, "-o", int8)
+    one, two = backbone.extract(images), Backbone(int8).extract(images)
+    assert one.shape == two.shape == (12, 512)
+    cosines = (one * two).sum(axis=1) / np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1))
+    assert cosines.min() >= 0.99
+
+
 def test_file_describes_itself(exports: Exports) -> None:
     model = onnx.load(str(exports.get("vgg19")))
     onnx.checker.check_model(model, full_check=True)
@@ -369,6 +391,8 @@ def test_no_network_names_three_ways_on(tmp_path: Path) -> None:
         (["--layer", "mixd8"], "inception_v3 has no layer 'mixd8'; name one such as mixed8"),
         (["--layer", ""], "inception_v3 has no layer ''; name one such as "),
         (["--input-size", "74"], "needs an --input-size of 75 pixels or more"),
+        (["--network-size", "74"], "needs a --network-size of 75 pixels or more"),
+        (["--network-size", "99", "--converter", "tf2onnx"], "needs --converter direct"),
         (["-o", "missing/x.onnx"], "missing/x.onnx: the folder missing does not exist"),
     ],
 )

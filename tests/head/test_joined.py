@@ -244,7 +244,7 @@ def test_networks_of_different_sizes_train_but_are_not_bundled(
         *("bundle", files["A"], large, tmp_path / "head.onnx", "-o", tmp_path / "x.onnx")
     )
     assert message.startswith("Error: an app takes images of one size, and ")
-    assert message.endswith("export them with the same input size")
+    assert message.endswith("with a network size where one is to see them in another")
 
 
 @pytest.mark.parametrize("option", ["--backbone", "--unknown"])
