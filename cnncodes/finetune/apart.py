@@ -200,8 +200,9 @@ def serve() -> None:
     answers.write(_READY)
     answers.flush()
     try:
+        arguments, _ = pickle.load(requests)  # all of it, before Keras may fail and end the pipe
         with own_keras() as keras:
-            top = _make(keras, *pickle.load(requests)[0])
+            top = _make(keras, *arguments)
             _send(((top.input_shape, top.n_features), None), answers)
             while True:
                 (name, *arguments), options = pickle.load(requests)

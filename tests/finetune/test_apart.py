@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnncodes.errors import MissingDependencyError
@@ -32,5 +33,6 @@ def test_what_others_write_in_that_process_is_skipped(
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     codes = Codes.of(layers_of("vgg16", 32), ["block5_conv3"], "avg")
+    weights = {"block5_conv3": [np.zeros(10**6, np.float32)]}  # more than a pipe holds
     with pytest.raises(MissingDependencyError, match="Keras cannot be imported"):
-        TopProcess("vgg16", 32, {}, "block5_conv2", codes)
+        TopProcess("vgg16", 32, weights, "block5_conv2", codes)
