@@ -182,7 +182,7 @@ def check_unfinished(path: Path) -> None:
         raise foreign_object(path, kind_of(status.st_mode))
 
 
-def open_unfinished(path: Path, *, mode: int = 0o600) -> BinaryIO:
+def open_unfinished(path: Path, *, mode: int = 0o600, remedy: str = "wait for it") -> BinaryIO:
     """Open and lock the file of unfinished work, to append; create it if it is absent.
 
     The lock is released when the file is closed or the process ends, however it ends.
@@ -194,6 +194,8 @@ def open_unfinished(path: Path, *, mode: int = 0o600) -> BinaryIO:
     mode : int
         Permissions of a new file, before the umask. It is private by default, since what it
         becomes may replace a private file.
+    remedy : str
+        What to do where another process has the lock.
 
     Returns
     -------
@@ -227,13 +229,43 @@ def open_unfinished(path: Path, *, mode: int = 0o600) -> BinaryIO:
                 return file
         except BlockingIOError as error:
             file.close()
-            raise OutputError(f"{path}: another process is writing it; wait for it") from error
+            raise OutputError(f"{path}: another process is writing it; {remedy}") from error
         except FileNotFoundError:
             pass
         except BaseException:
             file.close()
             raise
         file.close()  # the process that held the lock has removed the file: try again
+
+
+@contextmanager
+def locked(path: Path, remedy: str) -> Iterator[None]:
+    """Keep other processes out of the block, by a file that is there as long as it runs.
+
+    Where the process is killed the file stays, and is locked no more.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    remedy : str
+        What to do where another process is in the block.
+
+    Raises
+    ------
+    OutputError
+        As `open_unfinished`, or the file cannot be written.
+    """
+    try:
+        file = open_unfinished(path, mode=0o666, remedy=remedy)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
 
 
 def foreign_object(path: Path, kind: str) -> OutputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from onnx import helper
 from cnncodes.app.card import write_card
 from cnncodes.app.explain import BIAS, FEATURES, WEIGHTS
 from cnncodes.app.golden import check_golden, draw_image, write_golden
-from cnncodes.app.networks import joined_shape, side_by_side
+from cnncodes.app.networks import describe_parts, joined_shape, side_by_side
 from cnncodes.app.variants import compare_answers, fix_batch, halve_weights
 from cnncodes.app.views import average_over_views
 from cnncodes.errors import FileFormatError
@@ -26,6 +27,7 @@ from cnncodes.models.metadata import UNKNOWN, HeadInfo, Part
 from cnncodes.models.session import open_session, runtime_errors
 from cnncodes.output import MODEL, check_output, replacing
 from cnncodes.parameters import FIXED_BATCH, as_path, one_or_more_paths
+from cnncodes.text import counted
 
 N_COMPARED = 16  # images on which float16 weights are compared with float32 ones
 
@@ -113,6 +115,7 @@ def bundle(
     described = [(each.path, each.info, each.sha256) for each in networks]
     order = match_networks(head, info, described, allow_mixed=allow_mixed)
     networks = [networks[index] for index in order]
+    _check_columns(head, info.parts, networks)
     network, code_shape = networks[0], joined_shape(networks)
     augment = info.trained_views(head) if tta else "none"
     card = write_card([each.info for each in networks], limits=limits, day=date)
@@ -132,6 +135,8 @@ def bundle(
         ),
     ):
         joined = _join([each.path for each in networks], head, code_shape, winograd=winograd)
+        if len(networks) > 1:
+            describe_parts(joined, [math.prod(each.code_shape) for each in networks])
         if tta:
             average_over_views(joined, augment)
             card["tta"] = augment
@@ -152,6 +157,17 @@ def bundle(
     if golden is not None:
         write_golden(output, golden, overwrite=overwrite)
     return info
+
+
+def _check_columns(head: Path, parts: Sequence[Part], networks: Sequence[Backbone]) -> None:
+    """Refuse a head whose metadata have another number of codes for one of several networks."""
+    for part, each in zip(parts, networks, strict=False):  # no parts for one network
+        n_codes = math.prod(each.code_shape)
+        if part.n_columns != n_codes:
+            raise FileFormatError(
+                f"{head}: the metadata are damaged ({each.path} has {counted(n_codes, 'code')}, "
+                f"not {part.n_columns}); make the file again"
+            )
 
 
 def _change(

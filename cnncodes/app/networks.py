@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from cnncodes.errors import ParameterError
 from cnncodes.export.graph import rename_tensor
 from cnncodes.extract.backbone import Backbone
+from cnncodes.models.metadata import PART_CODES
 
 
 def joined_shape(networks: Sequence[Backbone]) -> tuple[int, ...]:
@@ -62,7 +63,7 @@ def side_by_side(models: Sequence[onnx.ModelProto], code_shape: Sequence[int]) -
             _add_domains(joined, model)
         else:
             rename_tensor(model, "codes", f"{prefix}codes")
-        flat = f"{prefix}codes/flat"
+        flat = PART_CODES.format(number)
         graph.node.append(
             helper.make_node("Flatten", [f"{prefix}codes"], [flat], name=flat, axis=1)
         )
@@ -80,3 +81,14 @@ def _add_domains(joined: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Declare the operator domains of a model that another lacks."""
     declared = {each.domain for each in joined.opset_import}
     joined.opset_import.extend(each for each in model.opset_import if each.domain not in declared)
+
+
+def describe_parts(app: onnx.ModelProto, widths: Sequence[int]) -> None:
+    """Describe the codes of each network in an app, by which its metadata are checked.
+
+    The number of images is left open, since programs take a name for it for a fact.
+    """
+    app.graph.value_info.extend(
+        helper.make_tensor_value_info(PART_CODES.format(number), TensorProto.FLOAT, [None, width])
+        for number, width in enumerate(widths, start=1)
+    )

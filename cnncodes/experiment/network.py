@@ -13,7 +13,7 @@ from cnncodes.evaluate.learning_curve import learning_curves
 from cnncodes.experiment.published import EPOCHS, TRAIN_FRACTION
 from cnncodes.experiment.result import NetworkResult, Point, Times
 from cnncodes.experiment.softmax import train_softmax
-from cnncodes.experiment.steps import Step, Steps
+from cnncodes.experiment.steps import Form, Step, Steps
 from cnncodes.extract.pipeline import extract
 from cnncodes.extract.store import CodeStore
 from cnncodes.files import exists, sha256_of
@@ -24,6 +24,10 @@ from cnncodes.progress import Progress
 from cnncodes.text import counted
 
 SPLIT = "first"
+# The forms of results, as for `Steps.find`.
+_CODES = {"n_images": int}
+_SOFTMAX = {str(epochs): {"accuracy": float, "seconds": float} for epochs in EPOCHS}
+_HEAD = {"accuracy": float, "C": float}
 
 
 class NetworkRun:
@@ -107,7 +111,7 @@ class NetworkRun:
             timed = {"n_images": n_computed, "seconds": result.seconds}
             self._timed = self._steps.run(name, self._sha256, lambda: timed)
             return
-        self._timed = self._steps.find(name, self._sha256)
+        self._timed = self._steps.find(name, self._sha256, _CODES)
         if self._timed is not None:
             self._steps.keep(self._timed)
 
@@ -181,7 +185,7 @@ class NetworkRun:
             }
 
         images = "all images" if size == most else f"at most {counted(size, 'image')} per class"
-        return self._run(f"softmax, {images}", compute, size=size).result
+        return self._run(f"softmax, {images}", compute, _SOFTMAX, size=size).result
 
     def _logistic(self) -> Step:
         """Train and test the logistic head on all training images."""
@@ -205,7 +209,8 @@ class NetworkRun:
             }
 
         is_there = exists(self._head)
-        return self._run("logistic head, all images", compute, is_there=is_there)
+        form = {**_HEAD, "notes": list}
+        return self._run("logistic head, all images", compute, form, is_there=is_there)
 
     def _smaller_heads(self, sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Train and test logistic heads on fewer images; return a result for each number."""
@@ -228,8 +233,9 @@ class NetworkRun:
             }
 
         is_there = exists(self._curve)
+        form = {str(size): _HEAD for size in sizes}
         step = self._run(
-            "logistic heads, fewer images", compute, is_there=is_there, sizes=list(sizes)
+            "logistic heads, fewer images", compute, form, is_there=is_there, sizes=list(sizes)
         )
         results = step.result
         return {size: results[str(size)] for size in sizes}
@@ -238,6 +244,7 @@ class NetworkRun:
         self,
         work: str,
         compute: Callable[[], dict[str, Any]],
+        form: Form,
         *,
         is_there: bool = True,
         **inputs: Any,
@@ -246,7 +253,7 @@ class NetworkRun:
         inputs |= {"codes": self._sha256, "seed": self._seed, "epochs": EPOCHS}
         inputs |= {"by": created_with("numpy", "sklearn")}
         name = f"{self._name}: {work}"
-        step = self._steps.find(name, inputs) if is_there else None
+        step = self._steps.find(name, inputs, form) if is_there else None
         if step is None:
             self._report(work)
             step = self._steps.run(name, inputs, compute)

@@ -21,6 +21,8 @@ from cnncodes.output import replacing
 FORMAT = "1"
 KIND = "experiment times"
 _MAX_BYTES = 10 * 2**20
+_MAX_NUMBER = 1e9  # seconds, images and the like
+Form = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,23 @@ class Steps:
         self._finished = {step.name: step for step in _read(path)} if exists(path) else {}
         self._used: dict[str, Step] = {}
 
-    def find(self, name: str, inputs: Any) -> Step | None:
-        """Return the finished step of a name, if it has the same inputs, which are JSON types."""
+    def find(self, name: str, inputs: Any, form: Form) -> Step | None:
+        """Return a finished step that can be used.
+
+        Parameters
+        ----------
+        name : str
+            The step.
+        inputs : object
+            All that the result depends on, as JSON types.
+        form : dict
+            For each key of the result the class of its value, or the form of a dict in it. A
+            result of another form was changed by hand, and the step is not finished.
+        """
         step = self._finished.get(name)
-        return step if step is not None and step.inputs == _digest(inputs) else None
+        if step is None or step.inputs != _digest(inputs) or not _has_form(step.result, form):
+            return None
+        return step
 
     def run(self, name: str, inputs: Any, compute: Callable[[], dict[str, Any]]) -> Step:
         """Do a step and keep it.
@@ -142,5 +157,15 @@ def _read(path: Path) -> list[Step]:
 
 def _is_step(step: Step) -> bool:
     texts = all(isinstance(each, str) for each in (step.name, step.inputs))
-    is_number = isinstance(step.seconds, float | int) and 0 <= step.seconds < 1e9
-    return texts and is_number and isinstance(step.result, dict)
+    return texts and _has_form(step.seconds, float) and isinstance(step.result, dict)
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a value of JSON has the form of `Steps.find`; ``list`` is one of texts."""
+    if isinstance(form, Mapping):
+        is_same = isinstance(value, dict) and value.keys() == form.keys()
+        return is_same and all(_has_form(value[key], form[key]) for key in form)
+    if form is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    kinds = (float, int) if form is float else (form,)
+    return type(value) in kinds and 0 <= value < _MAX_NUMBER

@@ -3,7 +3,9 @@
 TensorFlow alone takes half a gigabyte, and returns nothing of what a training took. Without it the
 activations, the app and its test take as much as they take in `extract`, `bundle` and `evaluate`.
 
-The two processes send each other pickled tuples through pipes that nobody else can reach.
+The two processes send each other pickled tuples through pipes that nobody else can reach: those of
+standard input and output, which `serve` takes from what else may read or write there. What is
+written before that, as by a ``sitecustomize``, is skipped.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from cnncodes.finetune.top import Top
 from cnncodes.head.scaling import Scaling
 from cnncodes.inspect.bench import peak_bytes
 
+_READY = b"\ncnncodes serves\n"  # precedes the first answer; a line also after half a line
 _PROGRAM = "import sys; sys.path[:] = {!r}; from cnncodes.finetune.apart import serve; serve()"
 
 
@@ -59,6 +62,7 @@ class TopProcess:
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )
         try:
+            self._wait()
             self.input_shape, self.n_features = self._exchange(
                 (network, input_size, weights, cut, codes)
             )
@@ -81,6 +85,19 @@ class TopProcess:
         self._process.kill()
         self._process.communicate()  # closes the pipes
 
+    def _wait(self) -> None:
+        """Wait until the other process serves; skip what it writes before."""
+        for line in cast(IO[bytes], self._process.stdout):
+            if line == _READY.lstrip():
+                return
+        raise self._lost()
+
+    def _lost(self) -> TrainingError:
+        return TrainingError(
+            f"the process that trains has ended ({self._process.wait()}), probably for want of "
+            "memory; lower batch_size, or choose a later from_layer"
+        )
+
     def _exchange(self, message: tuple[Any, ...], **options: Any) -> Any:
         """Send a name and arguments, and return the answer or raise it."""
         process = self._process
@@ -88,10 +105,7 @@ class TopProcess:
             _send((message, options), cast(IO[bytes], process.stdin))
             answer, error = pickle.load(cast(IO[bytes], process.stdout))
         except (OSError, EOFError, pickle.UnpicklingError) as lost:
-            raise TrainingError(
-                f"the process that trains has ended ({process.wait()}), probably for want of "
-                "memory; lower batch_size, or choose a later from_layer"
-            ) from lost
+            raise self._lost() from lost
         if error is not None:
             raise error
         return answer
@@ -183,9 +197,12 @@ def serve() -> None:
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # TensorFlow writes there
         os.dup2(silent, descriptor)
+    answers.write(_READY)
+    answers.flush()
     try:
+        arguments, _ = pickle.load(requests)  # all of it, before Keras may fail and end the pipe
         with own_keras() as keras:
-            top = _make(keras, *pickle.load(requests)[0])
+            top = _make(keras, *arguments)
             _send(((top.input_shape, top.n_features), None), answers)
             while True:
                 (name, *arguments), options = pickle.load(requests)

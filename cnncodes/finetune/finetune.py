@@ -45,9 +45,11 @@ from cnncodes.head.linear import LinearHead
 from cnncodes.head.rows import CodeRows
 from cnncodes.images.path_lists import PathList
 from cnncodes.images.sources import Source, check_labels, find_images
-from cnncodes.output import filled_folder
+from cnncodes.output import filled_folder, locked
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.quantize.quantize import quantize_backbone
+
+LOCK = "finetune.lock"  # in the folder of work, while a process works there
 
 
 def finetune(
@@ -163,7 +165,8 @@ def finetune(
     FileFormatError
         A file of the work is damaged.
     OutputError
-        A file cannot be written, or the activations do not fit on the disk.
+        A file cannot be written, the activations do not fit on the disk, or another process works
+        in `work`.
     KeyboardInterrupt
         With a message about what is kept.
     """
@@ -195,7 +198,8 @@ def finetune(
         overwrite=overwrite,
     )
     run = _Run(request, on_note or (lambda line: None), on_epoch, progress or NoProgress())
-    with filled_folder(request.work):
+    remedy = "wait for it, or name another folder as work='FOLDER'"
+    with filled_folder(request.work), locked(request.work / LOCK, remedy):
         try:
             return run.run()
         except KeyboardInterrupt as interrupt:

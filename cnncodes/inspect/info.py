@@ -181,7 +181,12 @@ def _describe_model(path: Path, kind: Kind) -> dict[str, Any]:
     if header is None:
         raise FileFormatError(f"{path}: has changed while it was read; try again")
     metadata = header.metadata
-    shapes = {"input": _shape_text(header.input), "output": _shape_text(header.output)}
+    output, *others = map(_shape_text, header.outputs)
+    shapes = {
+        "input": _shape_text(header.input),
+        "output": output,
+        **({"other_outputs": others} if others else {}),
+    }
     if kind.name == "onnx":
         return {"what": kind.noun, "use": kind.use, **shapes}
     check_model(path)
@@ -315,6 +320,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
             for part in value
         ]
         return [(name if index == 0 else "", text) for index, text in enumerate(texts)]
+    if key == "other_outputs":
+        return [("", plain_text(text)) for text in value]
     if key == "skipped":
         return [("", f"{shown(path)}: {shown(reason)}") for path, reason in value.items()]
     if key == "images_by_class" and isinstance(value, dict):

@@ -35,6 +35,7 @@ LABELS_FORMAT = "2"  # of heads and apps with thresholds, which releases without
 PREFIX = "cnncodes."
 KEY_BYTES = 6
 UNKNOWN = "unknown"  # the output of a head or app: how unlike the training images an image is
+PART_CODES = "network{}/codes/flat"  # in an app of several networks: the codes of one, from 1 on
 REFUSED_FROM = 0.5  # of it: such an image is of none of the classes
 REMEDIES = {
     "backbone": "make one with: cnncodes export",

@@ -27,6 +27,7 @@ from cnncodes.errors import FileFormatError
 from cnncodes.files import check_filled
 
 MAX_VALUE = 100_000  # bytes of the description of an input or output
+MAX_OUTPUTS = 100  # that are described; our files have up to three
 MAX_PARTS = 200_000  # nodes, tensors and so on; each takes some hundred bytes in the queue
 MAX_PADDING = 1024  # on one side
 MAX_PADDED = 256  # bytes of a tensor of paddings: two numbers for each dimension
@@ -111,14 +112,16 @@ class ModelHeader:
     ----------
     metadata : dict of str to str
         The ``metadata_props``, up to `MAX_ENTRIES_BYTES` bytes of them.
-    input, output : bytes or None
-        The graph's first input and output, messages ``ValueInfoProto``; None where absent or
-        larger than `MAX_VALUE` bytes.
+    input : bytes or None
+        The graph's first input, a message ``ValueInfoProto``; None where absent or larger than
+        `MAX_VALUE` bytes.
+    outputs : tuple of bytes or None
+        All its outputs, up to `MAX_OUTPUTS`, likewise; at least one.
     """
 
     metadata: dict[str, str]
     input: bytes | None
-    output: bytes | None
+    outputs: tuple[bytes | None, ...]
 
 
 def read_header(path: Path) -> ModelHeader | None:
@@ -159,15 +162,20 @@ def _header(model: mmap.mmap) -> ModelHeader | None:
             with suppress(UnicodeDecodeError):
                 metadata[_text(model, scalars, 1)] = _text(model, scalars, 2)
     first: dict[int, slice] = {}
+    outputs: list[slice] = []
     for graph in graphs:
         for number, part in _parts(model, graph):
             first.setdefault(number, part)
+            if number == 12 and len(outputs) < MAX_OUTPUTS:
+                outputs.append(part)
     if 1 not in first:  # many other files are valid messages without nodes
         return None
-    ends = [first.get(number, slice(0, 0)) for number in (11, 12)]
-    return ModelHeader(
-        metadata, *(model[end] if 0 < _size(end) <= MAX_VALUE else None for end in ends)
+    absent = slice(0, 0)
+    input_, *described = (
+        model[end] if 0 < _size(end) <= MAX_VALUE else None
+        for end in (first.get(11, absent), *(outputs or [absent]))
     )
+    return ModelHeader(metadata, input_, tuple(described))
 
 
 def _parts(model: mmap.mmap, span: slice) -> Iterator[tuple[int, slice]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, Satu
 from cnncodes.files import check_filled
 from cnncodes.machine import available_threads
 from cnncodes.models.kinds import check_kind, needing_model
-from cnncodes.models.metadata import REMEDIES, BackboneInfo
+from cnncodes.models.metadata import PART_CODES, PREFIX, REMEDIES, BackboneInfo, HeadInfo
 from cnncodes.models.safety import check_model
 from cnncodes.parameters import FIXED_BATCH, THREADS
 from cnncodes.text import first_line
@@ -153,7 +154,8 @@ def open_session(
     ------
     FileFormatError
         The file is absent, not regular, empty, unreadable, foreign, of a later format or of
-        another kind; or `check_model` refuses it.
+        another kind; `check_model` refuses it; or several networks have other numbers of codes
+        by its metadata than by its graph.
     ParameterError
         The provider is missing or cannot start, or `threads` is out of range.
     """
@@ -189,7 +191,34 @@ def open_session(
             f"provider {provider}: is built into this onnxruntime, but cannot start here; "
             "install what it needs, or leave provider out"
         )
+    if PREFIX + "parts" in outline.metadata and outline.metadata[PREFIX + "kind"] != "backbone":
+        _check_parts(path, session, HeadInfo.from_metadata(outline.metadata, path))
     return session, outline.metadata
+
+
+def _check_parts(path: Path, session: InferenceSession, info: HeadInfo) -> None:
+    """Refuse a head or an app whose metadata have other numbers of codes than its graph."""
+    from cnncodes.models.tensors import read_widths
+
+    shapes = {each.name: each.shape[1:] for each in session.get_inputs()}
+    columns = [part.n_columns for part in info.parts]
+    if "codes" not in shapes:  # an app
+        widths = read_widths(path)
+        names = [PART_CODES.format(number) for number, _ in enumerate(columns, start=1)]
+        actual = [widths.get(name, n) for name, n in zip(names, columns, strict=True)]
+    elif columns and all(isinstance(length, int) for length in shapes["codes"]):
+        columns, actual = [sum(columns)], [math.prod(shapes["codes"])]
+    else:  # whoever runs it reports that
+        return
+    if columns != actual:
+        raise FileFormatError(
+            f"{path}: the metadata are damaged (they tell of {_sum(columns)} codes, and there are "
+            f"{_sum(actual)}); make the file again"
+        )
+
+
+def _sum(numbers: Sequence[int]) -> str:
+    return " + ".join(map(str, numbers))
 
 
 def _path_or_content(path: Path) -> str | bytes:

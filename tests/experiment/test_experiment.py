@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -173,6 +174,30 @@ def test_times_of_others_are_refused(content, photos, networks, tmp_path):
     (tmp_path / "results" / "times.json").write_text(content, "utf-8")
     with pytest.raises(FileFormatError, match=r"times\.json.*remove it"):
         run_experiment(photos, networks, tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"accuracy"', '"acuracy"'),
+        ('"n_images"', '"images"'),
+        ('"notes"', '"note"'),
+        (r'"C": [\d.]+', '"C": "high"'),
+        (r'"C": [\d.]+', '"C": NaN'),
+        (r'"seconds": [\d.]+\n', '"seconds": true\n'),
+    ],
+)
+def test_results_changed_by_hand_are_computed_again(old, new, photos, networks, tmp_path):
+    folder = tmp_path / "results"
+    run_experiment(photos, networks[:1], folder, per_class=[2])
+    figures = (folder / "experiment.json").read_bytes()
+    times = (folder / "times.json").read_text("utf-8")
+    changed = re.sub(old, new, times)
+    assert changed != times
+    (folder / "times.json").write_text(changed, "utf-8")
+    run_experiment(photos, networks[:1], folder, per_class=[2])
+    assert (folder / "experiment.json").read_bytes() == figures
+    assert new not in (folder / "times.json").read_text("utf-8")
 
 
 def test_what_cannot_be_measured_is_refused_before_any_work(photos, networks, tmp_path):

@@ -152,6 +152,46 @@ def test_interrupt_before_the_training_keeps_what_is_done(
     assert names_in(work) == ["frozen-block5_conv2.onnx"]
 
 
+HOLD = """
+import sys
+from cnncodes.finetune.finetune import finetune
+from cnncodes.progress import Progress
+from tests.finetune.process import NETWORK, OPTIONS
+
+class Waiting(Progress):
+    def begin(self, *_, **__):
+        print("held", flush=True)
+        input()
+
+source, app = sys.argv[1:]
+finetune(source, NETWORK, app, frozen_int8=True, progress=Waiting("", ""), **OPTIONS)
+"""
+
+
+def test_only_one_process_works_in_a_folder(photos: Path, tmp_path: Path) -> None:
+    class Interruption(Progress):
+        def begin(self, *_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+    app, work = tmp_path / "app.onnx", tmp_path / "app.finetune"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HOLD, str(photos), str(app)]
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        before = names_in(work)
+        start = ("finetune", photos, NETWORK, "-o", tmp_path / "b.onnx", "--weights", "random")
+        assert error_of(*start, "--work", work) == (
+            f"Error: {work / 'finetune.lock'}: another process is writing it; wait for it, or name "
+            "another folder as --work FOLDER"
+        )
+        assert names_in(work) == before
+        other.kill()
+    assert "finetune.lock" in names_in(work)
+    with pytest.raises(KeyboardInterrupt, match=r"app\.finetune keeps what is done"):
+        finetune(photos, NETWORK, app, frozen_int8=True, progress=Interruption("", ""), **OPTIONS)
+    assert names_in(work) == ["frozen-block5_conv2.onnx"]
+
+
 def test_time_memory_and_disk_are_reported_before_it_starts(results: dict[str, Any]) -> None:
     plans = [line for line in results["whole"]["plan"] if line.startswith("activations: ")]
     assert len(plans) == 1

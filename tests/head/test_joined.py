@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from scipy.special import softmax
 from sklearn.linear_model import Ridge
 
 from cnncodes import Classifier
+from cnncodes.errors import FileFormatError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.train import train_head
@@ -231,6 +233,52 @@ def test_what_contradicts_or_does_not_belong_is_refused(
     assert "photos: is no codes file, and images have one source: put" in error_of(
         "evaluate", head, a, photos
     )
+
+
+def write_with_columns(model: Path, target: Path, *n_columns: int) -> Path:
+    """Write a copy of a head or app with other numbers of codes in its metadata."""
+    changed = onnx.load(str(model))
+    (entry,) = (each for each in changed.metadata_props if each.key == "cnncodes.parts")
+    parts = json.loads(entry.value)
+    assert [part["n_columns"] for part in parts] == [3, 48]
+    for part, n in zip(parts, n_columns, strict=True):
+        part["n_columns"] = n
+    entry.value = json.dumps(parts)
+    onnx.save(changed, str(target))
+    return target
+
+
+def test_numbers_of_codes_that_contradict_the_head_are_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = ("bundle", files["A"], files["B"])
+    line = "the metadata are damaged (they tell of 52 codes, and there are 51); make the file again"
+    head = write_with_columns(files["head"], tmp_path / "head.onnx", 4, 48)
+    assert line in error_of(*bundle, head, "-o", tmp_path / "x.onnx")
+    assert line in error_of("evaluate", head, files["a"], files["b"])
+    swapped = write_with_columns(files["head"], tmp_path / "head.onnx", 48, 3)
+    message = error_of(*bundle, swapped, "-o", tmp_path / "x.onnx")
+    assert f"the metadata are damaged ({files['A']} has 3 codes, not 48); make" in message
+
+
+@pytest.mark.parametrize("estimator", ["logistic", "knn"])
+@pytest.mark.parametrize("options", [(), ("--half", "--batch", "2")])
+def test_numbers_of_codes_that_contradict_the_networks_are_refused(
+    files: dict[str, Path], photos: Path, tmp_path: Path, options: tuple[str, ...], estimator: str
+) -> None:
+    head, app = tmp_path / "head.onnx", tmp_path / "app.onnx"
+    run_command("train", files["a"], files["b"], "-o", head, "--estimator", estimator)
+    run_command("bundle", files["A"], files["B"], head, "-o", app, *options)
+    onnx.checker.check_model(onnx.load(str(app)), full_check=True)
+    Classifier(app)
+    for columns in ((3, 49), (48, 3)):
+        changed = write_with_columns(app, tmp_path / "changed.onnx", *columns)
+        text = f"they tell of {columns[0]} + {columns[1]} codes, and there are 3 + 48"
+        line = f"Error: {changed}: the metadata are damaged ({text}); make the file again"
+        assert error_of("predict", changed, photos / "a" / "0.png") == line
+        assert error_of("evaluate", changed, photos) == line
+        with pytest.raises(FileFormatError, match="and there are 3"):
+            Classifier(changed)
 
 
 def test_networks_of_different_sizes_train_but_are_not_bundled(

@@ -21,9 +21,11 @@ from cnncodes.models.kinds import GENERATOR
 from tests.helpers import (
     BACKBONE_INFO,
     error_of,
+    make_app,
     make_curve,
     run_command,
     write_backbone,
+    write_colours,
     write_images,
 )
 
@@ -135,7 +137,33 @@ def test_app(app, head):
     assert result["input"] == "images: uint8 [N, 75, 75, 3]"
     differing = {key for key in heads if result[key] != heads[key]}
     assert differing == {"what", "use", "input"}
+    assert "other_outputs" not in heads
     assert info_text(app)["what"] == "an app"
+
+
+def test_all_outputs_of_an_app(tmp_path):
+    metadata = replace(BACKBONE_INFO, pool="none").to_metadata()
+    backbone = write_backbone(tmp_path / "b.onnx", pooled=False, metadata=metadata)
+    photos = write_colours(tmp_path / "photos")
+    app = make_app(tmp_path, backbone, photos, "--unknown")
+    result, lines = info_json(app), run_command("info", app).stdout.splitlines()
+    assert result["output"] == "probabilities: float32 [N, 3]"
+    assert result["other_outputs"] == ["features: float32 [N, 4, 4, 3]", "unknown: float32 [N]"]
+    start = next(index for index, line in enumerate(lines) if line.startswith("output "))
+    assert [line[line.index("  ") :].strip() for line in lines[start : start + 3]] == [
+        result["output"],
+        *result["other_outputs"],
+    ]
+
+
+def test_outputs_without_end(tmp_path):
+    inputs = [helper.make_tensor_value_info("x", FLOAT, ["N", 3])]
+    names = [f"y{number}" for number in range(1000)]
+    nodes = [helper.make_node("Relu", ["x"], [name]) for name in names]
+    outputs = [helper.make_tensor_value_info(name, FLOAT, ["N", 3]) for name in names]
+    result = info_json(save_model(tmp_path / "many.onnx", inputs, outputs, nodes))
+    assert result["output"] == "y0: float32 [N, 3]"
+    assert result["other_outputs"] == [f"y{number}: float32 [N, 3]" for number in range(1, 100)]
 
 
 def test_codes(codes, photos):
