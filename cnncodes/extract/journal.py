@@ -247,8 +247,10 @@ class Journal:
             The file is no journal of cnncodes.
         """
         self._file.seek(0)
+        # An interrupt may leave a journal empty, or with a part of its signature; a power failure
+        # with zeros behind that.
         signature = self._file.read(len(JOURNAL_SIGNATURE))
-        # An interrupt may leave a journal empty, or with a part of its signature.
+        signature = signature.rstrip(b"\0") or signature
         if not (signature.startswith(_ANY_JOURNAL) or _ANY_JOURNAL.startswith(signature)):
             raise foreign_object(self.path, "no journal of cnncodes extract")
         if signature != JOURNAL_SIGNATURE:
