@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -229,8 +228,9 @@ def quantize_backbone(
         quantized, settings = _choose(graph, network, parts[0], parts[1], limit, progress)
         fold_batch(quantized)
         with replacing(output, overwrite=overwrite) as temporary:
-            codes = _codes(run_graph(quantized, threads=available_threads()), parts[2])
-            closeness = compare_codes(network.extract(parts[2]), codes)
+            session = run_graph(quantized, threads=available_threads())
+            expected, codes = (_codes(each, parts[2]) for each in (network, session))
+            closeness = compare_codes(expected, codes)
             info = _describe(network, settings, half, closeness, sample.metadata)
             model = quantized.model()
             model.producer_version = __version__
@@ -362,7 +362,7 @@ def _choose(
         threads=available_threads(),
         advance=progress.advance,
     )
-    expected = np.concatenate([network.extract(batch) for batch in _batches(choice)])
+    expected = _codes(network, choice)
     progress.advance(len(choice))
     trial = _Trial(graph, observers, choice, expected, progress)
     best = max(candidates, key=trial.cosine)
@@ -446,14 +446,14 @@ def _describe(
     )
 
 
-def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-    return [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-
-
-def _codes(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate(
-        [session.run(["codes"], {"images": batch})[0] for batch in _batches(images)]
-    )
+def _codes(
+    network: Backbone | onnxruntime.InferenceSession, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Compute codes in small batches: VGG at 300 pixels takes 50 MB for each image."""
+    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    if isinstance(network, Backbone):
+        return np.concatenate([network.extract(batch) for batch in batches])
+    return np.concatenate([network.run(["codes"], {"images": batch})[0] for batch in batches])
 
 
 def _compare_speeds(

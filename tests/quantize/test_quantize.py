@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -388,3 +390,24 @@ def test_description_that_is_not_one() -> None:
     info = BackboneInfo("vgg16", "w", 32, "pool", "avg", "int8", 0.0, "n", "t", "ab", "[1]")
     with pytest.raises(cli.CnncodesError, match="not an object"):
         BackboneInfo.from_metadata(info.to_metadata(), Path("here.onnx"))
+
+
+def test_memory_does_not_grow_with_the_images(exports: Exports, tmp_path: Path) -> None:
+    """Outputs of the first layers are 52 MB an image here, and a quarter of 80 are compared."""
+    options = ("--input-size", "320", "--layer", "block1_pool", "--pool", "avg", "--no-winograd")
+    backbone, photos = exports.get("vgg16", *options), tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    program = f"""
+from cnncodes.quantize.quantize import quantize_backbone
+quantize_backbone({str(backbone)!r}, {str(photos)!r}, {str(tmp_path / "int8.onnx")!r})
+print(open("/proc/self/status").read())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", done.stdout, flags=re.MULTILINE)
+    assert 0.1e9 < 1024 * int(peak) < 1.3e9  # 0.85 GB; all at once take 1.9
