@@ -53,6 +53,7 @@ def _run_array_job() -> None:
         run_command(*shlex.split(replaced)[1:])
 
 
+FINE = "--input-size 300 --layers mixed0,mixed2,mixed4 --pool avg+max"
 LAYERS = "--input-size 300 --layers block3_pool,block4_pool,block5_conv3 --pool avg+max"
 # What gets images or weights from elsewhere, and what stands in for it.
 STAND_INS: dict[str, Callable[[], object]] = {
@@ -73,6 +74,14 @@ STAND_INS: dict[str, Callable[[], object]] = {
     f"cnncodes export vgg16 {LAYERS} -o layers.onnx": lambda: _write_network("layers"),
     "cnncodes quantize layers.onnx --images elpv/elpv.csv -o layers.int8.onnx": (
         lambda: shutil.copy("layers.onnx", "layers.int8.onnx")
+    ),
+    f"cnncodes export inception_v3 {FINE} -o fine.onnx": lambda: _write_network("fine"),
+    "cnncodes quantize fine.onnx --images elpv/elpv.csv -o fine.int8.onnx": (
+        lambda: shutil.copy("fine.onnx", "fine.int8.onnx")
+    ),
+    "cnncodes export vgg16 --input-size 300 -o large.onnx": lambda: _write_network("large"),
+    "cnncodes export vgg16 --input-size 300 --network-size 150 -o small.onnx": (
+        lambda: _write_network("small")
     ),
     "sbatch codes.slurm": _run_array_job,
     "cnncodes merge parts/*.h5 -o codes.h5": (  # the pattern is the shell's
