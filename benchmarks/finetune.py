@@ -54,7 +54,7 @@ class Memory(threading.Thread):
         while True:
             tasks = Path("/proc/self/task").glob("*/children")
             children = [pid for each in tasks for pid in _text(each).split()]
-            total = sum(_resident(pid) for pid in ["self", *children])
+            total = sum(_megabytes(pid) for pid in ["self", *children])
             self.megabytes = max(self.megabytes, total)
             time.sleep(0.05)
 
@@ -66,9 +66,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _resident(pid: str) -> float:
-    """Return the resident memory of a process in MB."""
-    match = re.search(r"VmRSS:\s*(\d+) kB", _text(Path("/proc", pid, "status")))
+def _megabytes(pid: str) -> float:
+    """Return the resident memory of a process in MB, with its share of what others map too."""
+    match = re.search(r"^Pss:\s*(\d+) kB", _text(Path("/proc", pid, "smaps_rollup")), re.MULTILINE)
     return int(match[1]) / 1024 if match else 0.0
 
 
