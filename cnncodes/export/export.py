@@ -182,8 +182,7 @@ def export_backbone(
     else:
         expected = None
         if compare:
-            images = _resized(parity_images(input_size), size)
-            expected = _expected_codes(spec, whole, values, outputs, pool, images, on_note)
+            expected = _expected_codes(spec, whole, values, outputs, pool, input_size, on_note)
         try:
             graph = build_graph(layers, values, spec.preprocessing, pool, outputs, input_size)
         except WeightsError as error:  # it knows layers, not files
@@ -335,7 +334,7 @@ def _expected_codes(
     weights: Weights,
     outputs: Sequence[str],
     pool: str,
-    images: NDArray[Any],
+    input_size: int,
     on_note: Callable[[str], None] | None,
 ) -> Codes | None:
     """Compute the codes with Keras; None where it is not installed or cannot be used."""
@@ -345,6 +344,7 @@ def _expected_codes(
     try:
         with own_keras() as keras:
             network = keras_network(keras, spec, layers, weights, outputs, pool)
+            images = _resized(parity_images(input_size), layers[0].shape[0])
             return keras_codes(network, spec, images)
     except MissingDependencyError as error:
         _note(on_note, f"not compared with Keras: {error}")
