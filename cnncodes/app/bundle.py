@@ -135,8 +135,7 @@ def bundle(
         ),
     ):
         joined = _join([each.path for each in networks], head, code_shape, winograd=winograd)
-        if len(networks) > 1:
-            describe_parts(joined, [math.prod(each.code_shape) for each in networks])
+        describe_parts(joined, [part.n_columns for part in info.parts])
         if tta:
             average_over_views(joined, augment)
             card["tta"] = augment
