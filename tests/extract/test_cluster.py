@@ -17,6 +17,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from cnncodes import CodeStore, merge_codes
 from cnncodes.errors import ImageError
@@ -220,20 +222,63 @@ def test_parts_of_weighted_images_of_several_labels(
 
 def test_urls_of_fsspec(dask: Dask, backbone: Path, photos: Path, tmp_path: Path) -> None:
     """And the same command again has nothing to do."""
-    table = tmp_path / "list.csv"
-    lines = [f"{path.absolute().as_uri()},{path.parent.name}" for path in photos.rglob("*.png")]
-    table.write_text("\n".join(["path,label", *sorted(lines)]))
-    words = ["extract", backbone, table, "-o", tmp_path / "c.h5", "--scheduler", dask.address]
-    done = json.loads(run_command(*words, "--json").stdout)
+    urls = {path: path.absolute().as_uri() for path in photos.rglob("*.png")}
+    words = ["extract", backbone, list_of(urls, tmp_path), "-o", tmp_path / "c.h5", "--scheduler"]
+    done = json.loads(run_command(*words, dask.address, "--json").stdout)
     assert (done["n_images"], len(done["skipped"])) == (30, 2)
-    assert "nothing to do" in run_command(*words).stdout
-    one = tmp_path / "one.h5"
-    extract(backbone, photos, one)
-    with CodeStore.open(one) as local, CodeStore.open(tmp_path / "c.h5") as store:
-        local_rows, rows = (
-            {*zip(each.digests, each.checksums, strict=True)} for each in (local, store)
-        )
-        assert rows == local_rows
+    assert "nothing to do" in run_command(*words, dask.address).stdout
+    assert rows_of(tmp_path / "c.h5") == rows_of(extract(backbone, photos, tmp_path / "1.h5").path)
+
+
+def test_objects_of_s3(
+    backbone: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which one is not there, of whose bucket another, and one has a name of its own."""
+    (photos / "b" / "0.png").rename(photos / "b" / "müller 100% #1?.png")
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        files = s3fs.S3FileSystem()
+        files.mkdir("bucket")
+        urls = {}
+        for path in photos.rglob("*.png"):
+            urls[path] = f"s3://bucket/{path.relative_to(photos).as_posix()}"
+            if path.exists():
+                files.put_file(str(path), urls[path])
+        urls[photos / "b" / "absent"] = "s3://nowhere/1.png"
+        with running(tmp_path / "dask", 2) as dask:
+            output = tmp_path / "c.h5"
+            words = ["extract", backbone, list_of(urls, tmp_path), "-o", output, "--json"]
+            done = json.loads(run_command(*words, "--scheduler", dask.address).stdout)
+    finally:
+        server.stop()
+    reasons = {path.rpartition("/")[2]: reason for path, reason in done["skipped"]}
+    assert reasons["3b.png"] == "empty file"
+    assert reasons["lost.png"].startswith("cannot be read: ")
+    assert "bucket does not exist" in reasons["1.png"]
+    assert rows_of(output) == rows_of(extract(backbone, photos, tmp_path / "1.h5").path)
+
+
+def list_of(urls: dict[Path, str], folder: Path) -> Path:
+    """Write a table of images, each in the class of its folder."""
+    rows = sorted(f"{url},{path.parent.name}" for path, url in urls.items())
+    table = folder / "list.csv"
+    table.write_text("\n".join(["path,label", *rows]), "utf-8")
+    return table
+
+
+def rows_of(codes: Path) -> set[tuple[str, int]]:
+    """Digest and checksum of each row."""
+    with CodeStore.open(codes) as store:
+        return {*zip(store.digests, store.checksums, strict=True)}
 
 
 def test_image_that_one_worker_cannot_read_is_read_by_another(
