@@ -371,7 +371,7 @@ def with_option_names(message: str, command: click.Command) -> str:
             alone = "(?:=True)?" if "_" in name else "=True"
             # Not inside a path that has the same letters.
             before, after = r"(?<![\w./\\-])", r"(?![\w./\\-])"
-            message = re.sub(rf"{before}{name}='(\w+)'", rf"{option} \1", message)
+            message = re.sub(rf"{before}{name}='([\w+]+)'", rf"{option} \1", message)
             message = re.sub(f"{before}{name}{alone}{after}", option, message)
     return message
 

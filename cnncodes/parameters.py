@@ -295,8 +295,8 @@ SIMILARITY = Real(0, 1, least_open=True)  # a cosine
 REFUSED_SHARE = Real(0.001, 0.5)
 TRAIN_FRACTION = Real(0, 1, least_open=True, most_open=True)
 STANDARDIZE = "standardize"
-# What a head may do to codes; the last is not in its graph, but in its weights.
-WAYS = (*NORMALIZATIONS, STANDARDIZE)
+# What a head may do to codes. Standardization is not in its graph, but in its weights.
+WAYS = (*NORMALIZATIONS, STANDARDIZE, f"sqrt+{STANDARDIZE}")
 VALIDATION_FRACTION = Real(0, 0.5)
 TRAIN_SHARE = Real(0, 1, least_open=True)  # 1 where cross-validation measures
 DRAWS = Whole(1, 1000)

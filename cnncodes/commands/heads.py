@@ -90,7 +90,7 @@ OPTIONS_OF = {
     default="none",
     show_default=True,
     help="logistic, ridge: what the head does to codes first; auto chooses it by cross-validation, "
-    "in five times the time.",
+    "in six times the time.",
 )
 @click.option(
     "--train-fraction",

@@ -52,8 +52,8 @@ def fit_linear(
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
         compare, or nothing that compares.
-    normalize : {"none", "sqrt", "length", "sqrt+length", "standardize", "auto"}
-        What the head does to codes before its weights; ``"auto"`` tries all five, each with a
+    normalize : one of `WAYS`, or "auto"
+        What the head does to codes before its weights; ``"auto"`` tries all six, each with a
         pass over the codes, and needs C to be ``"auto"``; otherwise it is ``"none"``.
     C : float or "auto"
         Inverse strength of the penalty.
@@ -100,12 +100,12 @@ def fit_linear(
     # Views, copies and images of a group are right or wrong together.
     kind, how = _best(candidates, len(y) if groups is None else len(np.unique(groups)))
     weights, bias, fitted = candidates[kind, how].finish()
-    chosen = normalized[how]
+    chosen, in_graph = normalized[how], _in_graph(how)
     if isinstance(chosen, StandardizedRows):
-        weights, how = weights / chosen.deviations[:, np.newaxis], "none"
+        weights = weights / chosen.deviations[:, np.newaxis]
         fitted["standardize"] = True
-    elif how != "none":
-        fitted["normalize"] = how  # which the graph does
+    if in_graph != "none":
+        fitted["normalize"] = in_graph
     if len(candidates) > 1:
         fitted["compared"] = {
             f"{name}, {way}" if len(ways) > 1 else name: {
@@ -114,12 +114,20 @@ def fit_linear(
             }
             for (name, way), each in candidates.items()
         }
-    return LinearHead(weights, bias, normalize=how), kind, fitted
+    return LinearHead(weights, bias, normalize=in_graph), kind, fitted
 
 
 def normalization_of(fitted: dict[str, Any]) -> str:
     """Return the one of `WAYS` that results of `fit_linear` were made with."""
-    return STANDARDIZE if fitted.get("standardize") else str(fitted.get("normalize", "none"))
+    in_graph = str(fitted.get("normalize", "none"))
+    if not fitted.get("standardize"):
+        return in_graph
+    return STANDARDIZE if in_graph == "none" else f"{in_graph}+{STANDARDIZE}"
+
+
+def _in_graph(how: str) -> str:
+    """Return what the graph does of one of `WAYS`: one of `NORMALIZATIONS`."""
+    return how.removesuffix(STANDARDIZE).removesuffix("+") or "none"
 
 
 def _start_on(rows: CodeRows, start: Start | None) -> Start | None:
@@ -130,9 +138,9 @@ def _start_on(rows: CodeRows, start: Start | None) -> Start | None:
 
 
 def _normalized(rows: CodeRows, how: str) -> CodeRows:
-    if how == STANDARDIZE:
-        return StandardizedRows(rows)
-    return rows if how == "none" else NormalizedRows(rows, how)
+    if (in_graph := _in_graph(how)) != "none":
+        rows = NormalizedRows(rows, in_graph)
+    return StandardizedRows(rows) if how.endswith(STANDARDIZE) else rows
 
 
 def _best(candidates: dict[tuple[str, str], Candidate], n_groups: int) -> tuple[str, str]:

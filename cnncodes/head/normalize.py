@@ -5,7 +5,7 @@
 (Perronnin, Sánchez and Mensink, "Improving the Fisher kernel for large-scale image
 classification", ECCV 2010). ``sqrt+length`` is the one, then the other. ``standardize`` divides
 each code by its standard deviation over the training images, so that layers with small codes count
-as much as others; it is folded into the weights.
+as much as others; it is folded into the weights. ``sqrt+standardize`` does so to the roots.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StandardizedRows(CodeRows):
     Parameters
     ----------
     rows : CodeRows
-        The same rows as they are.
+        The same rows as they are, or normalised.
 
     Attributes
     ----------
@@ -70,6 +70,7 @@ class StandardizedRows(CodeRows):
 
     def __init__(self, rows: CodeRows) -> None:
         self.__dict__.update(rows.__dict__)
+        self._undivided = rows
         reference = rows.read(0, 1)[0]
         total, squares = np.zeros((2, rows.n_features))
         for _, X in rows.blocks():
@@ -83,7 +84,7 @@ class StandardizedRows(CodeRows):
 
     def pick(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read and divide the codes of images, as `CodeRows.pick`."""
-        return super().pick(indices) / self.deviations
+        return self._undivided.pick(indices) / self.deviations
 
 
 def normalization_nodes(how: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:

@@ -157,9 +157,9 @@ def train_head(
         which skl2onnx can convert. ``"sgd"`` reads the codes in parts, as do ``"logistic"`` and
         ``"ridge"`` where there are fewer training images than codes per image; otherwise all
         training codes are in memory, as float32.
-    normalize : {"none", "sqrt", "length", "sqrt+length", "standardize", "auto"}
+    normalize : {"none", "sqrt", "length", "sqrt+length", "standardize", "sqrt+standardize", "auto"}
         What a logistic or ridge head does to codes before its weights; ``"auto"`` chooses it in
-        the same cross-validation, for five times the time.
+        the same cross-validation, for six times the time.
     train_fraction : float
         Share of each class that is trained on; the rest is the test part. With 1 all images are
         trained on, and measured by cross-validation: heads that are each fitted as the one that

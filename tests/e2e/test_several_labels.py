@@ -232,6 +232,7 @@ def test_half_and_golden_apps_compare_labels(folder: Path, tmp_path: Path) -> No
         (("--estimator", "sgd"), "the estimator is logistic alone"),
         (("--normalize", "auto"), "--normalize auto is not for"),
         (("--normalize", "standardize"), "--normalize standardize is not for"),
+        (("--normalize", "sqrt+standardize"), "--normalize sqrt+standardize is not for"),
         (("--train-fraction", "1"), "--train-fraction"),
         (("--unknown",), "--unknown SHARE is not for"),
         (("--classes", "classes.csv"), "--classes MAP is not for"),

@@ -161,15 +161,17 @@ def test_a_class_without_images_is_reported(tmp_path):
     assert "without an image, so that the new head does not know them: d3" in result["notes"]
 
 
-def test_ridge_and_normalisation_are_kept(tmp_path):
+@pytest.mark.parametrize("how", ["sqrt", "sqrt+standardize"])
+def test_ridge_and_normalisation_are_kept(tmp_path, how):
     codes = write_digits(tmp_path / "codes.h5", 100, 3)
-    options = ("--estimator", "ridge", "--normalize", "sqrt", "--C", 0.3)
+    options = ("--estimator", "ridge", "--normalize", how, "--C", 0.3)
     run_command("train", codes, "-o", tmp_path / "old.onnx", *options)
     result = train_json(
         run_command, codes, "-o", tmp_path / "new.onnx", "--from", tmp_path / "old.onnx"
     )
     assert (result["estimator"], result["fitted"]["C"]) == ("ridge", 0.3)
     assert info_of(tmp_path / "new.onnx").normalize == "sqrt"
+    assert result["fitted"].get("standardize", False) == (how != "sqrt")
 
 
 @pytest.mark.parametrize(

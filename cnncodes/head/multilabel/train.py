@@ -93,7 +93,7 @@ def check_settings(estimator: Any, settings: LabelSettings, unknown: float | Non
     several = SEVERAL
     if estimator not in ("auto", ESTIMATOR):
         raise ParameterError(f"for {several} the estimator is logistic alone; leave it at that")
-    if settings.normalize in ("auto", STANDARDIZE):
+    if settings.normalize == "auto" or STANDARDIZE in settings.normalize:
         raise ParameterError(
             f"normalize={settings.normalize!r} is not for {several}; name another, such as sqrt"
         )
