@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnncodes.errors import SourceError
 from cnncodes.files import check_filled
+from cnncodes.images.tables import delimiter_of
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, csv_cell, shown
 
@@ -106,9 +107,9 @@ class PathList:
 
 def _parsed(text: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the pairs of images in a table, and the names of the images that are meant."""
-    lines = text.splitlines()
-    header = next(csv.reader(lines[:1]), [])
-    if tuple(header[:2]) != COLUMNS:
-        return [], [line.strip() for line in lines if line.strip()]
-    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) >= 2][1:]
+    delimiter = delimiter_of(text, COLUMNS)  # which one depends on the spreadsheet that saved it
+    if delimiter is None:
+        return [], [line.strip() for line in text.splitlines() if line.strip()]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = [row for row in reader if len(row) >= 2][1:]
     return [(row[0], row[1]) for row in rows], [row[1] for row in rows]
