@@ -27,7 +27,7 @@ class PathList:
     path : str or Path
         ``overlap.csv``, whose images are those of column b: images of the second collection, or,
         where one was compared with itself, all but the first of images that are copies of each
-        other. Or a text file in UTF-8 with a path in each line.
+        other. Or a text file in UTF-8 with a path in each line, by slashes or backslashes.
     parameter : str
         Name of the parameter, for errors.
 
@@ -52,6 +52,9 @@ class PathList:
         except csv.Error as error:
             raise SourceError(f"{path}: is not a readable CSV file ({error})") from error
         self._names = frozenset(names)
+        # A list from Windows; in a table a backslash begins an escaped letter.
+        slashed = () if self._pairs else (name.replace("\\", "/") for name in names)
+        self._slashed = frozenset(slashed)
         if not self._names:
             raise SourceError(f"{path}: names no image, so leave {parameter}=FILE out")
 
@@ -67,7 +70,7 @@ class PathList:
         rows = [
             row
             for row, path in enumerate(paths)
-            if path in self._names or csv_cell(path) in self._names
+            if path in self._names or path in self._slashed or csv_cell(path) in self._names
         ]
         if not rows:
             raise SourceError(
