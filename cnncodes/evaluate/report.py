@@ -338,7 +338,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Model", f"{Path(model.path).name}, {with_article(model.kind)}{_file_facts(model.path)}"),
         ("Network", f"{network.backbone} with {weights}{precision}"),
         ("Codes", f"of layer {network.layer}, {pooled}, for images of {size}"),
-        ("Trained on", counted(model.n_training_images, "image")),
+        ("Trained on", f"{counted(model.n_training_images, 'image')}, copies counted once"),
         *((name.capitalize(), text) for name, text in training_rows(settings)),
         ("Evaluated on", f"{data.path}{_file_facts(data.path)}, of images in {sources}"),
         *([("Averaged over", data.views_text)] if data.augment != "none" else []),

@@ -64,7 +64,7 @@ class Growth:
     sha256 : str
         SHA-256 of that file.
     n_kept : int
-        Number of training images that the earlier head was trained on too.
+        Number of training images that the earlier head was trained on too, copies counted once.
     n_images : int
         Number of test images of classes that both heads know.
     before, after : float or None
@@ -280,14 +280,14 @@ class EarlierHead:
                 f"{store.path}: has no class of {self.path} ({listed(self.labels)}); train "
                 "without the earlier head"
             )
-        n_kept = int(self.trained(store)[parts.train].sum())
+        n_kept = self._n_kept(store, parts.train)
         notes = notes_on_labelled(store, y, names)
         start = "" if self.kind == "ridge" else "starts from the weights of"
         kept = f"{self.kind}{self._kept_text()}"
         notes.append(
             f"{start or 'goes on from'} {self.path.name}, with its choices: {kept}; "
-            f"{n_kept} of its {counted(len(self.info.training_images), 'training image')} are "
-            f"among the {len(parts.train)} that train"
+            f"{n_kept} of its {counted(len(self.info.training_images), 'training image')}, copies "
+            f"counted once, are among the {len(parts.train)} that train"
         )
         if self.trained_on_all:
             notes.append(
@@ -372,12 +372,14 @@ class EarlierHead:
         return Growth(
             head=self.path.name,
             sha256=sha256_of(self.path),
-            n_kept=len(self._kept_images(recipe)),
+            n_kept=self._n_kept(recipe.store, np.flatnonzero(recipe.y >= 0)),
             n_images=int(known.sum()),
             before=float(was_right[known].mean()) if known.any() else None,
             after=float(is_right[known].mean()) if known.any() else None,
             classes=classes,
         )
 
-    def _kept_images(self, recipe: Recipe) -> NDArray[np.intp]:
-        return np.flatnonzero(self.trained(recipe.store) & (recipe.y >= 0))
+    def _n_kept(self, store: CodeStore, images: NDArray[np.intp]) -> int:
+        """Count those of the images that trained this head; it lists copies once, too."""
+        digests = store.of_images(store.digests)
+        return len({digests[image] for image in images[self.trained(store)[images]]})

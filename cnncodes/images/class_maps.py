@@ -12,6 +12,7 @@ from unicodedata import normalize
 
 from cnncodes.errors import SourceError
 from cnncodes.files import check_filled
+from cnncodes.images.tables import delimiter_of
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.parameters import as_path
 from cnncodes.text import listed, shown
@@ -53,7 +54,8 @@ class ClassMap:
         ----------
         path : str or Path
             A CSV file in UTF-8 with the columns from and to: the name of a class, and its new
-            one. Classes with one new name are merged; with an empty one a class is left out.
+            one; with what spreadsheets write between them, such as ``;``. Classes with one new
+            name are merged; with an empty one a class is left out.
 
         Raises
         ------
@@ -168,7 +170,9 @@ def _rows(path: Path) -> list[list[str]]:
         raise SourceError(f"{path}: is too large for a table of classes; {_REMEDY}")
     try:
         text = path.read_text("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
+        delimiter = delimiter_of(text, COLUMNS) or ","
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [row for row in reader if any(row)]
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: is not a text file in UTF-8; {_REMEDY}") from error
     except (OSError, csv.Error) as error:

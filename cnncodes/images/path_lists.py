@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnncodes.errors import SourceError
 from cnncodes.files import check_filled
+from cnncodes.images.tables import delimiter_of
 from cnncodes.parameters import as_path
 from cnncodes.text import counted, csv_cell, shown
 
@@ -26,7 +27,7 @@ class PathList:
     path : str or Path
         ``overlap.csv``, whose images are those of column b: images of the second collection, or,
         where one was compared with itself, all but the first of images that are copies of each
-        other. Or a text file in UTF-8 with a path in each line.
+        other. Or a text file in UTF-8 with a path in each line, by slashes or backslashes.
     parameter : str
         Name of the parameter, for errors.
 
@@ -51,6 +52,9 @@ class PathList:
         except csv.Error as error:
             raise SourceError(f"{path}: is not a readable CSV file ({error})") from error
         self._names = frozenset(names)
+        # A list from Windows; in a table a backslash begins an escaped letter.
+        slashed = () if self._pairs else (name.replace("\\", "/") for name in names)
+        self._slashed = frozenset(slashed)
         if not self._names:
             raise SourceError(f"{path}: names no image, so leave {parameter}=FILE out")
 
@@ -66,7 +70,7 @@ class PathList:
         rows = [
             row
             for row, path in enumerate(paths)
-            if path in self._names or csv_cell(path) in self._names
+            if path in self._names or path in self._slashed or csv_cell(path) in self._names
         ]
         if not rows:
             raise SourceError(
@@ -106,9 +110,9 @@ class PathList:
 
 def _parsed(text: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the pairs of images in a table, and the names of the images that are meant."""
-    lines = text.splitlines()
-    header = next(csv.reader(lines[:1]), [])
-    if tuple(header[:2]) != COLUMNS:
-        return [], [line.strip() for line in lines if line.strip()]
-    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) >= 2][1:]
+    delimiter = delimiter_of(text, COLUMNS)  # which one depends on the spreadsheet that saved it
+    if delimiter is None:
+        return [], [line.strip() for line in text.splitlines() if line.strip()]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = [row for row in reader if len(row) >= 2][1:]
     return [(row[0], row[1]) for row in rows], [row[1] for row in rows]

@@ -73,6 +73,16 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
         raise SourceError(f"{source}: not a readable CSV file ({error})") from error
 
 
+def delimiter_of(text: str, columns: Sequence[str]) -> str | None:
+    """Return the delimiter by which the first line begins with these columns, None without one."""
+    first = text.splitlines()[:1]
+    for delimiter in DELIMITERS:
+        cells = next(csv.reader(first, delimiter=delimiter), [])
+        if [cell.strip() for cell in cells[: len(columns)]] == list(columns):
+            return delimiter
+    return None
+
+
 def _foreign(source: Path) -> SourceError:
     return SourceError(
         f"{source}: neither a folder nor a CSV file; give a folder of images or a CSV file with "

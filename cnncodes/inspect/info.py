@@ -295,6 +295,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
         return []  # in the line of the weights, of the parity or of the images
     if key == "images" and "views" in described:
         return [(name, f"{value} × {described['views']} views ({described['augment']})")]
+    if key == "training_images":
+        return [(name, f"{value}, copies counted once")]
     if key == "part":
         return [(name, f"{value[0]} of {value[1]}, which cnncodes merge joins")]
     if key == "weights":

@@ -170,7 +170,10 @@ def fitted_text(fitted: Mapping[str, Any]) -> str:
         # Some names are a kind with its normalisation, as "ridge, sqrt".
         pairs = [name.partition(", ") for name in fitted["compared"]]
         names = shown(", ".join(f"{kind} ({how})" if how else kind for kind, _, how in pairs))
-        parts.append(f"chosen by cross-validation among {names}")
+        if any(each["loss"] is not None for each in fitted["compared"].values()):
+            parts.append(f"chosen by cross-validation among {names}")
+        else:
+            parts.append(f"the first of {names}: too few images or groups for cross-validation")
     return ", ".join(filter(None, parts))
 
 

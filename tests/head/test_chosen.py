@@ -245,6 +245,14 @@ def test_calibration_error_is_that_of_an_evaluation():
     assert calibration_error(p, y) == pytest.approx(wanted, abs=1e-6)
 
 
+def test_choice_without_cross_validation_is_not_called_one(problem, tmp_path):
+    file, _, _ = problem
+    head = tmp_path / "head.onnx"
+    output = run_command("train", file, "-o", head, "--per-class", 1).stdout
+    assert "the first of logistic, ridge: too few images or groups for cross-validation" in output
+    assert "chosen by cross-validation" not in output + run_command("info", head).stdout
+
+
 def test_auto_takes_the_better_one_and_says_so(problem, tmp_path: Path):
     file, _, _ = problem
     output = run_command("train", file, "-o", tmp_path / "head.onnx", "--estimator", "auto").stdout

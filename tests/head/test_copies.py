@@ -152,6 +152,18 @@ def test_folds_of_another_estimator_are_warned_of(noise, output):
     assert train_head(noise, output, estimator=GaussianNB(), overwrite=True).notes == [NOTE]
 
 
+def test_training_images_are_counted_alike(noise, output, run, tmp_path):
+    run("train", noise, "-o", output)
+    n_files = len(info_of(output).training_images)
+    result = trained(run, noise, tmp_path / "later.onnx", "--from", output)
+    n_images = result["train"]["n_images"]
+    assert n_images == N_COPIES * n_files
+    assert result["growth"]["n_kept"] == n_files
+    kept = f"{n_files} of its {n_files} training images, copies counted once, are among the"
+    assert any(f"{kept} {n_images} that train" in note for note in result["notes"])
+    assert f"{n_files}, copies counted once" in run("info", output).stdout
+
+
 def test_files_with_two_labels_are_named(tmp_path, output, run):
     X = np.random.default_rng(0).standard_normal((40, N_FEATURES))
     X[20:22] = X[:2]

@@ -46,6 +46,23 @@ def test_head_is_evaluated_on_the_old_names(codes, table, tmp_path):
     assert f"  note: {renamed}" in lines.splitlines()
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter):
+    rows = [
+        ("from", "to"),
+        ("0", "round, closed"),
+        ("3", "three"),
+        ("1", "one"),
+        ("2", ""),
+        ("", ""),
+    ]
+    lines = [delimiter.join(row) for row in rows]
+    path = tmp_path / "map.csv"
+    path.write_bytes(("\ufeff" + "\r\n".join([*lines, ""])).encode())
+    result = train_json(run_command, codes, "-o", tmp_path / "head.onnx", "--classes", path)
+    assert result["labels"] == ["round, closed", "one", "three"]
+
+
 def test_evaluate_renames_the_classes_of_the_images(codes, table, tmp_path):
     named = write_labelled_codes(
         tmp_path / "named.h5", X[:100], Y[:100].tolist(), ["a", "b", "c", "d"]

@@ -46,6 +46,22 @@ def test_column_b_of_a_table_and_each_line_of_a_list_are_meant(tmp_path):
     assert plain.note(2) == "2 images of the list list.txt are left out; 1 other of it is not here"
 
 
+def test_list_may_have_backslashes_as_on_windows(tmp_path):
+    paths = ["a/0.png", "a/b c/1.png", "a/2.png", "b\\3.png"]
+    listing = PathList(write(tmp_path / "list.txt", "a\\b c\\1.png\r\nb\\3.png\r\n"), "exclude")
+    assert listing.among(paths) == [1, 3]
+    assert listing.note(2) == "2 images of the list list.txt are left out"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_table_is_read_as_spreadsheets_save_it_again(tmp_path, delimiter):
+    text = "\ufeff" + TABLE.replace(",", delimiter).replace("\n", "\r\n")
+    paths = [f"{row}.png" for row in range(6)]
+    table = PathList(write(tmp_path / "overlap.csv", text), "exclude")
+    assert table.among(paths) == [2, 4]
+    assert table.pairs_among(paths) == [(0, 2), (0, 4)]
+
+
 def test_names_that_a_table_escapes_are_recognised(tmp_path):
     table = write(tmp_path / "overlap.csv", 'a,b,kind,score\nx,"\'=1,\\n.png",same,1\n')
     assert PathList(table, "exclude").among(["y.png", "=1,\n.png"]) == [1]
