@@ -173,8 +173,10 @@ def solve(
     model = clone(estimator).set_params(warm_start=bool(scores) or start is not None)
     if start is not None:
         _start(model, *start)
-    for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
-        model.set_params(C=each).fit(points, y if masses is None else masses)
+    with warnings.catch_warnings():
+        _ignore_rounding()
+        for each in [*sorted(each for each in scores if each < float(C)), float(C)]:
+            model.set_params(C=each).fit(points, y if masses is None else masses)
     weights, intercept = model.coef_.T, model.intercept_
     if weights.shape[1] == 1:  # two classes: scikit-learn has the second one's logit only
         weights = np.hstack([-weights / 2, weights / 2])
@@ -188,6 +190,11 @@ def solve(
         eligible,
         accuracies.get(float(C)),
     )
+
+
+def _ignore_rounding() -> None:
+    """Ignore the warnings of a fit whose last step rounding does not let lower the loss."""
+    warnings.filterwarnings("ignore", "The line search|Line Search|Rounding errors prevent")
 
 
 def _with_masses(
@@ -310,6 +317,7 @@ class _Validation:
         with warnings.catch_warnings():
             # Rounding may keep a weak penalty from the tolerance; it is scored as it is.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            _ignore_rounding()
             scores, accuracies = self._score(sorted(set(Cs)), models, 0)
             for _ in range(MAX_STEPS):
                 end = open_end(scores, self._eligible(accuracies))

@@ -210,3 +210,9 @@ def test_standard_error_counts_groups_and_not_their_rows():
     options = {"C": "auto", "Cs": (0.01, 0.1), "random_state": 0}
     eight = solve(X[groups], y[groups], new_solver(), groups=groups, **options)
     assert eight.C == min(eight.scores, key=eight.scores.get) == 0.01
+
+
+def test_rounding_that_ends_a_fit_is_not_warned_of(recwarn):
+    points = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
+    solve(points, np.arange(200) % 3, new_solver(tol=1e-12), C="auto", random_state=0)
+    assert not [each for each in recwarn if "line search" in str(each.message).lower()]
