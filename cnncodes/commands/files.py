@@ -27,7 +27,7 @@ from cnncodes.text import counted
 
 
 @command(
-    "Measure how fast networks are here, and their memory.",
+    "Measure speed and memory of networks on this machine.",
     "cnncodes bench inception_v3.onnx mobilenet_v2.onnx",
 )
 @click.argument("files", nargs=-1, required=True, type=INPUT, metavar="FILE...")
@@ -51,7 +51,7 @@ from cnncodes.text import counted
 def bench(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Measure backbones and apps on random images, each in a process of its own.
 
-    Several files take turns, round by round, and ratio compares images per second with the
+    Several files are measured in alternating rounds; ratio compares images per second with the
     first. Memory is the peak of the process, Python included.
     """
     from cnncodes.inspect.bench import benchmark
@@ -76,7 +76,7 @@ def info(file: Path, as_json: bool) -> None:
 
 
 @command(
-    "Check that a file is whole, and of these images and this network.",
+    "Check that a file is complete and belongs to these images.",
     "cnncodes verify codes.h5 --source photos --backbone inception_v3.onnx",
 )
 @click.argument("file", type=INPUT)
@@ -85,7 +85,7 @@ def info(file: Path, as_json: bool) -> None:
     "--backbone",
     type=INPUT,
     metavar="FILE",
-    help="Is the file of this network? With --source, compute codes of some images again.",
+    help="Check that the file belongs to this network; with --source, compute some codes again.",
 )
 @click.option(
     "--sample",
@@ -113,7 +113,7 @@ def verify(file: Path, as_json: bool, **options: Any) -> None:
 
 
 @command(
-    "Run all of it on handwritten digits.",
+    "Run the whole chain on handwritten digits.",
     "cnncodes demo",
 )
 @click.argument("folder", type=FOLDER, default="cnncodes-demo")

@@ -68,7 +68,7 @@ OPTIONS_OF = {
 
 
 @command(
-    "Codes become head.onnx, a classifier.",
+    "Train a classifier on codes: head.onnx.",
     "cnncodes train codes.h5 -o head.onnx",
 )
 @click.argument("codes", nargs=-1, required=True, type=INPUT, metavar="CODES...")
@@ -165,13 +165,13 @@ OPTIONS_OF = {
     is_flag=False,
     flag_value=0.05,
     metavar="[SHARE]",
-    help="Recognise images of none of the classes; SHARE of the others are taken for such, by "
-    "default 0.05.",
+    help="Refuse images of none of the classes; SHARE of the images of the classes are refused "
+    "too, by default 0.05.",
 )
 @click.option(
     "--none",
     metavar="CLASS",
-    help="unknown: a class whose images are of none of the classes; they measure it.",
+    help="unknown: a class to leave out of the training, whose images measure it.",
 )
 @click.option(
     "--from",
@@ -381,7 +381,7 @@ def curve(
 
 
 @command(
-    "Repeat the experiment this grew from, on your images.",
+    "Repeat a published experiment on your images.",
     "cnncodes experiment caltech101 inception_v3.onnx vgg19.onnx -o results",
 )
 @click.argument("source", type=INPUT)

@@ -41,7 +41,7 @@ from cnncodes.printing.images import (
 
 
 @command(
-    "A published data set becomes a folder that extract reads.",
+    "Fetch a published data set, as a folder that extract reads.",
     "cnncodes fetch caltech101",
 )
 @click.argument("name", type=click.Choice(list(DATASETS)), required=False, metavar="[NAME]")
@@ -92,7 +92,7 @@ def fetch(
 
 
 @command(
-    "Images become codes.h5.",
+    "Compute the codes of images: codes.h5.",
     "cnncodes extract inception_v3.onnx photos -o codes.h5",
 )
 @click.argument("backbone", type=INPUT)
@@ -101,7 +101,7 @@ def fetch(
 @click.option(
     "--batch-size",
     type=whole(NETWORK_BATCH),
-    help="Images per batch, by default as suits the network.",
+    help="Images per batch; the default depends on the network.",
 )
 @threads_option
 @click.option(
@@ -178,7 +178,7 @@ def extract(backbone: Path, source: Path, output: Path, as_json: bool, **options
 
 
 @command(
-    "Parts, or collections, become one codes file.",
+    "Join parts or collections into one codes file.",
     "cnncodes merge part-*.h5 -o codes.h5",
 )
 @click.argument("files", nargs=-1, required=True, type=INPUT, metavar="FILE...")
@@ -207,7 +207,7 @@ def merge(files: tuple[Path, ...], output: Path, as_json: bool, **options: Any) 
 
 
 @command(
-    "Codes become a table for pandas, R or Orange, or a file of numpy.",
+    "Write codes as a table for pandas, R or Orange, or for numpy.",
     "cnncodes convert codes.h5 -o codes.tab --pool avg",
 )
 @click.argument("codes", type=INPUT)

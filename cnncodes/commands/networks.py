@@ -52,7 +52,7 @@ from cnncodes.printing.networks import (
 
 
 @command(
-    "A Keras network becomes backbone.onnx (once).",
+    "Turn a Keras network into backbone.onnx (once).",
     "cnncodes export inception_v3 -o inception_v3.onnx",
 )
 @click.argument("backbone", type=Network(), required=False, metavar="[NETWORK]")
@@ -126,7 +126,7 @@ def export(
 
 
 @command(
-    "A backbone becomes several times quicker, in 8-bit integers.",
+    "Make a backbone several times faster, in 8-bit integers.",
     "cnncodes quantize inception_v3.onnx --images photos -o inception_v3.int8.onnx",
 )
 @click.argument("backbone", type=INPUT)
@@ -177,7 +177,7 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 
 
 @command(
-    "Backbone and head become app.onnx.",
+    "Join a backbone and a head into app.onnx.",
     "cnncodes bundle inception_v3.onnx head.onnx -o app.onnx",
 )
 @click.argument("backbone", nargs=-1, required=True, type=INPUT, metavar="BACKBONE...")
@@ -186,8 +186,8 @@ def quantize(backbone: Path, output: Path | None, as_json: bool, **options: Any)
 @click.option(
     "--winograd",
     is_flag=True,
-    help="Keep the backbone's convolutions: faster in onnxruntime on a CPU, but slower to load, "
-    "larger in memory, and not for every other runtime.",
+    help="Keep the backbone's Winograd convolutions: faster in onnxruntime on a CPU, but slower "
+    "to load, larger in memory, and not for every other runtime.",
 )
 @click.option(
     "--half", is_flag=True, help="Store weights as float16: half the size, nearly the same answers."
@@ -233,7 +233,7 @@ def bundle(
 
 
 @command(
-    "The last layers of a network are trained too.",
+    "Train the last layers of a network too.",
     "cnncodes finetune photos mobilenet_v2 --augment hflip -o app.onnx",
 )
 @click.argument("source", type=INPUT)
@@ -336,9 +336,9 @@ def bundle(
 def finetune(source: Path, network: str, output: Path, as_json: bool, **options: Any) -> None:
     """Train the last layers of a network together with a classifier.
 
-    The layers up to --from-layer run once for each image and view; what they give is kept on disk
-    and trained on. Training starts from a linear classifier and ends when images held out of it
-    are no longer predicted better. Needs TensorFlow.
+    The layers up to --from-layer run once for each image and view; their outputs are kept on disk
+    and trained on. Training starts from a linear classifier and ends when held-out images are
+    no longer predicted better. Needs TensorFlow.
     """
     from cnncodes.finetune.finetune import finetune as tune
     from cnncodes.finetune.result import FineTuning

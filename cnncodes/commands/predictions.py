@@ -148,7 +148,7 @@ def predict(
     "--token",
     envvar="CNNCODES_TOKEN",
     show_envvar=True,
-    help="What requests must have; by default none on loopback, elsewhere one is made.",
+    help="Token that requests must send; by default none on loopback, elsewhere a new one.",
 )
 @click.option(
     "--open/--no-open",
