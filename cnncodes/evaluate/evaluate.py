@@ -390,6 +390,7 @@ def _evaluation(
         targets=y,
         predicted=probabilities.argmax(axis=1),
         probabilities=probabilities.max(axis=1),
+        unknown=answers[:, -1] if model.has_unknown else None,
     )
     return Evaluation(
         model=model.describe(),

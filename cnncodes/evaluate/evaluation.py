@@ -145,6 +145,8 @@ class Predictions:
         Index of the true and of the predicted class in `labels`.
     probabilities : ndarray of float32, shape (n_images,)
         Probability of the predicted class.
+    unknown : ndarray of float32, shape (n_images,), optional
+        How unlike the training images each is, from 0 to 1, where the model has that output.
     """
 
     paths: Sequence[str]
@@ -153,6 +155,7 @@ class Predictions:
     targets: NDArray[np.intp]
     predicted: NDArray[np.intp]
     probabilities: NDArray[np.float32]
+    unknown: NDArray[np.float32] | None = None
 
     def __iter__(self) -> Iterator[EvaluatedImage]:
         return (self._image(row) for row in range(len(self.paths)))
@@ -233,9 +236,9 @@ def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = F
     evaluation : Evaluation
         The result.
     path : Path
-        The file to write, with the columns path, label, predicted and probability, in the order
-        of the data. As in all our CSV files, an apostrophe precedes what a spreadsheet would
-        compute.
+        The file to write, with the columns path, label, predicted and probability, and unknown
+        where the model has that output, in the order of the data. As in all our CSV files, an
+        apostrophe precedes what a spreadsheet would compute.
     overwrite : bool
         Whether a file at `path` may be replaced.
 
@@ -255,7 +258,10 @@ def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = F
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "predicted", "probability"])
-        for each in evaluation.predictions:
+        unknown = evaluation.predictions.unknown
+        header = ["path", "label", "predicted", "probability"]
+        writer.writerow([*header, *["unknown"] * (unknown is not None)])
+        for row, each in enumerate(evaluation.predictions):
             names = map(csv_cell, (each.path, each.label, each.predicted))
-            writer.writerow([*names, f"{each.probability:.6f}"])
+            score = [] if unknown is None else [f"{unknown[row]:.6f}"]
+            writer.writerow([*names, f"{each.probability:.6f}", *score])

@@ -187,6 +187,12 @@ def test_as_many_known_images_are_refused_as_asked_for(tmp_path, run, estimator,
     with CodeStore.open(codes) as store:
         (stored,) = session.run(["unknown"], {"codes": store.codes[:].astype(np.float32)})
     assert np.median(stored) == pytest.approx(0.1, abs=0.03)
+    table = tmp_path / "predictions.csv"
+    words = ("evaluate", head, codes, "--include-training", "--predictions", table, "--json")
+    figures = json.loads(run(*words).stdout)
+    rows = csv.DictReader(table.read_text("utf-8").splitlines())
+    written = [float(row["unknown"]) for row in rows]
+    assert np.mean(np.array(written) >= 0.5) == figures["unknown"]["refused_known"]
 
 
 def test_class_of_no_class_does_not_train_and_is_measured(tmp_path, run):
