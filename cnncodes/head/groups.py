@@ -19,6 +19,10 @@ from cnncodes.images.path_lists import PathList
 from cnncodes.text import listed
 
 UNEVEN = 0.05  # of the images: a test part that differs by more from the wanted one is noted
+NOTHING_TESTED = (
+    "nothing was tested, so how good the head is on new images is unknown: each class has one "
+    "image, or images that belong together; add others"
+)
 
 
 def number_groups(digests: Sequence[str], names: Sequence[str] = ()) -> NDArray[np.intp]:
@@ -162,11 +166,7 @@ def notes_on_split(
         share = len(parts.test) / n_images.sum()
         notes.append(f"copies and groups leave {share:.0%} of the images to test on")
     if not len(parts.test):
-        notes.insert(
-            0,
-            "nothing was tested, so how good the head is on new images is unknown: each "
-            "class has one image, or images that belong together; add others",
-        )
+        notes.insert(0, NOTHING_TESTED)
     untested = np.setdiff1d(y[parts.train], y[parts.test])
     for what, numbers in (
         ("classes of one image", untested[n_images[untested] == 1]),

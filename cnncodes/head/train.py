@@ -26,7 +26,7 @@ from cnncodes.extract.store import CodeStore
 from cnncodes.head.chosen import GRAM
 from cnncodes.head.earlier import EarlierHead, Growth
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
-from cnncodes.head.groups import groups_of, notes_on_labelled, notes_on_split
+from cnncodes.head.groups import NOTHING_TESTED, groups_of, notes_on_labelled, notes_on_split
 from cnncodes.head.joined import JoinedStore, open_codes
 from cnncodes.head.labels import few_images_allowed, labelled_classes
 from cnncodes.head.linear import LinearHead
@@ -460,6 +460,8 @@ def _check_grown(train_fraction: float, per_class: int | None) -> None:
 
 def _notes_on_validation(score: Score, n_images: int) -> list[str]:
     """Report how all images were measured that also train."""
+    if not score.n_images:
+        return [NOTHING_TESTED]
     notes = [
         "measured by cross-validation: on each fold by a head fitted in the same way without it; "
         "the head that is written is trained on all of these images"

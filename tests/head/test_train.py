@@ -358,6 +358,10 @@ def test_long_list_of_classes_is_cut(edited, output, run):
     assert "  test   no images: nothing is tested\n" in printed
     assert f"  note: {untested}\n" in printed
     assert "None" not in printed
+    words = ("train", edited.path, "-o", output, "--overwrite", "--train-fraction", 1)
+    validated = run(*words).stdout
+    assert f"  note: {untested}\n" in validated
+    assert "measured by" not in validated
 
 
 def test_class_without_a_usable_image_is_left_out(small_backbone, photos, tmp_path, output, run):
