@@ -7,8 +7,9 @@ there, and its field in `Rows`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,30 @@ def _setting(value: Any) -> str:
     return "guessed" if value is None else str(value)
 
 
+def sorted_classes(files: Iterable[tuple[Path, Sequence[str]]]) -> list[str]:
+    """Return the names of the classes of several files, each given as its path and names, sorted.
+
+    Raises
+    ------
+    SourceError
+        Names that are not in one file differ in case only.
+    """
+    first: dict[str, Path] = {}  # the file of each name
+    for path, names in files:
+        for name in names:
+            first.setdefault(name, path)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in first:
+        spellings[name.casefold()].append(name)
+    for one, two in (pair for each in spellings.values() for pair in combinations(each, 2)):
+        if first[one] != first[two]:
+            raise SourceError(
+                f"{first[one]} and {first[two]}: the classes {shown(one)} and {shown(two)} differ "
+                "only in case or in the form of letters; rename one and extract it again"
+            )
+    return sorted(first)
+
+
 def united_classes(files: Sequence[Input]) -> tuple[tuple[str, ...], list[str]]:
     """Return the classes of all files, sorted, and a note where their lists differ.
 
@@ -307,18 +332,9 @@ def united_classes(files: Sequence[Input]) -> tuple[tuple[str, ...], list[str]]:
     lists = [file.info.class_names for file in files]
     if files[0].info.part is not None or "flags" in files[0].columns:  # alike, in one order
         return lists[0], []
-    names = tuple(sorted({name for each in lists for name in each}))
+    names = tuple(sorted_classes((file.path, file.info.class_names) for file in files))
     if fault := fault_of_labels(names):
         raise SourceError(f"{files[0].path} and others: {fault}")
-    by_case: dict[str, tuple[str, Path]] = {}
-    for file in files:
-        for name in file.info.class_names:
-            other, path = by_case.setdefault(name.casefold(), (name, file.path))
-            if other != name and path != file.path:
-                raise SourceError(
-                    f"{path} and {file.path}: the classes {shown(other)} and {shown(name)} differ "
-                    "only in case or in the form of letters; rename one and extract it again"
-                )
     if all(each == names for each in lists):
         return names, []
     return names, [f"the classes of the files differ; together they are {len(names)}"]

@@ -7,10 +7,8 @@ once. Nothing is copied, and only labels, groups and weights of the images stay 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
+from cnncodes.extract.merging import sorted_classes
 from cnncodes.extract.store import WEIGHTING, CodeStore, joint_source
 from cnncodes.images.multilabel import UNKNOWN_VALUE
 from cnncodes.machine import max_open_files
-from cnncodes.text import counted, listed
+from cnncodes.text import counted
 
 _SHOWN = 3  # paths in messages
 _HANDLES = 2  # of each codes file
@@ -96,8 +95,9 @@ class StackedStore(CodeStore):
     Raises
     ------
     FileFormatError
-        The files have different settings, or classes that differ in case only; or of one image
-        different contents, labels or groups.
+        The files have different settings, or of one image different contents, labels or groups.
+    SourceError
+        Their classes differ in case only.
     ParameterError
         A file is named twice.
     """
@@ -110,7 +110,8 @@ class StackedStore(CodeStore):
         self._matrices = _matrices(self._stores)
         # Columns of a matrix are in the order of the names of all files.
         alike = self._matrices and self._stores[0].class_names
-        self.class_names = alike or _united_classes(self._stores)
+        names = ((store.path, store.class_names) for store in self._stores)
+        self.class_names = alike or sorted_classes(names)
         self._labels = [_renumbered(store, self.class_names) for store in self._stores]
         self._groups = [list(store.of_images(store.groups)) for store in self._stores]
         self._weighting = {
@@ -383,26 +384,6 @@ def _divided(stores: Sequence[CodeStore]) -> tuple[bool, str]:
         return False, f", of which {n_parts} {verb} of a source" if n_parts else ""
     count = max(part.count for part in parts if part is not None)
     return True, f", of {count} parts of their source" if len(numbers) < count else ""
-
-
-def _united_classes(stores: Sequence[CodeStore]) -> list[str]:
-    """Return the classes of all files, sorted, none of them in two spellings."""
-    files: dict[str, Path] = {}
-    for store in stores:
-        for name in store.class_names:
-            files.setdefault(name, store.path)
-    spelt: dict[str, list[str]] = defaultdict(list)
-    for name in files:
-        spelt[name.casefold()].append(name)
-    for names in spelt.values():
-        for one, two in combinations(names, 2):
-            if files[one] != files[two]:
-                raise FileFormatError(
-                    f"{files[one]} and {files[two]}: the classes {listed([one])} and "
-                    f"{listed([two])} differ only in case or in the form of letters; rename one "
-                    "and extract it again"
-                )
-    return sorted(files)
 
 
 def _matrices(stores: Sequence[CodeStore]) -> list[NDArray[np.uint8]]:
