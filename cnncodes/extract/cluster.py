@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import socket
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
@@ -265,6 +266,8 @@ def _connected(scheduler: str, n_local: int) -> Iterator[Any]:
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
+    # Dask sets that of its workers, such as OPENBLAS_NUM_THREADS=1, in this process too.
+    variables = dict(os.environ)
     cluster = None
     try:
         try:
@@ -290,4 +293,7 @@ def _connected(scheduler: str, n_local: int) -> Iterator[Any]:
     finally:
         if cluster is not None:
             cluster.close(timeout=5)
+            os.environ.update(variables)
+            for name in os.environ.keys() - variables.keys():
+                del os.environ[name]
         logger.setLevel(level)

@@ -444,8 +444,10 @@ def test_waits_for_a_worker(backbone: Path, photos: Path, tmp_path: Path) -> Non
 
 
 def test_scheduler_on_this_machine(backbone: Path, photos: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
     result = extract(backbone, photos, tmp_path / "many.h5", scheduler="local", threads=1)
     assert result.workers == 1
+    assert dict(os.environ) == before, "that of the workers is theirs"
     extract(backbone, photos, tmp_path / "one.h5")
     assert (tmp_path / "many.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
 
