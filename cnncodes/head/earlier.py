@@ -381,5 +381,5 @@ class EarlierHead:
 
     def _n_kept(self, store: CodeStore, images: NDArray[np.intp]) -> int:
         """Count those of the images that trained this head; it lists copies once, too."""
-        digests = store.of_images(store.digests)
-        return len({digests[image] for image in images[self.trained(store)[images]]})
+        keys = CodeRows(store, images * store.n_views).image_keys()
+        return len(keys & self.info.training_images)
