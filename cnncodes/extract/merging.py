@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.bounds import fault_of_labels
-from cnncodes.errors import FileFormatError, ParameterError, SourceError
+from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SourceError
 from cnncodes.extract.store import CodesInfo, CodeStore
 from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
@@ -297,12 +297,14 @@ def _setting(value: Any) -> str:
     return "guessed" if value is None else str(value)
 
 
-def sorted_classes(files: Iterable[tuple[Path, Sequence[str]]]) -> list[str]:
+def sorted_classes(
+    files: Iterable[tuple[Path, Sequence[str]]], *, error: type[CnncodesError] = SourceError
+) -> list[str]:
     """Return the names of the classes of several files, each given as its path and names, sorted.
 
     Raises
     ------
-    SourceError
+    error
         Names that are not in one file differ in case only.
     """
     first: dict[str, Path] = {}  # the file of each name
@@ -314,7 +316,7 @@ def sorted_classes(files: Iterable[tuple[Path, Sequence[str]]]) -> list[str]:
         spellings[name.casefold()].append(name)
     for one, two in (pair for each in spellings.values() for pair in combinations(each, 2)):
         if first[one] != first[two]:
-            raise SourceError(
+            raise error(
                 f"{first[one]} and {first[two]}: the classes {shown(one)} and {shown(two)} differ "
                 "only in case or in the form of letters; rename one and extract it again"
             )

@@ -95,9 +95,8 @@ class StackedStore(CodeStore):
     Raises
     ------
     FileFormatError
-        The files have different settings, or of one image different contents, labels or groups.
-    SourceError
-        Their classes differ in case only.
+        The files have different settings, or classes that differ in case only; or of one image
+        different contents, labels or groups.
     ParameterError
         A file is named twice.
     """
@@ -111,7 +110,7 @@ class StackedStore(CodeStore):
         # Columns of a matrix are in the order of the names of all files.
         alike = self._matrices and self._stores[0].class_names
         names = ((store.path, store.class_names) for store in self._stores)
-        self.class_names = alike or sorted_classes(names)
+        self.class_names = alike or sorted_classes(names, error=FileFormatError)
         self._labels = [_renumbered(store, self.class_names) for store in self._stores]
         self._groups = [list(store.of_images(store.groups)) for store in self._stores]
         self._weighting = {
