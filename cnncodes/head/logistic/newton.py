@@ -120,20 +120,22 @@ class _Problem:
         self, probabilities: Float64, right: Float64, right_intercept: Float64
     ) -> tuple[Float64, Float64]:
         """Solve Newton's equations by conjugate gradients."""
-        x, residual = (
-            np.zeros((len(right) + 1, right.shape[1])),
-            np.vstack([right, right_intercept]),
-        )
+        # One number added to all intercepts changes no probability: along it the loss is flat,
+        # so what rounding leaves of it is taken out, here and in each product.
+        residual = np.vstack([right, right_intercept - right_intercept.mean()])
+        x = np.zeros_like(residual)
         direction, square = residual.copy(), float((residual**2).sum())
         enough = _FORCING**2 * square
         for _ in range(_MAX_PRODUCTS):
             if square <= enough:
                 break
             change = self.curvature(probabilities, self.times(direction[:-1], direction[-1]))
-            product = np.vstack(
-                [direction[:-1] + self.transposed(change), change.sum(axis=0, keepdims=True)]
-            )
-            size = square / float((direction * product).sum())
+            slope = change.sum(axis=0)
+            product = np.vstack([direction[:-1] + self.transposed(change), slope - slope.mean()])
+            bend = float((direction * product).sum())
+            if not bend > 0:  # probabilities of 0 and 1: nothing to gain along the intercepts
+                break
+            size = square / bend
             x += size * direction
             residual -= size * product
             before, square = square, float((residual**2).sum())

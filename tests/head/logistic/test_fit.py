@@ -142,6 +142,16 @@ def test_codes_that_cannot_be_squared_are_refused(stored, n_features):
         fit_logistic(stored(codes), (np.arange(40) % 2).astype(np.int32), C=1.0)
 
 
+@pytest.mark.parametrize("C", [0.01, 100.0])
+@pytest.mark.parametrize("value", [1e-38, 1.1e-40])
+def test_codes_whose_gradient_is_all_rounding_end(stored, value, C):
+    codes = np.full((11, 1), value)
+    codes[0] = 0
+    _, bias, _ = fit_logistic(stored(codes), (np.arange(11) % 2).astype(np.int32), C=C)
+    assert softmax(bias) == pytest.approx([6 / 11, 5 / 11], abs=1e-3)
+    assert abs(bias).max() < 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_codes_end_in_a_finite_head_or_one_line(data):
