@@ -1,8 +1,8 @@
 """Images with more than one label, as tables list them.
 
 Either the values of the column ``label`` join labels with ``;``, or each label has a column of its
-own, ``label:NAME``, with 1, 0, or nothing where it is unknown. A table without any column of
-labels is read by its columns that hold nothing but these.
+own, ``label:NAME``, with 1 or true, 0 or false, or nothing where it is unknown. A table without any
+column of labels is read by its columns that hold nothing but these.
 
 Inside cnncodes the labels of an image are a text with a character for each label: `HAS`, `LACKS`
 or `UNKNOWN`.
@@ -26,7 +26,8 @@ HAS, LACKS, UNKNOWN = "1", "0", "?"
 UNKNOWN_VALUE = 255  # in the matrix of a codes file
 SEPARATOR = ";"
 PREFIX = "label:"
-_VALUES = {"1": HAS, "1.0": HAS, "0": LACKS, "0.0": LACKS, "": UNKNOWN}  # pandas writes 1.0
+# pandas writes 1.0 and True, R and spreadsheets TRUE.
+_VALUES = {"1": HAS, "1.0": HAS, "true": HAS, "0": LACKS, "0.0": LACKS, "false": LACKS, "": UNKNOWN}
 _OTHERS = ("path", "label", "group", "weight", "probability")  # columns that are never a label's
 
 
@@ -95,12 +96,13 @@ class LabelColumns:
         flags = []
         for index, name in zip(self.indices, self.names, strict=True):
             value = values[index].strip() if index < len(values) else ""
-            if value not in _VALUES:
+            flag = _VALUES.get(value.casefold())
+            if flag is None:
                 raise SourceError(
                     f"{line}: the column of the label {shown(name)} must have 1, 0, or nothing "
                     f"where it is unknown, not {value!r:.40}"
                 )
-            flags.append(_VALUES[value])
+            flags.append(flag)
         return "".join(flags)
 
 
@@ -110,7 +112,7 @@ def _of_zeros_and_ones(keys: Sequence[str], rows: Iterable[Sequence[str]]) -> li
     for values in rows:
         for index, value in enumerate(values):
             if index in candidates:
-                flag = _VALUES.get(value.strip())
+                flag = _VALUES.get(value.strip().casefold())
                 if flag is None:
                     candidates.discard(index)
                 elif flag == HAS:

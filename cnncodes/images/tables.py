@@ -171,9 +171,10 @@ def _check_columns(source: Path, columns: Sequence[str], required: Sequence[str]
     missing = [name for name in required if name not in columns]
     if missing:
         there = listed([shown(name) for name in columns])
+        several = "" if PATH in missing else ", or has a column of 1, 0 or nothing for each label"
         raise SourceError(
             f"{source}: has no column {' and no column '.join(missing)} (but {there or 'none'}); a "
-            "CSV source starts with the line: path,label"
+            f"CSV source starts with the line: path,label{several}"
         )
     for name in KNOWN:
         if columns.count(name) > 1:

@@ -54,6 +54,13 @@ def test_table_without_columns_of_labels_is_read_by_its_zeros_and_ones(tmp_path:
     assert source.notes[0].endswith(": Rust, dent")
 
 
+@pytest.mark.parametrize("prefix", ["", "label:"])
+def test_columns_of_true_and_false(tmp_path: Path, prefix: str) -> None:
+    source = read(tmp_path, f"path,{prefix}a,{prefix}b", "1.png,True,FALSE", "2.png,,true")
+    assert source.class_names == ("a", "b")
+    assert source.flags == ("10", "?1")
+
+
 def test_semicolons_between_values_are_no_labels(tmp_path: Path) -> None:
     source = read(tmp_path, "path;label", "a.jpg;cat", "b.jpg;dog")
     assert source.flags == ()
@@ -78,6 +85,7 @@ def test_folder_with_a_semicolon_is_one_class(tmp_path: Path) -> None:
         (("path,label:", "x.jpg,1"), "two columns of labels have one name"),
         (("path,a", "x.jpg,3"), "has no column label"),
         (("path,a", "x.jpg,0"), "has no column label"),
+        (("path,a,b", "x.jpg,x,"), "or has a column of 1, 0 or nothing for each label"),
         (("label:a", "1"), "has no column path"),
     ],
 )
