@@ -139,8 +139,11 @@ def evaluate(
     with needing(data, ("codes", "journal", "damaged"), _DATA, _REMEDY):
         if is_codes and group_by is not None:
             raise ParameterError(f"{data}: has its own groups, if any; leave group_by out")
-        if is_codes and backbone is not None and (unknown is None or _is_codes_file(unknown)):
-            raise ParameterError(f"{data}: has codes already; leave backbone out")
+        if is_codes and (unknown is None or _is_codes_file(unknown)):
+            if backbone is not None:
+                raise ParameterError(f"{data}: has codes already; leave backbone out")
+            if max_pixels != DEFAULT_MAX_PIXELS:
+                raise ParameterError(f"{data}: has codes already; leave max_pixels out")
     # Each worker computes an image in its own thread.
     opened = ModelSession(model, provider, allow_mixed, threads=None if is_codes else 1)
     excluded = None if exclude is None else PathList(exclude, "exclude")

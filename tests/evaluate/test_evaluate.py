@@ -313,6 +313,11 @@ def test_backbone_that_is_not_needed(app, head, codes, photos, small_backbone):
     assert "has its backbone; leave backbone" in error_of("evaluate", app, photos, *option)
 
 
+def test_limit_of_pixels_is_not_for_codes(head, codes):
+    message = error_of("evaluate", head, codes, "--max-pixels", 1000)
+    assert message == f"Error: {codes}: has codes already; leave --max-pixels out"
+
+
 @pytest.mark.parametrize("name", ["codes.h5", "photos"])
 def test_missing_data(head, app, tmp_path, name):
     model = head if name == "codes.h5" else app
