@@ -280,7 +280,10 @@ def fit_logistic(
 
 
 def _notes_on_fit(solution: Solution) -> list[str]:
-    """Report a fit that did not converge, and a C that is best at an end of the search."""
+    """Report a fit that did not converge, and the least C of all where it is the best.
+
+    Where it is the greatest, weaker penalties are no better (`solve.MAX_STEPS`).
+    """
     notes = []
     if solution.n_iterations >= MAX_ITERATIONS:
         notes.append(
@@ -288,10 +291,9 @@ def _notes_on_fit(solution: Solution) -> list[str]:
             "weak a penalty that rounding gets in the way; a smaller C will"
         )
     end = open_end(solution.scores, solution.eligible)
-    if end is not None:
-        least = end == min(solution.scores)
-        name, beyond = ("least", "smaller") if least else ("greatest", "greater")
+    if end is not None and end == min(solution.scores):
         notes.append(
-            f"C = {end:g} is the {name} that was tried, and the best: a {beyond} one may do better"
+            f"C = {end:g} is the least that was tried, and the best: the codes hardly tell the "
+            "classes apart, and a smaller C may do better"
         )
     return notes

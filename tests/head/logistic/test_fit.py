@@ -221,14 +221,19 @@ def test_chosen_c_is_reported_with_all_scores(digits, n_images):
     assert 0 < least <= result["C_scores"][result["C"]] < least + 0.002
 
 
-def test_end_of_the_search_is_reported(stored, monkeypatch):
+def test_least_c_of_the_search_is_reported_and_not_the_greatest(stored, monkeypatch):
     monkeypatch.setattr(solve, "MAX_STEPS", 0)
     y = np.repeat([0, 1], 20).astype(np.int32)
+    codes = np.random.default_rng(0).random((40, 90))  # which know nothing of the classes
+    fitted = fit_logistic(stored(codes), y, C="auto")[2]
+    assert fitted["C"] == 0.1
+    assert fitted["notes"] == [
+        "C = 0.1 is the least that was tried, and the best: the codes hardly tell the classes "
+        "apart, and a smaller C may do better"
+    ]
     fitted = fit_logistic(stored(np.eye(2, 90)[y]), y, C="auto")[2]
     assert fitted["C"] == 100
-    assert fitted["notes"] == [
-        "C = 100 is the greatest that was tried, and the best: a greater one may do better"
-    ]
+    assert fitted["notes"] == []
 
 
 def test_groups_stay_together_in_the_choice_of_c(digits):
