@@ -39,6 +39,7 @@ def fit_linear(
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
     masses: NDArray[np.float64] | None = None,
+    n_averaged: int = 1,
     seed: int = 0,
     start: Start | None = None,
     progress: Progress | None = None,
@@ -47,7 +48,7 @@ def fit_linear(
 
     Parameters
     ----------
-    rows, y, temperature, class_weight, groups, masses, seed, start, progress
+    rows, y, temperature, class_weight, groups, masses, n_averaged, seed, start, progress
         As for `fit_candidates`.
     estimator : {"auto", "logistic", "ridge"}
         The kind of head. ``"auto"`` with a C or a `class_weight` is logistic: there is nothing to
@@ -92,6 +93,7 @@ def fit_linear(
             class_weight=class_weight,
             groups=groups,
             masses=masses,
+            n_averaged=n_averaged,
             seed=seed,
             start=_start_on(normalized[how], start),
             progress=progress,

@@ -153,6 +153,7 @@ class Recipe:
                 y,
                 groups=groups,
                 masses=masses,
+                n_averaged=self.views.n_averaged,
                 seed=self.seed,
                 progress=self.progress,
                 **options,

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from cnncodes.errors import TrainingError
 from cnncodes.head.logistic.solve import Solution, stratified_folds
 from cnncodes.head.temperature import OutOfFold
+from cnncodes.head.views import mean_logits
 
 FIRST_C = 1.0  # also where every class has one image, and nothing to validate on
 STEP = math.sqrt(10)
@@ -126,19 +127,25 @@ class Squares(ABC):
         It is None where rounding hides them.
         """
 
-    def out_of_fold(self, alpha: float, folds: Sequence[NDArray[np.intp]]) -> OutOfFold | None:
-        """Return logits of images whose class the other folds have; None without any."""
+    def out_of_fold(
+        self, alpha: float, folds: Sequence[NDArray[np.intp]], n_averaged: int = 1
+    ) -> OutOfFold | None:
+        """Return logits of images whose class the other folds have; None without any.
+
+        With `n_averaged` they are means over so many rows, one after the other and in one fold.
+        """
         common = np.bincount(self.y)
         kept = [np.zeros(0, np.intp)]
         for held in folds:
             own = np.bincount(self.y[held], minlength=len(common))
-            kept.append(held[(common > own)[self.y[held]]])
+            kept.append(np.sort(held[(common > own)[self.y[held]]]))
         scored = np.concatenate(kept)
         residuals = self.residuals(alpha, folds) if len(scored) else None
         if residuals is None:
             return None
         logits = (self.targets - residuals / self.roots)[scored]
-        return OutOfFold(logits, self.y[scored].astype(np.intp))
+        y = self.y[scored].astype(np.intp)
+        return OutOfFold(mean_logits(logits, n_averaged), y[::n_averaged])
 
 
 class DualSquares(Squares):
@@ -300,6 +307,7 @@ def fit_ridge(
     temperature: float | None = None,
     random_state: Any = None,
     groups: ArrayLike | None = None,
+    n_averaged: int = 1,
 ) -> RidgeFit:
     """Fit least squares, choose the strength of its penalty for ``"auto"``, and its temperature.
 
@@ -317,6 +325,8 @@ def fit_ridge(
         Seed of the folds.
     groups : array-like, shape (n_samples,), optional
         Images of the same group are left out together.
+    n_averaged : int
+        As for `solve`; C and temperature are those of the means.
 
     Returns
     -------
@@ -332,12 +342,12 @@ def fit_ridge(
     accuracy = None
     if C == "auto":
         folds = [held for _, held in stratified_folds(squares.y, _N_FOLDS, random_state, groups)]
-        C, scores, accuracy = _choose(squares, folds)
+        C, scores, accuracy = _choose(squares, folds, n_averaged)
     alpha = 1 / float(C)
     weights = squares.weights(alpha)
     errors: dict[str, float] = {}
     if temperature is None:
-        single = squares.out_of_fold(alpha, _of_groups(squares.y, groups))
+        single = squares.out_of_fold(alpha, _of_groups(squares.y, groups), n_averaged)
         temperature = 1.0 if single is None else single.temperature()
         if single is not None:
             errors = {
@@ -357,7 +367,7 @@ def fit_ridge(
 
 
 def _choose(
-    squares: Squares, folds: Sequence[NDArray[np.intp]]
+    squares: Squares, folds: Sequence[NDArray[np.intp]], n_averaged: int
 ) -> tuple[float, dict[float, float], float | None]:
     """Choose the strength: from the first the search goes on while the log loss falls.
 
@@ -375,7 +385,7 @@ def _choose(
     def loss(step: int) -> float:
         strength = float(f"{FIRST_C * STEP**step:.6g}")
         if strength not in tried:
-            each = squares.out_of_fold(1 / strength, folds)
+            each = squares.out_of_fold(1 / strength, folds, n_averaged)
             tried[strength] = (
                 (math.inf, 0.0)
                 if each is None

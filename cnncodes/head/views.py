@@ -27,6 +27,11 @@ class ImageViews:
         Whether an image is tested by the mean of the logits of its views (test-time
         augmentation), and not by itself alone.
 
+    Attributes
+    ----------
+    n_averaged : int
+        Number of rows, one after the other, by the mean of whose logits an image is tested.
+
     Raises
     ------
     ParameterError
@@ -40,7 +45,7 @@ class ImageViews:
                 f"{store.path}: its images have no views to average; leave out tta=True, or "
                 "extract them again: cnncodes extract --augment hflip makes views"
             )
-        self._n_tested = self._n_views if tta else 1
+        self.n_averaged = self._n_views if tta else 1
 
     def training_rows(self, images: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the rows of all views of some images."""
@@ -52,7 +57,7 @@ class ImageViews:
 
     def tested_rows(self, images: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the rows by which some images are tested."""
-        return self._rows(images, self._n_tested)
+        return self._rows(images, self.n_averaged)
 
     def repeat(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a value of each image for each of its `training_rows`."""
@@ -60,31 +65,48 @@ class ImageViews:
 
     def tested(self, span: slice) -> slice:
         """Return the images of a span of `tested_rows` that holds whole images."""
-        return slice(span.start // self._n_tested, span.stop // self._n_tested)
+        return slice(span.start // self.n_averaged, span.stop // self.n_averaged)
 
     def average(self, logarithms: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logarithms of probabilities for each image, from those of its `tested_rows`."""
-        return average_views(logarithms, self._n_tested)
+        return average_views(logarithms, self.n_averaged)
 
     @property
     def training_entries(self) -> dict[str, Any]:
         """Entries of `HeadInfo.training`, none without views."""
         if self._n_views == 1:
             return {}
-        return {"augment": self.augment, "tta": self._n_tested > 1}
+        return {"augment": self.augment, "tta": self.n_averaged > 1}
 
     def notes(self, n_train: int) -> list[str]:
         """Report which views train and test."""
         if self._n_views == 1:
             return []
         train = f"{views_text(n_train, self._n_views)} ({self.augment}) train"
-        if self._n_tested > 1:
+        if self.n_averaged > 1:
             return [f"{train}; the scores are of the mean over the views of each image"]
         return [f"{train}; the scores are of the images themselves"]
 
     def _rows(self, images: NDArray[np.intp], n_views: int) -> NDArray[np.intp]:
         first = np.asarray(images, np.intp) * self._n_views
         return (first[:, np.newaxis] + np.arange(n_views)).reshape(-1)
+
+
+def mean_logits(logits: NDArray[Any], n_views: int) -> NDArray[Any]:
+    """Return the mean of logits over the views of each image.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (n_images * n_views, n_classes)
+        Logits, image by image.
+    n_views : int
+        Views of each image.
+
+    Returns
+    -------
+    ndarray, shape (n_images, n_classes)
+    """
+    return np.asarray(logits.reshape(-1, n_views, logits.shape[1]).mean(axis=1))
 
 
 def average_views(logarithms: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
@@ -108,8 +130,7 @@ def average_views(logarithms: NDArray[np.float32], n_views: int) -> NDArray[np.f
         return logarithms
     from cnncodes.head.linear import log_softmax  # which imports onnx, for averages only
 
-    n_classes = logarithms.shape[1]
-    return log_softmax(logarithms.reshape(-1, n_views, n_classes).mean(axis=1))
+    return log_softmax(mean_logits(logarithms, n_views))
 
 
 def average_sigmoids(probabilities: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
@@ -117,7 +138,7 @@ def average_sigmoids(probabilities: NDArray[np.float32], n_views: int) -> NDArra
     p = probabilities.astype(np.float64)
     least, most = float(np.finfo(np.float32).tiny), 1 - float(np.finfo(np.float32).epsneg) / 2
     logits = np.log(p.clip(least)) - np.log1p(-p.clip(max=most))
-    averaged = logits.reshape(-1, n_views, p.shape[1]).mean(axis=1)
+    averaged = mean_logits(logits, n_views)
     sigmoids: NDArray[np.float32] = (1 / (1 + np.exp(-averaged))).astype(np.float32)
     return sigmoids
 

@@ -12,10 +12,13 @@ import onnxruntime
 import pytest
 from PIL import Image
 from scipy.special import log_softmax, softmax
+from sklearn.linear_model import Ridge
 
 from cnncodes import Classifier, CodeStore
 from cnncodes.errors import FileFormatError
+from cnncodes.head.logistic.solve import stratified_folds
 from cnncodes.head.split import split_by_class
+from cnncodes.head.temperature import OutOfFold
 from cnncodes.images.decoding import decode_image
 from tests.helpers import BACKBONE_SIZE, encode_image, error_of, run_command, write_backbone
 
@@ -236,6 +239,36 @@ def test_curve_counts_images(folder: Path, tmp_path: Path, options: tuple[str, .
     assert sizes == [(each["per_class"], each["n_train"]) for each in with_views["points"]]
     head = train(folder, "d4", tmp_path / "head.onnx", *options)
     assert with_views["points"][-1]["accuracies"] == [pytest.approx(head["test"]["accuracy"])]
+
+
+@pytest.mark.parametrize("options", [(), ("--tta",)])
+def test_penalty_and_temperature_are_chosen_on_what_is_tested(
+    folder: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    fitted = train(
+        *(folder, "d4", tmp_path / "head.onnx", "--estimator", "ridge"),
+        *("--train-fraction", 1, *options),
+    )["fitted"]
+    with CodeStore.open(folder / "d4.h5") as store:
+        X, y = store.codes[:].reshape(len(store), -1).astype(np.float64), store.labels
+    X -= X.mean(axis=0)
+    X /= np.sqrt(np.square(X).sum(axis=1).mean())
+    groups, n_averaged = np.repeat(np.arange(len(y) // V), V), V if options else 1
+
+    def out_of_fold(C: float, folds: list[np.ndarray]) -> OutOfFold:
+        logits = np.zeros((len(y), 3))
+        for held in folds:
+            others = np.setdiff1d(np.arange(len(y)), held)
+            logits[held] = Ridge(alpha=1 / C).fit(X[others], np.eye(3)[y[others]]).predict(X[held])
+        means = logits.reshape(-1, n_averaged, 3).mean(axis=1)
+        return OutOfFold(means, y[::n_averaged].astype(np.intp))
+
+    folds = [held for _, held in stratified_folds(y, 5, 0, groups)]
+    for C, loss in fitted["C_scores"].items():
+        held_out = out_of_fold(float(C), folds)
+        assert held_out.loss(held_out.temperature()) == pytest.approx(loss, rel=1e-4)
+    single = out_of_fold(fitted["C"], np.split(np.arange(len(y)), len(y) // V))
+    assert single.temperature() == pytest.approx(fitted["temperature"], rel=1e-3)
 
 
 def test_views_are_no_copies(folder: Path, tmp_path: Path) -> None:

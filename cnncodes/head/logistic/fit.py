@@ -73,6 +73,7 @@ def fit_candidates(
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
     masses: NDArray[np.float64] | None = None,
+    n_averaged: int = 1,
     seed: int = 0,
     start: Start | None = None,
     progress: Progress | None = None,
@@ -87,6 +88,8 @@ def fit_candidates(
         The kinds.
     temperature : float, optional
         Of ridge, as for `fit_ridge`.
+    n_averaged : int
+        As for `solve`.
     start : Start, optional
         Where the fit of ``"logistic"`` starts; by default at zero.
 
@@ -113,6 +116,7 @@ def fit_candidates(
                 random_state=seed,
                 groups=groups,
                 masses=masses,
+                n_averaged=n_averaged,
                 start=at,
                 progress=progress,
             )
@@ -131,7 +135,14 @@ def fit_candidates(
         return refine(points, counted(), solution.C, *fitted, jitter)
 
     def ridge(squares: Squares) -> RidgeFit:
-        return fit_ridge(squares, C=C, temperature=temperature, random_state=seed, groups=groups)
+        return fit_ridge(
+            squares,
+            C=C,
+            temperature=temperature,
+            random_state=seed,
+            groups=groups,
+            n_averaged=n_averaged,
+        )
 
     candidates: dict[str, Candidate] = {}
     if len(rows) >= rows.n_features:

@@ -25,6 +25,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from cnncodes.errors import ParameterError
 from cnncodes.head.linear import log_softmax
 from cnncodes.head.logistic.newton import SoftLogisticRegression
+from cnncodes.head.views import mean_logits
 from cnncodes.parameters import STRENGTH, Real
 from cnncodes.progress import NoProgress, Progress
 
@@ -112,6 +113,7 @@ def solve(
     random_state: Any = None,
     groups: ArrayLike | None = None,
     masses: NDArray[np.float64] | None = None,
+    n_averaged: int = 1,
     start: tuple[NDArray[Any], NDArray[Any]] | None = None,
     progress: Progress | None = None,
 ) -> Solution:
@@ -142,6 +144,9 @@ def solve(
         How much each image counts for each class, in the order of the classes in `y`, where it is
         trained on; none counts for nothing. By default it counts 1 for its own. Where an image is
         tested it has its class, and counts 1.
+    n_averaged : int
+        Number of points, one after the other, that are views of one image. They are of one class
+        and one group, and an image is tested by the mean of their logits.
     start : tuple of two ndarray, optional
         Weights and intercept, as in `Solution`, that the fit on all points starts from.
     progress : Progress, optional
@@ -164,7 +169,9 @@ def solve(
         # Views, copies and images of a group are right or wrong together.
         n_groups = len(y) if groups is None else len(np.unique(groups))
         validation = _Validation(
-            points, y, weights, n_groups, estimator, folds, progress or NoProgress(), masses
+            *(points, y, weights, n_groups, estimator, folds, progress or NoProgress()),
+            masses=masses,
+            n_averaged=n_averaged,
         )
         scores, accuracies, eligible = validation.search(Cs)
         C = choose({each: scores[each] for each in eligible}) if scores else FALLBACK_C
@@ -280,7 +287,7 @@ class _Validation:
 
     Attributes
     ----------
-    points, y, estimator, progress, masses
+    points, y, estimator, progress, masses, n_averaged
         As for `solve`.
     weights : ndarray of float64, shape (n_samples,)
         Weights of the log losses.
@@ -298,6 +305,7 @@ class _Validation:
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
     progress: Progress
     masses: NDArray[np.float64] | None = None
+    n_averaged: int = 1
 
     def search(
         self, Cs: Sequence[float]
@@ -356,13 +364,13 @@ class _Validation:
             trained = targets if self.masses is None else self.masses[train]
             # Classes that are not in the other folds are wrong at any strength: not scored.
             scored = held_out[np.isin(self.y[held_out], targets)]
-            weights, points = self.weights[scored], self.points[scored]
+            weights, points = self.weights[scored[:: self.n_averaged]], self.points[scored]
             total += weights.sum()
             for index, C in enumerate(Cs):
                 # From the strongest penalty on, each fit starts where the one before ended.
                 model.set_params(C=C).fit(fold, trained)
                 moved[index] |= bool(model.n_iter_.max() > 0)
-                loss, hit = _losses(model, points, self.y[scored])
+                loss, hit = _losses(model, points, self.y[scored], self.n_averaged)
                 losses[index] += weights @ loss
                 hits[index] += weights @ hit
                 self.progress.advance(1)
@@ -376,14 +384,15 @@ class _Validation:
 
 
 def _losses(
-    model: LogisticRegression, points: NDArray[Any], y: NDArray[Any]
+    model: LogisticRegression, points: NDArray[Any], y: NDArray[Any], n_averaged: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the log loss of each point, whose class the model knows, and whether it is right."""
+    """Return the log loss of each image, whose class the model knows, and whether it is right."""
     if len(points) == 0:
         return np.zeros(0), np.zeros(0, bool)
     logits = np.asarray(model.decision_function(points), np.float64)
     if logits.ndim == 1:
         logits = np.stack([np.zeros(len(logits)), logits], axis=1)
-    classes = np.searchsorted(model.classes_, y)
-    losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(y)), classes]
+    logits = mean_logits(logits, n_averaged)
+    classes = np.searchsorted(model.classes_, y[::n_averaged])
+    losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(logits)), classes]
     return losses, logits.argmax(axis=1) == classes

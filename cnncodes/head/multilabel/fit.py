@@ -35,6 +35,7 @@ from cnncodes.head.logistic.solve import DEFAULT_CS, FALLBACK_C, stratified_fold
 from cnncodes.head.multilabel.newton import MAX_STEPS, Problems
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.scaling import Scaling, notes_on_spread, read_all
+from cnncodes.head.views import mean_logits
 from cnncodes.machine import available_threads
 from cnncodes.progress import NoProgress, Progress
 from cnncodes.text import listed, shown
@@ -84,6 +85,7 @@ def fit_labels(
     thresholds: Sequence[float] | None = None,
     class_weight: str | None = None,
     groups: NDArray[np.intp] | None = None,
+    n_averaged: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LabelFit:
@@ -107,6 +109,9 @@ def fit_labels(
         Whether images with a label weigh as much, together, as those without.
     groups : ndarray of intp, shape (n_images,), optional
         Images of the same group are in the same fold of the cross-validation.
+    n_averaged : int
+        Number of rows, one after the other, that are views of one image, of one group. It is
+        tested by the mean of their logits.
     seed : int
         Seed of the folds.
     progress : Progress, optional
@@ -140,7 +145,9 @@ def fit_labels(
     single = points.astype(np.float32, copy=False)
     validation = None
     if thresholds is None:
-        validation = _Validation(single, targets, known, class_weight, groups, seed, progress)
+        validation = _Validation(
+            single, targets, known, class_weight, groups, n_averaged, seed, progress
+        )
     if validation is not None and C == "auto":
         strengths = validation.choose()
     else:
@@ -154,7 +161,8 @@ def fit_labels(
         if C != "auto":
             validation.score_near(solved_weights, solved_bias, float(strengths[0]))
         probabilities = validation.probabilities(strengths)
-        columns = zip(probabilities.T, targets.T, known.T, strict=True)
+        tested = targets[::n_averaged], known[::n_averaged]
+        columns = zip(probabilities.T, *(each.T for each in tested), strict=True)
         taken = [best_threshold(*each) for each in columns]
     is_open = np.flatnonzero(n_steps[-1] >= MAX_STEPS)
     if by_gram:
@@ -265,9 +273,9 @@ class _Validation:
 
     Parameters
     ----------
-    points : ndarray of float32, shape (n_images, n_dimensions)
-        The images.
-    targets, known, class_weight, groups, seed, progress
+    points : ndarray of float32, shape (n_rows, n_dimensions)
+        The rows.
+    targets, known, class_weight, groups, n_averaged, seed, progress
         As for `fit_labels`.
 
     Attributes
@@ -283,10 +291,12 @@ class _Validation:
         known: NDArray[np.bool_],
         class_weight: str | None,
         groups: NDArray[np.intp] | None,
+        n_averaged: int,
         seed: int,
         progress: Progress,
     ) -> None:
         self._points, self._targets, self._progress = points, targets, progress
+        self._n_averaged = n_averaged
         self._weights = _sample_weights(targets, known, class_weight)
         self._fold_of = _fold_of(targets, known, groups, seed)
         self._weights_of = [
@@ -327,9 +337,10 @@ class _Validation:
     def losses(self) -> NDArray[np.float64]:
         """Return the mean log loss, (n_strengths, n_labels), by increasing C; NaN without any."""
         table = []
+        tested = slice(None, None, self._n_averaged)
         for _, logits in sorted(self.held_out.items()):
-            weights = np.where(np.isfinite(logits), self._weights, 0)
-            signed = np.nan_to_num(np.where(self._targets, -logits, logits))
+            weights = np.where(np.isfinite(logits), self._weights[tested], 0)
+            signed = np.nan_to_num(np.where(self._targets[tested], -logits, logits))
             losses = np.logaddexp(0, signed, dtype=np.float64)
             with np.errstate(invalid="ignore"):  # 0 / 0 where nothing was held out
                 table.append((losses * weights).sum(axis=0) / weights.sum(axis=0))
@@ -375,7 +386,7 @@ class _Validation:
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_threads()) as workers:
             for _ in workers.map(fit, range(N_FOLDS)):
                 self._progress.advance(len(Cs))
-        self.held_out |= held_out
+        self.held_out |= {C: mean_logits(each, self._n_averaged) for C, each in held_out.items()}
 
 
 def _tripled(C: float) -> float:

@@ -27,7 +27,7 @@ from cnncodes.head.normalize import NormalizedRows, normalized
 from cnncodes.head.recipe import Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import Split, split_by_class
-from cnncodes.head.views import ImageViews
+from cnncodes.head.views import ImageViews, mean_logits
 from cnncodes.images.path_lists import PathList
 from cnncodes.models.checksum import save_checked
 from cnncodes.models.metadata import HeadInfo
@@ -208,6 +208,7 @@ class LabelTrainer:
             thresholds=None if like is None else like.thresholds,
             class_weight=settings.class_weight,
             groups=self.views.repeat(self._groups[images]),
+            n_averaged=self.views.n_averaged,
             seed=settings.seed,
             progress=self._progress,
         )
@@ -225,7 +226,7 @@ class LabelTrainer:
             check_logits(logits)
             outputs.append(logits)
         logits = np.concatenate(outputs)
-        probabilities = expit(logits.reshape(len(images), -1, logits.shape[1]).mean(axis=1))
+        probabilities = expit(mean_logits(logits, self.views.n_averaged))
         metrics = measure_labels(probabilities, targets, known, fit.thresholds, self.labels.names)
         return LabelScore(
             len(images),

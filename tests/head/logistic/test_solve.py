@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
 from cnncodes.head import GramLogisticRegression
 from cnncodes.head.logistic.solve import (
@@ -49,6 +50,27 @@ def test_scores_are_scikit_learns_log_loss(digits, n_classes, class_weight):
         model.set_params(C=C)
         reference = cross_val_predict(model, X, y, cv=folds, method="predict_proba")
         assert scores[C] == pytest.approx(log_loss(y, reference, sample_weight=weights), rel=1e-4)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_views_of_an_image_are_scored_by_the_mean_of_their_logits(digits, n_classes):
+    X, y = (each[digits[1] < n_classes] for each in digits)
+    noise = 0.2 * np.random.default_rng(0).standard_normal((len(y), 3, X.shape[1]))
+    views, classes = (X[:, np.newaxis] + noise).reshape(-1, X.shape[1]), np.repeat(y, 3)
+    groups = np.repeat(np.arange(len(y)), 3)
+    model = LogisticRegression(tol=1e-8, max_iter=5000)
+    given = {"Cs": (1.0, 10.0), "random_state": 0, "groups": groups, "n_averaged": 3}
+    scores = solve(views, classes, model, C="auto", **given).scores
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    for C in (1.0, 10.0):
+        model.set_params(C=C)
+        logits = cross_val_predict(
+            model, views, classes, groups=groups, cv=folds, method="decision_function"
+        )
+        if n_classes == 2:
+            logits = np.stack([np.zeros(len(logits)), logits], axis=1)
+        reference = softmax(logits.reshape(len(y), 3, -1).mean(axis=1), axis=1)
+        assert scores[C] == pytest.approx(log_loss(y, reference), rel=1e-4)
 
 
 def test_strongest_penalty_of_those_as_good_as_the_best_is_chosen(digits):

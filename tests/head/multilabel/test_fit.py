@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 
 from cnncodes import CodeStore
@@ -99,6 +101,26 @@ def test_each_label_has_a_strength_of_its_own(tmp_path: Path) -> None:
     easy, chance = fit.fitted["C"]
     assert easy >= 100 * chance
     np.testing.assert_array_equal(again.weights, fit.weights)
+
+
+def test_thresholds_are_of_the_mean_of_the_logits_of_views(drawn: tuple) -> None:
+    rows, X, _, targets = drawn  # each two that follow one another are views of an image
+    targets, groups = np.repeat(targets[::2], 2, axis=0), np.repeat(np.arange(N_IMAGES // 2), 2)
+    fit = fit_labels(
+        rows, targets, np.ones_like(targets), NAMES, C=1.0, groups=groups, n_averaged=2
+    )
+    model = LogisticRegression(C=1.0, solver="newton-cg", tol=1e-10, max_iter=1000)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    for wanted, threshold in zip(targets.T, fit.thresholds, strict=True):
+        logits = cross_val_predict(
+            model, X, wanted, groups=groups, cv=folds, method="decision_function"
+        )
+        probabilities, truth = expit(logits.reshape(-1, 2).mean(axis=1)), wanted[::2]
+        best = best_threshold(probabilities, truth, np.ones_like(truth))
+        assert threshold == pytest.approx(best, abs=1e-2)
+        assert f1_score(truth, probabilities >= threshold) == pytest.approx(
+            f1_score(truth, probabilities >= best)
+        )
 
 
 def test_label_of_one_image_has_the_default_threshold(drawn: tuple) -> None:
