@@ -1,6 +1,7 @@
 """From codes to a classifier: one ONNX file that turns codes into probabilities.
 
 - `train`: `train_head`: split, fit, measure, write
+- `data`: the images that train and test, and what is known of them
 - `earlier`: an earlier head whose weights, choices and split are kept
 - `recipe`: how a head is fitted, again and again, and measured
 - `labels`: the classes of a codes file
@@ -21,6 +22,7 @@
 - `estimators`: any scikit-learn classifier, converted to a graph
 - `linear`: logits and softmax of linear heads
 - `head_onnx`: the graph of a head
+- `writing`: what its file says of its training
 - `unknown`: how unlike the training images an image is, "none of these"
 
 The folders `logistic` and `sgd` have the two linear heads, `multilabel` those of several labels

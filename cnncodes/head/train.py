@@ -6,9 +6,10 @@ estimator the graph that it is converted to, so what is measured is what the wri
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from cnncodes.bounds import (
 from cnncodes.errors import ParameterError, TrainingError
 from cnncodes.extract.store import CodeStore
 from cnncodes.head.chosen import GRAM
+from cnncodes.head.data import TrainingData
 from cnncodes.head.earlier import EarlierHead, Growth
 from cnncodes.head.estimators import EstimatorHead, check_estimator, name_of
-from cnncodes.head.groups import NOTHING_TESTED, groups_of, notes_on_labelled, notes_on_split
-from cnncodes.head.joined import JoinedStore, open_codes
-from cnncodes.head.labels import few_images_allowed, labelled_classes
+from cnncodes.head.groups import NOTHING_TESTED
+from cnncodes.head.joined import open_codes
+from cnncodes.head.labels import few_images_allowed
 from cnncodes.head.linear import LinearHead
 from cnncodes.head.logistic.solve import check_strength
 from cnncodes.head.memory import BY_SGD, check_memory, needed_memory
@@ -38,19 +40,16 @@ from cnncodes.head.multilabel.train import (
     check_settings,
     train_labels,
 )
-from cnncodes.head.recipe import Recipe, Score
+from cnncodes.head.recipe import Fit, Recipe, Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.sgd.fit import check_descent
 from cnncodes.head.sgd.softmax import Epoch
-from cnncodes.head.split import METHODS, Split, split_by_class, whole_split
+from cnncodes.head.split import METHODS, Split
 from cnncodes.head.unknown import UnknownScore, describe_unknown, fit_unknown
-from cnncodes.head.views import ImageViews
-from cnncodes.head.weighting import Weighting
+from cnncodes.head.writing import head_info, write_head
 from cnncodes.images.class_maps import ENTRY, ClassMap
 from cnncodes.images.path_lists import PathList
-from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo
-from cnncodes.output import MODEL, check_output, replacing
+from cnncodes.output import MODEL, check_output
 from cnncodes.parameters import (
     COUNT,
     REFUSED_SHARE,
@@ -267,147 +266,181 @@ def train_head(
                     progress=progress,
                 )
             )
-        views = ImageViews(store, tta=tta)
-        if grown is not None:
-            grown.check(store)
-            class_map = grown.class_map(class_map, store.class_names)
-        renames = [] if class_map is None else class_map.apply(store)
-        numbers, y, notes = labelled_classes(store, excluded, none)
-        names = [store.class_names[number] for number in numbers]
-        notes += [*renames, *store.notes]
-        groups = groups_of(store, together)
-        if together is not None:
-            notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
-        if train_fraction == 1:
-            parts = whole_split(y, per_class, method=split, seed=seed)
-            notes += notes_on_labelled(store, y, names)
-        elif grown is not None:
-            parts = grown.split(store, y, train_fraction, method=split, seed=seed, groups=groups)
-            notes += grown.notes(store, y, parts, names)
-        else:
-            parts = split_by_class(
-                y, train_fraction, method=split, per_class=per_class, seed=seed, groups=groups
-            )
-            notes += notes_on_split(store, numbers, y, parts, train_fraction, per_class)
-        notes += views.notes(len(parts.train))
-        weighting = Weighting.of(store, y, names)
-        notes += weighting.notes(parts.train, are_soft=estimator in LINEAR)
+        data = TrainingData.of(
+            store,
+            tta=tta,
+            train_fraction=train_fraction,
+            split=split,
+            per_class=per_class,
+            seed=seed,
+            excluded=excluded,
+            together=together,
+            none=none,
+            class_map=class_map,
+            grown=grown,
+        )
+        parts, is_linear = data.parts, estimator in LINEAR
+        notes = data.notes + data.weighting.notes(parts.train, are_soft=is_linear)
         # Those of the head that is written, whose other images are measured on before.
-        trained = weighting.trained(np.flatnonzero(y >= 0) if refit else parts.train)
-        rows = CodeRows(store, views.training_rows(trained))
-        code_shape = store.codes.shape[1:]
-        _check_head(store, rows, len(trained), len(names), linear=estimator in LINEAR)
-        shape = (len(rows), rows.n_features)
+        trained = data.weighting.trained(np.flatnonzero(data.y >= 0) if refit else parts.train)
+        shape = (len(data.views.training_rows(trained)), math.prod(store.codes.shape[1:]))
+        _check_head(store, shape[1], len(trained), len(data.names), linear=is_linear)
         needed = needed_memory(estimator, *shape)
         check_memory(store.path, name_of(estimator), needed, *shape, remedy=BY_SGD)
         store.release()  # paths, digests and the like of all images
-        started = time.monotonic()
-        linear = {"normalize": normalize, "C": C, "class_weight": class_weight}
-        start = None if grown is None else grown.start(names)
         recipe = Recipe(
             store,
-            views,
-            y,
-            groups,
-            weighting,
+            data.views,
+            data.y,
+            data.groups,
+            data.weighting,
             estimator,
-            linear,
+            {"normalize": normalize, "C": C, "class_weight": class_weight},
             sgd,
             seed,
             on_epoch,
             progress,
-            start,
+            None if grown is None else grown.start(data.names),
         )
-
-        def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
-            if unknown is None:
-                return None
-            themselves = CodeRows(store, views.first_rows(images))
-            return fit_unknown(themselves, code_shape, unknown, groups[images])
-
-        validated = recipe.cross_validated(parts.train) if train_fraction == 1 else None
-        fit = recipe.fit(parts.train, parts.test)
-        seconds = time.monotonic() - started
-        if estimator not in LINEAR:
-            notes += _notes_on_folds(estimator, groups[parts.train])
-        notes += fit.notes
-        score = score_none(parts.train)
-        described = None if score is None else describe_unknown(score, store, parts.test, none)
-        scores = [recipe.score(part, fit.head) for part in (parts.train, parts.test)]
-        growth = None
-        if grown is not None and isinstance(fit.head, LinearHead):
-            growth = grown.compare(recipe, fit.head, parts.test, names)
-        if validated is not None:
-            scores[1] = validated
-            notes += _notes_on_validation(validated, len(parts.train))
-        written = fit
-        if refit:
-            started = time.monotonic()
-            written = recipe.fit(trained, trained[:0], like=fit)
-            seconds += time.monotonic() - started
-            notes += [note for note in written.notes if note not in notes]
-            chosen = "with what was chosen on the training part" if fit.estimator in GRAM else ""
-            notes.append(
-                f"the head that is written is trained on all {counted(len(trained), 'image')}"
-                f"{chosen and ', '}{chosen}; the scores are of the head of the training part"
-            )
-            score = score_none(trained)
-            if score is not None and described is not None:
-                described |= score.size
-        training = Training(
+        heads = _fit(
+            recipe,
+            data,
+            refitted=trained if refit else None,
+            is_validated=train_fraction == 1,
+            unknown=unknown,
+            none=none,
+            grown=grown,
+        )
+        fit, written, growth = heads.measured, heads.written, heads.growth
+        converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
+        info = head_info(
+            store,
+            data.views,
+            labels=data.names,
+            estimator=fit.estimator,
+            fitted=fit.fitted,
+            split={
+                "method": split,
+                "train_fraction": train_fraction,
+                "per_class": per_class,
+                "seed": seed,
+            },
+            scores=heads.scores,
+            trained=trained,
+            measured=parts.test if refit else parts.test[:0],
+            created_with=created_with("sklearn", *converters),
+            entries={
+                **({"measured_by": "cross-validation"} if train_fraction == 1 else {}),
+                **({"refit": {"n_images": len(trained)}} if refit else {}),
+                **({} if heads.unknown is None else {"unknown": heads.unknown}),
+                **({} if growth is None else {"from": growth.entry}),
+                **({} if data.class_map is None else {ENTRY: dict(data.class_map.names)}),
+            },
+        )
+        code_shape = store.codes.shape[1:]
+        model = written.head.to_onnx(code_shape, info)
+        if heads.score is not None:
+            heads.score.add_to(model, code_shape)
+        write_head(model, store, output, overwrite=overwrite)
+        return Training(
             path=output,
             estimator=fit.estimator,
             weights=store.backbone.weights,
-            labels=names,
-            train=scores[0],
-            test=scores[1],
-            majority=majority_accuracy(y, parts),
-            seconds=seconds,
+            labels=data.names,
+            train=heads.scores[0],
+            test=heads.scores[1],
+            majority=majority_accuracy(data.y, parts),
+            seconds=heads.seconds,
             fitted=fit.fitted,
-            notes=notes,
-            unknown=described,
+            notes=notes + heads.notes,
+            unknown=heads.unknown,
             growth=growth,
         )
-        converters = ("skl2onnx",) if isinstance(written.head, EstimatorHead) else ()
-        measured = parts.test if refit else parts.test[:0]
-        info = HeadInfo(
-            labels=tuple(training.labels),
-            training={
-                # The folder's name alone: who gets the head need not know what is around it.
-                "data": store.source_name,
-                "estimator": training.estimator,
-                "fitted": fit.fitted,
-                "split": {
-                    "method": split,
-                    "train_fraction": train_fraction,
-                    "per_class": per_class,
-                    "seed": seed,
-                },
-                **views.training_entries,
-                "train": asdict(training.train),
-                "test": asdict(training.test),
-                **({"measured_by": "cross-validation"} if validated is not None else {}),
-                **({"refit": {"n_images": len(trained)}} if refit else {}),
-                **({} if score is None else {"unknown": training.unknown}),
-                **({} if growth is None else {"from": growth.entry}),
-                **({} if class_map is None else {ENTRY: dict(class_map.names)}),
-            },
-            backbone=store.backbone,
-            backbone_sha256=store.backbone_sha256,
-            training_images=rows.image_keys(),
-            created_with=created_with("sklearn", *converters),
-            white=store.white,
-            parts=store.parts if isinstance(store, JoinedStore) else (),
-            measured_images=CodeRows(store, views.first_rows(measured)).image_keys(),
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The head that is measured, the one that is written, and what was found.
+
+    Attributes
+    ----------
+    measured, written : Fit
+        The heads; the same one without `refit`.
+    scores : tuple of Score
+        On the training and the test images.
+    seconds : float
+        Duration of the fits.
+    score : UnknownScore or None
+        The score of "none of these" for `written`.
+    unknown, growth
+        As in `Training`.
+    notes : list of str
+        Notes on the fits.
+    """
+
+    measured: Fit
+    written: Fit
+    scores: tuple[Score, Score]
+    seconds: float
+    score: UnknownScore | None
+    unknown: dict[str, Any] | None
+    growth: Growth | None
+    notes: list[str]
+
+
+def _fit(
+    recipe: Recipe,
+    data: TrainingData,
+    *,
+    refitted: NDArray[np.intp] | None,
+    is_validated: bool,
+    unknown: float | None,
+    none: str | None,
+    grown: EarlierHead | None,
+) -> _Heads:
+    """Fit and measure a head, and fit the one that is written to `refitted`, if there are any.
+
+    The codes of networks side by side are scaled for the last fit: all that a head is measured by
+    is read before the next.
+    """
+    store, parts, groups = recipe.store, data.parts, data.groups
+
+    def score_none(images: NDArray[np.intp]) -> UnknownScore | None:
+        if unknown is None:
+            return None
+        themselves = CodeRows(store, data.views.first_rows(images))
+        return fit_unknown(themselves, store.codes.shape[1:], unknown, groups[images])
+
+    started = time.monotonic()
+    validated = recipe.cross_validated(parts.train) if is_validated else None
+    fit = recipe.fit(parts.train, parts.test)
+    seconds = time.monotonic() - started
+    notes = [] if recipe.estimator in LINEAR else _notes_on_folds(recipe, groups[parts.train])
+    notes += fit.notes
+    score = score_none(parts.train)
+    described = None if score is None else describe_unknown(score, store, parts.test, none)
+    train, test = (recipe.score(part, fit.head) for part in (parts.train, parts.test))
+    growth = None
+    if grown is not None and isinstance(fit.head, LinearHead):
+        growth = grown.compare(recipe, fit.head, parts.test, data.names)
+    if validated is not None:
+        test = validated
+        notes += _notes_on_validation(validated, len(parts.train))
+    written = fit
+    if refitted is not None:
+        started = time.monotonic()
+        written = recipe.fit(refitted, refitted[:0], like=fit)
+        seconds += time.monotonic() - started
+        notes += [note for note in written.notes if note not in notes]
+        chosen = ", with what was chosen on the training part" if fit.estimator in GRAM else ""
+        notes.append(
+            f"the head that is written is trained on all {counted(len(refitted), 'image')}{chosen};"
+            " the scores are of the head of the training part"
         )
-        model = written.head.to_onnx(code_shape, info)
-        if score is not None:
-            score.add_to(model, code_shape)
-        if isinstance(store, JoinedStore):
-            store.write_scales(model)  # in front of all that reads the codes
-    with replacing(output, overwrite=overwrite) as temporary:
-        save_checked(model, temporary)
-    return training
+        score = score_none(refitted)
+        if score is not None and described is not None:
+            described |= score.size
+    return _Heads(fit, written, (train, test), seconds, score, described, growth, notes)
 
 
 def _check_parameters(
@@ -475,7 +508,7 @@ def _notes_on_validation(score: Score, n_images: int) -> list[str]:
 
 
 def _check_head(
-    store: CodeStore, rows: CodeRows, n_images: int, n_classes: int, *, linear: bool
+    store: CodeStore, n_features: int, n_images: int, n_classes: int, *, linear: bool
 ) -> None:
     """Refuse codes whose head could be trained, but not written or opened.
 
@@ -489,7 +522,7 @@ def _check_head(
             f"{store.path}: {n_images:,} training images are more than the "
             f"{MAX_TRAINING_IMAGES:,} that a head can list; lower per_class or train_fraction"
         )
-    n_bytes = 4 * n_classes * (rows.n_features + 1)
+    n_bytes = 4 * n_classes * (n_features + 1)
     if linear and n_bytes + MAX_ENTRIES_BYTES > MAX_MODEL_BYTES:
         raise TrainingError(
             f"{store.path}: its head would have {n_bytes / 1e9:.1f} GB, and ONNX ends at 2 GB; "
@@ -497,8 +530,9 @@ def _check_head(
         )
 
 
-def _notes_on_folds(estimator: Any, groups: NDArray[np.intp]) -> list[str]:
+def _notes_on_folds(recipe: Recipe, groups: NDArray[np.intp]) -> list[str]:
     """Warn of an estimator that splits the training images into folds itself."""
+    estimator = recipe.estimator
     has_folds = not isinstance(estimator, str) and any(
         name.rpartition("__")[2] == "cv" for name in estimator.get_params()
     )

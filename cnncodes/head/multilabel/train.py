@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,8 @@ from cnncodes.head.recipe import Score
 from cnncodes.head.rows import CodeRows
 from cnncodes.head.split import Split, split_by_class
 from cnncodes.head.views import ImageViews, mean_logits
+from cnncodes.head.writing import head_info, write_head
 from cnncodes.images.path_lists import PathList
-from cnncodes.models.checksum import save_checked
-from cnncodes.models.metadata import HeadInfo
-from cnncodes.output import replacing
 from cnncodes.parameters import STANDARDIZE
 from cnncodes.progress import Progress
 from cnncodes.text import counted
@@ -316,35 +314,24 @@ def train_labels(
         )
     if settings.normalize != "none":
         fit.fitted["normalize"] = settings.normalize
-    measured = parts.test if settings.refit else parts.test[:0]
     chosen = {name: getattr(settings, name) for name in ("train_fraction", "per_class", "seed")}
-    info = HeadInfo(
-        labels=tuple(trainer.labels.names),
-        training={
-            "data": store.source_name,
-            "estimator": ESTIMATOR,
-            "fitted": fit.fitted,
-            "split": {"method": settings.split, **chosen},
-            **views.training_entries,
-            "train": asdict(train),
-            "test": asdict(test),
-            **({"refit": {"n_images": len(trained)}} if settings.refit else {}),
-        },
-        backbone=store.backbone,
-        backbone_sha256=store.backbone_sha256,
-        training_images=CodeRows(store, views.first_rows(trained)).image_keys(),
+    info = head_info(
+        store,
+        views,
+        labels=trainer.labels.names,
+        estimator=ESTIMATOR,
+        fitted=fit.fitted,
+        split={"method": settings.split, **chosen},
+        scores=(train, test),
+        trained=trained,
+        measured=parts.test if settings.refit else parts.test[:0],
         created_with=created_with("sklearn"),
-        white=store.white,
-        parts=store.parts if isinstance(store, JoinedStore) else (),
-        measured_images=CodeRows(store, views.first_rows(measured)).image_keys(),
+        entries={"refit": {"n_images": len(trained)}} if settings.refit else {},
         thresholds=written.thresholds,
     )
     code_shape = store.codes.shape[1:]
     model = build_head(written.weights, written.bias, code_shape, info, settings.normalize)
-    if isinstance(store, JoinedStore):
-        store.write_scales(model)
-    with replacing(output, overwrite=overwrite) as temporary:
-        save_checked(model, temporary)
+    write_head(model, store, output, overwrite=overwrite)
     return {
         "path": output,
         "estimator": ESTIMATOR,
