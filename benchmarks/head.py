@@ -47,7 +47,7 @@ def write_codes(
 ) -> None:
     """Write codes in which classes are clouds in a space of 128 dimensions."""
     from cnncodes.extract.journal import Journal
-    from cnncodes.extract.store import CodesInfo, Rows
+    from cnncodes.extract.writing import CodesInfo, Rows
     from cnncodes.models.metadata import BackboneInfo
 
     backbone = BackboneInfo(

@@ -25,7 +25,8 @@ from page import machine, peak_megabytes, run_apart, write_section
 
 from cnncodes.extract.merge import merge_codes
 from cnncodes.extract.source_part import SourcePart
-from cnncodes.extract.store import CodesInfo, CodeStore, Rows, compress, write_codes
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import CodesInfo, Rows, compress, write_codes
 from cnncodes.models.metadata import BackboneInfo
 
 SHAPE = (5, 5, 2048)

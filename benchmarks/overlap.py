@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from page import cnncodes, machine, peak_megabytes, run_apart, table, write_section
 from PIL import Image, ImageEnhance, ImageOps
 
-from cnncodes.extract.store import CodesInfo, CodeStore, Rows, compress, write_codes
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import CodesInfo, Rows, compress, write_codes
 from cnncodes.images.folders import images_below
 from cnncodes.models.metadata import BackboneInfo
 from cnncodes.overlap.overlap import find_overlap

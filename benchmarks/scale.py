@@ -31,7 +31,7 @@ BATCH = 1000
 
 def write_parts(folder: Path, n_images: int, code_shape: tuple[int, ...]) -> list[Path]:
     """Write the codes of some images into several files."""
-    from cnncodes.extract.store import CodesInfo, Rows, compress, write_codes
+    from cnncodes.extract.writing import CodesInfo, Rows, compress, write_codes
     from cnncodes.models.metadata import BackboneInfo
 
     network = ("inception_v3", "random:0", 224, "mixed10", "none", "float32", 0.0, "none", "-")

@@ -28,7 +28,7 @@ from cnncodes.errors import (
 )
 from cnncodes.evaluate.curve import Curve, CurvePoint
 from cnncodes.extract.journal import Journal
-from cnncodes.extract.store import CodesInfo, Rows
+from cnncodes.extract.writing import CodesInfo, Rows
 from cnncodes.head.head_onnx import build_head
 from cnncodes.images.sources import find_images
 from cnncodes.models.metadata import BackboneInfo, HeadInfo, image_key

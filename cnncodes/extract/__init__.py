@@ -8,7 +8,8 @@
 - `earlier`: a codes file that is there already, to be updated or kept
 - `backbone`: the network in an onnxruntime session
 - `journal`: codes on disk until the extraction ends
-- `store`: the codes file, HDF5
+- `writing`: what a codes file holds, and how it is written
+- `store`: `CodeStore`, which reads one
 - `source_part`: one of the parts of a source, extracted by itself
 - `merge`: `merge_codes`, one codes file of several
 - `merging`: which files go into one, and which of their images

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from h5py._objects import phil
 
-from cnncodes.extract.store import CodeStore, checksum_of
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import checksum_of
 from cnncodes.hdf5 import UNREADABLE
 
 LARGEST_GAP = 1 << 16  # bytes between two chunks that are read together

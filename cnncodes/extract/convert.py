@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, MissingDependencyError, ParameterError
-from cnncodes.extract.store import WEIGHTING, CodeStore
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import WEIGHTING
 from cnncodes.models.pooling import pool_codes, pooled_shape
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CODE_POOLS, as_path, check_choice

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cnncodes.errors import FileFormatError, OutputError
-from cnncodes.extract.store import WEIGHTING, CodesInfo, CodeStore
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import WEIGHTING, CodesInfo
 from cnncodes.files import exists, is_folder, is_url, readable_sha256
 from cnncodes.images.sources import Source
 from cnncodes.images.urls import load_location

@@ -23,13 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnncodes.errors import OutputError
-from cnncodes.extract.store import (
-    WEIGHTING,
-    CodesInfo,
-    Rows,
-    encode_codes,
-    write_codes,
-)
+from cnncodes.extract.writing import WEIGHTING, CodesInfo, Rows, encode_codes, write_codes
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
 from cnncodes.images.multilabel import label_numbers

@@ -24,8 +24,8 @@ from cnncodes.extract.merging import (
     in_order,
     united_classes,
 )
-from cnncodes.extract.store import SOURCES, CodesInfo, Rows, joint_source, write_codes
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
+from cnncodes.extract.writing import SOURCES, CodesInfo, Rows, joint_source, write_codes
 from cnncodes.images.multilabel import label_numbers
 from cnncodes.output import CODES, check_output, replacing
 from cnncodes.parameters import VIEWS, as_path, one_or_more_paths

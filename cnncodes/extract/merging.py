@@ -15,7 +15,8 @@ from typing import Any
 
 from cnncodes.bounds import fault_of_labels
 from cnncodes.errors import CnncodesError, FileFormatError, ParameterError, SourceError
-from cnncodes.extract.store import CodesInfo, CodeStore
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import CodesInfo
 from cnncodes.hdf5 import PlainFile
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.multilabel import UNKNOWN, from_matrix, names_in

@@ -26,9 +26,10 @@ from cnncodes.errors import FileFormatError, ImageError, SourceError, SourceWarn
 from cnncodes.extract.earlier import Earlier, is_codes_file, open_earlier, open_unchanged
 from cnncodes.extract.journal import Journal
 from cnncodes.extract.source_part import divide
-from cnncodes.extract.store import CodesInfo, CodeStore, Rows, encode_codes
+from cnncodes.extract.store import CodeStore
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.extract.workers import Workers
+from cnncodes.extract.writing import CodesInfo, Rows, encode_codes
 from cnncodes.images.decoding import LoadedImage, notes_on_remarks
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.multilabel import label_numbers

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cnncodes.errors import OutputError
-from cnncodes.extract.store import compress
 from cnncodes.extract.workers import Workers
+from cnncodes.extract.writing import compress
 from cnncodes.files import exists
 from cnncodes.finetune.apart import TopProcess
 from cnncodes.finetune.recipe import Recipe

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cnncodes.errors import FileFormatError, ParameterError
 from cnncodes.extract.merging import sorted_classes
-from cnncodes.extract.store import WEIGHTING, CodeStore, joint_source
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import WEIGHTING, joint_source
 from cnncodes.images.multilabel import UNKNOWN_VALUE
 from cnncodes.machine import max_open_files
 from cnncodes.text import counted

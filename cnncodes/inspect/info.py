@@ -108,8 +108,8 @@ def _describe_damaged(path: Path, kind: Kind) -> dict[str, Any]:
 def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
     import numpy as np
 
-    from cnncodes.extract.store import FORMAT as CODES_FORMAT
     from cnncodes.extract.store import CodeStore
+    from cnncodes.extract.writing import FORMAT as CODES_FORMAT
 
     with CodeStore.open(path) as store:
         names, labels = store.class_names, store.labels[:: store.n_views]

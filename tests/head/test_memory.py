@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnncodes.extract.store import CodesInfo, Rows, compress, write_codes
+from cnncodes.extract.writing import CodesInfo, Rows, compress, write_codes
 from cnncodes.head.memory import needed_by_curve, needed_by_labels, needed_memory
 from tests.helpers import BACKBONE_INFO, names_in
 

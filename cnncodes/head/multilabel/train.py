@@ -14,7 +14,8 @@ from scipy.special import expit
 from cnncodes._version import created_with
 from cnncodes.bounds import MAX_ENTRIES_BYTES, MAX_MODEL_BYTES, MAX_TRAINING_IMAGES
 from cnncodes.errors import ParameterError, TrainingError
-from cnncodes.extract.store import WEIGHTING, CodeStore
+from cnncodes.extract.store import CodeStore
+from cnncodes.extract.writing import WEIGHTING
 from cnncodes.head.groups import groups_of
 from cnncodes.head.head_onnx import build_head
 from cnncodes.head.joined import JoinedStore
