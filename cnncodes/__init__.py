@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnncodes._version import __version__
-    from cnncodes.app.classifier import Classifier, Prediction
+    from cnncodes.app.classifier import Classifier
+    from cnncodes.app.prediction import Prediction
     from cnncodes.errors import CnncodesError
     from cnncodes.extract.backbone import Backbone
     from cnncodes.extract.merge import merge_codes
@@ -57,7 +58,7 @@ _HOMES = {
     "Classifier": "cnncodes.app.classifier",
     "CnncodesError": "cnncodes.errors",
     "CodeStore": "cnncodes.extract.store",
-    "Prediction": "cnncodes.app.classifier",
+    "Prediction": "cnncodes.app.prediction",
     "__version__": "cnncodes._version",
     "merge_codes": "cnncodes.extract.merge",
 }

@@ -3,6 +3,8 @@
 Needs numpy, onnxruntime and Pillow; `bundle`, which makes the file, also needs onnx.
 
 - `classifier`: from image to labels and probabilities
+- `prediction`: what it says of an image
+- `image_source`: the pixels of one image, from whatever a program has it in
 - `inputs`: the files, folders and standard input that ``cnncodes predict`` takes
 - `explain`: the evidence in an image for a class, from codes and weights
 - `overlays`: pictures of it

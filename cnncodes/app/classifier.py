@@ -8,24 +8,22 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import cached_property, partial
-from io import TextIOBase
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cnncodes.app.explain import FEATURES, Explanation, LinearHead
-from cnncodes.errors import CnncodesError, FileFormatError, ImageError, ParameterError
+from cnncodes.app.image_source import ImageSource, pixels_of
+from cnncodes.app.prediction import FilePrediction, LabelPrediction, Prediction
+from cnncodes.errors import CnncodesError, FileFormatError, ParameterError
 from cnncodes.extract.workers import default_batch_size, n_fitting_workers, run_batches
-from cnncodes.images.decoding import decode_image, load_image, prepare_image
-from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_area, check_pixels, check_size
+from cnncodes.images.limits import DEFAULT_MAX_PIXELS, check_pixels
 from cnncodes.machine import available_threads
-from cnncodes.models.metadata import REFUSED_FROM, UNKNOWN, HeadInfo
+from cnncodes.models.metadata import UNKNOWN, HeadInfo
 from cnncodes.models.session import (
     DEFAULT_PROVIDER,
     fixed_batch,
@@ -40,116 +38,6 @@ from cnncodes.text import class_nouns, counted, listed, shown
 # to open it: 0.1 to 0.5 s, and 6 (MobileNetV2) to 27 ms (InceptionV3) of processor time less
 # per image.
 MANY = 16
-PART = 1 << 20  # bytes of a file that are read at a time
-
-
-class ImageFile(Protocol):
-    """An opened binary file, or what can be read like one."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, at most `size`; none at the end."""
-
-
-ImageSource = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | bytearray
-    | memoryview
-    | ImageFile
-    | NDArray[np.uint8]
-    | Image.Image
-)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A class and its probability.
-
-    Attributes
-    ----------
-    label : str
-        Name of the class.
-    probability : float
-        Between 0 and 1; the probabilities of all classes add up to 1.
-    unknown : float or None
-        How unlike the training images the image is, from 0 to 1, whatever the class; None from an
-        app whose head was trained without this score.
-    """
-
-    label: str
-    probability: float
-    unknown: float | None = field(default=None, repr=False)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the image may be of the classes; without a score it is taken for such."""
-        return self.unknown is None or self.unknown < REFUSED_FROM
-
-
-@dataclass(frozen=True)
-class LabelPrediction(Prediction):
-    """A label of an image that may have several, and its probability.
-
-    Attributes
-    ----------
-    label : str
-        The label.
-    probability : float
-        Between 0 and 1; those of other labels do not depend on it.
-    threshold : float
-        Probability from which the image has the label, as it was chosen in training.
-    """
-
-    threshold: float = 0.5
-
-    @property
-    def is_present(self) -> bool:
-        """Whether the image has the label."""
-        return self.probability >= self.threshold
-
-
-@dataclass(frozen=True)
-class FilePrediction:
-    """The result for one image file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    predictions : list of Prediction
-        The most probable classes in descending order; empty if the image cannot be used.
-    problem : str
-        Why the image cannot be used; empty if it can.
-    explanation : Explanation, optional
-        That of the most probable class, where it was asked for.
-    """
-
-    path: Path
-    predictions: list[Prediction]
-    problem: str
-    explanation: Explanation | None = None
-
-    @property
-    def unknown(self) -> float | None:
-        """How unlike the training images the image is, as in `Prediction`."""
-        return self.predictions[0].unknown if self.predictions else None
-
-    @property
-    def labels(self) -> list[str]:
-        """The most probable class; of an app of several labels all that the image has, maybe none.
-
-        `predictions` must not be cut by ``top`` for that.
-        """
-        several = [each for each in self.predictions if isinstance(each, LabelPrediction)]
-        if several:
-            return [each.label for each in several if each.is_present]
-        return [each.label for each in self.predictions[:1]]
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the image may be of the classes, as in `Prediction`."""
-        return all(each.is_known for each in self.predictions)
 
 
 class Classifier:
@@ -295,7 +183,7 @@ class Classifier:
         """
         top = COUNT.check_or_none(top, "top")
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
-        pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
+        pixels = pixels_of(image, self.input_size, max_pixels, self.info.white)
         ((probabilities, unknown),) = self.predict_each(pixels[np.newaxis])
         return self.ranked(probabilities, top, unknown)
 
@@ -462,7 +350,7 @@ class Classifier:
                 f"label must be one of the classes ({shown(listed(self.labels))}), not {label!r}"
             )
         max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
-        pixels = _pixels_of(image, self.input_size, max_pixels, self.info.white)
+        pixels = pixels_of(image, self.input_size, max_pixels, self.info.white)
         ((_, _, explanation),) = self._answers(pixels[np.newaxis], label, explain=True)
         assert explanation is not None
         return explanation
@@ -550,62 +438,3 @@ class Classifier:
                 for index in order
             ]
         return [Prediction(self.labels[index], float(row[index]), unknown) for index in order]
-
-
-def _pixels_of(image: Any, size: int, max_pixels: int, white: int | None) -> NDArray[np.uint8]:
-    """Return the pixels of one image, shape (size, size, 3), whatever holds it."""
-    if isinstance(image, str | os.PathLike):
-        path = as_path(image, "image")
-        loaded = load_image(0, path, size, max_pixels, white=white)
-        if loaded.pixels is None:
-            raise ImageError(f"{path}: {loaded.problem}")
-        return loaded.pixels
-    if isinstance(image, np.ndarray):
-        image = _image_of(image)
-    if isinstance(image, Image.Image):
-        check_area(image.width, image.height, max_pixels)
-        return prepare_image(image, size, white=white)
-    content = _content_of(image, max_pixels)
-    return decode_image(content, size, max_pixels=max_pixels, white=white)
-
-
-def _image_of(array: NDArray[Any]) -> Image.Image:
-    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not is_image or not array.size:
-        raise ParameterError(
-            "an image as an array must be uint8 of shape (height, width, 3), RGB, or of "
-            "(height, width, 4) or (height, width); this one is "
-            f"{array.dtype} of shape {array.shape}"
-        )
-    return Image.fromarray(array)
-
-
-def _content_of(image: Any, max_pixels: int) -> bytes:
-    """Return the bytes of a buffer or of a binary file; refuse an endless file."""
-    if isinstance(image, TextIOBase):
-        raise ParameterError("image is a file opened as text; open it with mode 'rb'")
-    if callable(getattr(image, "read", None)):
-        content = bytearray()
-        while part := _read_part(image):
-            content += part
-            check_size(len(content), max_pixels)
-        return bytes(content)
-    try:
-        with memoryview(image) as view:
-            check_size(view.nbytes, max_pixels)
-            return image if isinstance(image, bytes) else view.tobytes()
-    except (TypeError, ValueError) as error:  # no buffer, or one that was released
-        raise ParameterError(
-            "image must be a path, the bytes of a file, a file opened with mode 'rb', an array "
-            f"or an image of Pillow, not {type(image).__name__}"
-        ) from error
-
-
-def _read_part(file: ImageFile) -> bytes | bytearray:
-    try:
-        part = file.read(PART)
-    except (OSError, TypeError, ValueError) as error:  # closed, or it takes no size
-        raise ImageError(f"cannot be read: {error}") from error
-    if not isinstance(part, bytes | bytearray):
-        raise ParameterError(f"image is a file whose read gives {type(part).__name__}, not bytes")
-    return part

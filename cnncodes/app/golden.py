@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnncodes.app.classifier import Classifier, LabelPrediction
+from cnncodes.app.classifier import Classifier
+from cnncodes.app.prediction import LabelPrediction
 from cnncodes.files import sha256_of
 from cnncodes.output import check_folder, filled_folder, replacing
 

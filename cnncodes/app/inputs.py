@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from cnncodes.app.classifier import Classifier, FilePrediction
+from cnncodes.app.classifier import Classifier
+from cnncodes.app.prediction import FilePrediction
 from cnncodes.errors import ImageError, SourceError
 from cnncodes.files import is_folder
 from cnncodes.images.folders import Omissions, images_below

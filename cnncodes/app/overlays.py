@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from cnncodes.app.classifier import FilePrediction
 from cnncodes.app.explain import Explanation
+from cnncodes.app.prediction import FilePrediction
 from cnncodes.errors import ImageError
 from cnncodes.images.decoding import in_proportion, load_image
 from cnncodes.images.limits import DEFAULT_MAX_PIXELS

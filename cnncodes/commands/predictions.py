@@ -35,7 +35,7 @@ from cnncodes.printing.predictions import (
 from cnncodes.text import counted
 
 if TYPE_CHECKING:
-    from cnncodes.app.classifier import FilePrediction
+    from cnncodes.app.prediction import FilePrediction
 
 
 @command(

@@ -17,7 +17,8 @@ from cnncodes.streams import write_as_utf8
 from cnncodes.text import class_nouns, counted, csv_cell, shown
 
 if TYPE_CHECKING:
-    from cnncodes.app.classifier import Classifier, FilePrediction
+    from cnncodes.app.classifier import Classifier
+    from cnncodes.app.prediction import FilePrediction
     from cnncodes.page.folder import PageFolder
 
 MAX_WIDTH = 50  # of an aligned column of names

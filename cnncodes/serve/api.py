@@ -20,8 +20,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from cnncodes._version import __version__
-from cnncodes.app.classifier import Classifier, LabelPrediction, Prediction
+from cnncodes.app.classifier import Classifier
 from cnncodes.app.explain import Explanation
+from cnncodes.app.prediction import LabelPrediction, Prediction
 from cnncodes.errors import CnncodesError
 from cnncodes.models.metadata import unknown_entries
 from cnncodes.page import ASSETS

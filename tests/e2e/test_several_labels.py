@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cnncodes import Classifier, CodeStore
-from cnncodes.app.classifier import LabelPrediction
+from cnncodes.app.prediction import LabelPrediction
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.models.session import open_session
 from tests.helpers import (
