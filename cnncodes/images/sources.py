@@ -27,6 +27,7 @@ from cnncodes.image_formats import DECODED
 from cnncodes.images.folders import ListedImage, list_folder
 from cnncodes.images.multilabel import (
     HAS,
+    SEPARATOR,
     flags_of,
     label_numbers,
     label_texts,
@@ -231,12 +232,16 @@ def _several_labels(
         order = sorted(range(len(columns)), key=lambda column: columns[column])
         names = [columns[column] for column in order]
         flags = tuple("".join(image.flags[column] for column in order) for image in images)
-    elif several := [each.label for each in images if len(split_label(each.label)) > 1]:
-        names = sorted({name for image in images for name in split_label(image.label)})
+    elif (marked := [each.label for each in images if SEPARATOR in each.label]) and (
+        names := sorted({name for image in images for name in split_label(image.label)})
+    ):
         flags = tuple(flags_of(image.label, names) for image in images)
+        several = [label for label in marked if len(split_label(label)) > 1]
+        joins = "joins several with ;" if several else "has a ; as where an image may have several"
+        marked = several or marked
         notes = [
-            f"the label of {counted(len(several), 'image')} joins several with ;, such as "
-            f"{shown(several[0])}: where that is the name of one class, write it without ;"
+            f"the label of {counted(len(marked), 'image')} {joins}, such as {shown(marked[0])}: "
+            "where that is the name of one class, write it without ;"
         ]
     else:
         return [], (), []

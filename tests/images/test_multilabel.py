@@ -31,6 +31,14 @@ def test_labels_joined_by_semicolons(tmp_path: Path) -> None:
     assert joined.startswith("the label of 1 image joins several with ;, such as rust; dent: ")
 
 
+@pytest.mark.parametrize("first", ["cat;", ";"])
+def test_one_semicolon_makes_labels_of_all(tmp_path: Path, first: str) -> None:
+    source = read(tmp_path, "path,label", f"a.jpg,{first}", "b.jpg,cat", "c.jpg,dog", "d.jpg,;")
+    assert source.class_names == ("cat", "dog")
+    assert source.flags == ("10" if "cat" in first else "00", "10", "01", "00")
+    assert source.notes[0].startswith("more than one label per image: 2 labels")
+
+
 def test_columns_of_labels(tmp_path: Path) -> None:
     source = read(
         tmp_path, "Path,Label:Rust,label:dent,note", "a.jpg,1,0,x", "b.jpg,,1.0,y", "c.jpg,0.0,0"
