@@ -128,8 +128,9 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
     if of_labels is not None:
         notes += of_labels.notes
     notes += _notes_on_columns(columns, () if of_labels is None else of_labels.indices)
-    finder, n_long = _Finder(source.parent), 0
+    finder, n_long, end = _Finder(source.parent), 0, reader.line_num
     for values in reader:
+        first, end = end + 1, reader.line_num
         if not any(value.strip() for value in values):
             continue
         row, line = dict(zip(columns, values, strict=False)), f"{source}, line {reader.line_num}"
@@ -138,6 +139,11 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
                 raise SourceError(f"{line}: has no {name}")
             if len(row[name].splitlines()) > 1:
                 raise SourceError(f"{line}: has a line break in its {name}; is a quote not closed?")
+        if end > first and _holds_rows(values, columns.index(PATH), delimiter):
+            raise SourceError(
+                f"{source}, line {first}: a value goes on over rows to line {end}; is a quote not "
+                "closed?"
+            )
         for name, most in ((PATH, MAX_PATH_LENGTH), (GROUP, MAX_GROUP_LENGTH)):
             if fault := fault_of_text(row.get(name, ""), f"a {name}", most):
                 raise SourceError(f"{line}: {fault}")
@@ -156,6 +162,15 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
         )
     if n_long:
         notes.append(f"{counted(n_long, 'row')} with more values than columns: these are not used")
+
+
+def _holds_rows(values: Sequence[str], path_index: int, delimiter: str) -> bool:
+    """Return whether a line inside a value has a path with the ending of the row's own."""
+    suffix = PurePosixPath(values[path_index].strip()).suffix.casefold()
+    inner = (line for value in values for line in value.splitlines()[1:])
+    rows = csv.reader(inner, delimiter=delimiter, skipinitialspace=True)
+    paths = (row[path_index].strip() for row in rows if len(row) > path_index + 1)
+    return bool(suffix) and any(path.casefold().endswith(suffix) for path in paths)
 
 
 def _opened(text: str, delimiter: str) -> tuple[Any, list[str], list[str]]:

@@ -155,6 +155,14 @@ def test_what_is_not_used_of_a_table_is_reported(
         ("path,label,label\na.jpg,cat,dog\n", ": has 2 columns label; leave one"),
         ('path,label\na.jpg,"cat\nb.jpg,dog\n', ", line 3: has a line break in its label; is a"),
         ('path,label\n"a.jpg,cat\nb.jpg",dog\n', ", line 3: has a line break in its path; is a"),
+        (
+            'path,label,size\na.jpg,cat,3\nb.jpg,cat,"5 cm\nc.jpg,dog,4\nd.jpg,dog,4\n',
+            ", line 3: a value goes on over rows to line 5; is a quote not closed?",
+        ),
+        (
+            'size,path,label\n3,a.jpg,cat\n"5 cm,b.jpg,cat\n4,c.jpg,dog\n"4 cm,d.jpg,dog\n',
+            ", line 3: a value goes on over rows to line 5; is a quote not closed?",
+        ),
     ],
 )
 def test_tables_that_contradict_themselves_are_refused(
@@ -164,6 +172,12 @@ def test_tables_that_contradict_themselves_are_refused(
     with pytest.raises(SourceError) as caught:
         find_images(source)
     assert str(caught.value).startswith(f"{source}{reason}")
+
+
+def test_remarks_of_several_lines_are_read(tmp_path: Path) -> None:
+    rows = [f'{name}.jpg,{name},"left, right, top\nsee scan.png, too"\n' for name in "ab"]
+    source = write_table(tmp_path, "path,label,remark\n" + "".join(rows))
+    assert find_labelled(source) == [("a.jpg", "a"), ("b.jpg", "b")]
 
 
 @pytest.mark.parametrize(
