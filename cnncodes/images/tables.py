@@ -128,6 +128,7 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
     if of_labels is not None:
         notes += of_labels.notes
     notes += _notes_on_columns(columns, () if of_labels is None else of_labels.indices)
+    width = 1 + max(index for index, name in enumerate(columns) if name)
     finder, n_long, end = _Finder(source.parent), 0, reader.line_num
     for values in reader:
         first, end = end + 1, reader.line_num
@@ -147,10 +148,16 @@ def _images(source: Path, text: str, notes: list[str]) -> Iterator[ListedImage]:
         for name, most in ((PATH, MAX_PATH_LENGTH), (GROUP, MAX_GROUP_LENGTH)):
             if fault := fault_of_text(row.get(name, ""), f"a {name}", most):
                 raise SourceError(f"{line}: {fault}")
+        is_long = any(value.strip() for value in values[width:])
+        if is_long and delimiter == "," and {*COLUMNS} & {*columns}:
+            raise SourceError(
+                f"{line}: has more values than columns; write decimals with a point, or ; between "
+                "the values"
+            )
         weight, probability = (
             parse_value(row.get(name, ""), name, line, comma=delimiter != ",") for name in COLUMNS
         )
-        n_long += any(value.strip() for value in values[len(columns) :])
+        n_long += is_long
         yield ListedImage(
             path=finder.find(row[PATH]),
             label="" if of_labels else normalized(row["label"]),

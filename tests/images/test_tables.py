@@ -139,6 +139,8 @@ def test_labels_that_hold_several_are_noticed(
         ("path,label,group,x,y\na.jpg,cat,1,2,3\n", ["2 columns not used: x, y"]),
         ("path,label\na.jpg,cat,dog\nb.jpg,cat\n", ["1 row with more values than columns"]),
         ("path,label,\na.jpg,cat,\n", []),
+        ("path,label,\na.jpg,cat,dog\nb.jpg,cat,\n", ["1 row with more values than columns"]),
+        (",path,label\n1,a.jpg,cat\n2,b.jpg,cat\n", []),
     ],
 )
 def test_what_is_not_used_of_a_table_is_reported(

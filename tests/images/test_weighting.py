@@ -56,6 +56,16 @@ def stored(folder: Path) -> tuple[list[float], list[float]]:
         return store.weights.tolist(), store.probabilities.tolist()
 
 
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("path,label,weight", "1,5"), (HEADER, "1,0,9"), (f"{HEADER},", "1,0,9"), (HEADER, "1,5,0,9")],
+)
+def test_decimal_commas_between_commas_are_refused(tmp_path: Path, header: str, value: str) -> None:
+    source = table(write_images(tmp_path, *NAMES), "1", value, header=header)
+    with pytest.raises(SourceError, match=", line 3: has more values than columns; write decimals"):
+        find_images(source)
+
+
 def test_values_are_read_and_1_where_there_are_none(tmp_path: Path) -> None:
     source = find_images(table(write_images(tmp_path, *NAMES), "2,1", " , 0.25", "0,", "1e-3,"))
     assert source.weights == (2, 1, 0, 0.001)
