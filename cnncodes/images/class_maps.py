@@ -127,6 +127,8 @@ class ClassMap:
             )
         new_names = [self.names.get(name, name) for name in names]
         kept = [name for name in dict.fromkeys(new_names) if name]
+        if self.is_checked:
+            self._refuse_case_twins(kept)
         numbers = {name: number for number, name in enumerate(kept)}
         columns = np.array([*(numbers.get(name, -1) for name in new_names), -1], np.int32)
         return kept, columns[labels], self._notes(names, new_names)
@@ -136,6 +138,19 @@ class ClassMap:
         names, labels, notes = self.renamed(store.class_names, store.labels)
         store.class_names, store.labels = names, labels
         return notes
+
+    def _refuse_case_twins(self, names: Sequence[str]) -> None:
+        """Refuse a new name such as Cat beside cat, as `find_images` does."""
+        twins: dict[str, list[str]] = {}
+        for name in names:
+            twins.setdefault(name.casefold(), []).append(name)
+        for new in self.names.values():
+            alike = twins.get(new.casefold(), [])
+            if len(alike) > 1:
+                raise SourceError(
+                    f"{self.path}: makes the classes {' and '.join(shown(name) for name in alike)},"
+                    " which differ only in case or in the form of letters; correct the column to"
+                )
 
     def _notes(self, names: Sequence[str], new_names: list[str]) -> list[str]:
         members: dict[str, list[str]] = {}

@@ -115,6 +115,7 @@ def test_training_from_a_head_keeps_its_names(codes, table, tmp_path):
         (["0,1", "1,0"], "renames 0 to 1, which it renames too"),
         (["0,1", "1,x"], "renames 0 to 1, which it renames too"),
         (["0,1", "0,2"], "lists 0 twice"),
+        (["0,Round", "3,round"], "makes the classes Round and round, which differ only in case"),
         (["0"], "row 2 is not the name of a class and its new one"),
         ([], "lists no class, so leave --classes FILE out"),
     ],
