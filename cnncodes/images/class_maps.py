@@ -187,12 +187,14 @@ def _rows(path: Path) -> list[list[str]]:
         text = path.read_text("utf-8-sig")
         delimiter = delimiter_of(text, COLUMNS) or ","
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [row for row in reader if any(row)]
+        rows = [[normalize("NFC", cell.strip()) for cell in row] for row in reader]
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: is not a text file in UTF-8; {_REMEDY}") from error
     except (OSError, csv.Error) as error:
         raise SourceError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
-    cells = [[normalize("NFC", cell.strip()) for cell in row] for row in rows]
+    # Spreadsheets write empty columns and rows that once held something.
+    n_columns = max((i for row in rows for i, cell in enumerate(row, 1) if cell), default=0)
+    cells = [row[: max(n_columns, len(COLUMNS))] for row in rows if any(row)]
     if not cells or cells[0] != COLUMNS:
         raise SourceError(f"{path}: does not begin with the columns from,to; {_REMEDY}")
     return cells[1:]

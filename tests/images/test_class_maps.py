@@ -47,7 +47,8 @@ def test_head_is_evaluated_on_the_old_names(codes, table, tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter):
+@pytest.mark.parametrize("empty", [(), ("", "")])
+def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter, empty):
     rows = [
         ("from", "to"),
         ("0", "round, closed"),
@@ -55,8 +56,9 @@ def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter):
         ("1", "one"),
         ("2", ""),
         ("", ""),
+        (" ", ""),
     ]
-    lines = [delimiter.join(row) for row in rows]
+    lines = [delimiter.join([*row, *empty]) for row in rows]
     path = tmp_path / "map.csv"
     path.write_bytes(("\ufeff" + "\r\n".join([*lines, ""])).encode())
     result = train_json(run_command, codes, "-o", tmp_path / "head.onnx", "--classes", path)
