@@ -216,7 +216,13 @@ def _source(
         groups=groups if any(groups) else (),
         weights=filled(image.weight for image in images),
         probabilities=filled(image.probability for image in images),
-        notes=(*doubts, *notes, *several, *_notes_on_labels(class_names)),
+        notes=(
+            *doubts,
+            *notes,
+            *_notes_on_repeats(images),
+            *several,
+            *_notes_on_labels(class_names),
+        ),
         doubts=tuple(doubts),
         flags=flags,
     )
@@ -246,6 +252,23 @@ def _several_labels(
     else:
         return [], (), []
     return names, flags, [several_text(flags, len(names)), *notes]
+
+
+def _notes_on_repeats(images: Sequence[ListedImage]) -> list[str]:
+    """Report paths that a table lists again, each of which is an image of its own."""
+    counts = Counter(image.path for image in images)
+    repeated = [path for path, count in counts.items() if count > 1]
+    if not repeated:
+        return []
+    labels = {(image.path, image.label) for image in images if image.label}
+    again = Counter(path for path, _ in labels)
+    hint = (
+        "; several labels of an image are joined by ; in one row"
+        if len(again) < len(labels)
+        else ""
+    )
+    are = "image is" if len(repeated) == 1 else "images are"
+    return [f"{len(repeated):,} {are} listed more than once, such as {shown(repeated[0])}{hint}"]
 
 
 def _notes_on_labels(class_names: Sequence[str]) -> list[str]:

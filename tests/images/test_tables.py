@@ -126,7 +126,7 @@ def test_group_is_read_and_stored(
 def test_labels_that_hold_several_are_noticed(
     tmp_path: Path, labels: list[str], noted: str
 ) -> None:
-    rows = "".join(f'a.jpg\t"{label}"\n' for label in labels)
+    rows = "".join(f'{number}.jpg\t"{label}"\n' for number, label in enumerate(labels))
     source = find_images(write_table(tmp_path, f"path\tlabel\n{rows}"))
     assert set(source.class_names) == set(labels)
     assert [note.startswith(noted) for note in source.notes] == ([True] if noted else [])
@@ -174,6 +174,18 @@ def test_tables_that_contradict_themselves_are_refused(
     with pytest.raises(SourceError) as caught:
         find_images(source)
     assert str(caught.value).startswith(f"{source}{reason}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [("cat,cat,", ""), ("cat,dog,", "; several labels of an image are joined by ; in one row")],
+)
+def test_images_that_are_listed_again_are_named(tmp_path: Path, labels: str, hint: str) -> None:
+    paths = ("a b.jpg", "a b.jpg", "c.jpg")
+    rows = [f"{path},{label}" for path, label in zip(paths, labels.split(","), strict=True)]
+    source = write_table(tmp_path, "\n".join(["path,label", *rows]))
+    expected = f"1 image is listed more than once, such as a b.jpg{hint}"
+    assert find_images(source).notes == (expected,)
 
 
 def test_remarks_of_several_lines_are_read(tmp_path: Path) -> None:
