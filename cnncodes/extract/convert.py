@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cnncodes.errors import FileFormatError, MissingDependencyError, ParameterError
 from cnncodes.extract.store import CodeStore
 from cnncodes.extract.writing import WEIGHTING
+from cnncodes.images.tables import MISSING
 from cnncodes.models.pooling import pool_codes, pooled_shape
 from cnncodes.output import check_output, replacing
 from cnncodes.parameters import CODE_POOLS, as_path, check_choice
@@ -29,8 +30,6 @@ MANY_COLUMNS = 16_384  # as many as a spreadsheet has
 # Parquet describes each column in each group of rows, in some 2 kB that stay in memory.
 MOST_PARQUET_COLUMNS = 4096
 _BLOCK_BYTES = 32 * 2**20  # of codes as float32, which are read and written at a time
-# What Orange, pandas and R read as a missing value unless told otherwise.
-_MISSING = {".", "?", "~", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "nan", "null"}
 # Significant digits that tell any two numbers apart.
 _DIGITS = {"float16": 5, "float32": 9}
 
@@ -316,7 +315,7 @@ def _write_text(
             for codes, *row in zip(block, *texts, strict=True):
                 file.write(delimiter.join([*row, numbers % tuple(codes.tolist())]) + "\n")
     notes = []
-    if missing := [name for name in table.class_names if name in _MISSING]:
+    if missing := [name for name in table.class_names if name in MISSING]:
         names = ", ".join(map(repr, missing))
         notes.append(f"other programs may read these class names as missing values: {names}")
     if table.n_columns > MANY_COLUMNS:

@@ -35,7 +35,7 @@ from cnncodes.images.multilabel import (
     split_label,
 )
 from cnncodes.images.path_lists import PathList
-from cnncodes.images.tables import read_table
+from cnncodes.images.tables import MISSING, read_table
 from cnncodes.images.weighting import filled
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
@@ -204,6 +204,11 @@ def _source(
     if fault:
         raise SourceError(f"{source}: {fault}")
     _refuse_case_twins(source, class_names)
+    missing = [name for name in class_names if name in MISSING and root != source]
+    if missing:
+        names = listed(missing)
+        remedy = "where a label is missing, leave its cell empty"
+        notes = [*notes, f"taken for names of classes: {names}; {remedy}"]
     index = {name: number for number, name in enumerate(class_names)}
     groups = tuple(image.group for image in images)
     return Source(

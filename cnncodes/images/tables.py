@@ -31,6 +31,8 @@ MAX_BYTES = 2**28
 PATH, GROUP = "path", "group"
 REQUIRED = (PATH, "label")
 KNOWN = (*REQUIRED, GROUP, *COLUMNS)
+# What Orange, pandas and R read, and often write, as a missing value.
+MISSING = {".", "?", "~", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "nan", "null"}
 DELIMITERS = ",;\t|"  # which one a spreadsheet writes depends on its locale
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*[\r\n]+', re.IGNORECASE)
 FALLBACK_ENCODING = "cp1252"

@@ -140,6 +140,7 @@ def test_labels_that_hold_several_are_noticed(
         ("path,label\na.jpg,cat,dog\nb.jpg,cat\n", ["1 row with more values than columns"]),
         ("path,label,\na.jpg,cat,\n", []),
         ("path,label,\na.jpg,cat,dog\nb.jpg,cat,\n", ["1 row with more values than columns"]),
+        ("path,label\na.jpg,cat\nb.jpg,NA\n", ["taken for names of classes: NA; where a label"]),
         (",path,label\n1,a.jpg,cat\n2,b.jpg,cat\n", []),
     ],
 )
