@@ -99,7 +99,9 @@ class Selection:
         if unlabelled.any():
             self._leave_out(int(unlabelled.sum()), "without a label")
         foreign = (y < 0) & ~unlabelled
-        unknown = listed([names[number] for number in np.unique(labels[foreign])])
+        # Classes of one new name, as the model's training gave them, are one.
+        foreign_names = dict.fromkeys(names[number] for number in np.unique(labels[foreign]))
+        unknown = listed(list(foreign_names))
         if not (y >= 0).any():
             raise SourceError(
                 f"{self.data}: its classes ({unknown}) are not those of the model "

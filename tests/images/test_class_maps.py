@@ -46,6 +46,15 @@ def test_head_is_evaluated_on_the_old_names(codes, table, tmp_path):
     assert f"  note: {renamed}" in lines.splitlines()
 
 
+def test_merged_class_that_the_head_does_not_know_is_named_once(codes, table, tmp_path):
+    head = tmp_path / "head.onnx"
+    renames = ("--classes", table("2,other", "3,other"))
+    run_command(*("train", codes, "-o", head, "--C", 1, *renames, "--unknown", "--none=other"))
+    lines = run_command("evaluate", head, codes).stdout.splitlines()
+    (note,) = (line for line in lines if "that the model does not know" in line)
+    assert note.endswith("know: other")
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 @pytest.mark.parametrize("empty", [(), ("", "")])
 def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter, empty):
