@@ -73,10 +73,17 @@ class PathList:
             if path in self._names or path in self._slashed or csv_cell(path) in self._names
         ]
         if not rows:
+            if self._pairs:
+                remedy = (
+                    "of an overlap.csv the images of column b count, so name this source second "
+                    "when you make it"
+                )
+            else:
+                example = shown(min(paths, default="NAME"))
+                remedy = f"write paths as they are in the source, such as {example}"
             raise SourceError(
                 f"{self.path}: none of its {counted(len(self._names), 'image')}, such as "
-                f"{shown(min(self._names))}, is in this source; of an overlap.csv the images of "
-                "column b count, so name this source second when you make it"
+                f"{shown(min(self._names))}, is in this source; {remedy}"
             )
         return rows
 
