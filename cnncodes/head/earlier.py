@@ -302,12 +302,16 @@ class EarlierHead:
             )
         if untested := np.setdiff1d(y[parts.train], y[parts.test]).tolist():
             notes.append(f"not tested: {listed([names[each] for each in untested])}")
-        if "unknown" in self.info.training:
-            notes.append(
-                f"{self.path.name} has a score of none of these, which is fitted anew only where "
-                "it is asked for"
-            )
         return notes
+
+    def notes_without_unknown(self) -> list[str]:
+        """Report a score of none of these that the new head does not have."""
+        if "unknown" not in self.info.training:
+            return []
+        return [
+            f"{self.path.name} has a score of none of these, and the new head has none: it is "
+            "fitted only where it is asked for"
+        ]
 
     def _kept_text(self) -> str:
         C = self._fitted.get("C")

@@ -417,6 +417,8 @@ def _fit(
     seconds = time.monotonic() - started
     notes = [] if recipe.estimator in LINEAR else _notes_on_folds(recipe, groups[parts.train])
     notes += fit.notes
+    if grown is not None and unknown is None:
+        notes += grown.notes_without_unknown()
     score = score_none(parts.train)
     described = None if score is None else describe_unknown(score, store, parts.test, none)
     train, test = (recipe.score(part, fit.head) for part in (parts.train, parts.test))

@@ -133,6 +133,16 @@ def test_choices_that_are_replaced_are_not_reported_as_kept(old, tmp_path):
     assert any("with its choices: logistic; " in note for note in result["notes"])
 
 
+def test_score_of_none_of_these_that_is_lost_is_reported(tmp_path):
+    codes, first = write_digits(tmp_path / "codes.h5", 60, 3), tmp_path / "first.onnx"
+    run_command("train", codes, "-o", first, "--unknown", 0.1)
+    command = ("train", codes, "-o", tmp_path / "next.onnx", "--from", first)
+    lost = "first.onnx has a score of none of these, and the new head has none"
+    assert lost in run_command(*command).stdout
+    again = run_command(*command, "--unknown", 0.1, "--overwrite").stdout
+    assert "has a score of none" not in again
+
+
 def test_images_of_a_refitted_head_all_train(tmp_path):
     old_codes = write_digits(tmp_path / "old.h5", 100, 3)
     run_command("train", old_codes, "-o", tmp_path / "old.onnx", "--C", 3, "--refit")
