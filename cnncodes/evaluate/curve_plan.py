@@ -138,7 +138,7 @@ def plan_curve(
         notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
-            notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
+            notes.append(together.note_on_pairs(store.of_images(store.paths)))
         names = [store.class_names[number] for number in classes]
         if split == "first" and seeds > 1:
             notes.append("the first images are the same for every seed: one seed is used")

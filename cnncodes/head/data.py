@@ -99,7 +99,7 @@ class TrainingData:
         notes += [*renames, *store.notes]
         groups = groups_of(store, together)
         if together is not None:
-            notes.append(f"images of a pair of {together.path.name} stay on one side of the split")
+            notes.append(together.note_on_pairs(store.of_images(store.paths)))
         if train_fraction == 1:
             parts = whole_split(y, per_class, method=split, seed=seed)
             notes += notes_on_labelled(store, y, names)

@@ -106,6 +106,16 @@ class PathList:
             )
         return pairs
 
+    def note_on_pairs(self, paths: Sequence[str]) -> str:
+        """Describe what `pairs_among` found in a source, and how many pairs it did not find."""
+        note = f"images of a pair of {self.path.name} stay on one side of the split"
+        if rest := len(self._pairs) - len(self.pairs_among(paths)):
+            pairs = counted(len(self._pairs), "pair")
+            note += (
+                f"; {rest:,} of its {pairs} {'is' if rest == 1 else 'are'} not within these images"
+            )
+        return note
+
     def note(self, n_excluded: int) -> str:
         """Describe the number of images that were left out."""
         are = "is" if n_excluded == 1 else "are"

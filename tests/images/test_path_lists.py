@@ -114,6 +114,13 @@ def test_train_keeps_pairs_on_one_side(tmp_path, codes, pairs, run):
         parts = split_by_class(store.labels, **info_of(head).training["split"], groups=groups)
     assert not set(groups[parts.train]) & set(groups[parts.test])
     assert len(parts.train) == result["train"]["n_images"]
+    with pairs.open("a") as file:
+        file.write("gone.png,0.png\n")
+    result = json.loads(run("train", codes, *options, "--overwrite").stdout)
+    assert result["notes"] == [
+        "images of a pair of pairs.csv stay on one side of the split; 1 of its 41 pairs is not "
+        "within these images"
+    ]
 
 
 def test_curve_has_both(tmp_path, codes, pairs, run):

@@ -167,9 +167,7 @@ class LabelTrainer:
         strata, self.notes = split_strata(store, labels, excluded)
         self.notes += store.notes
         if together is not None:
-            self.notes.append(
-                f"images of a pair of {together.path.name} stay on one side of the split"
-            )
+            self.notes.append(together.note_on_pairs(store.of_images(store.paths)))
         self.usable = np.flatnonzero(strata >= 0)
         self.parts: Split = split_by_class(
             strata,
