@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Largest difference between stored and computed codes, divided by the image's largest code:
 # float16 rounds by up to 0.0005, and int8 by a step.
 TOLERANCES = {"float32": 0.001, "int8": 0.05}
-_VERIFIED = ("codes", "journal", "backbone", "int8", "head", "app", "damaged")
+_VERIFIED = ("codes", "backbone", "int8", "head", "app", "damaged")
 _REMEDY = "name a codes file, a backbone, a head or an app"
 ALTERED = (
     "its weights, operators or metadata are not those it was written with; copy or make it again"

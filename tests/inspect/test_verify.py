@@ -15,7 +15,14 @@ from PIL import Image
 from cnncodes import CodeStore
 from cnncodes.inspect.verify import verify
 from tests.conftest import Run
-from tests.helpers import BACKBONE_SIZE, error_of, run_command, write_backbone
+from tests.helpers import (
+    BACKBONE_SIZE,
+    append_rows,
+    create_journal,
+    error_of,
+    run_command,
+    write_backbone,
+)
 
 
 @pytest.fixture
@@ -269,6 +276,10 @@ def test_what_cannot_be_verified(app: Path, photos: Path, tmp_path: Path) -> Non
     (tmp_path / "text").write_text("a text")
     assert "is a text (no command takes it)" in error_of("verify", tmp_path / "text")
     assert "absent: no such file; name a codes file" in error_of("verify", tmp_path / "absent")
+    with create_journal(tmp_path / "codes.h5.partial") as journal:
+        append_rows(journal)
+    unfinished = "is an unfinished codes file (the same cnncodes extract, run again, ends it), not"
+    assert unfinished in error_of("verify", tmp_path / "codes.h5.partial")
     assert "is a folder without images (no command takes it), not" in error_of("verify", tmp_path)
     assert ": source is for a codes file" in error_of("verify", app, "--source", photos)
 
