@@ -40,6 +40,7 @@ _SHARED = 2  # flag of a message that is stored in another object
 _HEAP_SIGNATURE, _HEADER_BYTES = b"GCOL", 16  # of a heap, and of each object in it
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _CACHE_BYTES = 1 << 16
+_CUT_OFF = re.compile(r"truncated file: eof = (\d+),.* stored_eof = (\d+)")  # as HDF5 says it
 _BLOCK = 4 << 20  # bytes of a dataset that are read at a time
 
 Heaps = dict[int, dict[int, bytes]]
@@ -442,6 +443,11 @@ def reason_of(error: Exception) -> str:
     number = errno_of(error)
     if number is not None:
         return os.strerror(number)
+    if cut := _CUT_OFF.search(str(error)):
+        return (
+            f"cut off after {int(cut[1]):,} of {int(cut[2]):,} bytes: wait until it is copied, "
+            "copy it again or make it again"
+        )
     return getattr(error, "strerror", None) or first_line(error)
 
 

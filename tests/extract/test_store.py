@@ -222,6 +222,15 @@ def test_refuses_a_truncated_file(written: Path, share: float) -> None:
     assert "cannot be opened as HDF5" in refusal_of_store(written)
 
 
+def test_names_the_bytes_that_a_copy_lacks(written: Path) -> None:
+    content = written.read_bytes()
+    written.write_bytes(content[:-1000])
+    assert refusal_of_store(written).endswith(
+        f"cannot be opened as HDF5 (cut off after {len(content) - 1000:,} of {len(content):,} "
+        "bytes: wait until it is copied, copy it again or make it again)"
+    )
+
+
 def test_refuses_a_file_whose_texts_are_lost(written: Path) -> None:
     content = written.read_bytes()
     assert content.count(b"GCOL"), "the heap of texts must have this mark to lose it"
