@@ -32,6 +32,8 @@ class Earlier:
     ----------
     rows : dict of str to int
         For each digest the first row of its image in the codes file.
+    paths : list of str
+        Of its images.
     n_groups : int
         Number of groups of its images.
     weighting : list of str
@@ -42,6 +44,7 @@ class Earlier:
 
     def __init__(self, store: CodeStore | None = None) -> None:
         self._store = store
+        self.paths = [] if store is None else store.paths[:: store.n_views]
         self.n_groups = 0 if store is None else len({*store.groups} - {""})
         self.weighting = [] if store is None else [n for n in WEIGHTING if len(getattr(store, n))]
         self._n_views = 1 if store is None else store.n_views

@@ -261,6 +261,7 @@ def extract(
     images = find_images(source, group_by=group_by)
     check_output(output, overwrite=replaceable, inputs=images.files())
     n_in_source = len(images.paths)
+    paths = images.paths
     source_part, computed = divide(images, source, part)
     if on_source is not None:
         on_source(replace(images, notes=computed.notes))
@@ -355,7 +356,12 @@ def extract(
         n_reused=earlier.n_reused,
         skipped=journal.skipped,
         source_notes=list(images.notes),
-        notes=[*_notes(images, journal), *_notes_on_columns(images, earlier), *workers.notes],
+        notes=[
+            *_notes(images, journal),
+            *_notes_on_gone(paths, earlier),
+            *_notes_on_columns(images, earlier),
+            *workers.notes,
+        ],
         class_names=list(info.class_names),
         code_shape=info.code_shape,
         workers=workers.n_workers,
@@ -485,6 +491,18 @@ def _rows(
         if image.remark:
             rows.remarks.append(image.remark)
     return rows
+
+
+def _notes_on_gone(paths: Sequence[str], earlier: Earlier) -> list[str]:
+    """Report images that the file had and the source, of all `paths`, has not."""
+    gone = {*earlier.paths} - {*paths}
+    if not gone:
+        return []
+    return [
+        f"{counted(len(gone), 'image')} of the file that was there not found any more under "
+        f"{'its path' if len(gone) == 1 else 'their paths'}, such as {min(gone)}: removed, "
+        "renamed, or of another source"
+    ]
 
 
 def _notes_on_columns(images: Source, earlier: Earlier) -> list[str]:

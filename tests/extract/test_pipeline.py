@@ -560,6 +560,36 @@ def test_update_is_as_if_made_anew(
     assert names_in(output.parent) == ["codes.h5", "fresh.h5"]
 
 
+def test_update_names_images_that_are_gone(
+    run: Run, backbone: Path, changing: Path, output: Path
+) -> None:
+    update = ("extract", backbone, changing, "-o", output, "--update")
+    run(*update)
+    assert "of the file that was there" not in run(*update).output
+    shutil.rmtree(changing / "2")
+    (changing / "7").rename(changing / "seven")
+    printed = run(*update).output
+    assert "\n  kept the codes of 8 images from the file as it was before\n" in printed
+    assert (
+        "\n  note: 8 images of the file that was there not found any more under their paths, such "
+        "as 2/"
+    ) in printed
+    assert "removed, renamed, or of another source" in printed
+
+
+def test_update_of_a_part_misses_no_image_of_another_part(
+    run: Run, backbone: Path, changing: Path, output: Path
+) -> None:
+    update = ("extract", backbone, changing, "-o", output, "--update", "--part", "2/2")
+    run(*update)
+    names = [changing / "7" / f"new_{number}.png" for number in range(6)]
+    for number, name in enumerate(names):
+        name.write_bytes(encode_image(Image.new("L", (8, 8), number), "PNG"))
+    printed = run(*update).output
+    assert "kept the codes of" in printed
+    assert "of the file that was there" not in printed
+
+
 def test_reused_images_do_not_count_in_the_rate(
     backbone: Path, changing: Path, output: Path
 ) -> None:
