@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnncodes.errors import FileFormatError
 from cnncodes.files import check_regular, is_folder
 from cnncodes.images.multilabel import several_text
-from cnncodes.images.sources import find_images
+from cnncodes.images.sources import UNLABELLED, find_images
 from cnncodes.models.description import (
     card_rows,
     plain_text,
@@ -76,10 +76,16 @@ def _describe_source(path: Path, kind: Kind) -> dict[str, Any]:
         "use": kind.use,
         "images": len(images.paths),
         "images_by_class": images.class_counts() or "no labels",
+        **({} if images.flags else _describe_unlabelled(images.class_names, images.n_unlabelled)),
         **({"labels": several_text(images.flags, len(images.class_names))} if images.flags else {}),
         **({"groups": len(set(images.groups) - {""})} if images.groups else {}),
         **({"notes": list(images.notes)} if images.notes else {}),
     }
+
+
+def _describe_unlabelled(names: Sequence[str], n_images: int) -> dict[str, int]:
+    """Count the images of no class, which those of the classes do not include."""
+    return {"images_without_a_label": n_images} if names and n_images else {}
 
 
 def _describe_weighting(store: CodeStore) -> dict[str, Any]:
@@ -125,7 +131,11 @@ def _describe_codes(path: Path, kind: Kind) -> dict[str, Any]:
             "images": store.n_images,
             **({} if store.n_views == 1 else {"augment": store.augment, "views": store.n_views}),
             "images_by_class": counts or "no labels",
-            **({} if matrix is None else {"labels_per_image": _labels_per_image(store)}),
+            **(
+                _describe_unlabelled(names, int((labels == UNLABELLED).sum()))
+                if matrix is None
+                else {"labels_per_image": _labels_per_image(store)}
+            ),
             **({"groups": len({*store.groups} - {""})} if store.groups else {}),
             **_describe_weighting(store),
             "images_skipped": len(store.skipped),

@@ -313,6 +313,17 @@ def test_codes_without_labels(codes, tmp_path):
     assert info_text(path)["images by class"] == "no labels"
 
 
+def test_images_of_no_class_are_counted(codes, tmp_path):
+    """Else those of the classes are fewer than all, and nothing says why."""
+    assert "images_without_a_label" not in info_json(codes)
+    path = tmp_path / "codes.h5"
+    shutil.copy(codes, path)
+    with h5py.File(path, "r+") as file:
+        file["labels"][:7] = -1
+    assert info_json(path)["images_without_a_label"] == 7
+    assert info_text(path)["images without a label"] == "7"
+
+
 def test_unfinished_codes(codes, tmp_path):
     path = tmp_path / "codes.h5.partial"
     shutil.copy(codes, path)
@@ -602,6 +613,7 @@ def test_csv(tmp_path):
     assert result["what"] == "a CSV file"
     assert result["images"] == 4
     assert result["images_by_class"] == {"cat": 2, "dog": 1}
+    assert result["images_without_a_label"] == 1
 
 
 def test_files_for_people_and_other_programs(head, app, codes, photos, tmp_path):
