@@ -499,9 +499,8 @@ def _notes_on_gone(paths: Sequence[str], earlier: Earlier) -> list[str]:
     if not gone:
         return []
     return [
-        f"{counted(len(gone), 'image')} of the file that was there not found any more under "
-        f"{'its path' if len(gone) == 1 else 'their paths'}, such as {min(gone)}: removed, "
-        "renamed, or of another source"
+        f"{counted(len(gone), 'image')} of the file that was there not in the source any more, "
+        f"such as {min(gone)}: removed, renamed, or of another source"
     ]
 
 

@@ -571,8 +571,7 @@ def test_update_names_images_that_are_gone(
     printed = run(*update).output
     assert "\n  kept the codes of 8 images from the file as it was before\n" in printed
     assert (
-        "\n  note: 8 images of the file that was there not found any more under their paths, such "
-        "as 2/"
+        "\n  note: 8 images of the file that was there not in the source any more, such as 2/"
     ) in printed
     assert "removed, renamed, or of another source" in printed
 
