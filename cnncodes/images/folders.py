@@ -45,6 +45,8 @@ SYSTEM_FOLDERS = frozenset(
         "recycle bin",
     )
 )
+# Files that Windows makes; those of other systems are hidden.
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"))
 _FOUND = re.compile(r"found\.\d{3}")  # files that Windows recovered from a damaged disk
 _SPLIT_NAME = re.compile(
     r"(train|val|valid|test|dev|eval|holdout)(ing|ation|uation)?([ _-]?(set|data|images))?", re.I
@@ -94,7 +96,7 @@ class ListedImage:
 
 @dataclass
 class Omissions:
-    """Folders that a listing leaves out.
+    """Folders and files that a listing leaves out.
 
     Attributes
     ----------
@@ -104,11 +106,14 @@ class Omissions:
         Links to folders.
     broken : list of str
         Links without a target.
+    others : list of str
+        Files that are no images, such as films, PDF files and texts.
     """
 
     system: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """Return a line for each kind."""
@@ -118,6 +123,7 @@ class Omissions:
                 (self.system, _SYSTEM),
                 (self.links, ("link to a folder", "links to folders")),
                 (self.broken, ("broken link", "broken links")),
+                (self.others, ("file that is no image", "files that are no images")),
             )
             if names
         ]
@@ -185,6 +191,9 @@ def list_folder(
             group = _group(relative) if group_by_folder else ""
             images.append(ListedImage(relative, label, group))
     if not images:
+        flat = {path.name for path in files}
+        rest = [entry for entry in children if entry.name not in flat and entry.is_file()]
+        omitted.others += sorted(entry.name for entry in rest if _is_of_someone(entry))
         return [ListedImage(path.name, "") for path in sorted(files)], omitted.notes(), []
     strays = [path for path in files if is_decoded(path.suffix)]
     if strays:
@@ -301,6 +310,8 @@ def _walk(folder: Path, omitted: Omissions) -> Iterator[Path]:
             omitted.broken.append(entry.name)
         elif entry.is_symlink() and _is_folder(entry, follow_symlinks=True):
             omitted.links.append(entry.name)
+        elif _is_of_someone(entry):
+            omitted.others.append(entry.name)
 
 
 def _children(folder: Path, omitted: Omissions) -> list[os.DirEntry[str]]:
@@ -332,6 +343,11 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
             return is_image(file.read(SIGNATURE_LENGTH))
     except OSError:  # not allowed, or a broken link: listed, so that the reason is reported later
         return claimed
+
+
+def _is_of_someone(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file is not one that Windows made."""
+    return entry.name.casefold() not in _SYSTEM_FILES
 
 
 def _is_broken(entry: os.DirEntry[str]) -> bool:

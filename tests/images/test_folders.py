@@ -127,7 +127,22 @@ def test_folders_without_images_are_named(tmp_path: Path) -> None:
     for name in ("emu", "bird", "cow", "yak"):
         (tmp_path / name).mkdir()
     (tmp_path / "bird" / "notes.txt").write_text("no image")
-    assert find_images(tmp_path).notes == ("no images in 4 class folders: bird, cow, emu, …",)
+    assert find_images(tmp_path).notes == (
+        "left out: 1 file that is no image: notes.txt",
+        "no images in 4 class folders: bird, cow, emu, …",
+    )
+
+
+@pytest.mark.parametrize("folder", ["", "cat"])
+def test_films_and_documents_are_named(tmp_path: Path, folder: str) -> None:
+    write_images(tmp_path / folder, "a.jpg")
+    for name in ("film.mp4", "scan.pdf", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / folder / name).write_bytes(b"no image")
+    note = "left out: 2 files that are no images: film.mp4, scan.pdf"
+    assert find_images(tmp_path).notes == (note,)
+    (tmp_path / folder / "a.jpg").unlink()
+    with pytest.raises(SourceError, match=r"no images in it .*; left out: 2 files .*film\.mp4"):
+        find_images(tmp_path)
 
 
 def test_links_that_are_left_out_are_named(tmp_path: Path) -> None:
