@@ -190,10 +190,11 @@ def find_overlap(
             f"{n_near:,} pairs are similar, and the {MAX_PAIRS:,} most similar are kept; use a "
             "higher threshold if images that are no copies are among them"
         )
-    elif n_near > max(len(one.paths), len(two.paths)):
+    elif len(near) > max(len(one.paths), len(two.paths)):
+        otherwise = ", or compare the images instead of codes" if by_codes else ""
         notes.append(
-            f"{n_near:,} pairs are more than there are images, so most are hardly copies; use a "
-            f"higher threshold{', or compare the images instead of codes' if by_codes else ''}"
+            f"{len(near):,} near pairs are more than there are images, so most are hardly copies; "
+            f"use a higher threshold{otherwise}"
         )
     pairs = [*_equal_files(one, two), *near]
     return Overlap(one, two, "codes" if by_codes else "pixels", threshold, pairs, notes)

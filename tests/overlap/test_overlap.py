@@ -52,6 +52,17 @@ def test_first_of_the_copies_in_one_collection_is_in_column_a(originals, run, tm
     assert [(each["a"], each["b"], each["kind"]) for each in result["pairs"]] == pairs
 
 
+def test_equal_files_are_not_doubted(originals, tmp_path):
+    """Three copies of a file on both sides are nine pairs, of which three are listed."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            shutil.copy(originals / "05.png", tmp_path / folder / f"{number}.png")
+    found = find_overlap(tmp_path / "a", tmp_path / "b")
+    assert [each.kind for each in found.pairs] == ["same"] * 3
+    assert found.notes == []
+
+
 def test_images_of_one_colour_are_no_copies_of_each_other(tmp_path):
     from PIL import Image
 
@@ -101,7 +112,7 @@ def test_many_pairs_are_doubted(tmp_path, run):
     X += np.random.default_rng(0).random(X.shape) / 10
     path = write_codes(tmp_path / "codes.h5", X, np.arange(30) % 2)
     output = run("overlap", path, "-o", tmp_path / "found").stdout
-    assert "435 pairs are more than there are images" in output
+    assert "435 near pairs are more than there are images" in output
     assert "use a higher threshold, or compare the images" in output
 
 
