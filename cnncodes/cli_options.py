@@ -125,8 +125,15 @@ class CheckedCommand(click.Command):
     allow_extra_args = True  # refused below, with what to do
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse arguments beyond those of the command."""
-        rest = super().parse_args(ctx, args)
+        """Refuse arguments beyond those of the command, and files that look like options."""
+        typed = [*args]  # click takes from the list what it has read
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for each in typed:
+                if each.startswith("-") and os.path.lexists(each):
+                    ctx.fail(f"{error.format_message()} For the file of that name, write ./{each}")
+            raise
         if rest and not ctx.resilient_parsing:
             message = f"one argument too many: {rest[0]}"
             if any("SOURCE" in (each.metavar or str(each.name).upper()) for each in self.params):

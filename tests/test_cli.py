@@ -137,6 +137,16 @@ def test_several_sources_are_refused_with_what_to_do(words: str, run: Run) -> No
     assert "SOURCE" not in run("info", "a", "b", exit_code=2).stderr
 
 
+def test_file_whose_name_looks_like_an_option(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-cats").mkdir()
+    message = run("extract", "bb.onnx", "-cats", "-o", "codes.h5", exit_code=2).stderr
+    assert "No such option '-c'. For the file of that name, write ./-cats" in message
+    assert "./" not in run("extract", "bb.onnx", "-dogs", "-o", "a.h5", exit_code=2).stderr
+
+
 @pytest.mark.parametrize("name", [*main.commands])
 def test_help_has_an_example(name: str, run: Run) -> None:
     text = run(name, "--help").output
