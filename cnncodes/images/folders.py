@@ -241,7 +241,8 @@ def _doubts(source: Path, images: Sequence[ListedImage]) -> list[str]:
     parts = [PurePosixPath(image.path).parts for image in images]
     nested = [each for each in parts if len(each) > 2]
     classes = sorted({each[0] for each in parts})
-    if all(_DATE.fullmatch(name) for name in classes):
+    are_days = all(map(_DATE.fullmatch, classes))
+    if are_days and not (len(classes) == 1 and _holds_classes(nested)):
         return [
             f"{_names(classes)} look like days or folders of a camera, not like classes: a "
             "classifier would learn to tell the days apart; make a folder for each class, or list "
@@ -266,6 +267,12 @@ def _doubts(source: Path, images: Sequence[ListedImage]) -> list[str]:
             f"({_names(level)}) as classes, name {source.joinpath(*common)} as the source"
         ]
     return []
+
+
+def _holds_classes(nested: Sequence[tuple[str, ...]]) -> bool:
+    """Return whether there are several folders below the only one, and not all of them days."""
+    below = {parts[1] for parts in nested}
+    return len(below) > 1 and not all(map(_DATE.fullmatch, below))
 
 
 def _notes_on_levels(images: Sequence[ListedImage]) -> list[str]:

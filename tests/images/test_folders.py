@@ -100,6 +100,18 @@ def test_days_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert find_images(tmp_path).doubts == ()
 
 
+def test_classes_in_the_folder_of_one_day_are_named(tmp_path: Path) -> None:
+    write_images(tmp_path, "2024-05-01/cat/a.jpg", "2024-05-01/dog/b.jpg")
+    (doubt,) = find_images(tmp_path).doubts
+    assert f"(cat, dog) as classes, name {tmp_path / '2024-05-01'} as the source" in doubt
+
+
+def test_days_of_one_year_are_no_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, "2024/2024-05-01/a.jpg", "2024/2024-05-02/b.jpg")
+    (doubt,) = find_images(tmp_path).doubts
+    assert "2024 look like days or folders of a camera" in doubt
+
+
 @pytest.mark.parametrize(
     "names",
     [
