@@ -332,6 +332,8 @@ def _rows(key: str, value: Any, described: dict[str, Any]) -> list[tuple[str, st
             for part in value
         ]
         return [(name if index == 0 else "", text) for index, text in enumerate(texts)]
+    if key == "notes":
+        return [(name if index == 0 else "", shown(note)) for index, note in enumerate(value)]
     if key == "other_outputs":
         return [("", plain_text(text)) for text in value]
     if key == "skipped":

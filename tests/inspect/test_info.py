@@ -596,6 +596,16 @@ def test_folder_of_images(photos):
     assert info_text(photos)["images"] == "120"
 
 
+def test_each_note_on_a_folder_is_a_line(tmp_path):
+    write_images(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "cat" / "film.mp4").write_bytes(b"no image")
+    (tmp_path / "emu").mkdir()
+    assert run_command("info", tmp_path).stdout.splitlines()[-2:] == [
+        "notes            left out: 1 file that is no image: film.mp4",
+        "                 no images in 1 class folder: emu",
+    ]
+
+
 def test_flat_folder(photos):
     result = info_json(photos / "3")
     assert result["images"] == len(list((photos / "3").iterdir()))
