@@ -458,7 +458,7 @@ def _identify(images: Source, provider: str) -> str:
 
 def _refuse(skipped: Sequence[tuple[str, str]]) -> None:
     for path, problem in skipped:
-        raise ImageError(f"{path}: {problem}; mend or remove it, or skip it with on_error")
+        raise ImageError(f"{path}: {problem}; mend or remove it, or skip it with on_error='skip'")
 
 
 def _rows(

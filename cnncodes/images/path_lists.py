@@ -56,7 +56,7 @@ class PathList:
         slashed = () if self._pairs else (name.replace("\\", "/") for name in names)
         self._slashed = frozenset(slashed)
         if not self._names:
-            raise SourceError(f"{path}: names no image, so leave {parameter}=FILE out")
+            raise SourceError(f"{path}: names no image, so leave {parameter}='FILE' out")
 
     def among(self, paths: Sequence[str]) -> list[int]:
         """Return the increasing indices of the images among those of a source.

@@ -156,7 +156,7 @@ def test_image_that_cannot_be_read_is_skipped_or_ends_it(
     ended = faulty("read", str(image), 0, "--on-error", "fail")
     assert_one_line(ended)
     assert ended.stderr.splitlines()[1:] == [
-        f"Error: {reason}; mend or remove it, or skip it with --on-error"
+        f"Error: {reason}; mend or remove it, or skip it with --on-error skip"
     ]
     arguments = ("extract", backbone, photos, "-o", output)
     assert "went on after 70 images" in run(*arguments).output

@@ -215,7 +215,8 @@ def test_skips_a_path_with_a_null_byte(
 def test_fails_on_an_image_when_asked_to(backbone: Path, odd: Path, output: Path) -> None:
     message = error_of("extract", backbone, odd, "-o", output, "--on-error", "fail")
     assert (
-        message == "Error: a empty.jpg: empty file; mend or remove it, or skip it with --on-error"
+        message
+        == "Error: a empty.jpg: empty file; mend or remove it, or skip it with --on-error skip"
     )
     assert names_in(output.parent) == []
 

@@ -72,7 +72,7 @@ def test_names_that_a_table_escapes_are_recognised(tmp_path):
     [
         ("", "empty"),
         ("\n \n", "names no image"),
-        ("a,b,kind,score\n", "names no image"),
+        ("a,b,kind,score\n", "names no image, so leave --exclude FILE out"),
         ("absent.png\n", "such as absent.png, is in this source; write paths as they are in the"),
         ("a,b\n0.png,absent.png\n", "such as absent.png, is in this source; of an overlap.csv"),
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
