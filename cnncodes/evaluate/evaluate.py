@@ -282,7 +282,7 @@ def _evaluate_images(
         for images_read, output in batches:
             for image in images_read:
                 row = wanted[image.index]
-                remarks.update([image.remark] if image.remark else [])
+                remarks.update(image.remarks)
                 if image.problem:
                     skipped.append((source.paths[row], image.problem))
                     continue

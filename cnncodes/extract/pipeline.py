@@ -48,7 +48,7 @@ from cnncodes.parameters import (
     check_part,
 )
 from cnncodes.progress import NoProgress, Progress
-from cnncodes.text import counted
+from cnncodes.text import counted, shown
 
 DTYPES = ("float16", "float32")
 
@@ -488,8 +488,7 @@ def _rows(
         rows.weights.extend(images.weights[index : index + 1])
         rows.probabilities.extend(images.probabilities[index : index + 1])
         rows.flags.extend(images.flags[index : index + 1])
-        if image.remark:
-            rows.remarks.append(image.remark)
+        rows.remarks.extend(image.remarks)
     return rows
 
 
@@ -499,8 +498,8 @@ def _notes_on_gone(paths: Sequence[str], earlier: Earlier) -> list[str]:
     if not gone:
         return []
     return [
-        f"{counted(len(gone), 'image')} of the file that was there not in the source any more, "
-        f"such as {min(gone)}: removed, renamed, or of another source"
+        f"{counted(len(gone), 'path')} of the earlier file {'is' if len(gone) == 1 else 'are'} no "
+        f"longer in the source, such as {shown(min(gone))}: removed, renamed, or of another source"
     ]
 
 

@@ -34,7 +34,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -93,6 +93,8 @@ _SAMPLES, _MAX_SAMPLES = 277, 4  # of TIFF 6.0: samples per pixel; red, green, b
 _DESCRIBED_BY_ERROR = ("image", "images", "folder", "text", "zip", "unknown")
 _PREFIX = 16  # bytes that Pillow looks at to accept a file
 _NO_END = "its end marker is missing; its pixels are complete"
+_SEVERAL = "more than one page or frame, of which the first is used"
+_OF_SEVERAL = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # MPO and HEIF are JPEG's and Apple's extras
 _UNSUPPORTED = re.compile(
     "unsupported|not supported|unknown|cannot handle|not available|samples per pixel", re.I
 )
@@ -141,8 +143,8 @@ def decode_image(
 
 def _decode(
     content: bytes, size: int, max_pixels: int, white: int | None, suffix: str
-) -> tuple[NDArray[np.uint8], str]:
-    """Return the pixels of `decode_image`, and a remark on what was assumed or mended."""
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return the pixels of `decode_image`, and remarks on what was assumed, left out or mended."""
     max_pixels = MAX_PIXELS.check(max_pixels, "max_pixels")
     white = WHITE.check_or_none(white, "white")
     check_size(len(content), max_pixels)
@@ -161,7 +163,7 @@ def _decode(
         _check_image(image, kind, content, max_pixels)
         ends = kind is not JPEG or has_end(content)
         if not ends and not is_resumable(content):
-            return _decode(content + END_MARKER, size, max_pixels, white, suffix)[0], _NO_END
+            return _decode(content + END_MARKER, size, max_pixels, white, suffix)[0], (_NO_END,)
         n_pixels = image.width * image.height
         drafted = image.draft(None, (2 * size, 2 * size))  # only JPEG knows how
         if not image.info.get("progressive"):  # else all of it is in memory, in any scale
@@ -170,8 +172,16 @@ def _decode(
             if kind is JPEG and not load(image, content):
                 raise ImageError("damaged: a part of its pixels is missing")
             pixels, remark = to_pixels(image, size, drafted[1][2:] if drafted else None, white)
+            remarks = [remark, "" if ends else _NO_END, _SEVERAL if _has_several(image) else ""]
             image.close()  # here, so that the next large one does not come on top of it
-            return pixels, remark if ends else _NO_END
+            return pixels, tuple(each for each in remarks if each)
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether a file has more pages or frames than the one that was decoded."""
+    with suppress(Exception):  # of a damaged frame that is not used
+        return image.format in _OF_SEVERAL and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _opened(content: bytes, kind: Format) -> Image.Image:
@@ -316,15 +326,15 @@ class LoadedImage:
         SHA-256 of the file's bytes, hexadecimal; empty if it cannot be read.
     problem : str
         Why the image cannot be used; empty if it can.
-    remark : str
-        What was assumed or mended of an image that is used; empty if nothing.
+    remarks : tuple of str
+        What was assumed, left out or mended of an image that is used.
     """
 
     index: int
     pixels: NDArray[np.uint8] | None
     digest: str
     problem: str
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def load_image(
@@ -381,11 +391,11 @@ def load_content(
     if digest in known:
         return LoadedImage(index, None, digest, "")
     try:
-        pixels, remark = _decode(content, size, max_pixels, white, path.suffix)
+        pixels, remarks = _decode(content, size, max_pixels, white, path.suffix)
     except ImageError as error:
         reason = shortened(" ".join(_reason(path, error).split()), MAX_REASON_LENGTH)
         return LoadedImage(index, None, digest, reason)
-    return LoadedImage(index, pixels, digest, "", remark)
+    return LoadedImage(index, pixels, digest, "", remarks)
 
 
 def _reason(path: Path, error: ImageError) -> str:

@@ -566,13 +566,13 @@ def test_update_names_images_that_are_gone(
 ) -> None:
     update = ("extract", backbone, changing, "-o", output, "--update")
     run(*update)
-    assert "of the file that was there" not in run(*update).output
+    assert "no longer in the source" not in run(*update).output
     shutil.rmtree(changing / "2")
     (changing / "7").rename(changing / "seven")
     printed = run(*update).output
     assert "\n  kept the codes of 8 images from the file as it was before\n" in printed
     assert (
-        "\n  note: 8 images of the file that was there not in the source any more, such as 2/"
+        "\n  note: 8 paths of the earlier file are no longer in the source, such as 2/"
     ) in printed
     assert "removed, renamed, or of another source" in printed
 
@@ -587,7 +587,7 @@ def test_update_of_a_part_misses_no_image_of_another_part(
         name.write_bytes(encode_image(Image.new("L", (8, 8), number), "PNG"))
     printed = run(*update).output
     assert "kept the codes of" in printed
-    assert "of the file that was there" not in printed
+    assert "no longer in the source" not in printed
 
 
 def test_reused_images_do_not_count_in_the_rate(

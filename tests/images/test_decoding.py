@@ -142,14 +142,20 @@ def test_composites_transparency_on_white(name: str) -> None:
 
 
 # MPO is what phones write: a JPEG with further ones, such as a depth map, behind it.
-@pytest.mark.parametrize("layout", ["PNG", "GIF", "TIFF", "WEBP", "MPO"])
-def test_uses_the_first_frame(layout: str) -> None:
+@pytest.mark.parametrize("layout", ["PNG", "GIF", "TIFF", "WEBP", "AVIF", "MPO"])
+def test_uses_the_first_frame_and_says_so(tmp_path: Path, layout: str) -> None:
     first, second = (Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if layout == "WEBP" else {}
     content = encode_image(first, layout, save_all=True, append_images=[second], **options)
     with Image.open(io.BytesIO(content)) as image:
         assert image.n_frames == 2
     assert np.abs(decode_image(content, SIDE).astype(int) - (255, 0, 0)).max() <= 3
+    remarks = {}
+    for name, file in (("one", encode_image(first, layout)), ("two", content)):
+        (tmp_path / name).write_bytes(file)
+        remarks[name] = load_image(0, tmp_path / name, SIDE).remarks
+    said = () if layout == "MPO" else ("more than one page or frame, of which the first is used",)
+    assert remarks == {"one": (), "two": said}
 
 
 @pytest.mark.parametrize("layout", ["JPEG", "PNG", "WEBP"])

@@ -73,9 +73,9 @@ def test_remarks_that_the_end_marker_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(FILES["baseline"][:-2])
     loaded = load_image(0, path, 64)
-    assert loaded.remark == "its end marker is missing; its pixels are complete"
+    assert loaded.remarks == ("its end marker is missing; its pixels are complete",)
     path.write_bytes(FILES["baseline"])
-    assert load_image(0, path, 64).remark == ""
+    assert load_image(0, path, 64).remarks == ()
 
 
 # Of a progressive file all scans have begun after four fifths: what is missing is hardly seen.

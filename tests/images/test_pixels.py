@@ -56,10 +56,10 @@ def test_refuses_a_white_that_16_bits_cannot_hold(white: int) -> None:
 def test_remarks_on_what_is_guessed_and_on_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(deep(4095))
-    assert "white assumed to be 4,095" in load_image(0, path, 64).remark
-    assert load_image(0, path, 64, white=4095).remark == ""
+    assert "white assumed to be 4,095" in load_image(0, path, 64).remarks[0]
+    assert load_image(0, path, 64, white=4095).remarks == ()
     path.write_bytes(deep(65535))
-    assert load_image(0, path, 64).remark == ""
+    assert load_image(0, path, 64).remarks == ()
 
 
 def png_of_16_bit_colour(maximum: int) -> bytes:
@@ -85,12 +85,11 @@ def test_remarks_that_deep_colour_is_nearly_black(tmp_path: Path) -> None:
     loaded = load_image(0, path, 8)
     assert loaded.pixels is not None
     assert loaded.pixels.max() == 15
-    assert (
-        loaded.remark
-        == "16-bit colour, of which 8 bits are used, nearly black: convert it to 8 bits"
+    assert loaded.remarks == (
+        "16-bit colour, of which 8 bits are used, nearly black: convert it to 8 bits",
     )
     path.write_bytes(png_of_16_bit_colour(40_000))
-    assert load_image(0, path, 8).remark == ""
+    assert load_image(0, path, 8).remarks == ()
 
 
 @pytest.fixture
