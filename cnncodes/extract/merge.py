@@ -27,6 +27,7 @@ from cnncodes.extract.merging import (
 from cnncodes.extract.unusable import notes_on_classes, warn_of_skipped
 from cnncodes.extract.writing import SOURCES, CodesInfo, Rows, joint_source, write_codes
 from cnncodes.images.multilabel import label_numbers
+from cnncodes.images.sources import UNLABELLED
 from cnncodes.output import CODES, check_output, replacing
 from cnncodes.parameters import VIEWS, as_path, one_or_more_paths
 from cnncodes.progress import NoProgress, Progress
@@ -166,6 +167,8 @@ def merge_codes(
         write_codes(temporary, info, batches(), n_images, made_with="; ".join(made_with))
     warn_of_skipped(skipped, n_images + len(skipped), progress)
     several = "flags" in files[0].columns
+    if info.class_names and not several and (n_without := label_counts[UNLABELLED]):
+        notes.append(f"{counted(n_without, 'image')} without a label")
     if is_divided:
         every = range(len(info.class_names))
         notes += notes_on_classes(info.class_names, every, label_counts, several=several)

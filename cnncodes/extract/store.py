@@ -25,7 +25,7 @@ from cnncodes.images.sources import root_of
 from cnncodes.models.kinds import needing
 from cnncodes.models.metadata import BackboneInfo, later_format
 from cnncodes.parameters import VIEWS, WHITE, as_path
-from cnncodes.text import class_nouns, counted, views_text
+from cnncodes.text import class_nouns, counted, shown, views_text
 
 _REMEDY = "make one with: cnncodes extract"
 UNFINISHED = "is unfinished; run the same cnncodes extract again to go on with it"
@@ -329,9 +329,13 @@ class CodeStore:
         return content
 
     def _damage(self, index: int, error: Exception) -> FileFormatError:
+        try:
+            image = f"of {shown(self.paths[index])} "
+        except FileFormatError:  # they are damaged too
+            image = ""
         damage = FileFormatError(
-            f"{self.path}: the codes in row {index} are damaged ({reason_of(error)}); extract it "
-            "again"
+            f"{self.path}: the codes {image}in row {index} are damaged ({reason_of(error)}); "
+            "extract it again"
         )
         damage.__cause__ = error
         return damage

@@ -106,7 +106,8 @@ def test_collections_are_joined_in_the_order_of_their_paths() -> None:
     result = merged("b.h5", "a.h5")
     assert contents("merged.h5") == {"3.png": ("cat", ""), "1.png": ("dog", ""), "2.png": ("", "")}
     assert list(contents("merged.h5")) == ["3.png", "1.png", "2.png"]
-    assert (result.n_images, result.n_skipped, result.notes) == (3, 1, [])
+    assert (result.n_images, result.n_skipped) == (3, 1)
+    assert result.notes == ["1 image without a label"]
     assert result.files == [Path("a.h5"), Path("b.h5")]
     with CodeStore.open("merged.h5") as store:
         assert store.source == "day 1 + day 2"
@@ -185,7 +186,10 @@ def test_image_of_two_files_is_kept_once() -> None:
     result = merged("a.h5", "b.h5")
     assert list(contents("merged.h5")) == ["1.png", "2.png", "3.png"]
     assert result.n_images == 3
-    assert result.notes == ["1 image in two files with the same path and content, kept once: 2.png"]
+    assert result.notes == [
+        "1 image in two files with the same path and content, kept once: 2.png",
+        "1 image without a label",
+    ]
 
 
 def test_equal_images_of_other_paths_are_kept() -> None:
@@ -193,7 +197,7 @@ def test_equal_images_of_other_paths_are_kept() -> None:
     write("b.h5", {"copy.png": "b"})
     result = merged("a.h5", "b.h5")
     assert list(contents("merged.h5")) == ["1.png", "2.png", "copy.png"]
-    assert len(result.notes) == 1
+    assert result.notes[1:] == ["3 images without a label"]
     assert "1 image equal to one of another path" in result.notes[0]
     assert "cnncodes overlap" in result.notes[0]
 
@@ -325,7 +329,7 @@ def test_damaged_input_is_named_and_nothing_is_written() -> None:
     with h5py.File("b.h5", "r+") as file:
         file["codes"].id.write_direct_chunk((1, 0), file["codes"].id.read_direct_chunk((0, 0))[1])
     message = refusal(FileFormatError, "a.h5", "b.h5")
-    assert message.startswith("b.h5: the codes in row 1 are damaged")
+    assert message.startswith("b.h5: the codes of 3.png in row 1 are damaged")
 
 
 def _interrupt(progress: Progress) -> None:
@@ -375,7 +379,8 @@ def test_json_and_help_of_the_command() -> None:
     write("b.h5", {"2.png": "b"})
     result = json.loads(run_command("merge", "b.h5", "a.h5", "-o", "c.h5", "--json").stdout)
     assert result["files"] == ["a.h5", "b.h5"]
-    assert (result["path"], result["n_images"], result["notes"]) == ("c.h5", 2, [])
+    assert (result["path"], result["n_images"]) == ("c.h5", 2)
+    assert result["notes"] == ["2 images without a label"]
 
 
 def test_unusable_images_of_all_files_are_counted() -> None:

@@ -686,7 +686,7 @@ def test_update_refuses_codes_that_are_not_there(
         file.create_dataset("codes", shape, dtype, chunks=(1, *shape[1:]), compression="gzip")
     before = output.read_bytes()
     refusal = error_of("extract", backbone, few, "-o", output, "--update")
-    assert f"{output}: the codes in row 0 are damaged (" in refusal
+    assert f"{output}: the codes of 0/digit_0000.png in row 0 are damaged (" in refusal
     assert output.read_bytes() == before
 
 

@@ -207,7 +207,7 @@ def test_codes_of_other_images(copied: tuple[Path, Path]) -> None:
     fault = "its codes are damaged (not those that were stored there)"
     assert faults(codes) == [(paths[3], fault), (paths[8], fault)]
     message = error_of("train", codes, "-o", codes.with_name("head.onnx"))
-    assert "the codes in row 3 are damaged (not those that were stored there)" in message
+    assert f"the codes of {paths[3]} in row 3 are damaged (not those that were stored" in message
 
 
 def test_codes_that_were_never_written(copied: tuple[Path, Path]) -> None:
