@@ -258,19 +258,16 @@ def extract(
     replaceable = overwrite or update or is_compared
     check_output(output, overwrite=replaceable, inputs=[backbone, source], endings=CODES)
     find_provider(provider)  # before a long list of images is made
-    images = find_images(source, group_by=group_by)
-    check_output(output, overwrite=replaceable, inputs=images.files())
-    n_in_source = len(images.paths)
-    paths = images.paths
-    source_part, computed = divide(images, source, part)
+    everything = find_images(source, group_by=group_by)
+    check_output(output, overwrite=replaceable, inputs=everything.files())
+    source_part, images = divide(everything, source, part)
     if on_source is not None:
-        on_source(replace(images, notes=computed.notes))
-    images = computed
+        on_source(replace(everything, notes=images.notes))
     for doubt in images.doubts:
         warnings.warn(doubt, SourceWarning, stacklevel=2)
     workers, files = _open_workers(
         images,
-        n_in_source,  # batches are those of the whole source
+        len(everything.paths),  # batches are those of the whole source
         backbone,
         scheduler,
         progress,
@@ -308,26 +305,7 @@ def extract(
         try:
             if on_error == "fail":
                 _refuse(journal.skipped)
-            progress.begin(len(images.paths), n_resumed)
-            batches = workers.run(
-                files[n_resumed:],
-                functools.partial(encode_codes, dtype=dtype),
-                max_pixels=max_pixels,
-                white=white,
-                known=earlier.rows,
-                augment=augment,
-            )
-            with closing(batches):
-                for batch, chunks in batches:
-                    rows = _rows(images, n_resumed, batch, chunks or [], earlier, info.n_views)
-                    if on_error == "fail":
-                        _refuse(rows.skipped)
-                    journal.append(rows)
-                    n_reused = sum(
-                        image.digest in earlier.rows and not image.problem for image in batch
-                    )
-                    progress.skip(n_reused)
-                    progress.advance(len(batch) - n_reused)
+            _compute(workers, files, images, earlier, journal, progress, skips=on_error == "skip")
             if journal.n_images == 0 and part is None:
                 path, reason = journal.skipped[0]
                 raise SourceError(
@@ -358,7 +336,7 @@ def extract(
         source_notes=list(images.notes),
         notes=[
             *_notes(images, journal),
-            *_notes_on_gone(paths, earlier),
+            *_notes_on_gone(everything.paths, earlier),
             *_notes_on_columns(images, earlier),
             *workers.notes,
         ],
@@ -424,6 +402,44 @@ def _unchanged(store: CodeStore, info: CodesInfo, images: Source, seconds: float
         part=None if store.part is None else (store.part.number, store.part.count),
         has_several_labels=bool(images.flags),
     )
+
+
+def _compute(
+    workers: Any,
+    files: Sequence[Any],
+    images: Source,
+    earlier: Earlier,
+    journal: Journal,
+    progress: Progress,
+    *,
+    skips: bool,
+) -> None:
+    """Compute the codes of the images that a journal has not, and append them batch by batch.
+
+    Raises
+    ------
+    ImageError
+        An image cannot be used, and `skips` is false.
+    """
+    info, first = journal.info, journal.n_seen
+    progress.begin(len(images.paths), first)
+    batches = workers.run(
+        files[first:],
+        functools.partial(encode_codes, dtype=info.dtype),
+        max_pixels=info.max_pixels,
+        white=info.white,
+        known=earlier.rows,
+        augment=info.augment,
+    )
+    with closing(batches):
+        for batch, chunks in batches:
+            rows = _rows(images, first, batch, chunks or [], earlier, info.n_views)
+            if not skips:
+                _refuse(rows.skipped)
+            journal.append(rows)
+            n_reused = sum(image.digest in earlier.rows and not image.problem for image in batch)
+            progress.skip(n_reused)
+            progress.advance(len(batch) - n_reused)
 
 
 def _check_row(backbone: Path, code_shape: Sequence[int], dtype: str) -> None:
