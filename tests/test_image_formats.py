@@ -224,6 +224,7 @@ def test_nothing_is_lost_in_silence(
     *notes, warning = result.stderr.splitlines()
     assert notes == [
         f"{mixed}: 11 image files, 3 classes: bird 4, cat 4, dog 3",
+        "  note: left out: 1 file that is no image: notes.txt",
         "  note: no images in 1 class folder: emu",
     ]
     assert warning.startswith("Warning: 5 of 11 image files (45%) cannot be used")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cnncodes.evaluate import curve
 from cnncodes.evaluate.curve import read_curves
-from cnncodes.extract import store
+from cnncodes.extract import store, writing
 from cnncodes.models.description import training_rows
 from cnncodes.models.kinds import GENERATOR
 from tests.helpers import (
@@ -695,7 +695,8 @@ def test_format_is_that_of_the_kind_of_file(head, codes, tmp_path, monkeypatch):
     shutil.copy(codes, copied)
     with h5py.File(copied, "r+") as file:
         file.attrs["format"] = "8"
-    monkeypatch.setattr(store, "FORMAT", "8")
+    monkeypatch.setattr(store, "FORMAT", "8")  # which it reads
+    monkeypatch.setattr(writing, "FORMAT", "8")
     monkeypatch.setattr(curve, "FORMAT", "9")
     curve.save_curves([make_curve()], curves, overwrite=False)
     formats = [info_json(path)["format"] for path in (head, copied, curves)]
