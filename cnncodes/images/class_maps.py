@@ -195,6 +195,6 @@ def _rows(path: Path) -> list[list[str]]:
     # Spreadsheets write empty columns and rows that once held something.
     n_columns = max((i for row in rows for i, cell in enumerate(row, 1) if cell), default=0)
     cells = [row[: max(n_columns, len(COLUMNS))] for row in rows if any(row)]
-    if not cells or cells[0] != COLUMNS:
+    if not cells or [cell.casefold() for cell in cells[0]] != COLUMNS:
         raise SourceError(f"{path}: does not begin with the columns from,to; {_REMEDY}")
     return cells[1:]

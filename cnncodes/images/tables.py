@@ -76,11 +76,14 @@ def read_table(source: Path) -> tuple[list[ListedImage], list[str]]:
 
 
 def delimiter_of(text: str, columns: Sequence[str]) -> str | None:
-    """Return the delimiter by which the first line begins with these columns, None without one."""
+    """Return the delimiter by which the first line begins with these columns, in any case.
+
+    It is None where it does not.
+    """
     first = text.splitlines()[:1]
     for delimiter in DELIMITERS:
         cells = next(csv.reader(first, delimiter=delimiter), [])
-        if [cell.strip() for cell in cells[: len(columns)]] == list(columns):
+        if [cell.strip().casefold() for cell in cells[: len(columns)]] == list(columns):
             return delimiter
     return None
 

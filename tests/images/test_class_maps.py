@@ -59,7 +59,7 @@ def test_merged_class_that_the_head_does_not_know_is_named_once(codes, table, tm
 @pytest.mark.parametrize("empty", [(), ("", "")])
 def test_table_is_read_as_spreadsheets_write_it(codes, tmp_path, delimiter, empty):
     rows = [
-        ("from", "to"),
+        ("From", "To"),
         ("0", "round, closed"),
         ("3", "three"),
         ("1", "one"),
