@@ -289,18 +289,18 @@ def train_head(
         check_memory(store.path, name_of(estimator), needed, *shape, remedy=BY_SGD)
         store.release()  # paths, digests and the like of all images
         recipe = Recipe(
-            store,
-            data.views,
-            data.y,
-            data.groups,
-            data.weighting,
-            estimator,
-            {"normalize": normalize, "C": C, "class_weight": class_weight},
-            sgd,
-            seed,
-            on_epoch,
-            progress,
-            None if grown is None else grown.start(data.names),
+            store=store,
+            views=data.views,
+            y=data.y,
+            groups=data.groups,
+            weighting=data.weighting,
+            estimator=estimator,
+            linear={"normalize": normalize, "C": C, "class_weight": class_weight},
+            sgd=sgd,
+            seed=seed,
+            on_epoch=on_epoch,
+            progress=progress,
+            start=None if grown is None else grown.start(data.names),
         )
         heads = _fit(
             recipe,
