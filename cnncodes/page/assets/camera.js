@@ -29,7 +29,8 @@ cnncodes.camera = (() => {
       dialog.oncancel = () => resolve(false);
     });
     dialog.showModal();
-    await video.play();
+    // A browser that saves power may refuse; there is a frame all the same.
+    video.play().catch(() => {});
     const isTaken = await taken;
     const photo = isTaken ? await frame() : null;
     stream.getTracks().forEach((track) => track.stop());
@@ -38,6 +39,9 @@ cnncodes.camera = (() => {
   }
 
   async function frame() {
+    if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) {
+      await new Promise((resolve) => { video.onloadeddata = resolve; });
+    }
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
