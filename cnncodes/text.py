@@ -75,6 +75,14 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
+def case_twins(names: Iterable[str]) -> list[list[str]]:
+    """Return the names that differ in case alone, such as Cat and cat, together."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(name.casefold(), []).append(name)
+    return [alike for alike in spellings.values() if len(alike) > 1]
+
+
 def value_text(value: Any) -> str:
     """Format a value of JSON types as one line; control characters are escaped."""
     if isinstance(value, float):

@@ -22,7 +22,7 @@ from cnncodes.images.limits import DEFAULT_MAX_PIXELS
 from cnncodes.images.multilabel import UNKNOWN, from_matrix, names_in
 from cnncodes.models.metadata import networks_text
 from cnncodes.progress import Progress
-from cnncodes.text import counted, listed, shown
+from cnncodes.text import case_twins, counted, listed, shown
 
 Skipped = list[tuple[str, str]]
 _Values = tuple[frozenset[Hashable], ...]  # of an image, for each column; empty without one
@@ -312,10 +312,7 @@ def sorted_classes(
     for path, names in files:
         for name in names:
             first.setdefault(name, path)
-    spellings: dict[str, list[str]] = defaultdict(list)
-    for name in first:
-        spellings[name.casefold()].append(name)
-    for one, two in (pair for each in spellings.values() for pair in combinations(each, 2)):
+    for one, two in (pair for alike in case_twins(first) for pair in combinations(alike, 2)):
         if first[one] != first[two]:
             raise error(
                 f"{first[one]} and {first[two]}: the classes {shown(one)} and {shown(two)} differ "

@@ -15,7 +15,7 @@ from cnncodes.files import check_filled
 from cnncodes.images.tables import delimiter_of
 from cnncodes.models.metadata import HeadInfo
 from cnncodes.parameters import as_path
-from cnncodes.text import listed, shown
+from cnncodes.text import case_twins, listed, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,12 +141,9 @@ class ClassMap:
 
     def _refuse_case_twins(self, names: Sequence[str]) -> None:
         """Refuse a new name such as Cat beside cat, as `find_images` does."""
-        twins: dict[str, list[str]] = {}
-        for name in names:
-            twins.setdefault(name.casefold(), []).append(name)
-        for new in self.names.values():
-            alike = twins.get(new.casefold(), [])
-            if len(alike) > 1:
+        made = {new.casefold() for new in self.names.values()}
+        for alike in case_twins(names):
+            if alike[0].casefold() in made:
                 raise SourceError(
                     f"{self.path}: makes the classes {' and '.join(shown(name) for name in alike)},"
                     " which differ only in case or in the form of letters; correct the column to"

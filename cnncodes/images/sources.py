@@ -14,7 +14,7 @@ a folder are in the order of their names, those of a CSV file in its order.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from cnncodes.images.tables import MISSING, read_table
 from cnncodes.images.weighting import filled
 from cnncodes.models.kinds import TABLES, needing
 from cnncodes.parameters import as_path, check_choice
-from cnncodes.text import counted, listed, shown
+from cnncodes.text import case_twins, counted, listed, shown
 
 T = TypeVar("T")
 UNLABELLED = -1
@@ -300,15 +300,11 @@ def _notes_on_labels(class_names: Sequence[str]) -> list[str]:
 
 def _refuse_case_twins(source: Path, class_names: list[str]) -> None:
     """Refuse classes such as Cat and cat: most often one class, spelt twice."""
-    twins = defaultdict(list)
-    for name in class_names:
-        twins[name.casefold()].append(name)
-    for names in twins.values():
-        if len(names) > 1:
-            raise SourceError(
-                f"{source}: the classes {' and '.join(names)} differ only in case or in the "
-                "form of letters; merge or rename them"
-            )
+    for names in case_twins(class_names):
+        raise SourceError(
+            f"{source}: the classes {' and '.join(names)} differ only in case or in the form of "
+            "letters; merge or rename them"
+        )
 
 
 def check_labels(images: Source) -> None:
