@@ -193,7 +193,7 @@ def list_folder(
     if not images:
         flat = {path.name for path in files}
         rest = [entry for entry in children if entry.name not in flat and entry.is_file()]
-        omitted.others += sorted(entry.name for entry in rest if _is_of_someone(entry))
+        omitted.others += sorted(entry.name for entry in rest)
         return [ListedImage(path.name, "") for path in sorted(files)], omitted.notes(), []
     strays = [path for path in files if is_decoded(path.suffix)]
     if strays:
@@ -317,14 +317,14 @@ def _walk(folder: Path, omitted: Omissions) -> Iterator[Path]:
             omitted.broken.append(entry.name)
         elif entry.is_symlink() and _is_folder(entry, follow_symlinks=True):
             omitted.links.append(entry.name)
-        elif _is_of_someone(entry):
+        else:
             omitted.others.append(entry.name)
 
 
 def _children(folder: Path, omitted: Omissions) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if not _is_hidden(entry)]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read ({error.strerror})") from error
     system = [
@@ -352,9 +352,10 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return claimed
 
 
-def _is_of_someone(entry: os.DirEntry[str]) -> bool:
-    """Return whether a file is not one that Windows made."""
-    return entry.name.casefold() not in _SYSTEM_FILES
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    """Return whether a system hides an entry, as Windows does the files that it makes."""
+    name = entry.name.casefold()
+    return name.startswith(".") or (name in _SYSTEM_FILES and entry.is_file())
 
 
 def _is_broken(entry: os.DirEntry[str]) -> bool:
