@@ -47,7 +47,7 @@ def write_codes(
 ) -> None:
     """Write codes in which classes are clouds in a space of 128 dimensions."""
     from cnncodes.extract.journal import Journal
-    from cnncodes.extract.writing import CodesInfo, Rows
+    from cnncodes.extract.writing import CodesInfo, Rows, encode_codes
     from cnncodes.models.metadata import BackboneInfo
 
     backbone = BackboneInfo(
@@ -76,7 +76,7 @@ def write_codes(
         noise = generator.standard_normal((n, n_features), np.float32)
         codes = latent @ projection / np.sqrt(1 + spread**2) * 0.7 + 0.7 * noise - 1.4
         rows = Rows(
-            chunks=journal.encode(np.maximum(codes, 0).reshape(-1, *code_shape)),
+            chunks=encode_codes(np.maximum(codes, 0).reshape(-1, *code_shape), info.dtype),
             labels=batch.tolist(),
             paths=[f"{start + index}" for index in range(n)],
             digests=[f"{start + index:064x}" for index in range(n)],

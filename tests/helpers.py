@@ -28,7 +28,7 @@ from cnncodes.errors import (
 )
 from cnncodes.evaluate.curve import Curve, CurvePoint
 from cnncodes.extract.journal import Journal
-from cnncodes.extract.writing import CodesInfo, Rows
+from cnncodes.extract.writing import CodesInfo, Rows, encode_codes
 from cnncodes.head.head_onnx import build_head
 from cnncodes.images.sources import find_images
 from cnncodes.models.metadata import BackboneInfo, HeadInfo, image_key
@@ -237,7 +237,8 @@ def create_journal(path: Path, **options: object) -> Journal:
 
 def append_rows(journal: Journal, codes: np.ndarray = CODES, **options: object) -> None:
     values = {"labels": LABELS, "paths": PATHS, "digests": DIGESTS, "skipped": SKIPPED}
-    journal.append(Rows(journal.encode(codes), **(values | options)))
+    chunks = encode_codes(codes, journal.info.dtype)
+    journal.append(Rows(chunks, **(values | options)))
 
 
 def write_store(path: Path, codes: np.ndarray = CODES, **info: object) -> Path:

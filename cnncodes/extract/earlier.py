@@ -44,7 +44,7 @@ class Earlier:
 
     def __init__(self, store: CodeStore | None = None) -> None:
         self._store = store
-        self.paths = [] if store is None else store.paths[:: store.n_views]
+        self.paths = [] if store is None else store.of_images(store.paths)
         self.n_groups = 0 if store is None else len({*store.groups} - {""})
         self.weighting = [] if store is None else [n for n in WEIGHTING if len(getattr(store, n))]
         self._n_views = 1 if store is None else store.n_views

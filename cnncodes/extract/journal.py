@@ -19,11 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnncodes.errors import OutputError
-from cnncodes.extract.writing import WEIGHTING, CodesInfo, Rows, encode_codes, write_codes
+from cnncodes.extract.writing import WEIGHTING, CodesInfo, Rows, write_codes
 from cnncodes.files import JOURNAL_SIGNATURE
 from cnncodes.hdf5 import reason_of
 from cnncodes.images.multilabel import label_numbers
@@ -112,28 +109,8 @@ class Journal:
         """Number of images processed, the skipped ones included."""
         return self.n_images + len(self.skipped)
 
-    def encode(self, codes: NDArray[np.float32]) -> list[bytes]:
-        """Return codes as they are stored; any thread may call this.
-
-        Parameters
-        ----------
-        codes : ndarray of float32, shape (n_rows, *code_shape)
-            The codes.
-
-        Returns
-        -------
-        list of bytes
-            The compressed chunk of each row.
-
-        Raises
-        ------
-        OutputError
-            The codes are too large or too small for the stored dtype.
-        """
-        return encode_codes(codes, self.info.dtype)
-
     def append(self, rows: Rows) -> None:
-        """Append a batch of images, with chunks by `encode`.
+        """Append a batch of images, with chunks by `encode_codes`.
 
         Raises
         ------
